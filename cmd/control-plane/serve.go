@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+
+	"github.com/spf13/cobra"
+
+	"github.com/wrenn-sandbox/wrenn/db"
+	"github.com/wrenn-sandbox/wrenn/internal/api"
+	"github.com/wrenn-sandbox/wrenn/internal/auth"
+	"github.com/wrenn-sandbox/wrenn/internal/config"
+	"github.com/wrenn-sandbox/wrenn/internal/lifecycle/controller"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/scheduler"
+)
+
+func newServe(cfg *config.ControlPlane) *cobra.Command {
+	var noMigrate bool
+	cmd := &cobra.Command{
+		Use: "serve", Short: "Migrate the database and serve the API until SIGTERM (the default)", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log := logger(*cfg)
+			if !noMigrate {
+				if err := migrate(cmd.Context(), cfg.DatabaseURL, log); err != nil {
+					return err
+				}
+			}
+			return serve(cmd.Context(), *cfg, log)
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&noMigrate, "no-migrate", false, "take the database's schema as it is")
+	f.StringVar(&cfg.Listen, "listen", cfg.Listen, "host:port of the API")
+	f.StringVar(&cfg.Agent, "agent", cfg.Agent, "host agent: unix:///path or host:port")
+	f.DurationVar(&cfg.CreateTimeout, "create-timeout", cfg.CreateTimeout, "until a new sandbox must run")
+	f.DurationVar(&cfg.StopGrace, "stop-grace", cfg.StopGrace, "that a guest has to end in order")
+	f.DurationVar(&cfg.DrainTimeout, "drain-timeout", cfg.DrainTimeout, "for requests under way at the end")
+	f.Float64Var(&cfg.VCPUOvercommit, "vcpu-overcommit", cfg.VCPUOvercommit, "how many times a host's CPUs may be promised")
+	f.Float64Var(&cfg.MemoryOvercommit, "memory-overcommit", cfg.MemoryOvercommit, "how many times its memory may be promised")
+	f.Float64Var(&cfg.DiskOvercommit, "disk-overcommit", cfg.DiskOvercommit, "how many times its disk may be promised")
+	return cmd
+}
+
+func migrate(ctx context.Context, url string, log *slog.Logger) error {
+	steps, err := db.MigrateUp(ctx, url)
+	if err != nil {
+		return err
+	}
+	log.Info("database is up to date", "migrations_applied", steps)
+	return nil
+}
+
+// parts is what a running control plane is made of.
+type parts struct {
+	store *db.Store
+	cache *auth.Cache
+	auth  *auth.Authenticator
+	fleet *controller.Fleet
+	ctl   *controller.Controller
+}
+
+// assemble opens the parts. Nothing of it connects: what cannot be reached shows in /readyz.
+func assemble(ctx context.Context, cfg config.ControlPlane, log *slog.Logger) (p parts, err error) {
+	if p.store, err = db.Open(ctx, cfg.DatabaseURL); err != nil {
+		return p, err
+	}
+	if p.fleet, err = controller.NewFleet([]string{cfg.Agent}, p.store, log); err != nil {
+		p.store.Close()
+		return p, err
+	}
+	if cfg.RedisURL != config.NoRedis {
+		if p.cache, err = auth.OpenCache(cfg.RedisURL, log); err != nil {
+			p.store.Close()
+			return p, err
+		}
+	}
+	p.auth = auth.New(p.store, p.cache, log)
+	p.ctl = controller.New(controller.Options{
+		Store: p.store, Fleet: p.fleet, Log: log,
+		Limits:     controller.Limits{Create: cfg.CreateTimeout, Grace: cfg.StopGrace},
+		Overcommit: scheduler.Overcommit{VCPU: cfg.VCPUOvercommit, Memory: cfg.MemoryOvercommit, Disk: cfg.DiskOvercommit},
+	})
+	return p, nil
+}
+
+// serve answers until ctx ends, then ends in order: requests, operations, background work,
+// connections.
+func serve(ctx context.Context, cfg config.ControlPlane, log *slog.Logger) error {
+	p, err := assemble(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		err = models.Errorf(models.Unavailable, "cannot listen on %s: %v", cfg.Listen, err).
+			WithHint("another process may be using the port: choose one with --listen")
+		return errors.Join(err, p.close())
+	}
+	behind, cancel := context.WithCancel(context.WithoutCancel(ctx)) // work in the background outlives requests
+	var wg sync.WaitGroup
+	wg.Go(func() { p.fleet.Run(behind) })
+	wg.Go(func() { controller.NewReconciler(p.ctl, p.store, controller.Pace{}).Run(behind) })
+	handler := api.New(api.Options{Store: p.store, Auth: p.auth, Controller: p.ctl, Redis: p.cache, Log: log}).Handler()
+
+	log.Info("serving", "url", "http://"+listener.Addr().String(), "agent", cfg.Agent, "version", version)
+	err = api.Serve(ctx, listener, handler, cfg.DrainTimeout, log)
+	log.Info("stopping")
+	drain, done := context.WithTimeout(behind, cfg.DrainTimeout)
+	p.ctl.Close(drain)
+	done()
+	cancel()
+	wg.Wait()
+	return errors.Join(err, p.close())
+}
+
+func (p parts) close() error {
+	p.auth.Close()
+	var err error
+	if p.cache != nil {
+		if err = p.cache.Close(); err != nil {
+			err = fmt.Errorf("close Redis: %w", err)
+		}
+	}
+	p.store.Close()
+	return err
+}

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/wrenn-sandbox/wrenn/internal/config"
+	"github.com/wrenn-sandbox/wrenn/internal/filesystem"
+	"github.com/wrenn-sandbox/wrenn/internal/hostapi"
+	"github.com/wrenn-sandbox/wrenn/internal/lifecycle/agent"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/network"
+	"github.com/wrenn-sandbox/wrenn/internal/vm"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/firecracker"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/kvm"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/qemu"
+)
+
+// drainLimit bounds how long calls under way may hold up the agent's end.
+const drainLimit = 10 * time.Second
+
+// parts is what a running agent is made of.
+type parts struct {
+	volume *filesystem.Volume // where sandboxes and images lie
+	driver vm.Driver
+	net    *network.Network
+	images *filesystem.Store
+	agent  *agent.Agent
+}
+
+func serve(ctx context.Context, cfg config.Agent) error {
+	log := logger(cfg)
+	p, err := assemble(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	if templates, err := p.images.Templates(); len(templates) == 0 {
+		err := models.Errorf(models.Precondition, "there is no template in %s", cfg.Images).
+			WithHint("run 'make images', or point --images at a folder of template images").WithCause(err)
+		return errors.Join(err, p.close())
+	}
+	host, err := newHost(cfg, p, log)
+	if err != nil {
+		return errors.Join(err, p.close())
+	}
+	ln, err := listen(cfg.Listen)
+	if err != nil {
+		return errors.Join(err, p.close())
+	}
+	server := hostapi.New(p.agent, host.info, log)
+	log.Info("host agent ready", "listen", cfg.Listen, "host_id", host.id, "driver", p.driver.Info().Driver,
+		"driver_version", p.driver.Info().Version, "accelerator", p.driver.Info().Accelerator)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(ln) }()
+	select {
+	case err = <-served:
+	case <-ctx.Done():
+		log.Info("host agent stops; its sandboxes go on", "sandboxes", len(p.agent.Sandboxes()))
+		drain(server)
+		err = <-served
+	}
+	return errors.Join(err, p.close())
+}
+
+// drain lets calls under way end, for a while.
+func drain(server *grpc.Server) {
+	timer := time.AfterFunc(drainLimit, server.Stop)
+	defer timer.Stop()
+	server.GracefulStop()
+}
+
+// assemble opens the parts in order; on an error those that were opened are closed.
+func assemble(ctx context.Context, cfg config.Agent, log *slog.Logger) (p *parts, err error) {
+	p = &parts{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.close())
+		}
+	}()
+	if p.volume, err = openVolume(ctx, cfg, log); err != nil {
+		return p, err
+	}
+	if p.driver, err = openDriver(ctx, cfg, log); err != nil {
+		return p, err
+	}
+	if p.images, err = openImages(ctx, cfg, p.volume, log); err != nil {
+		return p, err
+	}
+	subnet, err := cfg.SubnetPrefix()
+	if err != nil {
+		return p, err
+	}
+	if p.net, err = network.Open(ctx, network.Config{Subnet: subnet, Logger: log}); err != nil {
+		return p, fmt.Errorf("open the network: %w", err)
+	}
+	dns, err := cfg.DNSAddrs()
+	if err != nil {
+		return p, err
+	}
+	kernel, err := filepath.Abs(cfg.Kernel)
+	if err != nil {
+		return p, fmt.Errorf("find the guest kernel: %w", err)
+	}
+	p.agent, err = agent.Open(ctx, agent.Config{
+		Dir: p.volume.Dir, Kernel: kernel, DNS: dns, Driver: p.driver, Network: p.net, Images: p.images, Logger: log,
+	})
+	return p, err
+}
+
+// close leaves sandboxes, devices and rules as they are.
+func (p *parts) close() error {
+	var errs []error
+	if p.agent != nil {
+		errs = append(errs, p.agent.Close())
+	}
+	if p.net != nil {
+		errs = append(errs, p.net.Close(context.Background(), false))
+	}
+	return errors.Join(errs...)
+}
+
+// openVolume returns the place for sandboxes and images: a volume with reflinks where one is wanted or
+// exists, else the data folder.
+func openVolume(ctx context.Context, cfg config.Agent, log *slog.Logger) (*filesystem.Volume, error) {
+	data, err := filepath.Abs(cfg.Data)
+	if err != nil {
+		return nil, fmt.Errorf("find the data folder: %w", err)
+	}
+	if err := os.MkdirAll(data, 0o711); err != nil {
+		return nil, fmt.Errorf("make the data folder: %w", err)
+	}
+	plain := &filesystem.Volume{Dir: data, Native: true}
+	if cfg.Volume == "off" {
+		return plain, nil
+	}
+	volume, err := filesystem.EnsureReflinkVolume(ctx, data, filesystem.VolumeConfig{SizeGiB: cfg.VolumeGiB, Logger: log})
+	if errors.Is(err, filesystem.ErrNoVolume) {
+		log.Warn("no volume with reflinks can be made here; every disk is a full copy", "reason", err)
+		return plain, nil
+	}
+	return volume, err
+}
+
+// openDriver opens the driver asked for. auto takes Firecracker where it is installed and KVM is usable, else QEMU.
+func openDriver(ctx context.Context, cfg config.Agent, log *slog.Logger) (vm.Driver, error) {
+	verdict := kvm.Probe(ctx, kvm.Device)
+	if cfg.Driver == firecracker.Name || cfg.Driver == "auto" && verdict.Usable {
+		driver, err := firecracker.New(ctx, firecracker.Options{})
+		if err == nil || cfg.Driver == firecracker.Name {
+			return driver, err
+		}
+		log.Info("Firecracker cannot be used; taking QEMU", "reason", err)
+	}
+	return qemu.New(ctx, qemu.Options{KVM: &verdict, Log: log})
+}
+
+// openImages takes in every template image that is offered and not there yet.
+func openImages(ctx context.Context, cfg config.Agent, volume *filesystem.Volume, log *slog.Logger) (*filesystem.Store, error) {
+	store, err := filesystem.Open(ctx, filesystem.Config{Dir: volume.Dir, Volume: volume, Logger: log})
+	if err != nil {
+		return nil, fmt.Errorf("open the images: %w", err)
+	}
+	offered, err := filepath.Glob(filepath.Join(cfg.Images, "*", filesystem.ManifestName))
+	if err != nil {
+		return nil, fmt.Errorf("list template images: %w", err)
+	}
+	for _, manifest := range offered {
+		if _, err := store.Import(ctx, filepath.Dir(manifest)); err != nil {
+			return nil, fmt.Errorf("take in the template in %s: %w", filepath.Dir(manifest), err)
+		}
+	}
+	return store, nil
+}
+
+func listen(address string) (net.Listener, error) {
+	path, isUnix := strings.CutPrefix(address, "unix://")
+	if !isUnix {
+		ln, err := net.Listen("tcp", address)
+		if err != nil {
+			return nil, fmt.Errorf("listen on %s: %w", address, err)
+		}
+		return ln, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
+		return nil, fmt.Errorf("make the folder of the socket: %w", err)
+	}
+	// The data folder's lock makes this the only agent: a socket that is there is a dead agent's.
+	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+		return nil, fmt.Errorf("remove a dead agent's socket: %w", err)
+	}
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil { // who can connect owns every sandbox
+		return nil, errors.Join(fmt.Errorf("protect %s: %w", path, err), ln.Close())
+	}
+	return ln, nil
+}

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/wrenn-sandbox/wrenn/internal/doctor"
+)
+
+func newDoctor(a *app) *cobra.Command {
+	var o doctor.Options
+	cmd := &cobra.Command{
+		Use: "doctor", Short: "Examine whether this machine can run sandboxes, and how well",
+		Long: "Examines this machine and says what to do about what it finds. The exit status is 1 only if no sandbox could run.",
+		Args: cobra.NoArgs,
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.Data, "data", firstOf(os.Getenv("WRENN_DATA"), defaultData), "data folder of the host agent")
+	f.StringVar(&o.Kernel, "kernel", os.Getenv("WRENN_KERNEL"), "guest kernel (default: that of make images)")
+	f.StringVar(&o.Images, "images", os.Getenv("WRENN_IMAGES"), "folder of template images (default: that of make images)")
+	f.StringVar(&o.Subnet, "subnet", firstOf(os.Getenv("WRENN_SUBNET"), "10.0.0.0/16"), "network of the sandboxes")
+	asJSON := jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		kernel, images := guestFiles()
+		o.Kernel, o.Images = firstOf(o.Kernel, kernel), firstOf(o.Images, images)
+		findings := doctor.Examine(cmd.Context(), o)
+		if err := a.printFindings(findings, *asJSON); err != nil {
+			return err
+		}
+		if !doctor.Usable(findings) {
+			return exitStatus(1)
+		}
+		return nil
+	}
+	return cmd
+}
+
+func (a *app) printFindings(findings []doctor.Finding, asJSON bool) error {
+	if asJSON {
+		return printJSON(a.stdout, struct {
+			Usable   bool             `json:"usable"`
+			Findings []doctor.Finding `json:"findings"`
+		}{doctor.Usable(findings), findings})
+	}
+	var rows [][]string
+	for _, f := range findings {
+		rows = append(rows, []string{strings.ToUpper(string(f.Status)), f.Name, f.Found})
+		if f.Fix != "" {
+			rows = append(rows, []string{" ", " ", "-> " + f.Fix})
+		}
+	}
+	return printTable(a.stdout, []string{"STATUS", "CHECK", "FOUND"}, rows)
+}

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/sdk/go"
+)
+
+// states are all that a sandbox can be in.
+var states = []wrenn.State{wrenn.Pending, wrenn.Starting, wrenn.Running, wrenn.Stopping, wrenn.Stopped, wrenn.Failed}
+
+func newLs(a *app) *cobra.Command {
+	var opts wrenn.ListOptions
+	var only []string
+	cmd := &cobra.Command{Use: "ls", Aliases: []string{"list"}, Short: "List sandboxes, newest first", Args: cobra.NoArgs}
+	f := cmd.Flags()
+	all := f.BoolP("all", "a", false, "destroyed sandboxes too")
+	quiet := f.BoolP("quiet", "q", false, "print ids only")
+	f.StringSliceVar(&only, "state", nil, "only those in these states")
+	f.StringVar(&opts.Template, "template", "", "only those of this template")
+	asJSON := jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		for _, s := range only {
+			if !slices.Contains(states, wrenn.State(s)) {
+				return models.Errorf(models.Invalid, "%q is no state", s).WithHint("states: %v", states)
+			}
+			opts.States = append(opts.States, wrenn.State(s))
+		}
+		if *all && len(only) == 0 {
+			opts.States = states
+		}
+		opts.Limit = 200
+		return a.list(cmd, opts, *quiet, *asJSON)
+	}
+	cmd.MarkFlagsMutuallyExclusive("json", "quiet")
+	return cmd
+}
+
+func (a *app) list(cmd *cobra.Command, opts wrenn.ListOptions, quiet, asJSON bool) error {
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	list := []wrenn.Sandbox{}
+	for s, err := range client.AllSandboxes(cmd.Context(), opts) {
+		if err != nil {
+			return fmt.Errorf("list sandboxes: %w", err)
+		}
+		list = append(list, s)
+	}
+	if asJSON {
+		return printJSON(a.stdout, list)
+	}
+	if quiet {
+		for _, s := range list {
+			fmt.Fprintln(a.stdout, printable(s.ID))
+		}
+		return nil
+	}
+	rows := make([][]string, len(list))
+	for i, s := range list {
+		rows[i] = []string{s.ID, s.Name, s.Template, string(s.State), strconv.Itoa(s.VCPUs), strconv.Itoa(s.MemoryMiB), age(s.CreatedAt, time.Now())}
+	}
+	return printTable(a.stdout, []string{"ID", "NAME", "TEMPLATE", "STATE", "VCPUS", "MEMORY MIB", "AGE"}, rows)
+}

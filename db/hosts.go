@@ -1,0 +1,211 @@
+package db
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/wrenn-sandbox/wrenn/db/dbgen"
+	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+)
+
+// Host is a host as its agent last described it.
+type Host struct {
+	ID            id.Host
+	Name          string
+	Address       string // where its agent listens
+	AgentVersion  string
+	Driver        string
+	DriverVersion string
+	Accelerator   string
+	VCPUs         int
+	MemoryMiB     int64
+	DiskMiB       int64
+	Reflinks      bool
+	Templates     []Template
+	Connects      int64 // how often a control plane has connected to it
+	LastSeenAt    time.Time
+}
+
+// Template is an image on a host. The tags are those of the column templates.
+type Template struct {
+	Name             string `json:"name"`
+	Digest           string `json:"digest"`
+	Description      string `json:"description"`
+	DiskMiB          int    `json:"disk_mib"`
+	DefaultVCPUs     int    `json:"default_vcpus"`
+	DefaultMemoryMiB int    `json:"default_memory_mib"`
+}
+
+// Use is what the sandboxes of a host take of it.
+type Use struct {
+	Sandboxes, VCPUs, MemoryMiB, DiskMiB int64
+}
+
+// HostUse is a host and what is taken of it.
+type HostUse struct {
+	Host
+	Use Use
+}
+
+// RegisterHost records what a host says of itself. connected counts a new connection. Hosts
+// that were at its address before are marked as replaced and returned.
+func (s *Store) RegisterHost(ctx context.Context, h Host, connected bool) (Host, []id.Host, error) {
+	p, err := hostParams(h, connected)
+	if err != nil {
+		return Host{}, nil, err
+	}
+	type result struct {
+		host     Host
+		replaced []id.Host
+	}
+	r, err := retry(ctx, func(ctx context.Context) (r result, err error) {
+		err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+			r.host, r.replaced, err = register(ctx, s.q.WithTx(tx), p)
+			return err
+		})
+		return r, err
+	})
+	return r.host, r.replaced, err
+}
+
+func register(ctx context.Context, q *dbgen.Queries, p dbgen.UpsertHostParams) (Host, []id.Host, error) {
+	ids, err := q.ReplaceHosts(ctx, dbgen.ReplaceHostsParams{Address: p.Address, ID: p.ID})
+	if err != nil {
+		return Host{}, nil, fmt.Errorf("replace hosts at %s: %w", p.Address, err)
+	}
+	replaced, err := convert(ids, func(s string) (id.Host, error) { return id.Host(s), nil })
+	if err != nil {
+		return Host{}, nil, err
+	}
+	row, err := q.UpsertHost(ctx, p)
+	if err != nil {
+		return Host{}, nil, fmt.Errorf("register host %s: %w", p.ID, err)
+	}
+	h, err := host(row)
+	return h, replaced, err
+}
+
+func hostParams(h Host, connected bool) (dbgen.UpsertHostParams, error) {
+	if h.Templates == nil {
+		h.Templates = []Template{}
+	}
+	templates, err := json.Marshal(h.Templates)
+	if err != nil {
+		return dbgen.UpsertHostParams{}, fmt.Errorf("encode templates: %w", err)
+	}
+	p := dbgen.UpsertHostParams{
+		ID: string(h.ID), Name: h.Name, Address: h.Address, AgentVersion: h.AgentVersion,
+		Driver: h.Driver, DriverVersion: h.DriverVersion, Accelerator: h.Accelerator,
+		VCPUs: int32(h.VCPUs), MemoryMiB: h.MemoryMiB, DiskMiB: h.DiskMiB, Reflinks: h.Reflinks, Templates: templates,
+	}
+	if connected {
+		p.Connects = 1
+	}
+	return p, nil
+}
+
+func host(r dbgen.Host) (Host, error) {
+	h := Host{
+		ID: id.Host(r.ID), Name: r.Name, Address: r.Address, AgentVersion: r.AgentVersion,
+		Driver: r.Driver, DriverVersion: r.DriverVersion, Accelerator: r.Accelerator,
+		VCPUs: int(r.VCPUs), MemoryMiB: r.MemoryMiB, DiskMiB: r.DiskMiB, Reflinks: r.Reflinks,
+		Connects: r.Connects, LastSeenAt: r.LastSeenAt,
+	}
+	if err := json.Unmarshal(r.Templates, &h.Templates); err != nil {
+		return h, fmt.Errorf("decode templates of %s: %w", r.ID, err)
+	}
+	return h, nil
+}
+
+// MarkUnreachable notes that a host does not answer. RegisterHost takes it back.
+func (s *Store) MarkUnreachable(ctx context.Context, h id.Host) error {
+	_, err := retry(ctx, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, s.q.SetHostState(ctx, dbgen.SetHostStateParams{ID: string(h), State: "unreachable"})
+	})
+	return err
+}
+
+// Hosts lists the hosts that were not replaced.
+func (s *Store) Hosts(ctx context.Context) ([]Host, error) {
+	return retry(ctx, func(ctx context.Context) ([]Host, error) {
+		rows, err := s.q.ListHosts(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("list hosts: %w", err)
+		}
+		return convert(rows, host)
+	})
+}
+
+// lockedHosts keeps other placements out until the transaction ends.
+func lockedHosts(ctx context.Context, q *dbgen.Queries) ([]HostUse, error) {
+	rows, err := q.LockHosts(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("lock hosts: %w", err)
+	}
+	taken, err := q.Allotments(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("sum what sandboxes take: %w", err)
+	}
+	use := map[string]Use{}
+	for _, t := range taken {
+		use[t.HostID] = Use{Sandboxes: t.Sandboxes, VCPUs: t.VCPUs, MemoryMiB: t.MemoryMiB, DiskMiB: t.DiskMiB}
+	}
+	return convert(rows, func(r dbgen.Host) (HostUse, error) {
+		h, err := host(r)
+		return HostUse{Host: h, Use: use[r.ID]}, err
+	})
+}
+
+// Row is what a reconciler needs to know of a sandbox.
+type Row struct {
+	ID         id.Sandbox
+	Host       id.Host // empty for one that was never placed
+	HostName   string  // only from Homeless
+	State      models.State
+	Generation int64
+	Overdue    bool          // past the deadline of its state
+	Age        time.Duration // since its state last changed
+}
+
+// RowsForHost returns the sandboxes that h should hold (starting, running, stopping) and
+// those among observed, wherever they should be.
+func (s *Store) RowsForHost(ctx context.Context, h id.Host, observed []id.Sandbox) ([]Row, error) {
+	name := string(h)
+	p := dbgen.RowsForHostParams{HostID: &name, Observed: make([]string, len(observed))}
+	for i, sb := range observed {
+		p.Observed[i] = string(sb)
+	}
+	return retry(ctx, func(ctx context.Context) ([]Row, error) {
+		rows, err := s.q.RowsForHost(ctx, p)
+		if err != nil {
+			return nil, fmt.Errorf("list sandboxes of host %s: %w", h, err)
+		}
+		return convert(rows, func(r dbgen.RowsForHostRow) (Row, error) {
+			row := Row{ID: id.Sandbox(r.ID), State: r.State, Generation: r.Generation, Overdue: r.Overdue}
+			row.Age = time.Duration(r.AgeSeconds * float64(time.Second))
+			if r.HostID != nil {
+				row.Host = id.Host(*r.HostID)
+			}
+			return row, nil
+		})
+	})
+}
+
+// Homeless returns the sandboxes in passing or running states that no host can answer for:
+// those past their deadline without a host, and those of replaced hosts.
+func (s *Store) Homeless(ctx context.Context) ([]Row, error) {
+	return retry(ctx, func(ctx context.Context) ([]Row, error) {
+		rows, err := s.q.HomelessRows(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("list sandboxes without a host: %w", err)
+		}
+		return convert(rows, func(r dbgen.HomelessRowsRow) (Row, error) {
+			return Row{ID: id.Sandbox(r.ID), HostName: r.HostName, State: r.State, Generation: r.Generation, Overdue: true}, nil
+		})
+	})
+}

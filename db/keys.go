@@ -1,0 +1,137 @@
+package db
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/wrenn-sandbox/wrenn/db/dbgen"
+	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+)
+
+// Key describes an API key; the key itself is nowhere kept.
+type Key struct {
+	ID         id.Key
+	Account    string // the account's name
+	Name       string
+	Prefix     string // the key's first characters
+	CreatedAt  time.Time
+	LastUsedAt time.Time // zero for never
+	RevokedAt  time.Time // zero for a valid key
+}
+
+// NewKey is a key to be kept.
+type NewKey struct {
+	ID      id.Key
+	Account id.Account
+	Hash    [32]byte // SHA-256 of the key
+	Prefix  string
+	Name    string
+	By      By
+}
+
+// Account returns the account of that name and makes it if there is none.
+func (s *Store) Account(ctx context.Context, name string) (id.Account, error) {
+	return retry(ctx, func(ctx context.Context) (id.Account, error) {
+		p := dbgen.EnsureAccountParams{ID: string(id.NewAccount()), Name: name}
+		got, err := s.q.EnsureAccount(ctx, p)
+		if errors.Is(err, pgx.ErrNoRows) { // another call made it after this statement began: now it is seen
+			got, err = s.q.EnsureAccount(ctx, p)
+		}
+		return id.Account(got), err
+	})
+}
+
+// CreateKey keeps a key, with its audit event.
+func (s *Store) CreateKey(ctx context.Context, k NewKey) error {
+	_, err := retry(ctx, func(ctx context.Context) (struct{}, error) {
+		err := s.q.InsertKey(ctx, dbgen.InsertKeyParams{
+			ID: string(k.ID), AccountID: string(k.Account), Hash: k.Hash[:], Prefix: k.Prefix, Name: k.Name,
+			Actor: k.By.Actor, RequestID: k.By.Operation,
+		})
+		if isUnique(err) { // the answer to an earlier try may have been lost
+			row, found := s.q.KeyByHash(ctx, k.Hash[:])
+			if found == nil && row.ID == string(k.ID) {
+				return struct{}{}, nil
+			}
+			return struct{}{}, models.Errorf(models.Conflict, "the key exists").WithCause(err)
+		}
+		return struct{}{}, err
+	})
+	return err
+}
+
+// RevokeKey ends a key's validity, with its audit event, and returns its hash. A key that
+// does not exist or is revoked gives NotFound.
+func (s *Store) RevokeKey(ctx context.Context, k id.Key, by By) ([32]byte, error) {
+	hash, err := retry(ctx, func(ctx context.Context) ([]byte, error) {
+		h, err := s.q.RevokeKey(ctx, dbgen.RevokeKeyParams{ID: string(k), Actor: by.Actor, RequestID: by.Operation})
+		return h, notFound(err, models.Errorf(models.NotFound, "there is no valid key %s", k))
+	})
+	if err != nil {
+		return [32]byte{}, err
+	}
+	return [32]byte(hash), nil
+}
+
+// Keys lists all keys, oldest first, revoked ones too.
+func (s *Store) Keys(ctx context.Context) ([]Key, error) {
+	return retry(ctx, func(ctx context.Context) ([]Key, error) {
+		rows, err := s.q.ListKeys(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("list keys: %w", err)
+		}
+		return convert(rows, func(r dbgen.ListKeysRow) (Key, error) {
+			return Key{
+				ID: id.Key(r.ID), Account: r.Account, Name: r.Name, Prefix: r.Prefix,
+				CreatedAt: r.CreatedAt, LastUsedAt: orZero(r.LastUsedAt), RevokedAt: orZero(r.RevokedAt),
+			}, nil
+		})
+	})
+}
+
+// KeyByHash returns the valid key with that hash and its account, or NotFound.
+func (s *Store) KeyByHash(ctx context.Context, hash [32]byte) (id.Key, id.Account, error) {
+	row, err := retry(ctx, func(ctx context.Context) (dbgen.KeyByHashRow, error) {
+		r, err := s.q.KeyByHash(ctx, hash[:])
+		return r, notFound(err, models.Errorf(models.NotFound, "there is no such key"))
+	})
+	return id.Key(row.ID), id.Account(row.AccountID), err
+}
+
+// TouchKeys notes when keys were last used.
+func (s *Store) TouchKeys(ctx context.Context, used map[id.Key]time.Time) error {
+	var p dbgen.TouchKeysParams
+	for k, at := range used {
+		p.IDs, p.Times = append(p.IDs, string(k)), append(p.Times, at)
+	}
+	_, err := retry(ctx, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, s.q.TouchKeys(ctx, p)
+	})
+	return err
+}
+
+// AuditEvent is one entry of the audit log.
+type AuditEvent struct {
+	Actor, Action, Target, Outcome, RequestID string
+	At                                        time.Time
+}
+
+// AuditLog returns the last events of an account, newest first.
+func (s *Store) AuditLog(ctx context.Context, account id.Account, limit int) ([]AuditEvent, error) {
+	return retry(ctx, func(ctx context.Context) ([]AuditEvent, error) {
+		rows, err := s.q.ListAudit(ctx, dbgen.ListAuditParams{AccountID: string(account), MaxRows: int32(limit)})
+		if err != nil {
+			return nil, fmt.Errorf("list audit events: %w", err)
+		}
+		return convert(rows, func(r dbgen.AuditEvent) (AuditEvent, error) {
+			return AuditEvent{
+				Actor: r.Actor, Action: r.Action, Target: r.Target, Outcome: r.Outcome, RequestID: r.RequestID, At: r.At,
+			}, nil
+		})
+	})
+}

@@ -1,0 +1,76 @@
+-- name: InsertSandbox :exec
+WITH made AS (
+    INSERT INTO sandboxes (id, account_id, name, template, vcpus, memory_mib, disk_mib, metadata,
+        state, generation, reason, operation, deadline)
+    VALUES (@id, @account_id, @name, @template, @vcpus, @memory_mib, @disk_mib, @metadata,
+        'pending', 1, '', @operation, clock_timestamp() + make_interval(secs => @deadline_seconds::float8))
+    RETURNING id, account_id, generation, operation
+), event AS (
+    INSERT INTO sandbox_events (sandbox_id, to_state, reason, actor, operation, generation)
+    SELECT id, 'pending', '', @actor, operation, generation FROM made
+)
+INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
+SELECT account_id, @actor, 'sandbox.create', id, 'accepted', operation FROM made;
+
+-- One statement is the compare-and-set, its event row and its audit row: they happen
+-- together or not at all, in one round trip.
+-- name: TransitionSandbox :one
+WITH changed AS (
+    UPDATE sandboxes SET
+        state = @to_state,
+        generation = generation + 1,
+        reason = @reason,
+        operation = @operation,
+        deadline = clock_timestamp() + make_interval(secs => sqlc.narg('deadline_seconds')::float8),
+        host_id = coalesce(sqlc.narg('host_id'), host_id),
+        timings = coalesce(sqlc.narg('timings'), timings),
+        started_at = CASE WHEN @to_state::sandbox_state = 'running' THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,
+        updated_at = clock_timestamp()
+    WHERE sandboxes.id = @id AND sandboxes.state = @from_state AND sandboxes.generation = @generation
+    RETURNING sandboxes.*
+), event AS (
+    INSERT INTO sandbox_events (sandbox_id, from_state, to_state, reason, actor, operation, generation)
+    SELECT id, @from_state, state, reason, @actor, operation, generation FROM changed
+), audited AS (
+    INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
+    SELECT account_id, @actor, @audit_action, id, @audit_outcome, operation FROM changed
+    WHERE @audit_action::text <> ''
+)
+SELECT * FROM changed;
+
+-- name: SandboxByID :one
+SELECT * FROM sandboxes WHERE id = @id;
+
+-- name: SandboxOfAccount :one
+SELECT * FROM sandboxes WHERE id = @id AND account_id = @account_id;
+
+-- name: ListSandboxes :many
+SELECT * FROM sandboxes
+WHERE account_id = @account_id
+    AND state::text = ANY (@states::text[])
+    AND (sqlc.narg('template')::text IS NULL OR template = sqlc.narg('template'))
+    AND (sqlc.narg('before')::timestamptz IS NULL OR (created_at, id) < (sqlc.narg('before'), @before_id::text))
+ORDER BY created_at DESC, id DESC
+LIMIT @max_rows;
+
+-- name: ListSandboxEvents :many
+SELECT * FROM (
+    SELECT * FROM sandbox_events WHERE sandbox_id = @sandbox_id ORDER BY generation DESC LIMIT 1000
+) AS last
+ORDER BY generation;
+
+-- What a reconciler compares with a host: the rows that the host should know of, and
+-- those of the sandboxes that it was seen to hold (wherever they should be).
+-- name: RowsForHost :many
+SELECT id, host_id, state, generation,
+    coalesce(deadline < clock_timestamp(), false)::bool AS overdue,
+    extract(epoch FROM clock_timestamp() - updated_at)::float8 AS age_seconds
+FROM sandboxes
+WHERE (host_id = @host_id AND state IN ('starting', 'running', 'stopping')) OR id = ANY (@observed::text[]);
+
+-- Rows that no host can answer for: never placed, or placed on a host that was replaced.
+-- name: HomelessRows :many
+SELECT s.id, s.state, s.generation, coalesce(h.name, '')::text AS host_name
+FROM sandboxes s LEFT JOIN hosts h ON h.id = s.host_id
+WHERE (s.state IN ('pending', 'stopping') AND s.host_id IS NULL AND s.deadline < clock_timestamp())
+    OR (h.state = 'replaced' AND s.state IN ('starting', 'running', 'stopping'));

@@ -1,0 +1,89 @@
+package db
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/wrenn-sandbox/wrenn/db/dbgen"
+	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+)
+
+func sandbox(r dbgen.Sandbox) (models.Sandbox, error) {
+	sb := models.Sandbox{
+		ID: id.Sandbox(r.ID), Account: id.Account(r.AccountID), Name: r.Name, Template: r.Template,
+		Size:  models.Size{VCPUs: int(r.VCPUs), MemoryMiB: int(r.MemoryMiB), DiskMiB: int(r.DiskMiB)},
+		State: r.State, Generation: r.Generation, Reason: r.Reason,
+		CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt,
+		StartedAt: orZero(r.StartedAt), Deadline: orZero(r.Deadline),
+	}
+	if r.HostID != nil {
+		sb.Host = id.Host(*r.HostID)
+	}
+	if err := json.Unmarshal(r.Metadata, &sb.Metadata); err != nil {
+		return sb, fmt.Errorf("decode metadata of %s: %w", r.ID, err)
+	}
+	steps, err := decodeSteps(r.Timings)
+	if err != nil {
+		return sb, fmt.Errorf("decode timings of %s: %w", r.ID, err)
+	}
+	sb.Steps = steps
+	return sb, nil
+}
+
+// step is the form of a models.Step in the column timings.
+type step struct {
+	Step string  `json:"step"`
+	MS   float64 `json:"ms"`
+}
+
+func encodeSteps(steps []models.Step) ([]byte, error) {
+	out := make([]step, len(steps))
+	for i, s := range steps {
+		out[i] = step{Step: s.Name, MS: float64(s.Duration.Microseconds()) / 1000}
+	}
+	b, err := json.Marshal(out)
+	if err != nil {
+		return nil, fmt.Errorf("encode timings: %w", err)
+	}
+	return b, nil
+}
+
+func decodeSteps(b []byte) ([]models.Step, error) {
+	var in []step
+	if err := json.Unmarshal(b, &in); err != nil {
+		return nil, err
+	}
+	steps := make([]models.Step, len(in))
+	for i, s := range in {
+		steps[i] = models.Step{Name: s.Step, Duration: time.Duration(s.MS * float64(time.Millisecond))}
+	}
+	return steps, nil
+}
+
+func convert[R, T any](rows []R, f func(R) (T, error)) ([]T, error) {
+	out := make([]T, 0, len(rows))
+	for _, r := range rows {
+		v, err := f(r)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+func orZero(t *time.Time) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return *t
+}
+
+func nonNil(m map[string]string) map[string]string {
+	if m == nil {
+		return map[string]string{}
+	}
+	return m
+}

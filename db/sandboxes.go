@@ -1,0 +1,243 @@
+package db
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/wrenn-sandbox/wrenn/db/dbgen"
+	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+)
+
+// ErrMoved is returned by Transition when the row was not in the state and generation
+// expected: another request or the reconciler got there first.
+var ErrMoved = models.Errorf(models.Conflict, "another request has changed the sandbox meanwhile")
+
+// By says who changes something, and in the course of what.
+type By struct {
+	Actor     string // an API key's id, "operator" or "system"
+	Operation string // a request's id, or "reconcile"
+}
+
+// NewSandbox is a sandbox that does not exist yet.
+type NewSandbox struct {
+	ID       id.Sandbox
+	Account  id.Account
+	Name     string
+	Template string
+	Metadata map[string]string
+	By       By
+	Within   time.Duration // until when it must run
+}
+
+// Placement is where a new sandbox goes and what it takes there.
+type Placement struct {
+	Host id.Host
+	Size models.Size
+}
+
+// PlaceFunc chooses among hosts. No other placement happens meanwhile. It must not block.
+type PlaceFunc func(hosts []HostUse) (Placement, error)
+
+// CreateSandbox inserts a sandbox, places it and leaves it in state starting, all in one
+// transaction. When place fails nothing is left and its error is returned. An id that is
+// taken gives Conflict: draw another.
+func (s *Store) CreateSandbox(ctx context.Context, n NewSandbox, place PlaceFunc) (models.Sandbox, error) {
+	return retry(ctx, func(ctx context.Context) (models.Sandbox, error) {
+		var made models.Sandbox
+		err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) (err error) {
+			made, err = insertPlaced(ctx, s.q.WithTx(tx), n, place)
+			return err
+		})
+		if isUnique(err) {
+			return s.madeBefore(ctx, n)
+		}
+		return made, err
+	})
+}
+
+func insertPlaced(ctx context.Context, q *dbgen.Queries, n NewSandbox, place PlaceFunc) (models.Sandbox, error) {
+	hosts, err := lockedHosts(ctx, q)
+	if err != nil {
+		return models.Sandbox{}, err
+	}
+	where, err := place(hosts)
+	if err != nil {
+		return models.Sandbox{}, err
+	}
+	meta, err := json.Marshal(nonNil(n.Metadata))
+	if err != nil {
+		return models.Sandbox{}, fmt.Errorf("encode metadata: %w", err)
+	}
+	err = q.InsertSandbox(ctx, dbgen.InsertSandboxParams{
+		ID: string(n.ID), AccountID: string(n.Account), Name: n.Name, Template: n.Template,
+		VCPUs: int32(where.Size.VCPUs), MemoryMiB: int32(where.Size.MemoryMiB), DiskMiB: int32(where.Size.DiskMiB),
+		Metadata: meta, Actor: n.By.Actor, Operation: n.By.Operation, DeadlineSeconds: n.Within.Seconds(),
+	})
+	if err != nil {
+		return models.Sandbox{}, fmt.Errorf("insert sandbox: %w", err)
+	}
+	return transition(ctx, q, Change{
+		ID: n.ID, From: models.Pending, Generation: 1, To: models.Starting,
+		By: n.By, Within: n.Within, Host: where.Host,
+	})
+}
+
+// madeBefore returns the sandbox when this very operation has made it: its connection
+// broke after the commit and before the answer.
+func (s *Store) madeBefore(ctx context.Context, n NewSandbox) (models.Sandbox, error) {
+	row, err := s.q.SandboxByID(ctx, string(n.ID))
+	if err == nil && row.Operation == n.By.Operation && row.State == models.Starting {
+		return sandbox(row)
+	}
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return models.Sandbox{}, err
+	}
+	return models.Sandbox{}, models.Errorf(models.Conflict, "the sandbox id %s is taken", n.ID)
+}
+
+// Change is one change of a sandbox's state.
+type Change struct {
+	ID         id.Sandbox
+	From       models.State
+	Generation int64
+	To         models.State
+	Reason     string
+	By         By
+	Within     time.Duration // until To must have passed; 0 for a state that may last
+	Host       id.Host       // set when it is placed; empty leaves it
+	Steps      []models.Step // set when it was created; nil leaves them
+	Audit      Audit
+}
+
+// Audit is what the audit log says of a change. The zero Audit says nothing.
+type Audit struct {
+	Action  string // sandbox.create or sandbox.destroy
+	Outcome string // accepted, ok or an error's code
+}
+
+// Transition applies c and returns the new row, or the row as it is with ErrMoved. A
+// change that its own earlier attempt had made counts as made.
+func (s *Store) Transition(ctx context.Context, c Change) (models.Sandbox, error) {
+	return retry(ctx, func(ctx context.Context) (models.Sandbox, error) {
+		made, err := transition(ctx, s.q, c)
+		if !errors.Is(err, pgx.ErrNoRows) {
+			return made, err
+		}
+		row, err := s.q.SandboxByID(ctx, string(c.ID))
+		if err != nil {
+			return models.Sandbox{}, notFound(err, missing(c.ID))
+		}
+		now, err := sandbox(row)
+		if err == nil && (now.State != c.To || now.Generation != c.Generation+1 || row.Operation != c.By.Operation) {
+			err = ErrMoved
+		}
+		return now, err
+	})
+}
+
+func transition(ctx context.Context, q *dbgen.Queries, c Change) (models.Sandbox, error) {
+	p := dbgen.TransitionSandboxParams{
+		ID: string(c.ID), FromState: c.From, Generation: c.Generation, ToState: c.To, Reason: c.Reason,
+		Actor: c.By.Actor, Operation: c.By.Operation, AuditAction: c.Audit.Action, AuditOutcome: c.Audit.Outcome,
+	}
+	if c.Within > 0 {
+		seconds := c.Within.Seconds()
+		p.DeadlineSeconds = &seconds
+	}
+	if c.Host != "" {
+		host := string(c.Host)
+		p.HostID = &host
+	}
+	if c.Steps != nil {
+		b, err := encodeSteps(c.Steps)
+		if err != nil {
+			return models.Sandbox{}, err
+		}
+		p.Timings = b
+	}
+	row, err := q.TransitionSandbox(ctx, p)
+	if err != nil {
+		return models.Sandbox{}, fmt.Errorf("change sandbox %s from %s to %s: %w", c.ID, c.From, c.To, err)
+	}
+	return sandbox(dbgen.Sandbox(row))
+}
+
+// Sandbox returns a sandbox of account, or NotFound.
+func (s *Store) Sandbox(ctx context.Context, account id.Account, sb id.Sandbox) (models.Sandbox, error) {
+	return retry(ctx, func(ctx context.Context) (models.Sandbox, error) {
+		row, err := s.q.SandboxOfAccount(ctx, dbgen.SandboxOfAccountParams{ID: string(sb), AccountID: string(account)})
+		if err != nil {
+			return models.Sandbox{}, notFound(err, missing(sb))
+		}
+		return sandbox(row)
+	})
+}
+
+// Filter chooses sandboxes of a list.
+type Filter struct {
+	Account  id.Account
+	States   []models.State
+	Template string    // "" for all
+	Before   time.Time // only those that come after (Before, BeforeID) in the list; zero for the first page
+	BeforeID id.Sandbox
+	Limit    int
+}
+
+// List returns sandboxes, newest first.
+func (s *Store) List(ctx context.Context, f Filter) ([]models.Sandbox, error) {
+	p := dbgen.ListSandboxesParams{AccountID: string(f.Account), BeforeID: string(f.BeforeID), MaxRows: int32(f.Limit)}
+	for _, state := range f.States {
+		p.States = append(p.States, string(state))
+	}
+	if f.Template != "" {
+		p.Template = &f.Template
+	}
+	if !f.Before.IsZero() {
+		p.Before = &f.Before
+	}
+	return retry(ctx, func(ctx context.Context) ([]models.Sandbox, error) {
+		rows, err := s.q.ListSandboxes(ctx, p)
+		if err != nil {
+			return nil, fmt.Errorf("list sandboxes: %w", err)
+		}
+		return convert(rows, sandbox)
+	})
+}
+
+// Event is one change of a sandbox's state that happened.
+type Event struct {
+	From       models.State // empty for the first
+	To         models.State
+	Reason     string
+	Actor      string
+	Operation  string
+	Generation int64
+	At         time.Time
+}
+
+// Events returns the last 1000 changes of a sandbox, oldest first.
+func (s *Store) Events(ctx context.Context, sb id.Sandbox) ([]Event, error) {
+	return retry(ctx, func(ctx context.Context) ([]Event, error) {
+		rows, err := s.q.ListSandboxEvents(ctx, string(sb))
+		if err != nil {
+			return nil, fmt.Errorf("list events: %w", err)
+		}
+		return convert(rows, func(r dbgen.SandboxEvent) (Event, error) {
+			e := Event{To: r.ToState, Reason: r.Reason, Actor: r.Actor, Operation: r.Operation, Generation: r.Generation, At: r.At}
+			if r.FromState != nil {
+				e.From = *r.FromState
+			}
+			return e, nil
+		})
+	})
+}
+
+func missing(sb id.Sandbox) *models.Error {
+	return models.Errorf(models.NotFound, "there is no sandbox %s", sb)
+}

@@ -1,0 +1,81 @@
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/wrenn-sandbox/wrenn/internal/network/netns"
+)
+
+// leftovers lists what the platform has on the machine that belongs to sandboxes: processes,
+// TAP devices, folders; and, once it is purged, mounts. Empty means nothing.
+func (p *platform) leftovers() string {
+	var found []string
+	found = append(found, p.processes()...)
+	found = append(found, p.devices()...)
+	for _, pattern := range []string{"data/sandboxes/*", "data/volume/sandboxes/*"} {
+		dirs, _ := filepath.Glob(filepath.Join(p.dir, pattern)) // the pattern is well formed
+		found = append(found, dirs...)
+	}
+	if p.agent == nil || p.ended() {
+		found = append(found, p.mounts()...)
+	}
+	return strings.Join(found, "\n")
+}
+
+func (p *platform) ended() bool {
+	select {
+	case <-p.agent.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// processes lists the VMMs of this platform, which bear its folder in their environment.
+func (p *platform) processes() []string {
+	environs, _ := filepath.Glob("/proc/[0-9]*/environ") // the pattern is well formed
+	var found []string
+	for _, path := range environs {
+		text, err := os.ReadFile(path)
+		if err == nil && strings.Contains(string(text), "WRENN_VM_DIR="+p.dir) {
+			found = append(found, "process "+filepath.Base(filepath.Dir(path)))
+		}
+	}
+	return found
+}
+
+func (p *platform) devices() []string {
+	var found []string
+	err := netns.Do(p.netns, func() error {
+		links, err := net.Interfaces()
+		for _, link := range links {
+			if strings.HasPrefix(link.Name, "tap-") {
+				found = append(found, "device "+link.Name)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		found = append(found, fmt.Sprintf("devices unknown: %v", err))
+	}
+	return found
+}
+
+func (p *platform) mounts() []string {
+	text, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return []string{err.Error()}
+	}
+	var found []string
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line)
+		if strings.HasPrefix(fields[4], p.dir) && fields[4] != p.netns {
+			found = append(found, "mount "+fields[4])
+		}
+	}
+	return found
+}

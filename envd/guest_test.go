@@ -1,0 +1,214 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/wrenn-sandbox/wrenn/envd/internal/vmtest"
+)
+
+const networkArguments = "wrenn.hostname=sb-0123abcd wrenn.ip=10.0.0.2/30 wrenn.gw=10.0.0.1 wrenn.dns=192.0.2.53,192.0.2.54"
+
+// contains fails the test for every text that is not in what.
+func contains(t *testing.T, what string, texts ...string) {
+	t.Helper()
+	for _, text := range texts {
+		if !strings.Contains(what, text) {
+			t.Errorf("%q is not in:\n%s", text, what)
+		}
+	}
+}
+
+// number is the one number that a probe printed.
+func number(t *testing.T, text string) int {
+	t.Helper()
+	n, err := strconv.Atoi(strings.TrimSpace(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// A guest that has booted is a system in which programs find what they expect.
+func TestGuestSystem(t *testing.T) {
+	g := vmtest.Boot(t, vmtest.Options{Arguments: networkArguments, DiskMiB: 300})
+	g.Init("")
+	contains(t, g.Run("mounts"),
+		" / ext4 rw,noatime", " /proc proc ", " /sys sysfs ", " /dev devtmpfs ", " /dev/pts devpts ", "ptmxmode=666",
+		" /dev/shm tmpfs ", " /run tmpfs ", " /sys/fs/cgroup cgroup2 ", " /dev/mqueue mqueue ", " /proc/sys/fs/binfmt_misc binfmt_misc ")
+	contains(t, g.Run("stat", "/dev/fd", "/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/ptmx", "/tmp"),
+		"/dev/fd Lrwxrwxrwx /proc/self/fd\n", "/dev/stdin L", "/dev/stdout L", "/dev/stderr L", "/dev/ptmx Dcrw-rw-rw-", "/tmp dtrwxrwxrwx")
+	if out, exit, err := g.Start("user", "terminal"); exit != 0 || err != nil {
+		t.Errorf("no terminal for a user: exit code %d, %v\n%s", exit, err, out)
+	}
+	contains(t, g.Run("resolve", "sb-0123abcd"), "[127.0.1.1] [10.0.0.2/30] up|", "up|loopback")
+	contains(t, g.Run("resolve", "kept"), "[192.0.2.1]")
+	contains(t, g.Run("cat", "/etc/hostname", "/etc/resolv.conf", "/proc/sys/kernel/hostname"),
+		"sb-0123abcd\nnameserver 192.0.2.53\nnameserver 192.0.2.54\nsb-0123abcd")
+	g.Run("ping", "10.0.0.1")
+	contains(t, g.Run("cat", "/proc/1/cgroup", "/proc/self/cgroup"), "0::/envd\n0::/user/p")
+	contains(t, g.Run("cat", "/proc/1/limits"), "Max open files            65536                1048576")
+	if size := number(t, g.Run("df", "/")); size < 270 {
+		t.Errorf("the root file system has %d MiB of a disk of 300", size)
+	}
+	if said := g.Console(); strings.Contains(said, "envd:") {
+		t.Errorf("envd complains: %s", said)
+	}
+}
+
+// The host changes at run time what the kernel's arguments said at boot.
+func TestGuestIsReconfigured(t *testing.T) {
+	g := vmtest.Boot(t, vmtest.Options{VCPUs: 2})
+	tomorrow := time.Now().Add(24 * time.Hour).UTC()
+	g.Init(fmt.Sprintf(`,"hostname":"sb-feedbeef","timestamp":%q,"network":{"address":"10.0.0.2/30","gateway":"10.0.0.1","dns":["192.0.2.7"]}`,
+		tomorrow.Format(time.RFC3339Nano)))
+	contains(t, g.Run("resolve", "sb-feedbeef"), "[127.0.1.1] [10.0.0.2/30]")
+	g.Run("ping", "10.0.0.1")
+	contains(t, g.Run("cat", "/etc/resolv.conf"), "nameserver 192.0.2.7")
+	if now := time.UnixMilli(int64(number(t, g.Run("time")))); now.Before(tomorrow) || now.After(tomorrow.Add(vmtest.Patience)) {
+		t.Errorf("the guest's clock says %s, want %s", now, tomorrow)
+	}
+}
+
+// What is wrong with the arguments is said, and the guest is there nevertheless.
+func TestGuestWithWrongArguments(t *testing.T) {
+	g := vmtest.Boot(t, vmtest.Options{Arguments: "wrenn.hostname=not_a_name wrenn.ip=10.0.0.2"})
+	g.Init("")
+	contains(t, g.Console(), "envd: read the kernel's arguments: kernel argument wrenn.ip=10.0.0.2:", `envd: apply the kernel's arguments: set the hostname: "not_a_name"`)
+}
+
+func TestGuestReapsOrphans(t *testing.T) {
+	g := vmtest.Boot(t, vmtest.Options{})
+	g.Init("")
+	for range 10 {
+		g.Run("orphan")
+	}
+	g.Run("zombies")
+}
+
+// A host goes and comes back again and again; what runs goes on running, and a guest
+// without a host costs nothing.
+func TestGuestHostsComeAndGo(t *testing.T) {
+	g := vmtest.Boot(t, vmtest.Options{})
+	g.Init("")
+	ctx, cancel := context.WithCancel(context.Background())
+	started := make(chan struct{})
+	ended := make(chan error, 1)
+	go func() {
+		_, err := g.Watch(ctx, "user", []string{"stubborn"}, func([]byte) { close(started) })
+		ended <- err
+	}()
+	<-started
+	for i := range 20 {
+		g.Disconnect()
+		contains(t, g.Run("echo", "round", strconv.Itoa(i)), "round "+strconv.Itoa(i))
+	}
+	cancel()
+	if err := <-ended; err == nil {
+		t.Error("the stream of a host that has gone ended in order")
+	}
+	contains(t, g.Post("/process.Process/List", "{}"), "stubborn")
+
+	before := number(t, g.Run("switches"))
+	g.Disconnect()
+	time.Sleep(3 * time.Second) // nothing is waited for: this is how long the guest is observed
+	// To poll every 10 ms would be 300; what remains is the work of the two calls.
+	if n := number(t, g.Run("switches")) - before; n > 200 {
+		t.Errorf("the threads of envd were switched %d times while no host was there", n)
+	}
+}
+
+// A process that takes all memory is killed, and envd is not.
+func TestGuestOutOfMemory(t *testing.T) {
+	g := vmtest.Boot(t, vmtest.Options{})
+	g.Init("")
+	for range 3 {
+		if out, exit, err := g.Start("root", "hog"); exit != -1 || err != nil {
+			t.Errorf("exit code %d, %v\n%s", exit, err, out)
+		}
+		contains(t, g.Run("echo", "alive"), "alive")
+	}
+	if said := g.Console(); !strings.Contains(said, "Memory cgroup out of memory") || strings.Contains(said, "\nOut of memory") {
+		t.Errorf("not the process's cgroup was out of memory: %s", said)
+	}
+}
+
+// A fork bomb ends at the limit of tasks or of memory, either of which leaves envd able to
+// answer and to end the guest.
+func TestGuestForkBomb(t *testing.T) {
+	g := vmtest.Boot(t, vmtest.Options{})
+	g.Init("")
+	limits := strings.Fields(g.Run("cat", "/proc/sys/kernel/threads-max", "/sys/fs/cgroup/user/pids.max"))
+	if most := number(t, limits[0]); number(t, limits[1]) > most-100 {
+		t.Errorf("all but %d tasks: %s", most, limits[1])
+	}
+	out, exit, err := g.Start("root", "fork")
+	if err != nil || exit == 0 && number(t, out) < 500 {
+		t.Errorf("exit code %d, %v, %q", exit, err, out)
+	}
+	g.Init("")
+	g.Post("/shutdown", "")
+	if err := g.WaitExit(); err != nil {
+		t.Errorf("QEMU: %v", err)
+	}
+	said := g.Console()
+	contains(t, said, "envd: the guest ends: asked by the host")
+	if strings.Contains(said, "\nOut of memory") {
+		t.Errorf("the guest as a whole was out of memory: %s", said)
+	}
+}
+
+// However the guest is ended, its disk is in order and holds what was written last.
+func TestGuestShutdown(t *testing.T) {
+	for name, end := range map[string]func(g *vmtest.Guest){
+		"asked by the host": func(g *vmtest.Guest) { g.Post("/shutdown", "") },
+		"SIGTERM":           func(g *vmtest.Guest) { _, _, _ = g.Start("root", "kill", "15") },
+		"SIGINT":            func(g *vmtest.Guest) { _, _, _ = g.Start("root", "kill", "2") },
+		"SIGPWR":            func(g *vmtest.Guest) { _, _, _ = g.Start("root", "kill", "30") },
+		"stubborn process": func(g *vmtest.Guest) {
+			started := make(chan struct{})
+			go func() {
+				_, _ = g.Watch(context.Background(), "user", []string{"stubborn"}, func([]byte) { close(started) })
+			}()
+			<-started
+			g.Post("/shutdown", "")
+		},
+		"file that cannot be closed": func(g *vmtest.Guest) {
+			g.Run("loop")
+			g.Post("/shutdown", "")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := vmtest.Boot(t, vmtest.Options{})
+			g.Init("")
+			g.Run("write", "/root/unsynced")
+			end(g)
+			if err := g.WaitExit(); err != nil {
+				t.Errorf("QEMU: %v", err)
+			}
+			contains(t, g.CheckDisk("/root/unsynced"), "unsynced")
+			if said := g.Console(); strings.Count(said, "envd:") != 1 {
+				t.Errorf("envd complains: %s", said)
+			}
+		})
+	}
+}
+
+// The image has no room in its group descriptors: one block of them describes 8 GiB.
+func TestGuestGrowsBeyondItsDescriptors(t *testing.T) {
+	g := vmtest.Boot(t, vmtest.Options{DiskMiB: 20 << 10})
+	g.Init("")
+	if size := number(t, g.Run("df", "/")); size < 18<<10 {
+		t.Errorf("the root file system has %d MiB of a disk of 20 GiB", size)
+	}
+	g.Run("write", "/root/unsynced")
+	g.Post("/shutdown", "")
+	if err := g.WaitExit(); err != nil {
+		t.Errorf("QEMU: %v", err)
+	}
+	contains(t, g.CheckDisk("/root/unsynced"), "unsynced")
+}

@@ -1,0 +1,109 @@
+package reap
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// groups makes the children's cgroups. Its methods are called one at a time.
+type groups struct {
+	parent string
+	next   uint64
+	// made are the cgroups that may still be there.
+	made []*group
+}
+
+// group is the cgroup of one child and of all that it starts. A nil group is none.
+type group struct {
+	path    string
+	dir     *os.File
+	ended   atomic.Bool // whether the child has ended, so that the cgroup may be empty
+	removed atomic.Bool
+}
+
+// add makes a cgroup and lets cmd start in it: the kernel puts the child there before
+// it runs, so nothing that it starts can be elsewhere. A cgroup that cannot be made is
+// done without, since root in the guest may have taken the tree apart.
+func (g *groups) add(cmd *exec.Cmd) *group {
+	if g.parent == "" {
+		return nil
+	}
+	g.sweep()
+	g.next++
+	path := filepath.Join(g.parent, "p"+strconv.FormatUint(g.next, 10))
+	if err := os.Mkdir(path, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	dir, err := os.Open(path)
+	if err != nil {
+		_ = unix.Rmdir(path)
+		return nil
+	}
+	group := &group{path: path, dir: dir}
+	g.made = append(g.made, group)
+	attr := syscall.SysProcAttr{}
+	if cmd.SysProcAttr != nil {
+		attr = *cmd.SysProcAttr
+	}
+	attr.UseCgroupFD, attr.CgroupFD = true, int(dir.Fd())
+	cmd.SysProcAttr = &attr
+	return group
+}
+
+// sweep removes the cgroups of ended children in which nothing runs any more. One that
+// outlived its child because of what the child left behind goes this way.
+func (g *groups) sweep() {
+	g.made = slices.DeleteFunc(g.made, func(group *group) bool {
+		return group.removed.Load() || group.ended.Load() && group.remove()
+	})
+}
+
+// started frees what only the start needed.
+func (g *group) started() {
+	if g != nil {
+		_ = g.dir.Close()
+	}
+}
+
+// leaderEnded removes the cgroup, at once if the child left nothing behind.
+func (g *group) leaderEnded() {
+	if g != nil {
+		g.ended.Store(true)
+		g.remove()
+	}
+}
+
+// remove removes the cgroup and reports whether it is gone. One with processes stays:
+// the kernel answers EBUSY.
+func (g *group) remove() bool {
+	err := unix.Rmdir(g.path)
+	gone := err == nil || err == unix.ENOENT
+	if gone {
+		g.removed.Store(true)
+	}
+	return gone
+}
+
+// kill kills every process of the cgroup (cgroups(7), cgroup.kill, Linux 5.14). It
+// reports false where there is no such cgroup and the caller has to find another way.
+func (g *group) kill() (bool, error) {
+	if g == nil {
+		return false, nil
+	}
+	if g.removed.Load() {
+		return true, nil
+	}
+	err := os.WriteFile(filepath.Join(g.path, "cgroup.kill"), []byte("1"), 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return g.removed.Load(), nil
+	}
+	return true, err
+}

@@ -1,0 +1,333 @@
+package reap_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/wrenn-sandbox/wrenn/envd/internal/reap"
+	"golang.org/x/sys/unix"
+)
+
+func shell(script string) *exec.Cmd { return exec.Command("/bin/sh", "-c", script) }
+
+// waitFor is Child.Wait with a limit.
+func waitFor(child *reap.Child) (unix.WaitStatus, error) {
+	select {
+	case <-child.Done():
+	case <-time.After(patience):
+		return 0, fmt.Errorf("process %d has not ended", child.PID())
+	}
+	status, _, err := child.Wait()
+	return status, err
+}
+
+func exitCode(r *reap.Reaper, cmd *exec.Cmd) (int, error) {
+	child, err := r.Start(cmd)
+	if err != nil {
+		return 0, err
+	}
+	status, err := waitFor(child)
+	return status.ExitStatus(), err
+}
+
+// statuses starts many short children at once while orphans end among them.
+func statuses() error {
+	r, err := newReaper()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	var group sync.WaitGroup
+	failures := make(chan error, 200)
+	for i := range 200 {
+		group.Go(func() {
+			want := i % 100
+			got, err := exitCode(r, shell("(exit 101) & exit "+strconv.Itoa(want)))
+			if err != nil || got != want {
+				failures <- fmt.Errorf("child %d: exit code %d, error %v", i, got, err)
+			}
+		})
+	}
+	group.Wait()
+	close(failures)
+	for err := range failures {
+		return err
+	}
+	return eventually(childless)
+}
+
+// orphans leaves grandchildren behind, whose parent is gone when they end.
+func orphans() error {
+	r, err := newReaper()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	for range 20 {
+		if code, err := exitCode(r, shell("(sleep 0.05; (sleep 0.05) & exit 3) & exit 4")); code != 4 || err != nil {
+			return fmt.Errorf("exit code %d, error %v", code, err)
+		}
+	}
+	if err := eventually(childless); err != nil {
+		return err
+	}
+	return eventually(func() error {
+		if n := r.Orphans(); n < 20 {
+			return fmt.Errorf("%d orphans were counted", n)
+		}
+		return nil
+	})
+}
+
+func refusals() error {
+	r, err := newReaper()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	withReader := shell("cat")
+	withReader.Stdin = strings.NewReader("text")
+	withContext := exec.CommandContext(context.Background(), "/bin/true")
+	for _, cmd := range []*exec.Cmd{withReader, withContext} {
+		if _, err := r.Start(cmd); err == nil || cmd.Process != nil {
+			return fmt.Errorf("%v was not refused", cmd)
+		}
+	}
+	return nil
+}
+
+// missing starts what cannot be executed: first the file is not there, then it is no program.
+func missing() error {
+	r, err := newReaper()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if _, err := r.Start(exec.Command("/nonexistent/program")); !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("missing program: %v", err)
+	}
+	if _, err := r.Start(exec.Command("/etc/passwd")); !errors.Is(err, os.ErrPermission) {
+		return fmt.Errorf("a file that is no program: %v", err)
+	}
+	if code, err := exitCode(r, shell("exit 9")); code != 9 || err != nil {
+		return fmt.Errorf("afterwards: exit code %d, error %v", code, err)
+	}
+	return eventually(childless)
+}
+
+func signals() error {
+	r, err := newReaper()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	child, err := r.Start(exec.Command("sleep", "1000"))
+	if err != nil {
+		return err
+	}
+	if err := child.Signal(unix.SIGTERM); err != nil {
+		return err
+	}
+	status, err := waitFor(child)
+	if err != nil || !status.Signaled() || status.Signal() != unix.SIGTERM {
+		return fmt.Errorf("status %v, error %v", status, err)
+	}
+	if err := child.Signal(unix.SIGTERM); !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("signal to a process that has ended: %v", err)
+	}
+	if err := child.SignalGroup(unix.SIGTERM); err == nil || errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("signal to the group of a process that leads none: %v", err)
+	}
+	return child.KillTree()
+}
+
+// closing ends a Reaper under a child that still runs.
+func closing() error {
+	r, err := newReaper()
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command("sleep", "1000")
+	child, err := r.Start(cmd)
+	if err != nil {
+		return err
+	}
+	r.Close()
+	if _, _, err := child.Wait(); !errors.Is(err, reap.ErrClosed) {
+		return fmt.Errorf("wait after close: %v", err)
+	}
+	return cmd.Process.Kill()
+}
+
+// groupless kills a process group without the help of cgroups.
+func groupless() error {
+	r, err := newReaper()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	cmd := shell("sleep 1000 & sleep 1000 & wait")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	child, err := r.Start(cmd)
+	if err != nil {
+		return err
+	}
+	if err := child.KillTree(); err != nil {
+		return err
+	}
+	if _, err := waitFor(child); err != nil {
+		return err
+	}
+	return eventually(childless)
+}
+
+// tree kills a child whose descendants have left its session and lost their parent.
+func tree() error {
+	r, err := newReaper()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	ready, err := os.CreateTemp("", "wrenn-reap-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(ready.Name()) }()
+	child, err := r.Start(shell("(setsid sh -c 'echo up >" + ready.Name() + "; sleep 1000' &) ; sleep 1000"))
+	if err != nil {
+		return err
+	}
+	if err := eventually(func() error { return notEmpty(ready.Name()) }); err != nil {
+		return err
+	}
+	if err := child.KillTree(); err != nil {
+		return err
+	}
+	if status, err := waitFor(child); err != nil || status.Signal() != unix.SIGKILL {
+		return fmt.Errorf("status %v, error %v", status, err)
+	}
+	if err := eventually(childless); err != nil {
+		return err
+	}
+	return eventually(func() error { return sweptBy(r, 0) })
+}
+
+func notEmpty(path string) error {
+	info, err := os.Stat(path)
+	if err == nil && info.Size() == 0 {
+		return errors.New("nothing was written")
+	}
+	return err
+}
+
+// lingering leaves a process behind, whose cgroup must outlive the child and go later.
+func lingering() error {
+	r, err := newReaper()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	child, err := r.Start(shell("sleep 1000 & exit 0"))
+	if err != nil {
+		return err
+	}
+	if _, err := waitFor(child); err != nil {
+		return err
+	}
+	if err := sweptBy(r, 1); err != nil {
+		return err
+	}
+	if err := child.KillTree(); err != nil {
+		return err
+	}
+	if err := eventually(childless); err != nil {
+		return err
+	}
+	if err := eventually(func() error { return sweptBy(r, 0) }); err != nil {
+		return err
+	}
+	return child.KillTree()
+}
+
+// sweptBy starts a process, which sweeps, and checks how many cgroups are left then.
+func sweptBy(r *reap.Reaper, want int) error {
+	if _, err := exitCode(r, exec.Command("/bin/true")); err != nil {
+		return err
+	}
+	return eventually(func() error {
+		left, err := filepath.Glob(filepath.Join(os.Getenv(cgroupVariable), "p*"))
+		if err != nil || len(left) != want {
+			return fmt.Errorf("cgroups %v are left, want %d: %v", left, want, err)
+		}
+		return nil
+	})
+}
+
+// draining ends when the last descendant has ended, an orphan in its own session.
+func draining() error {
+	r, err := newReaper()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	child, err := r.Start(shell("setsid sleep 1000 & exec sleep 1000"))
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	if err := r.Drain(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("drained with processes left: %v", err)
+	}
+	if _, err := r.Start(shell("exit")); !errors.Is(err, reap.ErrClosed) {
+		return fmt.Errorf("start after drain: %v", err)
+	}
+	if err := child.Signal(unix.SIGKILL); err != nil {
+		return err
+	}
+	if _, err := waitFor(child); err != nil {
+		return err
+	}
+	if err := killOrphans(); err != nil {
+		return err
+	}
+	ctx, cancel = context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := r.Drain(ctx); err != nil {
+		return err
+	}
+	return childless()
+}
+
+// killOrphans kills the children that came to this process from elsewhere.
+func killOrphans() error {
+	return eventually(func() error {
+		list, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/children", os.Getpid()))
+		if err != nil {
+			return err
+		}
+		pids := strings.Fields(string(list))
+		if len(pids) == 0 {
+			return errors.New("no orphan yet")
+		}
+		for _, text := range pids {
+			pid, err := strconv.Atoi(text)
+			if err != nil {
+				return err
+			}
+			if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}

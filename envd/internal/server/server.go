@@ -1,0 +1,160 @@
+// Package server is envd's HTTP server: the process service, files, and what the host uses
+// to take a guest over and to look at it.
+//
+//	POST /process.Process/*   package processrpc (Connect)
+//	GET, POST /files          package files
+//	GET /health               204, with envd's version in X-Envd-Version
+//	GET /metrics, /envs       JSON
+//	POST /init                what the host knows and the guest does not; sets the token
+//	POST /shutdown            orderly end of the guest
+//
+// Only the host reaches the listeners that it is given, and yet nothing but /health is answered
+// without the token: before the first /init has set one, nothing but that /init.
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/wrenn-sandbox/wrenn/envd/internal/boot"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/files"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/process"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/processrpc"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/reap"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/session"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/user"
+)
+
+// Limits of the server. Bodies have limits of their own; a stream may last as long as it likes.
+const (
+	headerTimeout  = 10 * time.Second
+	idleTimeout    = 640 * time.Second // as E2B's envd; the host closes idle connections earlier
+	maxHeader      = 64 << 10
+	maxConnections = 1024
+)
+
+// HeaderVersion is a response header of /health and /init.
+const HeaderVersion = "X-Envd-Version"
+
+// Options configure a Server. Reaper is required.
+type Options struct {
+	Version string
+	Logger  *slog.Logger // nil: discard
+	// Debug is the mode of development: no token is needed until an /init has set one.
+	Debug bool
+	// Shutdown begins the end of the guest and returns at once. Nil: /shutdown is refused.
+	Shutdown func(reason string)
+	// Reconfigure applies what /init says about host name, network and time. Nil: it is ignored.
+	Reconfigure func(ctx context.Context, s boot.Settings) error
+	Reaper      *reap.Reaper
+	// Users is the account database; its zero value means the system's.
+	Users user.Database
+}
+
+// Server serves any number of listeners. Its methods may be called at the same time.
+type Server struct {
+	opts      Options
+	session   *session.Session
+	processes *process.Service
+	handler   http.Handler
+	http      *http.Server
+	open      atomic.Int64 // connections
+	stat      cpuMeter
+	initMu    sync.Mutex // held during /init, so that one is applied at a time
+}
+
+// New returns a server; Close frees what it holds.
+func New(opts Options) *Server {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.Users == (user.Database{}) {
+		opts.Users = user.System
+	}
+	s := &Server{
+		opts: opts, session: session.New(defaultUser(opts)),
+		processes: process.New(opts.Reaper),
+	}
+	s.handler = s.authorize(s.routes())
+	protocols := &http.Protocols{}
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	s.http = &http.Server{
+		Handler: s, Protocols: protocols,
+		ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+		ConnState: s.count,
+		ErrorLog:  slog.NewLogLogger(opts.Logger.Handler(), slog.LevelWarn),
+	}
+	return s
+}
+
+// defaultUser is session.FallbackUser, or on a developer's machine that has none, the user
+// that envd runs as.
+func defaultUser(opts Options) string {
+	if !opts.Debug {
+		return session.FallbackUser
+	}
+	if _, err := opts.Users.Lookup(session.FallbackUser); err == nil {
+		return session.FallbackUser
+	}
+	own, err := opts.Users.LookupUID(uint32(os.Geteuid()))
+	if err != nil {
+		return session.FallbackUser
+	}
+	return own.Name
+}
+
+func (s *Server) routes() http.Handler {
+	file := files.New(s.session, s.opts.Users)
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /health", s.health)
+	mux.HandleFunc("GET /metrics", s.metrics)
+	mux.HandleFunc("GET /envs", s.envs)
+	mux.HandleFunc("POST /init", s.init)
+	mux.HandleFunc("POST /shutdown", s.shutdown)
+	mux.HandleFunc("GET /files", file.Download)
+	mux.HandleFunc("POST /files", file.Upload)
+	mux.Handle(processrpc.New(s.processes, s.session, s.opts.Users))
+	return mux
+}
+
+// ServeHTTP answers one request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
+
+// Serve answers what comes in on l, in HTTP/1.1 or HTTP/2 without TLS, until l fails or the server is
+// closed; the latter is no error. It closes l.
+func (s *Server) Serve(l net.Listener) error {
+	err := s.http.Serve(l)
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// count closes a connection that is one too many. The one client that there is must have gone
+// mad, and the guest's memory is small.
+func (s *Server) count(conn net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		if s.open.Add(1) > maxConnections {
+			_ = conn.Close()
+		}
+	case http.StateClosed, http.StateHijacked:
+		s.open.Add(-1)
+	}
+}
+
+// Close closes all listeners and connections at once, kills every process and waits until they
+// have ended.
+func (s *Server) Close() error {
+	err := s.http.Close()
+	s.processes.Close()
+	return err
+}

@@ -1,0 +1,81 @@
+// Package session holds what the host has told this guest over /init: the token that
+// requests must carry, the environment, the default user and the working directory.
+package session
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"maps"
+	"sync"
+)
+
+// FallbackUser is the account that processes and files belong to when neither the
+// request nor /init names one. Every template has it.
+const FallbackUser = "user"
+
+// Defaults apply where a request does not say otherwise.
+type Defaults struct {
+	User    string            // never empty
+	Workdir string            // empty: the user's home
+	Env     map[string]string // of every process; must not be changed
+}
+
+// Session is the state. Its methods may be called at the same time.
+type Session struct {
+	mu       sync.Mutex
+	defaults Defaults
+	// token is the SHA-256 of the token: two values of equal length compare in constant time.
+	token    [sha256.Size]byte
+	hasToken bool
+}
+
+// New returns a session that has no token yet and whose default user is user, or
+// FallbackUser if that is empty.
+func New(user string) *Session {
+	if user == "" {
+		user = FallbackUser
+	}
+	return &Session{defaults: Defaults{User: user}}
+}
+
+// Defaults returns the current defaults.
+func (s *Session) Defaults() Defaults {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.defaults
+}
+
+// Update replaces what d has a value for and keeps the rest. Env is replaced as a whole,
+// by an empty map too. A token that is not empty becomes the token.
+func (s *Session) Update(d Defaults, token string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if d.User != "" {
+		s.defaults.User = d.User
+	}
+	if d.Workdir != "" {
+		s.defaults.Workdir = d.Workdir
+	}
+	if d.Env != nil {
+		s.defaults.Env = maps.Clone(d.Env)
+	}
+	if token != "" {
+		s.token, s.hasToken = sha256.Sum256([]byte(token)), true
+	}
+}
+
+// HasToken reports whether a token has been set.
+func (s *Session) HasToken() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.hasToken
+}
+
+// Authorized reports whether token is the one that was set. It takes the same time
+// however much of it is right, and is false while none is set.
+func (s *Session) Authorized(token string) bool {
+	sum := sha256.Sum256([]byte(token))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.hasToken && subtle.ConstantTimeCompare(sum[:], s.token[:]) == 1
+}

@@ -1,0 +1,113 @@
+// envd is the first and only process of ours in a sandbox: its PID 1, and the server
+// through which the host runs programs and moves files in it.
+//
+// As PID 1 it takes what it needs to know from the kernel's arguments (package boot) and
+// from the host (POST /init). Anywhere else it is a development server on TCP.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+
+	"github.com/wrenn-sandbox/wrenn/envd/internal/boot"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/listen"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/reap"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/server"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/shutdown"
+	"golang.org/x/sys/unix"
+)
+
+// version is set by the linker: -X main.version=...
+var version = "dev"
+
+func main() {
+	if os.Getpid() == 1 {
+		runGuest()
+	}
+	if err := runDevelopment(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "envd:", err)
+		os.Exit(1)
+	}
+}
+
+// runGuest is the life of a guest: boot, serve, end. It does not return.
+func runGuest() {
+	console := boot.OpenConsole()
+	guest := shutdown.New(console)
+	defer guest.EndOnPanic()
+	machine := boot.Guest(console)
+	reaper, err := reap.New(reap.Options{Cgroup: machine.Cgroup})
+	if err != nil {
+		guest.End("start the reaper: " + err.Error())
+	}
+	guest.Reaper = reaper
+	go guest.EndOnSignal()
+	if err := serveGuest(console, guest, machine); err != nil {
+		guest.End("the server: " + err.Error())
+	}
+	select {} // the server was closed by the guest's end, which is under way
+}
+
+// serveGuest serves the host until the transport fails for good.
+func serveGuest(console io.Writer, guest *shutdown.Guest, machine *boot.Machine) error {
+	s := server.New(server.Options{
+		Version:     version,
+		Logger:      slog.New(slog.NewTextHandler(console, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Shutdown:    func(reason string) { go guest.End(reason) },
+		Reconfigure: machine.Apply,
+		Reaper:      guest.Reaper,
+	})
+	guest.Stop = func() { _ = s.Close() }
+	listener, err := listen.New(machine.Transport)
+	if err != nil {
+		return err
+	}
+	return s.Serve(listener)
+}
+
+// runDevelopment serves on TCP, as the user who starts it and without a token until an
+// /init sets one.
+func runDevelopment(args []string) error {
+	flags := flag.NewFlagSet("envd", flag.ContinueOnError)
+	address := flags.String("listen", fmt.Sprintf("127.0.0.1:%d", listen.Port), "TCP address of the development server")
+	printVersion := flags.Bool("version", false, "print the version and exit")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if *printVersion {
+		fmt.Println(version)
+		return nil
+	}
+	listener, err := listen.TCP(*address)
+	if err != nil {
+		return err
+	}
+	return serveDevelopment(listener)
+}
+
+func serveDevelopment(listener net.Listener) error {
+	reaper, err := reap.New(reap.Options{})
+	if err != nil {
+		return err
+	}
+	defer reaper.Close()
+	s := server.New(server.Options{
+		Version: version,
+		Logger:  slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		Debug:   true,
+		Reaper:  reaper,
+	})
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
+	go func() {
+		<-signals
+		_ = s.Close()
+	}()
+	fmt.Fprintln(os.Stderr, "envd: development server on", listener.Addr())
+	return s.Serve(listener)
+}

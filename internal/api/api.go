@@ -1,0 +1,136 @@
+// Package api is the HTTP face of the control plane: it knows who asks, checks what is
+// asked, calls the controller, and gives the answer its form. openapi.yaml is its contract;
+// the tests hold every response against it.
+//
+// Whatever is not in order is a coded error with a hint, never a guess: unknown members and
+// parameters, values of the wrong type, bodies too large. Bodies of files are streamed in
+// both directions with constant memory.
+package api
+
+import (
+	"context"
+	_ "embed" // for openapi.yaml
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/wrenn-sandbox/wrenn/db"
+	"github.com/wrenn-sandbox/wrenn/internal/auth"
+	"github.com/wrenn-sandbox/wrenn/internal/lifecycle/controller"
+)
+
+//go:embed openapi.yaml
+var spec []byte
+
+// Limits of requests. The zero value of each means its default.
+type Limits struct {
+	JSONBody int64         // bytes; 1 MiB
+	Upload   int64         // bytes; 16 GiB
+	Output   int           // bytes of stdout and of stderr in an exec's result; 1 MiB
+	Idle     time.Duration // without a byte in a stream, after which its connection is closed; 60 s
+	Exec     time.Duration // of a program whose request sets no timeout; 5 min
+	KeepOpen time.Duration // between the comments that keep an event stream open; 15 s
+}
+
+func (l Limits) withDefaults() Limits {
+	def := Limits{
+		JSONBody: 1 << 20, Upload: 16 << 30, Output: 1 << 20,
+		Idle: time.Minute, Exec: 5 * time.Minute, KeepOpen: 15 * time.Second,
+	}
+	l.JSONBody, l.Upload, l.Output = orDefault(l.JSONBody, def.JSONBody), orDefault(l.Upload, def.Upload), orDefault(l.Output, def.Output)
+	l.Idle, l.Exec, l.KeepOpen = orDefault(l.Idle, def.Idle), orDefault(l.Exec, def.Exec), orDefault(l.KeepOpen, def.KeepOpen)
+	return l
+}
+
+func orDefault[T comparable](v, def T) T {
+	var zero T
+	if v == zero {
+		return def
+	}
+	return v
+}
+
+// Options of a Server. All but Limits and Redis are required.
+type Options struct {
+	Store      *db.Store
+	Auth       *auth.Authenticator
+	Controller *controller.Controller
+	Redis      *auth.Cache // nil: readiness says that it is not configured
+	Log        *slog.Logger
+	Limits     Limits
+}
+
+// Server answers requests. All its state is in Options.
+type Server struct {
+	Options
+}
+
+// New returns a server.
+func New(opts Options) *Server {
+	opts.Limits = opts.Limits.withDefaults()
+	return &Server{Options: opts}
+}
+
+// Handler returns all routes.
+func (s *Server) Handler() chi.Router {
+	r := chi.NewRouter()
+	r.Use(s.identify, s.logAccess, s.recoverPanic)
+	r.NotFound(s.handle(noRoute))
+	r.MethodNotAllowed(s.handle(wrongMethod))
+	r.Get("/healthz", s.handle(s.health))
+	r.Get("/readyz", s.handle(s.ready))
+	r.Get("/openapi.yaml", s.handle(s.openapi))
+	r.Route("/v1", func(r chi.Router) {
+		r.Use(s.authenticate)
+		r.Get("/templates", s.handle(s.listTemplates))
+		r.Post("/sandboxes", s.handle(s.createSandbox))
+		r.Get("/sandboxes", s.handle(s.listSandboxes))
+		r.Route("/sandboxes/{id}", s.sandboxRoutes)
+	})
+	return r
+}
+
+func (s *Server) sandboxRoutes(r chi.Router) {
+	r.Get("/", s.handle(s.getSandbox))
+	r.Delete("/", s.handle(s.destroySandbox))
+	r.Post("/exec", s.handle(s.exec))
+	r.Get("/files", s.handle(s.readFile))
+	r.Put("/files", s.handle(s.writeFile))
+	r.Get("/files/*", s.handle(s.readFile))
+	r.Put("/files/*", s.handle(s.writeFile))
+	r.Get("/logs", s.handle(s.readLogs))
+	r.Get("/events", s.handle(s.listEvents))
+}
+
+// handler answers a request, or returns why it cannot, before it has written anything.
+type handler func(w http.ResponseWriter, r *http.Request) error
+
+func (s *Server) handle(h handler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if err := h(w, r); err != nil {
+			s.writeError(w, r, err)
+		}
+	}
+}
+
+func (s *Server) openapi(w http.ResponseWriter, r *http.Request) error {
+	if err := noQuery(r); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/yaml")
+	_, _ = w.Write(spec) // a client that has gone needs no answer
+	return nil
+}
+
+// about is what the middlewares know of a request.
+type about struct {
+	requestID string
+	principal auth.Principal // zero before it is authenticated
+	cause     error          // of an error response, for the log
+}
+
+type aboutKey struct{}
+
+func aboutOf(ctx context.Context) *about { return ctx.Value(aboutKey{}).(*about) }

@@ -1,0 +1,198 @@
+package api
+
+import (
+	"context"
+	"encoding/base64"
+	"math"
+	"mime"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/wrenn-sandbox/wrenn/internal/hostclient"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+)
+
+const (
+	maxExecSeconds = 86400
+	// execMargin is how long a host may take beyond a program's own limit to say that it ended it.
+	execMargin = 30 * time.Second
+
+	encodingText   = "utf-8"
+	encodingBase64 = "base64"
+	eventStream    = "text/event-stream"
+)
+
+// execRequest is the schema Exec.
+type execRequest struct {
+	Cmd      string            `json:"cmd"`
+	Args     []string          `json:"args"`
+	Shell    string            `json:"shell"`
+	Cwd      string            `json:"cwd"`
+	Env      map[string]string `json:"env"`
+	User     string            `json:"user"`
+	Stdin    *string           `json:"stdin"`
+	Timeout  *float64          `json:"timeout_seconds"`
+	Encoding string            `json:"encoding"`
+}
+
+// execResult is the schema ExecResult.
+type execResult struct {
+	exitView
+	Stdout          string  `json:"stdout"`
+	Stderr          string  `json:"stderr"`
+	StdoutTruncated bool    `json:"stdout_truncated"`
+	StderrTruncated bool    `json:"stderr_truncated"`
+	Encoding        string  `json:"encoding"`
+	DurationMS      float64 `json:"duration_ms"`
+}
+
+// exitView is the schema ExecExit.
+type exitView struct {
+	ExitCode int  `json:"exit_code"`
+	Signal   int  `json:"signal"`
+	TimedOut bool `json:"timed_out"`
+}
+
+func exit(e hostclient.Exit) exitView {
+	v := exitView{ExitCode: e.Code, Signal: e.Signal, TimedOut: e.TimedOut}
+	if e.Signal != 0 {
+		v.ExitCode = 128 + e.Signal // as shells count
+	}
+	return v
+}
+
+func (s *Server) exec(w http.ResponseWriter, r *http.Request) error {
+	sb, err := plainID(r)
+	if err != nil {
+		return err
+	}
+	var in execRequest
+	if err := s.decodeJSON(w, r, &in); err != nil {
+		return err
+	}
+	start, err := in.check(s.Limits.Exec)
+	if err != nil {
+		return err
+	}
+	client, err := s.Controller.Running(r.Context(), by(r).Account, sb)
+	if err != nil {
+		return err
+	}
+	start.Sandbox = sb
+	// The end of r's context, when the client goes away, kills the program.
+	ctx, cancel := context.WithTimeout(r.Context(), start.Timeout+execMargin)
+	defer cancel()
+	began := time.Now()
+	p, err := client.Exec(ctx, start)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		cancel()
+		p.Wait()
+	}()
+	if accepts(r, eventStream) {
+		return s.stream(w, r, p, cancel)
+	}
+	return s.collect(w, p, in.Encoding, began)
+}
+
+// check returns what to run.
+func (in *execRequest) check(limit time.Duration) (hostclient.ExecStart, error) {
+	start := hostclient.ExecStart{Command: in.Cmd, Args: in.Args, Cwd: in.Cwd, Env: in.Env, User: in.User, Timeout: limit}
+	if in.Stdin != nil {
+		start.Stdin = append([]byte{}, *in.Stdin...) // not nil: an empty stdin is one
+	}
+	switch {
+	case (in.Cmd == "") == (in.Shell == ""):
+		return start, models.Errorf(models.Invalid, "give either cmd or shell").
+			WithHint(`{"cmd":"ls","args":["-l"]} or {"shell":"ls -l | head"}`)
+	case in.Shell != "" && in.Args != nil:
+		return start, models.Errorf(models.Invalid, "args belong to cmd, not to shell")
+	case in.Shell != "":
+		start.Command, start.Args = "/bin/sh", []string{"-c", in.Shell}
+	}
+	if in.Encoding == "" {
+		in.Encoding = encodingText
+	}
+	if in.Encoding != encodingText && in.Encoding != encodingBase64 {
+		return start, models.Errorf(models.Invalid, "encoding must be %s or %s", encodingText, encodingBase64)
+	}
+	if in.Timeout != nil {
+		if *in.Timeout <= 0 || *in.Timeout > maxExecSeconds {
+			return start, models.Errorf(models.Invalid, "timeout_seconds must be above 0 and at most %d", maxExecSeconds)
+		}
+		start.Timeout = time.Duration(math.Ceil(*in.Timeout * float64(time.Second)))
+	}
+	return start, in.checkTexts()
+}
+
+func (in *execRequest) checkTexts() error {
+	for _, err := range []error{
+		checkText("cmd", in.Cmd, 0), checkText("shell", in.Shell, 0), checkText("cwd", in.Cwd, 0),
+		checkText("user", in.User, 0), checkText("args", strings.Join(in.Args, ""), 0), checkEnv(in.Env),
+	} {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// accepts tells whether a request asks for a kind of answer by name.
+func accepts(r *http.Request, kind string) bool {
+	for _, header := range r.Header.Values("Accept") {
+		for _, one := range strings.Split(header, ",") {
+			if k, _, err := mime.ParseMediaType(strings.TrimSpace(one)); err == nil && k == kind {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// collect waits for the end of p and answers with all of it, up to the limit of output.
+func (s *Server) collect(w http.ResponseWriter, p *hostclient.Process, encoding string, began time.Time) error {
+	stdout, stderr := bounded{most: s.Limits.Output}, bounded{most: s.Limits.Output}
+	for {
+		out, err := p.Next()
+		if err != nil {
+			return err
+		}
+		stdout.add(out.Stdout)
+		stderr.add(out.Stderr)
+		if out.Exit == nil {
+			continue
+		}
+		s.writeJSON(w, http.StatusOK, execResult{
+			exitView: exit(*out.Exit), Encoding: encoding, DurationMS: float64(time.Since(began).Microseconds()) / 1000,
+			Stdout: stdout.text(encoding), StdoutTruncated: stdout.truncated,
+			Stderr: stderr.text(encoding), StderrTruncated: stderr.truncated,
+		})
+		return nil
+	}
+}
+
+// bounded keeps the first bytes of an output. The rest is read all the same, so that the
+// program is not held up.
+type bounded struct {
+	kept      []byte
+	most      int
+	truncated bool
+}
+
+func (b *bounded) add(p []byte) {
+	room := b.most - len(b.kept)
+	if len(p) > room {
+		p, b.truncated = p[:room], true
+	}
+	b.kept = append(b.kept, p...)
+}
+
+func (b *bounded) text(encoding string) string {
+	if encoding == encodingBase64 {
+		return base64.StdEncoding.EncodeToString(b.kept)
+	}
+	return strings.ToValidUTF8(string(b.kept), "\uFFFD")
+}

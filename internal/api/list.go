@@ -1,0 +1,114 @@
+package api
+
+import (
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/wrenn-sandbox/wrenn/db"
+	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+)
+
+const (
+	defaultPage = 50
+	maxPage     = 200
+)
+
+// states are those that a list can be asked for, in the order of a sandbox's life.
+var states = []models.State{models.Pending, models.Starting, models.Running, models.Stopping, models.Stopped, models.Failed}
+
+func (s *Server) listSandboxes(w http.ResponseWriter, r *http.Request) error {
+	f, err := filter(r)
+	if err != nil {
+		return err
+	}
+	most := f.Limit
+	f.Limit++ // one more tells whether there is another page
+	found, err := s.Store.List(r.Context(), f)
+	if err != nil {
+		return err
+	}
+	var next *string
+	if len(found) > most {
+		found = found[:most]
+		cursor := encodeCursor(found[most-1])
+		next = &cursor
+	}
+	items := make([]sandboxView, len(found))
+	for i, sb := range found {
+		items[i] = view(sb)
+	}
+	s.writeJSON(w, http.StatusOK, map[string]any{"items": items, "next_cursor": next})
+	return nil
+}
+
+func filter(r *http.Request) (db.Filter, error) {
+	q, err := query(r, []string{"template", "limit", "cursor"}, "state")
+	if err != nil {
+		return db.Filter{}, err
+	}
+	f := db.Filter{Account: by(r).Account, Template: q.Get("template"), Limit: defaultPage}
+	if f.States, err = statesAsked(q); err != nil {
+		return f, err
+	}
+	if err := checkText("template", f.Template, 0); err != nil {
+		return f, err
+	}
+	if q.Has("limit") {
+		f.Limit, err = strconv.Atoi(q.Get("limit"))
+		if err != nil || f.Limit < 1 || f.Limit > maxPage {
+			return f, models.Errorf(models.Invalid, "limit must be an integer between 1 and %d", maxPage)
+		}
+	}
+	if q.Has("cursor") {
+		f.Before, f.BeforeID, err = decodeCursor(q.Get("cursor"))
+	}
+	return f, err
+}
+
+func statesAsked(q url.Values) ([]models.State, error) {
+	if !q.Has("state") {
+		return slices.DeleteFunc(slices.Clone(states), func(s models.State) bool { return s == models.Stopped }), nil
+	}
+	var asked []models.State
+	for _, s := range q["state"] {
+		if !slices.Contains(states, models.State(s)) {
+			return nil, models.Errorf(models.Invalid, "there is no state %q", s).WithHint("there are: %s", joined(states))
+		}
+		asked = append(asked, models.State(s))
+	}
+	return asked, nil
+}
+
+func joined(all []models.State) string {
+	names := make([]string, len(all))
+	for i, s := range all {
+		names[i] = string(s)
+	}
+	return strings.Join(names, ", ")
+}
+
+// A cursor is the place of the last item in the order of the list, (created_at, id), in
+// microseconds as Postgres keeps them. Items that come or go move no other.
+func encodeCursor(sb models.Sandbox) string {
+	return base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, "%d %s", sb.CreatedAt.UnixMicro(), sb.ID))
+}
+
+func decodeCursor(s string) (time.Time, id.Sandbox, error) {
+	b, err := base64.RawURLEncoding.DecodeString(s)
+	at, sb, _ := strings.Cut(string(b), " ")
+	micros, numberErr := strconv.ParseInt(at, 10, 64)
+	last, idErr := id.ParseSandbox(sb)
+	// Postgres ends in the year 294276; what comes from encodeCursor is in ours.
+	if err != nil || numberErr != nil || idErr != nil || micros <= 0 || micros > 1<<52 {
+		return time.Time{}, "", models.Errorf(models.Invalid, "the cursor is not one of ours").
+			WithHint("use next_cursor of the page before as it is")
+	}
+	return time.UnixMicro(micros), last, nil
+}

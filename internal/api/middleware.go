@@ -1,0 +1,130 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"regexp"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
+
+	"github.com/wrenn-sandbox/wrenn/internal/auth"
+	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/lifecycle/controller"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+)
+
+const requestIDHeader = "X-Request-Id"
+
+// foreignID is what a request may bring as its id: nothing that could confuse a log.
+var foreignID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+// identify gives every request an id, its own if it has a good one.
+func (s *Server) identify(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a := &about{requestID: r.Header.Get(requestIDHeader)}
+		if !foreignID.MatchString(a.requestID) {
+			a.requestID = string(id.NewRequest())
+		}
+		w.Header().Set(requestIDHeader, a.requestID)
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), aboutKey{}, a)))
+	})
+}
+
+// logAccess writes one line a request. It knows no header and no query: keys travel in
+// headers, and clients put secrets into queries.
+func (s *Server) logAccess(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		began := time.Now()
+		rec := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
+		defer func() { // also when a handler aborts the connection
+			a := aboutOf(r.Context())
+			level := slog.LevelInfo
+			attrs := []any{
+				"request_id", a.requestID, "method", r.Method, "path", r.URL.Path, "status", rec.Status(),
+				"bytes", rec.BytesWritten(), "ms", float64(time.Since(began).Microseconds()) / 1000,
+				"key_id", string(a.principal.Key), "account_id", string(a.principal.Account),
+			}
+			if a.cause != nil {
+				attrs = append(attrs, "error", a.cause)
+			}
+			if rec.Status() >= http.StatusInternalServerError {
+				level = slog.LevelError
+			}
+			s.Log.Log(r.Context(), level, "request", attrs...)
+		}()
+		next.ServeHTTP(rec, r)
+	})
+}
+
+// recoverPanic turns a panic into an error that tells the client nothing of it. When the
+// answer has begun, the connection is cut, so that it cannot be taken for a whole one.
+func (s *Server) recoverPanic(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			v := recover()
+			if v == nil {
+				return
+			}
+			if v == http.ErrAbortHandler {
+				panic(v)
+			}
+			s.Log.Error("panic in a request", "request_id", aboutOf(r.Context()).requestID, "panic", v, "stack", string(debug.Stack()))
+			if rec, ok := w.(middleware.WrapResponseWriter); ok && rec.Status() != 0 {
+				panic(http.ErrAbortHandler)
+			}
+			s.writeError(w, r, fmt.Errorf("panic: %v", v))
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (s *Server) authenticate(next http.Handler) http.Handler {
+	return s.handle(func(w http.ResponseWriter, r *http.Request) error {
+		keys := r.Header.Values(auth.Header)
+		if len(keys) > 1 {
+			return models.Errorf(models.Unauthenticated, "the request has more than one API key")
+		}
+		p, err := s.Auth.Authenticate(r.Context(), auth.Secret(r.Header.Get(auth.Header)))
+		if err != nil {
+			return err
+		}
+		aboutOf(r.Context()).principal = p
+		next.ServeHTTP(w, r)
+		return nil
+	})
+}
+
+// by returns who asks, for the controller.
+func by(r *http.Request) controller.By {
+	a := aboutOf(r.Context())
+	return controller.By{Account: a.principal.Account, Key: a.principal.Key, Request: id.Request(a.requestID)}
+}
+
+func noRoute(_ http.ResponseWriter, r *http.Request) error {
+	return models.Errorf(models.NotFound, "there is no %s here", r.URL.Path).
+		WithHint("GET /openapi.yaml lists what there is")
+}
+
+func wrongMethod(w http.ResponseWriter, r *http.Request) error {
+	path := r.URL.RawPath // what chi routes by
+	if path == "" {
+		path = r.URL.Path
+	}
+	var possible []string
+	for _, m := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete} {
+		if chi.RouteContext(r.Context()).Routes.Match(chi.NewRouteContext(), m, path) {
+			possible = append(possible, m)
+		}
+	}
+	allow := strings.Join(possible, ", ")
+	w.Header().Set("Allow", allow)
+	return withStatus(http.StatusMethodNotAllowed,
+		models.Errorf(models.Invalid, "%s is not possible here", r.Method).WithHint("possible: %s", allow))
+}

@@ -1,0 +1,234 @@
+package api
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/wrenn-sandbox/wrenn/db"
+	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/lifecycle/controller"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/scheduler"
+)
+
+// sandboxView is the schema Sandbox.
+type sandboxView struct {
+	ID         id.Sandbox        `json:"id"`
+	Name       *string           `json:"name"`
+	Template   string            `json:"template"`
+	State      models.State      `json:"state"`
+	Reason     *string           `json:"state_reason"`
+	VCPUs      int               `json:"vcpus"`
+	MemoryMiB  int               `json:"memory_mib"`
+	DiskMiB    *int              `json:"disk_mib"`
+	Metadata   map[string]string `json:"metadata"`
+	Host       *id.Host          `json:"host_id"`
+	CreatedAt  apiTime           `json:"created_at"`
+	StartedAt  apiTime           `json:"started_at"`
+	UpdatedAt  apiTime           `json:"updated_at"`
+	Deadline   apiTime           `json:"state_deadline"`
+	Generation int64             `json:"generation"`
+	Timings    []stepView        `json:"timings"`
+}
+
+type stepView struct {
+	Step string  `json:"step"`
+	MS   float64 `json:"ms"`
+}
+
+func view(sb models.Sandbox) sandboxView {
+	v := sandboxView{
+		ID: sb.ID, Name: orNull(sb.Name), Template: sb.Template, State: sb.State, Reason: orNull(sb.Reason),
+		VCPUs: sb.Size.VCPUs, MemoryMiB: sb.Size.MemoryMiB, DiskMiB: orNull(sb.Size.DiskMiB),
+		Metadata: sb.Metadata, Host: orNull(sb.Host), CreatedAt: apiTime(sb.CreatedAt), StartedAt: apiTime(sb.StartedAt),
+		UpdatedAt: apiTime(sb.UpdatedAt), Deadline: apiTime(sb.Deadline), Generation: sb.Generation,
+		Timings: make([]stepView, len(sb.Steps)),
+	}
+	for i, s := range sb.Steps {
+		v.Timings[i] = stepView{Step: s.Name, MS: float64(s.Duration.Microseconds()) / 1000}
+	}
+	return v
+}
+
+// createRequest is the schema CreateSandbox.
+type createRequest struct {
+	Template  string            `json:"template"`
+	VCPUs     *int              `json:"vcpus"`
+	MemoryMiB *int              `json:"memory_mib"`
+	DiskMiB   int               `json:"disk_mib"`
+	Env       map[string]string `json:"env"`
+	Metadata  map[string]string `json:"metadata"`
+	Name      string            `json:"name"`
+}
+
+func (s *Server) createSandbox(w http.ResponseWriter, r *http.Request) error {
+	if err := noQuery(r); err != nil {
+		return err
+	}
+	var in createRequest
+	if err := s.decodeJSON(w, r, &in); err != nil {
+		return err
+	}
+	size, err := in.check()
+	if err != nil {
+		return err
+	}
+	sb, err := s.Controller.Create(r.Context(), by(r), controller.Request{
+		Template: in.Template, Size: size, Env: in.Env, Metadata: in.Metadata, Name: in.Name,
+	})
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Location", "/v1/sandboxes/"+string(sb.ID))
+	s.writeJSON(w, http.StatusCreated, view(sb))
+	return nil
+}
+
+// check returns the size asked for, with 0 for what was not.
+func (in createRequest) check() (models.Size, error) {
+	for _, err := range []error{checkTemplate(in.Template), checkName(in.Name), checkMetadata(in.Metadata), checkEnv(in.Env)} {
+		if err != nil {
+			return models.Size{}, err
+		}
+	}
+	asked := models.Size{DiskMiB: in.DiskMiB}
+	full := models.Size{VCPUs: scheduler.DefaultVCPUs, MemoryMiB: scheduler.DefaultMemoryMiB, DiskMiB: in.DiskMiB}
+	if in.VCPUs != nil {
+		asked.VCPUs, full.VCPUs = *in.VCPUs, *in.VCPUs
+	}
+	if in.MemoryMiB != nil {
+		asked.MemoryMiB, full.MemoryMiB = *in.MemoryMiB, *in.MemoryMiB
+	}
+	return asked, models.CheckSize(full) // before a zero that was asked for is taken for one that was not
+}
+
+func sandboxID(r *http.Request) (id.Sandbox, error) {
+	sb, err := id.ParseSandbox(chi.URLParam(r, "id"))
+	if err != nil {
+		return "", models.Errorf(models.Invalid, "%v", err)
+	}
+	return sb, nil
+}
+
+// plainID returns the sandbox of a request that has no query.
+func plainID(r *http.Request) (id.Sandbox, error) {
+	if err := noQuery(r); err != nil {
+		return "", err
+	}
+	return sandboxID(r)
+}
+
+func (s *Server) getSandbox(w http.ResponseWriter, r *http.Request) error {
+	sbID, err := plainID(r)
+	if err != nil {
+		return err
+	}
+	sb, err := s.Store.Sandbox(r.Context(), by(r).Account, sbID)
+	if err != nil {
+		return err
+	}
+	s.writeJSON(w, http.StatusOK, view(sb))
+	return nil
+}
+
+func (s *Server) destroySandbox(w http.ResponseWriter, r *http.Request) error {
+	sbID, err := plainID(r)
+	if err != nil {
+		return err
+	}
+	sb, err := s.Controller.Destroy(r.Context(), by(r), sbID)
+	if err != nil {
+		return err
+	}
+	s.writeJSON(w, http.StatusOK, view(sb))
+	return nil
+}
+
+func (s *Server) readLogs(w http.ResponseWriter, r *http.Request) error {
+	sbID, err := plainID(r)
+	if err != nil {
+		return err
+	}
+	text, err := s.Controller.Console(r.Context(), by(r).Account, sbID)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = w.Write([]byte(strings.ToValidUTF8(string(text), "\uFFFD"))) // a client that has gone needs no answer
+	return nil
+}
+
+type eventView struct {
+	From       *models.State `json:"from"`
+	To         models.State  `json:"to"`
+	Reason     *string       `json:"reason"`
+	Actor      string        `json:"actor"`
+	At         apiTime       `json:"at"`
+	Generation int64         `json:"generation"`
+}
+
+func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
+	sbID, err := plainID(r)
+	if err != nil {
+		return err
+	}
+	if _, err := s.Store.Sandbox(r.Context(), by(r).Account, sbID); err != nil {
+		return err
+	}
+	events, err := s.Store.Events(r.Context(), sbID)
+	if err != nil {
+		return err
+	}
+	items := make([]eventView, len(events))
+	for i, e := range events {
+		items[i] = eventView{From: orNull(e.From), To: e.To, Reason: orNull(e.Reason), Actor: e.Actor, At: apiTime(e.At), Generation: e.Generation}
+	}
+	s.writeJSON(w, http.StatusOK, map[string]any{"items": items})
+	return nil
+}
+
+func (s *Server) listTemplates(w http.ResponseWriter, r *http.Request) error {
+	if err := noQuery(r); err != nil {
+		return err
+	}
+	hosts, err := s.Store.Hosts(r.Context())
+	if err != nil {
+		return err
+	}
+	s.writeJSON(w, http.StatusOK, map[string]any{"items": templatesOf(hosts)})
+	return nil
+}
+
+// templateView is the schema Template.
+type templateView struct {
+	Name             string `json:"name"`
+	Digest           string `json:"digest"`
+	Description      string `json:"description"`
+	DiskMiB          int    `json:"disk_mib"`
+	DefaultVCPUs     int    `json:"default_vcpus"`
+	DefaultMemoryMiB int    `json:"default_memory_mib"`
+}
+
+// templatesOf returns each template once, by name, with the sizes that a create would use.
+func templatesOf(hosts []db.Host) []templateView {
+	seen := map[string]bool{}
+	items := []templateView{}
+	for _, h := range hosts {
+		for _, t := range h.Templates {
+			if seen[t.Name] {
+				continue
+			}
+			seen[t.Name] = true
+			items = append(items, templateView{
+				Name: t.Name, Digest: t.Digest, Description: t.Description, DiskMiB: t.DiskMiB,
+				DefaultVCPUs:     orDefault(t.DefaultVCPUs, scheduler.DefaultVCPUs),
+				DefaultMemoryMiB: orDefault(t.DefaultMemoryMiB, scheduler.DefaultMemoryMiB),
+			})
+		}
+	}
+	slices.SortFunc(items, func(a, b templateView) int { return strings.Compare(a.Name, b.Name) })
+	return items
+}

@@ -1,0 +1,74 @@
+package config
+
+import (
+	"net/netip"
+
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+)
+
+// Agent is the configuration of the host agent.
+type Agent struct {
+	Data      string   `yaml:"data" env:"WRENN_DATA"`                 // folder of sandboxes, images and snapshots
+	Listen    string   `yaml:"agent_listen" env:"WRENN_AGENT_LISTEN"` // unix:///path or host:port
+	Kernel    string   `yaml:"kernel" env:"WRENN_KERNEL"`             // guest kernel
+	Images    string   `yaml:"images" env:"WRENN_IMAGES"`             // folder of template images to take in
+	Netns     string   `yaml:"netns" env:"WRENN_NETNS"`               // path of the network namespace to work in; empty: the one it is started in
+	Driver    string   `yaml:"driver" env:"WRENN_DRIVER"`             // auto, qemu or firecracker
+	Volume    string   `yaml:"volume" env:"WRENN_VOLUME"`             // auto: make an XFS volume where the file system has no reflinks; off
+	VolumeGiB int      `yaml:"volume_gib" env:"WRENN_VOLUME_GIB"`     // its size; 0: four fifths of what is free. The file behind it is sparse
+	Subnet    string   `yaml:"subnet" env:"WRENN_SUBNET"`             // of the guests, cut into /30s
+	DNS       []string `yaml:"dns" env:"WRENN_DNS"`                   // name servers of the guests
+	LogFormat string   `yaml:"log_format" env:"WRENN_LOG_FORMAT"`     // text or json
+}
+
+// LoadAgent returns the defaults, overridden by the file and the environment.
+func LoadAgent() (Agent, error) {
+	cfg := Agent{
+		Data: "/var/lib/wrenn", Listen: "unix:///run/wrenn/agent.sock",
+		Kernel: "build/guest/vmlinux", Images: "build/guest/images",
+		Driver: "auto", Volume: "auto", Subnet: "10.0.0.0/16",
+		DNS: []string{"1.1.1.1", "8.8.8.8"}, LogFormat: "text",
+	}
+	return cfg, load(&cfg)
+}
+
+// Check returns an Invalid error that names the first setting that makes no sense.
+func (c Agent) Check() error {
+	switch {
+	case c.Driver != "auto" && c.Driver != "qemu" && c.Driver != "firecracker":
+		return models.Errorf(models.Invalid, "driver must be auto, qemu or firecracker, not %q", c.Driver)
+	case c.Volume != "auto" && c.Volume != "off":
+		return models.Errorf(models.Invalid, "volume must be auto or off, not %q", c.Volume)
+	case c.VolumeGiB < 0:
+		return models.Errorf(models.Invalid, "volume_gib must be 0 (four fifths of what is free) or more, not %d", c.VolumeGiB)
+	case c.LogFormat != "text" && c.LogFormat != "json":
+		return models.Errorf(models.Invalid, "log_format must be text or json, not %q", c.LogFormat)
+	}
+	if _, err := c.SubnetPrefix(); err != nil {
+		return err
+	}
+	_, err := c.DNSAddrs()
+	return err
+}
+
+// SubnetPrefix returns the guests' subnet.
+func (c Agent) SubnetPrefix() (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(c.Subnet)
+	if err != nil || !p.Addr().Is4() || p != p.Masked() {
+		return netip.Prefix{}, models.Errorf(models.Invalid, "subnet must be an IPv4 network such as 10.0.0.0/16, not %q", c.Subnet)
+	}
+	return p, nil
+}
+
+// DNSAddrs returns the guests' name servers.
+func (c Agent) DNSAddrs() ([]netip.Addr, error) {
+	addrs := make([]netip.Addr, len(c.DNS))
+	for i, text := range c.DNS {
+		addr, err := netip.ParseAddr(text)
+		if err != nil || !addr.Is4() {
+			return nil, models.Errorf(models.Invalid, "dns must be IPv4 addresses, not %q", text)
+		}
+		addrs[i] = addr
+	}
+	return addrs, nil
+}

@@ -1,0 +1,61 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+)
+
+func TestLaterSourcesWin(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "wrenn.yaml")
+	if err := os.WriteFile(file, []byte("data: /from/file\nsubnet: 10.9.0.0/16\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(FileVariable, file)
+	t.Setenv("WRENN_SUBNET", "10.8.0.0/16")
+	t.Setenv("WRENN_DNS", "9.9.9.9,1.1.1.1")
+	cfg, err := LoadAgent()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Data != "/from/file" || cfg.Subnet != "10.8.0.0/16" || cfg.Driver != "auto" || len(cfg.DNS) != 2 {
+		t.Errorf("defaults < file < environment gave %+v", cfg)
+	}
+	if err := cfg.Check(); err != nil {
+		t.Errorf("Check: %v", err)
+	}
+}
+
+func TestUnknownKeyIsNamed(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "wrenn.yaml")
+	if err := os.WriteFile(file, []byte("dtaa: /x\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(FileVariable, file)
+	if _, err := LoadAgent(); err == nil || !strings.Contains(err.Error(), "dtaa") {
+		t.Errorf("an unknown key gave %v", err)
+	}
+}
+
+func TestWrongValuesAreNamed(t *testing.T) {
+	for name, change := range map[string]func(*Agent){
+		"driver":     func(c *Agent) { c.Driver = "vmware" },
+		"volume":     func(c *Agent) { c.Volume = "maybe" },
+		"volume_gib": func(c *Agent) { c.VolumeGiB = -1 },
+		"log_format": func(c *Agent) { c.LogFormat = "xml" },
+		"subnet":     func(c *Agent) { c.Subnet = "10.0.0.1/16" },
+		"dns":        func(c *Agent) { c.DNS = []string{"example"} },
+	} {
+		cfg, err := LoadAgent()
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(&cfg)
+		if err := cfg.Check(); models.CodeOf(err) != models.Invalid || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: Check returned %v", name, err)
+		}
+	}
+}

@@ -1,0 +1,68 @@
+package config
+
+import (
+	"net"
+	"time"
+
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+)
+
+// ControlPlane is the configuration of the control plane.
+type ControlPlane struct {
+	DatabaseURL string `yaml:"database_url" env:"WRENN_DATABASE_URL"` // Postgres, for pgx
+	RedisURL    string `yaml:"redis_url" env:"WRENN_REDIS_URL"`       // redis://… or unix://…; "off" for none
+	Listen      string `yaml:"listen" env:"WRENN_LISTEN"`             // host:port of the API
+	Agent       string `yaml:"agent" env:"WRENN_AGENT"`               // host agent: unix:///path or host:port
+	LogFormat   string `yaml:"log_format" env:"WRENN_LOG_FORMAT"`     // text or json
+
+	CreateTimeout time.Duration `yaml:"create_timeout" env:"WRENN_CREATE_TIMEOUT"` // until a new sandbox must run
+	StopGrace     time.Duration `yaml:"stop_grace" env:"WRENN_STOP_GRACE"`         // that a guest has to end in order
+	DrainTimeout  time.Duration `yaml:"drain_timeout" env:"WRENN_DRAIN_TIMEOUT"`   // for requests under way at the end
+
+	// How many times what a host has may be promised to sandboxes; see scheduler.DefaultOvercommit.
+	VCPUOvercommit   float64 `yaml:"vcpu_overcommit" env:"WRENN_VCPU_OVERCOMMIT"`
+	MemoryOvercommit float64 `yaml:"memory_overcommit" env:"WRENN_MEMORY_OVERCOMMIT"`
+	DiskOvercommit   float64 `yaml:"disk_overcommit" env:"WRENN_DISK_OVERCOMMIT"`
+}
+
+// NoRedis as RedisURL means that none is used.
+const NoRedis = "off"
+
+// LoadControlPlane returns the defaults, overridden by the file and the environment.
+func LoadControlPlane() (ControlPlane, error) {
+	cfg := ControlPlane{
+		DatabaseURL: "postgres:///wrenn?host=/run/postgresql", RedisURL: "unix:///run/redis/redis.sock",
+		Listen: "127.0.0.1:8000", Agent: "unix:///run/wrenn/agent.sock", LogFormat: "text",
+		CreateTimeout: 2 * time.Minute, StopGrace: 2 * time.Second, DrainTimeout: 30 * time.Second,
+		VCPUOvercommit: 16, MemoryOvercommit: 1, DiskOvercommit: 4,
+	}
+	return cfg, load(&cfg)
+}
+
+// Check returns an Invalid error that names the first setting that makes no sense. URLs
+// are checked by who opens them.
+func (c ControlPlane) Check() error {
+	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+		return models.Errorf(models.Invalid, "listen must be host:port, not %q", c.Listen)
+	}
+	for _, d := range []struct {
+		name  string
+		value time.Duration
+	}{{"create_timeout", c.CreateTimeout}, {"stop_grace", c.StopGrace}, {"drain_timeout", c.DrainTimeout}} {
+		if d.value <= 0 {
+			return models.Errorf(models.Invalid, "%s must be above 0, not %s", d.name, d.value)
+		}
+	}
+	for _, f := range []struct {
+		name  string
+		value float64
+	}{{"vcpu_overcommit", c.VCPUOvercommit}, {"memory_overcommit", c.MemoryOvercommit}, {"disk_overcommit", c.DiskOvercommit}} {
+		if !(f.value > 0 && f.value <= 1000) {
+			return models.Errorf(models.Invalid, "%s must be above 0 and at most 1000, not %v", f.name, f.value)
+		}
+	}
+	if c.LogFormat != "text" && c.LogFormat != "json" {
+		return models.Errorf(models.Invalid, "log_format must be text or json, not %q", c.LogFormat)
+	}
+	return nil
+}

@@ -1,0 +1,53 @@
+package config
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+)
+
+func TestControlPlaneFromEnvironment(t *testing.T) {
+	t.Setenv(FileVariable, "")
+	t.Setenv("WRENN_AGENT", "unix:///x/agent.sock")
+	t.Setenv("WRENN_CREATE_TIMEOUT", "7s")
+	t.Setenv("WRENN_DISK_OVERCOMMIT", "1.5")
+	cfg, err := LoadControlPlane()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Agent != "unix:///x/agent.sock" || cfg.CreateTimeout != 7*time.Second || cfg.DiskOvercommit != 1.5 || cfg.Listen != "127.0.0.1:8000" {
+		t.Errorf("defaults < environment gave %+v", cfg)
+	}
+	if err := cfg.Check(); err != nil {
+		t.Errorf("Check: %v", err)
+	}
+	t.Setenv("WRENN_CREATE_TIMEOUT", "soon")
+	if _, err := LoadControlPlane(); err == nil || !strings.Contains(err.Error(), "CreateTimeout") {
+		t.Errorf("a wrong duration gave %v", err)
+	}
+}
+
+func TestControlPlaneWrongValuesAreNamed(t *testing.T) {
+	t.Setenv(FileVariable, "")
+	for name, change := range map[string]func(*ControlPlane){
+		"listen":            func(c *ControlPlane) { c.Listen = "8000" },
+		"create_timeout":    func(c *ControlPlane) { c.CreateTimeout = 0 },
+		"stop_grace":        func(c *ControlPlane) { c.StopGrace = -1 },
+		"drain_timeout":     func(c *ControlPlane) { c.DrainTimeout = 0 },
+		"vcpu_overcommit":   func(c *ControlPlane) { c.VCPUOvercommit = 0 },
+		"memory_overcommit": func(c *ControlPlane) { c.MemoryOvercommit = -1 },
+		"disk_overcommit":   func(c *ControlPlane) { c.DiskOvercommit = 1e9 },
+		"log_format":        func(c *ControlPlane) { c.LogFormat = "xml" },
+	} {
+		cfg, err := LoadControlPlane()
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(&cfg)
+		if err := cfg.Check(); models.CodeOf(err) != models.Invalid || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: Check returned %v", name, err)
+		}
+	}
+}

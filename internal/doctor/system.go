@@ -1,0 +1,137 @@
+package doctor
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wrenn-sandbox/wrenn/internal/devstack"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+)
+
+const (
+	leastMemory  = 256 << 20 // bytes: a sandbox of the smallest size and its VMM
+	enoughMemory = 1 << 30
+	// enoughFiles open files serve some 500 sandboxes, each with about a dozen in the host agent.
+	enoughFiles = 8192
+)
+
+func checkRoot(_ context.Context, m *machine) Finding {
+	if m.euid != 0 {
+		return fail("root", fmt.Sprintf("this is user %d", m.euid), "run as root: the host agent makes network devices, mounts and virtual machines")
+	}
+	return ok("root", "yes")
+}
+
+func checkKernel(_ context.Context, m *machine) Finding {
+	release := m.read("proc/sys/kernel/osrelease")
+	major, minor, found := version(release)
+	switch {
+	case !found:
+		return warn("kernel", fmt.Sprintf("the version %q is not known", release), "use Linux 5.10 or newer")
+	case major < 5 || major == 5 && minor < 10:
+		return warn("kernel", "Linux "+release+" is older than what is tested", "use Linux 5.10 or newer")
+	}
+	return ok("kernel", "Linux "+release)
+}
+
+func checkMemory(_ context.Context, m *machine) Finding {
+	available, total := m.memory("MemAvailable"), m.memory("MemTotal")
+	found := fmt.Sprintf("%s available of %s", size(available), size(total))
+	switch {
+	case total == 0:
+		return warn("memory", "unknown: /proc/meminfo is not as expected", "mount /proc")
+	case available < leastMemory:
+		return fail("memory", found, "end something that uses memory")
+	case available < enoughMemory:
+		return warn("memory", found, "few sandboxes fit: end something that uses memory")
+	}
+	return ok("memory", found)
+}
+
+// memory is a field of /proc/meminfo, in bytes (proc_meminfo(5)).
+func (m *machine) memory(field string) uint64 {
+	lines := bufio.NewScanner(strings.NewReader(m.read("proc/meminfo")))
+	for lines.Scan() {
+		if rest, is := strings.CutPrefix(lines.Text(), field+":"); is {
+			kib, err := strconv.ParseUint(strings.TrimSuffix(trim(rest), " kB"), 10, 64)
+			if err == nil {
+				return kib << 10
+			}
+		}
+	}
+	return 0
+}
+
+func checkCgroups(_ context.Context, m *machine) Finding {
+	const name, fix = "cgroup", "boot with systemd.unified_cgroup_hierarchy=1: the limits of sandboxes are set through cgroup v2"
+	controllers := m.read("sys/fs/cgroup/cgroup.controllers")
+	if controllers == "" {
+		controllers = m.read("sys/fs/cgroup/unified/cgroup.controllers")
+	}
+	var missing []string
+	for _, c := range []string{"cpu", "memory", "pids"} {
+		if !strings.Contains(" "+controllers+" ", " "+c+" ") {
+			missing = append(missing, c)
+		}
+	}
+	switch {
+	case len(missing) == 0:
+		return ok(name, "v2 with "+controllers)
+	case m.exists("sys/fs/cgroup/memory"):
+		return warn(name, "v1; v2 lacks "+strings.Join(missing, ", "), fix)
+	}
+	return warn(name, "v2 lacks "+strings.Join(missing, ", "), fix)
+}
+
+func checkUserfaultfd(_ context.Context, m *machine) Finding {
+	if m.exists("dev/userfaultfd") {
+		return ok("userfaultfd", "/dev/userfaultfd exists")
+	}
+	if m.exists("proc/sys/vm/unprivileged_userfaultfd") {
+		return ok("userfaultfd", "the kernel has it (for root)")
+	}
+	return warn("userfaultfd", "the kernel has none, so that remote snapshots are loaded whole before they run", "use a kernel with CONFIG_USERFAULTFD")
+}
+
+func checkHugePages(_ context.Context, m *machine) Finding {
+	setting := m.read("sys/kernel/mm/transparent_hugepage/enabled")
+	switch {
+	case setting == "":
+		return warn("transparent huge pages", "the kernel has none", "use a kernel with CONFIG_TRANSPARENT_HUGEPAGE: it makes large sandboxes faster")
+	case strings.Contains(setting, "[never]"):
+		return warn("transparent huge pages", "switched off", "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled")
+	}
+	return ok("transparent huge pages", setting)
+}
+
+func limitOfOpenFiles() (soft, hard uint64, err error) {
+	var limit unix.Rlimit
+	err = unix.Getrlimit(unix.RLIMIT_NOFILE, &limit)
+	return limit.Cur, limit.Max, err
+}
+
+// checkOpenFiles looks at the hard limit: Go programs raise the soft one to it by themselves.
+func checkOpenFiles(_ context.Context, m *machine) Finding {
+	_, hard, err := m.openFiles()
+	switch {
+	case err != nil:
+		return warn("open files", fmt.Sprintf("the limit is not known: %v", err), "ulimit -Hn")
+	case hard < enoughFiles:
+		return warn("open files", fmt.Sprintf("at most %d", hard), fmt.Sprintf("ulimit -Hn %d, or LimitNOFILE= of the service", enoughFiles))
+	}
+	return ok("open files", fmt.Sprintf("up to %d", hard))
+}
+
+func checkDatabases(context.Context, *machine) Finding {
+	binaries, err := devstack.FindBinaries()
+	if err != nil {
+		e := models.AsError(err)
+		return warn("databases", e.Message, e.Hint+"; or give wrenn up --postgres and --redis")
+	}
+	return ok("databases", binaries.Postgres+", "+binaries.Redis)
+}

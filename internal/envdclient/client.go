@@ -1,0 +1,146 @@
+// Package envdclient is the host's side of the guest protocol: it runs processes and moves
+// files through the envd of one sandbox.
+//
+// The guest is not trusted: whatever comes from it is bounded in size and time, and only its
+// text reaches users, cleaned, as part of an error's message. All errors are of type *models.Error:
+//
+//   - invalid, not_found, precondition, exhausted, forbidden: what the guest says about the request;
+//   - unavailable: the guest does not answer, or not sensibly, or went away meanwhile;
+//   - deadline, or unavailable for a cancelled one: the caller's context has ended;
+//   - internal: the guest refuses our token, or reports a fault of its own.
+package envdclient
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/wrenn-sandbox/wrenn/proto/gen/envd/process/processconnect"
+)
+
+// Dial connects to the envd of the sandbox. It may wait until a booting guest listens; it must end with ctx.
+type Dial func(ctx context.Context) (net.Conn, error)
+
+// limits are the bounds on what a guest may do to its host. They are variables for the tests' sake.
+type limits struct {
+	answer   time.Duration // for the answer to a short request
+	silence  time.Duration // for the next part of a stream; keepalives count
+	killWait time.Duration // for a killed process's end
+	grace    time.Duration // how long after a timeout envd may take to report it
+}
+
+const (
+	// maxHeader bounds the headers of an answer, maxMessage one message of a stream (envd's chunks of
+	// output have 64 KiB), maxAnswer the body of a short answer.
+	maxHeader, maxMessage, maxAnswer = 64 << 10, 1 << 20, 64 << 10
+	// maxIdle connections are kept for idleTimeout, which is below envd's own (640 s).
+	maxIdle, idleTimeout = 16, 90 * time.Second
+	// keepaliveSeconds is how often envd shows that a silent process still runs.
+	keepaliveSeconds = "15"
+	ioBuffer         = 64 << 10
+)
+
+const (
+	headerToken   = "X-Access-Token"
+	headerVersion = "X-Envd-Version"
+	// Ours; package processrpc of envd documents them.
+	headerReason           = "Wrenn-Reason"
+	headerKillOnDisconnect = "Wrenn-Kill-On-Disconnect"
+	headerExitSignal       = "Wrenn-Exit-Signal"
+	reasonUnknownUser      = "unknown_user"
+)
+
+// base is a URL that only Dial gives a meaning to.
+const base = "http://envd"
+
+// Client talks to one sandbox's envd. Connections are kept and used again. Its methods
+// may be called at the same time.
+type Client struct {
+	limits limits
+	http   *http.Client
+	rpc    processconnect.ProcessClient
+	ctx    context.Context // ends with Close
+	cancel context.CancelCauseFunc
+
+	mu    sync.Mutex
+	token string
+}
+
+// New returns a client. Nothing is dialled yet. Token is the sandbox's; it goes with every
+// request, and Init gives it to the guest. Close frees what the client holds.
+func New(dial Dial, token string) *Client {
+	c := &Client{
+		token:  token,
+		limits: limits{answer: 30 * time.Second, silence: time.Minute, killWait: 10 * time.Second, grace: 10 * time.Second},
+	}
+	c.ctx, c.cancel = context.WithCancelCause(context.Background())
+	protocols := &http.Protocols{}
+	protocols.SetHTTP1(true) // a connection a request: a stalled stream holds up no other
+	c.http = &http.Client{
+		Transport: &http.Transport{
+			DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dial(ctx, dial) },
+			Protocols:              protocols,
+			DisableCompression:     true,
+			MaxIdleConns:           maxIdle,
+			MaxIdleConnsPerHost:    maxIdle,
+			IdleConnTimeout:        idleTimeout,
+			ExpectContinueTimeout:  c.limits.answer,
+			MaxResponseHeaderBytes: maxHeader,
+			ReadBufferSize:         ioBuffer,
+			WriteBufferSize:        ioBuffer,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	c.rpc = processconnect.NewProcessClient(c.http, base,
+		connect.WithReadMaxBytes(maxMessage), connect.WithAcceptCompression("gzip", nil, nil))
+	return c
+}
+
+// dial ends with the client too: the transport lets a dial outlive its request.
+func (c *Client) dial(ctx context.Context, dial Dial) (net.Conn, error) {
+	ctx, cancel := c.bound(ctx)
+	defer cancel(nil)
+	return dial(ctx)
+}
+
+var errClosed = errors.New("the client was closed")
+
+// bound returns a context that ends with ctx, with the client, or with cancel.
+func (c *Client) bound(ctx context.Context) (context.Context, context.CancelCauseFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(c.ctx, func() { cancel(errClosed) })
+	return ctx, func(cause error) {
+		stop()
+		cancel(cause)
+	}
+}
+
+// Close ends all calls and connections. Processes that Exec started are killed by the guest when it
+// sees that, if there still is a guest.
+func (c *Client) Close() {
+	c.cancel(errClosed)
+	c.http.CloseIdleConnections()
+}
+
+func (c *Client) currentToken() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.token
+}
+
+func (c *Client) setToken(token string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.token = token
+}
+
+func (c *Client) authorize(header http.Header) {
+	if token := c.currentToken(); token != "" {
+		header.Set(headerToken, token)
+	}
+}

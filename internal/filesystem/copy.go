@@ -1,0 +1,152 @@
+package filesystem
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+)
+
+// errNoReflink means that two files cannot share blocks where they lie.
+var errNoReflink = errors.New("no reflinks here")
+
+// copyStep bounds one step of a copy, and so how long a cancelled one goes on.
+const copyStep = 8 << 20
+
+// copyFile makes a new file dst with the content of src. On an error nothing is left of dst.
+func copyFile(ctx context.Context, src, dst string, reflinks bool) (Method, error) {
+	method := SparseCopy
+	err := withFiles(src, dst, func(from, to *os.File) error {
+		if reflinks {
+			err := reflink(from, to)
+			if err == nil {
+				method = Reflink
+			}
+			if !errors.Is(err, errNoReflink) {
+				return err
+			}
+		}
+		return sparseCopy(ctx, from, to)
+	})
+	return method, err
+}
+
+// withFiles calls f with src opened for reading and dst made, and removes dst if f fails.
+func withFiles(src, dst string, f func(from, to *os.File) error) error {
+	from, err := os.Open(src)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	to, err := os.OpenFile(dst, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f(from, to), to.Close()); err != nil {
+		return errors.Join(err, os.Remove(dst))
+	}
+	return nil
+}
+
+// reflink makes to share all blocks of from: FICLONE, ioctl_ficlonerange(2). XFS first writes
+// out what is dirty of from, so a template is cloned fast only once it is synced.
+func reflink(from, to *os.File) error {
+	err := unix.IoctlFileClone(int(to.Fd()), int(from.Fd()))
+	switch err {
+	case nil:
+		return nil
+	case unix.EOPNOTSUPP, unix.ENOTTY, unix.EXDEV, unix.EINVAL:
+		return errNoReflink
+	}
+	return fmt.Errorf("clone %s to %s: %w", from.Name(), to.Name(), err)
+}
+
+// sparseCopy copies the data of from and leaves its holes out.
+func sparseCopy(ctx context.Context, from, to *os.File) error {
+	info, err := from.Stat()
+	if err != nil {
+		return err
+	}
+	if err := to.Truncate(info.Size()); err != nil {
+		return err
+	}
+	copyRange := rangeCopier()
+	for offset := int64(0); offset < info.Size(); {
+		start, end, err := nextData(from, offset)
+		if errors.Is(err, unix.ENXIO) { // no data behind offset: lseek(2)
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := copyData(ctx, copyRange, from, to, start, end); err != nil {
+			return fmt.Errorf("copy %s to %s: %w", from.Name(), to.Name(), err)
+		}
+		offset = end
+	}
+	return nil
+}
+
+// nextData returns the first run of data at or behind offset.
+func nextData(f *os.File, offset int64) (start, end int64, err error) {
+	if start, err = f.Seek(offset, unix.SEEK_DATA); err != nil {
+		return 0, 0, err
+	}
+	end, err = f.Seek(start, unix.SEEK_HOLE)
+	return start, end, err
+}
+
+func copyData(ctx context.Context, copyRange ranger, from, to *os.File, start, end int64) error {
+	for start < end {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n, err := copyRange(from, to, start, int(min(end-start, copyStep)))
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return io.ErrUnexpectedEOF // the source shrank meanwhile
+		}
+		start += int64(n)
+	}
+	return nil
+}
+
+// A ranger copies up to n bytes at offset from one file to the same place in another.
+type ranger func(from, to *os.File, offset int64, n int) (int, error)
+
+// rangeCopier returns a ranger that lets the kernel copy, and from the first time that the
+// kernel does not do that between these two file systems, copies through memory.
+func rangeCopier() ranger {
+	var buffer []byte
+	return func(from, to *os.File, offset int64, n int) (int, error) {
+		if buffer == nil {
+			in, out := offset, offset
+			done, err := unix.CopyFileRange(int(from.Fd()), &in, int(to.Fd()), &out, n, 0)
+			if err == nil && done > 0 || errors.Is(err, unix.ENOSPC) {
+				return done, err
+			}
+			buffer = make([]byte, 1<<20) // EXDEV, EOPNOTSUPP, ENOSYS, or 0 as some file systems answer
+		}
+		n, err := from.ReadAt(buffer[:min(n, len(buffer))], offset)
+		if n == 0 {
+			return 0, err
+		}
+		return to.WriteAt(buffer[:n], offset)
+	}
+}
+
+// coded turns a full disk into an error that its user understands.
+func coded(err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return models.Errorf(models.Exhausted, "the host's disk is full").
+			WithHint("destroy sandboxes that are not needed, or give the host more disk").WithCause(err)
+	}
+	return err
+}

@@ -1,0 +1,246 @@
+package filesystem_test
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wrenn-sandbox/wrenn/internal/durable"
+	"github.com/wrenn-sandbox/wrenn/internal/filesystem"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/testlane"
+)
+
+func TestVolumeIsMadeOnceAndFoundAgain(t *testing.T) {
+	testlane.NeedRoot(t)
+	dir := t.TempDir()
+	first := ensureVolume(t, dir)
+	if first.Native {
+		testlane.Missing(t, "the folder for temporary files has reflinks itself: no volume is made")
+	}
+	t.Logf("%s, direct I/O %v", first.Device, first.DirectIO)
+	path := filepath.Join(first.Dir, "kept")
+	if err := durable.WriteFile(path, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if again := ensureVolume(t, dir); again.Device != first.Device {
+		t.Errorf("mounted twice: %s and %s", first.Device, again.Device)
+	}
+	for range 2 { // the second time there is nothing to unmount
+		if err := filesystem.UnmountVolume(t.Context(), dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantFree(t, dir)
+	wantNames(t, first.Dir)
+	ensureVolume(t, dir)
+	stat(t, path)
+	wantNames(t, dir, "volume", "volume.lock", "volume.xfs")
+}
+
+func TestFolderWithReflinksNeedsNoVolume(t *testing.T) {
+	outer := newVolume(t)
+	inner, err := filesystem.EnsureReflinkVolume(t.Context(), outer.Dir, filesystem.VolumeConfig{})
+	if err != nil || !inner.Native || inner.Dir != outer.Dir {
+		t.Errorf("volume = %+v, %v; want the folder itself", inner, err)
+	}
+}
+
+// xfsGoingDown is XFS_IOC_GOINGDOWN with XFS_FSOP_GOING_FLAGS_NOLOGFLUSH (fs/xfs/libxfs/xfs_fs.h):
+// from this moment nothing more reaches the disk, as in a power cut.
+const xfsGoingDown, noLogFlush = 0x8004587d, 2
+
+func TestPowerCutLosesNothingDurable(t *testing.T) {
+	testlane.NeedRoot(t)
+	dir := t.TempDir()
+	volume := ensureVolume(t, dir)
+	store := openStore(t, volume.Dir, nil)
+	source := image(t, "python311", digestA, 16)
+	template := mustImport(t, store, source)
+	record := filepath.Join(volume.Dir, "record.json")
+	gone := filepath.Join(volume.Dir, "gone")
+	for _, path := range []string{record, gone} {
+		if err := durable.WriteFile(path, []byte("before"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := durable.WriteFile(record, []byte("after"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := durable.RemoveAll(gone); err != nil {
+		t.Fatal(err)
+	}
+	unsynced := filepath.Join(volume.Dir, "unsynced")
+	if err := os.WriteFile(unsynced, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	open, err := os.Open(record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cutPower(t, volume.Dir)
+	_, err = filesystem.EnsureReflinkVolume(t.Context(), dir, filesystem.VolumeConfig{})
+	wantCode(t, err, models.Precondition, "still use it")
+	if err := open.Close(); err != nil {
+		t.Error(err)
+	}
+	ensureVolume(t, dir) // finds it mounted, dead and unused
+	if _, err := os.Stat(unsynced); err == nil {
+		t.Error("what was not synced survived: this was no power cut and shows nothing")
+	}
+	if got, err := os.ReadFile(record); err != nil || string(got) != "after" {
+		t.Errorf("record = %q, %v", got, err)
+	}
+	if _, err := os.Stat(gone); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what was removed is back: %v", err)
+	}
+	wantCurrent(t, openStore(t, volume.Dir, nil), "python311", digestA)
+	wantSame(t, template.Rootfs, filepath.Join(source, filesystem.RootfsName))
+}
+
+func cutPower(t *testing.T, dir string) {
+	t.Helper()
+	f, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.IoctlSetPointerInt(int(f.Fd()), xfsGoingDown, noLogFlush); err != nil {
+		t.Fatalf("shut down the file system: %v", err)
+	}
+}
+
+func TestDamagedVolumeIsLeftAlone(t *testing.T) {
+	testlane.NeedRoot(t)
+	dir := t.TempDir()
+	volume := ensureVolume(t, dir)
+	if volume.Native {
+		testlane.Missing(t, "the folder for temporary files has reflinks itself: no volume is made")
+	}
+	if err := volume.Unmount(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "volume.xfs")
+	overwrite(t, path, "this was the superblock")
+	before := sum(t, path)
+	for range 2 {
+		_, err := filesystem.EnsureReflinkVolume(t.Context(), dir, filesystem.VolumeConfig{})
+		wantCode(t, err, models.Precondition, "xfs_repair")
+		if errors.Is(err, filesystem.ErrNoVolume) {
+			t.Error("a volume with data on it is reported as not to be had: the caller would go on without it")
+		}
+	}
+	if sum(t, path) != before {
+		t.Error("the damaged volume was written to")
+	}
+	wantFree(t, dir)
+}
+
+func TestForeignMountInTheVolumesPlace(t *testing.T) {
+	testlane.NeedRoot(t)
+	dir := t.TempDir()
+	volume := ensureVolume(t, dir)
+	if err := volume.Unmount(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	other := newVolume(t)
+	if err := unix.Mount(other.Dir, volume.Dir, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	_, err := filesystem.EnsureReflinkVolume(t.Context(), dir, filesystem.VolumeConfig{})
+	wantCode(t, err, models.Precondition, "something else")
+	if err := unix.Unmount(volume.Dir, 0); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestVolumeNotToBeHad(t *testing.T) {
+	testlane.NeedRoot(t)
+	t.Run("no mkfs.xfs", func(t *testing.T) {
+		dir := tmpfs(t, "2g")
+		t.Setenv("PATH", t.TempDir())
+		_, err := filesystem.EnsureReflinkVolume(t.Context(), dir, filesystem.VolumeConfig{SizeGiB: 1})
+		wantNoVolume(t, dir, err, "xfsprogs")
+	})
+	t.Run("no loop devices", func(t *testing.T) {
+		dir := tmpfs(t, "2g")
+		var err error
+		inEmptyDev(t, func() {
+			_, err = filesystem.EnsureReflinkVolume(t.Context(), dir, filesystem.VolumeConfig{SizeGiB: 1})
+		})
+		wantNoVolume(t, dir, err, "loop-control")
+	})
+	t.Run("no room", func(t *testing.T) {
+		dir := tmpfs(t, "2g")
+		_, err := filesystem.EnsureReflinkVolume(t.Context(), dir, filesystem.VolumeConfig{SizeGiB: 3})
+		wantCode(t, err, models.Exhausted, "2 GiB free")
+		wantNames(t, dir, "volume.lock")
+	})
+}
+
+func wantNoVolume(t *testing.T, dir string, err error, mention string) {
+	t.Helper()
+	if !errors.Is(err, filesystem.ErrNoVolume) || !strings.Contains(err.Error(), mention) {
+		t.Errorf("error = %v, want ErrNoVolume with %q", err, mention)
+	}
+	wantNames(t, dir, "volume.lock")
+}
+
+// inEmptyDev calls f on a thread whose /dev is empty. The thread ends with it.
+func inEmptyDev(t *testing.T, f func()) {
+	t.Helper()
+	failed := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS)
+		if err == nil {
+			err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+		}
+		if err == nil {
+			err = unix.Mount("tmpfs", "/dev", "tmpfs", 0, "size=4k")
+		}
+		if err == nil {
+			f()
+		}
+		failed <- err
+	}()
+	if err := <-failed; err != nil {
+		testlane.Missing(t, "cannot hide /dev: "+err.Error())
+	}
+}
+
+// wantFree checks that no loop device holds a file in dir.
+func wantFree(t *testing.T, dir string) {
+	t.Helper()
+	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		if held, err := os.ReadFile(file); err == nil && bytes.HasPrefix(held, []byte(dir+"/")) {
+			t.Errorf("%s still holds %s", file, held)
+		}
+	}
+}
+
+func sum(t *testing.T, path string) [sha256.Size]byte {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, io.LimitReader(f, 64*mib)); err != nil {
+		t.Fatal(err)
+	}
+	return [sha256.Size]byte(h.Sum(nil))
+}

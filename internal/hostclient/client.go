@@ -1,0 +1,181 @@
+// Package hostclient is the control plane's typed view of a host agent.
+//
+// Every error is coded (see grpcerr.Decode). Calls that the agent answers within moments have a
+// deadline of their own; those that take as long as the guest wants end with their ctx.
+package hostclient
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/wrenn-sandbox/wrenn/internal/grpcerr"
+	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+	pb "github.com/wrenn-sandbox/wrenn/proto/gen/hostagent/v1"
+)
+
+const (
+	// promptLimit bounds calls that involve no guest.
+	promptLimit = 5 * time.Second
+	// maxMessage is room for a list of every sandbox of a full host: 16,384 of some 1 KiB.
+	maxMessage = 64 << 20
+)
+
+// Client talks to one host agent. All methods may be called at the same time.
+type Client struct {
+	conn *grpc.ClientConn
+	api  pb.HostAgentServiceClient
+}
+
+// Dial returns a client of the agent at address (unix:///path or host:port) without
+// connecting yet. The connection is not encrypted: a TCP address belongs on a network
+// that nobody else can reach. An agent that went away is looked for at least once a second.
+func Dial(address string) (*Client, error) {
+	params := grpc.ConnectParams{
+		Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+		MinConnectTimeout: 2 * time.Second,
+	}
+	conn, err := grpc.NewClient(address,
+		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithConnectParams(params),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)), grpc.WithDisableServiceConfig(), grpc.WithNoProxy())
+	if err != nil {
+		return nil, fmt.Errorf("host agent address %q: %w", address, err)
+	}
+	return &Client{conn: conn, api: pb.NewHostAgentServiceClient(conn)}, nil
+}
+
+// Close ends the connection and fails the calls under way.
+func (c *Client) Close() error { return c.conn.Close() }
+
+// State is what a host observes of a sandbox.
+type State string
+
+// The states of a sandbox on a host.
+const (
+	Starting State = "starting"
+	Running  State = "running"
+	Stopping State = "stopping"
+	Failed   State = "failed" // its VM ended unasked; its record is kept until it is destroyed
+	Gone     State = "gone"   // only in watches: the host holds nothing of it any more
+)
+
+// Sandbox is a sandbox as its host sees it.
+type Sandbox struct {
+	ID        id.Sandbox
+	State     State
+	Reason    string // why it is in this state; safe for users
+	CreatedAt time.Time
+	Steps     []models.Step
+}
+
+// NewSandbox is what a host needs to make a sandbox.
+type NewSandbox struct {
+	ID       id.Sandbox
+	Template string
+	Size     models.Size
+	Env      map[string]string
+}
+
+// Create makes a sandbox and returns once it runs. It is safe to repeat. When it fails
+// and grpcerr.FromAgent(err) is true, the host holds nothing of it; otherwise that is unknown.
+func (c *Client) Create(ctx context.Context, n NewSandbox) (Sandbox, error) {
+	resp, err := c.api.CreateSandbox(ctx, &pb.CreateSandboxRequest{
+		SandboxId: string(n.ID), Template: n.Template, Env: n.Env,
+		Vcpus: int32(n.Size.VCPUs), MemoryMib: int32(n.Size.MemoryMiB), DiskMib: int32(n.Size.DiskMiB),
+	})
+	if err != nil {
+		return Sandbox{}, grpcerr.Decode(err)
+	}
+	return sandbox(resp.GetSandbox()), nil
+}
+
+// Destroy ends a sandbox and frees what it held; the guest gets grace to end in order. It
+// succeeds when there is nothing to destroy.
+func (c *Client) Destroy(ctx context.Context, sb id.Sandbox, grace time.Duration) error {
+	_, err := c.api.DestroySandbox(ctx, &pb.DestroySandboxRequest{SandboxId: string(sb), Grace: durationpb.New(grace)})
+	return grpcerr.Decode(err)
+}
+
+// Sandbox returns a sandbox, or NotFound.
+func (c *Client) Sandbox(ctx context.Context, sb id.Sandbox) (Sandbox, error) {
+	ctx, cancel := context.WithTimeout(ctx, promptLimit)
+	defer cancel()
+	resp, err := c.api.GetSandbox(ctx, &pb.GetSandboxRequest{SandboxId: string(sb)})
+	if err != nil {
+		return Sandbox{}, grpcerr.Decode(err)
+	}
+	return sandbox(resp.GetSandbox()), nil
+}
+
+// Console returns the last part of what the guest wrote to its console.
+func (c *Client) Console(ctx context.Context, sb id.Sandbox) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, promptLimit)
+	defer cancel()
+	resp, err := c.api.ReadConsole(ctx, &pb.ReadConsoleRequest{SandboxId: string(sb)})
+	return resp.GetData(), grpcerr.Decode(err)
+}
+
+// Info is what a host says of itself.
+type Info struct {
+	ID                                 id.Host
+	Hostname, AgentVersion             string
+	Driver, DriverVersion, Accelerator string
+	VCPUs                              int
+	MemoryMiB, DiskMiB                 int64
+	Reflinks                           bool
+	Templates                          []Template
+}
+
+// Template is an image on a host.
+type Template struct {
+	Name, Digest, Description string
+	Default                   models.Size
+}
+
+// Info asks the host for what it is and has.
+func (c *Client) Info(ctx context.Context) (Info, error) {
+	ctx, cancel := context.WithTimeout(ctx, promptLimit)
+	defer cancel()
+	r, err := c.api.GetHostInfo(ctx, &pb.GetHostInfoRequest{})
+	if err != nil {
+		return Info{}, grpcerr.Decode(err)
+	}
+	host, err := id.ParseHost(r.GetHostId())
+	if err != nil {
+		return Info{}, fmt.Errorf("host agent's answer: %w", err)
+	}
+	info := Info{
+		ID: host, Hostname: r.GetHostname(), AgentVersion: r.GetAgentVersion(),
+		Driver: r.GetDriver(), DriverVersion: r.GetDriverVersion(), Accelerator: r.GetAccelerator(),
+		VCPUs: int(r.GetVcpus()), MemoryMiB: r.GetMemoryMib(), DiskMiB: r.GetDiskMib(), Reflinks: r.GetReflinks(),
+	}
+	for _, t := range r.GetTemplates() {
+		info.Templates = append(info.Templates, Template{
+			Name: t.GetName(), Digest: t.GetDigest(), Description: t.GetDescription(),
+			Default: models.Size{VCPUs: int(t.GetDefaultVcpus()), MemoryMiB: int(t.GetDefaultMemoryMib()), DiskMiB: int(t.GetDiskMib())},
+		})
+	}
+	return info, nil
+}
+
+var states = map[pb.SandboxState]State{
+	pb.SandboxState_SANDBOX_STATE_STARTING: Starting,
+	pb.SandboxState_SANDBOX_STATE_RUNNING:  Running,
+	pb.SandboxState_SANDBOX_STATE_STOPPING: Stopping,
+	pb.SandboxState_SANDBOX_STATE_FAILED:   Failed,
+	pb.SandboxState_SANDBOX_STATE_GONE:     Gone,
+}
+
+func sandbox(m *pb.Sandbox) Sandbox {
+	s := Sandbox{ID: id.Sandbox(m.GetSandboxId()), State: states[m.GetState()], Reason: m.GetReason(), CreatedAt: m.GetCreatedAt().AsTime()}
+	for _, step := range m.GetSteps() {
+		s.Steps = append(s.Steps, models.Step{Name: step.GetName(), Duration: step.GetDuration().AsDuration()})
+	}
+	return s
+}

@@ -1,0 +1,307 @@
+// Package hostsim is a host agent without VMs, for tests of the control plane: a real gRPC
+// server on a unix socket that keeps sandboxes in memory and misbehaves when it is told to.
+package hostsim
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/wrenn-sandbox/wrenn/internal/grpcerr"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+	pb "github.com/wrenn-sandbox/wrenn/proto/gen/hostagent/v1"
+)
+
+// Host is a simulated host. Its sandboxes survive Kill, as VMs survive their agent.
+type Host struct {
+	pb.UnimplementedHostAgentServiceServer
+	t    testing.TB
+	path string
+
+	mu        sync.Mutex // guards all of the following
+	server    *grpc.Server
+	served    chan struct{}
+	info      *pb.GetHostInfoResponse
+	sandboxes map[string]*pb.Sandbox
+	watchers  map[chan *pb.Sandbox]bool
+	files     map[string][]byte
+	creating  func(context.Context, *pb.CreateSandboxRequest) error
+	created   func()
+	destroy   func(context.Context, string) error
+	creates   int
+	destroys  int
+	running   int // programs
+}
+
+// Start returns a host that serves until t ends.
+func Start(t testing.TB) *Host {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "hostsim-") // t.TempDir may be too long for a unix socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	h := &Host{
+		t: t, path: filepath.Join(dir, "agent.sock"), sandboxes: map[string]*pb.Sandbox{},
+		watchers: map[chan *pb.Sandbox]bool{}, files: map[string][]byte{}, info: defaultInfo(),
+	}
+	h.Restart()
+	t.Cleanup(h.Kill)
+	return h
+}
+
+func defaultInfo() *pb.GetHostInfoResponse {
+	return &pb.GetHostInfoResponse{
+		HostId: "host-0000abcd", Hostname: "sim", AgentVersion: "test", Driver: "qemu", DriverVersion: "0",
+		Accelerator: "tcg", Vcpus: 64, MemoryMib: 65536, DiskMib: 1 << 20,
+		Templates: []*pb.Template{
+			{Name: "python311", Digest: "sha256:00", DiskMib: 1024, Description: "Python", DefaultVcpus: 1, DefaultMemoryMib: 512},
+			{Name: "minimal", Digest: "sha256:01", DiskMib: 512, Description: "Little"},
+		},
+	}
+}
+
+// Address is where the agent listens, for hostclient.Dial.
+func (h *Host) Address() string { return "unix://" + h.path }
+
+// Kill ends the agent at once, as kill -9 does. Its sandboxes stay.
+func (h *Host) Kill() {
+	h.mu.Lock()
+	server, served := h.server, h.served
+	h.server = nil
+	h.mu.Unlock()
+	if server != nil {
+		server.Stop()
+		<-served
+	}
+}
+
+// Restart starts the agent again after Kill.
+func (h *Host) Restart() {
+	h.t.Helper()
+	l, err := net.Listen("unix", h.path)
+	if err != nil {
+		h.t.Fatalf("listen: %v", err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	s := grpc.NewServer(grpc.UnaryInterceptor(grpcerr.UnaryServer(log)), grpc.StreamInterceptor(grpcerr.StreamServer(log)))
+	pb.RegisterHostAgentServiceServer(s, h)
+	served := make(chan struct{})
+	h.mu.Lock()
+	h.server, h.served = s, served
+	h.mu.Unlock()
+	go func() {
+		defer close(served)
+		_ = s.Serve(l) // ends with Stop
+	}()
+}
+
+// Describe changes what the host says of itself.
+func (h *Host) Describe(change func(*pb.GetHostInfoResponse)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	change(h.info)
+}
+
+// OnCreate has before called at the begin of each create, whose error is the create's, and
+// after at its end, before it is answered. Either may be nil.
+func (h *Host) OnCreate(before func(context.Context, *pb.CreateSandboxRequest) error, after func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.creating, h.created = before, after
+}
+
+// OnDestroy has f called at the begin of each destroy, whose error is the destroy's.
+func (h *Host) OnDestroy(f func(context.Context, string) error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.destroy = f
+}
+
+// Put makes a sandbox in some state out of nothing: an orphan.
+func (h *Host) Put(sandbox string, state pb.SandboxState, reason string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	sb := &pb.Sandbox{SandboxId: sandbox, State: state, Reason: reason, CreatedAt: timestamppb.Now()}
+	h.sandboxes[sandbox] = sb
+	h.publish(sb)
+}
+
+// Lose forgets a sandbox, as a host does that lost its disk. quietly leaves the watchers unaware.
+func (h *Host) Lose(sandbox string, quietly bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.sandboxes, sandbox)
+	if !quietly {
+		h.publish(&pb.Sandbox{SandboxId: sandbox, State: pb.SandboxState_SANDBOX_STATE_GONE})
+	}
+}
+
+// State returns the state of a sandbox on the host, GONE when it has none of that id.
+func (h *Host) State(sandbox string) pb.SandboxState {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if sb, ok := h.sandboxes[sandbox]; ok {
+		return sb.GetState()
+	}
+	return pb.SandboxState_SANDBOX_STATE_GONE
+}
+
+// Counts returns how many creates and destroys were asked for, how many sandboxes there
+// are, and how many programs run.
+func (h *Host) Counts() (creates, destroys, sandboxes, programs int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.creates, h.destroys, len(h.sandboxes), h.running
+}
+
+// publish tells the watchers; the caller holds the lock.
+func (h *Host) publish(sb *pb.Sandbox) {
+	for w := range h.watchers {
+		select {
+		case w <- proto.CloneOf(sb):
+		default: // too slow: it is disconnected
+			close(w)
+			delete(h.watchers, w)
+		}
+	}
+}
+
+// GetHostInfo implements HostAgentService.
+func (h *Host) GetHostInfo(context.Context, *pb.GetHostInfoRequest) (*pb.GetHostInfoResponse, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return proto.CloneOf(h.info), nil
+}
+
+// CreateSandbox implements HostAgentService.
+func (h *Host) CreateSandbox(ctx context.Context, req *pb.CreateSandboxRequest) (*pb.CreateSandboxResponse, error) {
+	sb := &pb.Sandbox{
+		SandboxId: req.GetSandboxId(), State: pb.SandboxState_SANDBOX_STATE_STARTING, Template: req.GetTemplate(),
+		Vcpus: req.GetVcpus(), MemoryMib: req.GetMemoryMib(), DiskMib: req.GetDiskMib(), CreatedAt: timestamppb.Now(),
+	}
+	h.mu.Lock()
+	before, after := h.creating, h.created
+	h.creates++
+	h.sandboxes[req.GetSandboxId()] = sb
+	h.publish(sb)
+	h.mu.Unlock()
+	if before != nil {
+		if err := before(ctx, req); err != nil {
+			h.Lose(req.GetSandboxId(), false)
+			return nil, err
+		}
+	}
+	made, err := h.boot(req.GetSandboxId())
+	if err == nil && after != nil {
+		after()
+	}
+	return made, err
+}
+
+func (h *Host) boot(sandbox string) (*pb.CreateSandboxResponse, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	sb, ok := h.sandboxes[sandbox]
+	if !ok {
+		return nil, models.Errorf(models.Unavailable, "sandbox %s was destroyed meanwhile", sandbox)
+	}
+	sb.State = pb.SandboxState_SANDBOX_STATE_RUNNING
+	sb.Steps = []*pb.Step{{Name: "boot", Duration: durationpb.New(time.Microsecond)}}
+	h.publish(sb)
+	return &pb.CreateSandboxResponse{Sandbox: proto.CloneOf(sb)}, nil
+}
+
+// DestroySandbox implements HostAgentService.
+func (h *Host) DestroySandbox(ctx context.Context, req *pb.DestroySandboxRequest) (*pb.DestroySandboxResponse, error) {
+	h.mu.Lock()
+	f := h.destroy
+	h.destroys++
+	h.mu.Unlock()
+	if f != nil {
+		if err := f(ctx, req.GetSandboxId()); err != nil {
+			return nil, err
+		}
+	}
+	existed := h.State(req.GetSandboxId()) != pb.SandboxState_SANDBOX_STATE_GONE
+	if existed {
+		h.Lose(req.GetSandboxId(), false)
+	}
+	return &pb.DestroySandboxResponse{Existed: existed}, nil
+}
+
+// GetSandbox implements HostAgentService.
+func (h *Host) GetSandbox(_ context.Context, req *pb.GetSandboxRequest) (*pb.GetSandboxResponse, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	sb, ok := h.sandboxes[req.GetSandboxId()]
+	if !ok {
+		return nil, missing(req.GetSandboxId())
+	}
+	return &pb.GetSandboxResponse{Sandbox: proto.CloneOf(sb)}, nil
+}
+
+func missing(sandbox string) error {
+	return models.Errorf(models.NotFound, "there is no sandbox %s on this host", sandbox)
+}
+
+// WatchSandboxes implements HostAgentService.
+func (h *Host) WatchSandboxes(_ *pb.WatchSandboxesRequest, stream grpc.ServerStreamingServer[pb.WatchSandboxesResponse]) error {
+	changes := make(chan *pb.Sandbox, 1024)
+	h.mu.Lock()
+	var all []*pb.Sandbox
+	for _, sb := range h.sandboxes {
+		all = append(all, proto.CloneOf(sb))
+	}
+	h.watchers[changes] = true
+	h.mu.Unlock()
+	defer func() {
+		h.mu.Lock()
+		delete(h.watchers, changes)
+		h.mu.Unlock()
+	}()
+	for _, sb := range all {
+		if err := send(stream, sb); err != nil {
+			return err
+		}
+	}
+	if err := stream.Send(&pb.WatchSandboxesResponse{Event: &pb.WatchSandboxesResponse_Synced{Synced: true}}); err != nil {
+		return err
+	}
+	for {
+		select {
+		case sb, ok := <-changes:
+			if !ok {
+				return fmt.Errorf("watcher too slow")
+			}
+			if err := send(stream, sb); err != nil {
+				return err
+			}
+		case <-stream.Context().Done():
+			return nil
+		}
+	}
+}
+
+func send(stream grpc.ServerStreamingServer[pb.WatchSandboxesResponse], sb *pb.Sandbox) error {
+	return stream.Send(&pb.WatchSandboxesResponse{Event: &pb.WatchSandboxesResponse_Sandbox{Sandbox: sb}})
+}
+
+// ReadConsole implements HostAgentService.
+func (h *Host) ReadConsole(_ context.Context, req *pb.ReadConsoleRequest) (*pb.ReadConsoleResponse, error) {
+	if h.State(req.GetSandboxId()) == pb.SandboxState_SANDBOX_STATE_GONE {
+		return nil, missing(req.GetSandboxId())
+	}
+	return &pb.ReadConsoleResponse{Data: []byte("booting \xff\nready\n")}, nil
+}

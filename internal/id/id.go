@@ -1,0 +1,80 @@
+// Package id makes and parses the identifiers that users and hosts see.
+//
+// Each kind is a distinct type, so that a host's id cannot be passed where a
+// sandbox's is meant. Text from outside becomes an id only through the Parse
+// functions; an id is therefore always safe in a path, a device name and a URL.
+package id
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"regexp"
+)
+
+// Sandbox identifies a sandbox: "sb-" and 8 lower-case hexadecimal digits.
+type Sandbox string
+
+// Host identifies a host: "host-" and 8 lower-case hexadecimal digits.
+type Host string
+
+// Account identifies an account: "acc-" and 8 lower-case hexadecimal digits.
+type Account string
+
+// Key identifies an API key (it is not the key itself): "key-" and 8 lower-case hexadecimal digits.
+type Key string
+
+// Request identifies one API request: "req-" and 16 lower-case hexadecimal digits.
+type Request string
+
+var (
+	sandboxForm = regexp.MustCompile(`^sb-[0-9a-f]{8}$`)
+	hostForm    = regexp.MustCompile(`^host-[0-9a-f]{8}$`)
+	keyForm     = regexp.MustCompile(`^key-[0-9a-f]{8}$`)
+)
+
+// NewSandbox returns a random sandbox id. With 32 bits of randomness two can be
+// equal: the store that keeps them refuses a duplicate and the caller draws again.
+func NewSandbox() Sandbox { return Sandbox("sb-" + random(4)) }
+
+// NewHost returns a random host id.
+func NewHost() Host { return Host("host-" + random(4)) }
+
+// NewAccount returns a random account id.
+func NewAccount() Account { return Account("acc-" + random(4)) }
+
+// NewKey returns a random key id.
+func NewKey() Key { return Key("key-" + random(4)) }
+
+// NewRequest returns a random request id.
+func NewRequest() Request { return Request("req-" + random(8)) }
+
+// ParseSandbox checks the form of a sandbox id.
+func ParseSandbox(s string) (Sandbox, error) {
+	if !sandboxForm.MatchString(s) {
+		return "", fmt.Errorf("sandbox id %q is not of the form sb-xxxxxxxx", s)
+	}
+	return Sandbox(s), nil
+}
+
+// ParseHost checks the form of a host id.
+func ParseHost(s string) (Host, error) {
+	if !hostForm.MatchString(s) {
+		return "", fmt.Errorf("host id %q is not of the form host-xxxxxxxx", s)
+	}
+	return Host(s), nil
+}
+
+// ParseKey checks the form of a key id.
+func ParseKey(s string) (Key, error) {
+	if !keyForm.MatchString(s) {
+		return "", fmt.Errorf("key id %q is not of the form key-xxxxxxxx", s)
+	}
+	return Key(s), nil
+}
+
+func random(n int) string {
+	b := make([]byte, n)
+	rand.Read(b) // never fails: crypto/rand aborts the program when the system has no randomness
+	return hex.EncodeToString(b)
+}

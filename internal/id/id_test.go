@@ -1,0 +1,50 @@
+package id
+
+import (
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+func TestMadeIDsParse(t *testing.T) {
+	seen := map[string]bool{}
+	for range 100 {
+		sb, err := ParseSandbox(string(NewSandbox()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		host, err := ParseHost(string(NewHost()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		key, err := ParseKey(string(NewKey()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range []string{string(sb), string(host), string(key), string(NewAccount()), string(NewRequest())} {
+			if seen[s] {
+				t.Errorf("%s was made twice in 500 ids", s)
+			}
+			seen[s] = true
+		}
+	}
+}
+
+// TestOnlyTheExactFormParses: an id is used in paths, device names and URLs, so nothing that
+// could leave a folder or end a string early may pass.
+func TestOnlyTheExactFormParses(t *testing.T) {
+	for _, s := range []string{
+		"", "sb-", "sb-0123456", "sb-012345678", "sb-0123456G", "SB-01234567", "sb-ABCDEF01", "sb-01234567\n",
+		" sb-01234567", "sb-../../etc", "sb-0123456/", "sb-01234567\x00", "host-01234567", "sb_01234567", "sb-０1234567",
+	} {
+		if got, err := ParseSandbox(s); err == nil {
+			t.Errorf("ParseSandbox(%q) = %q", s, got)
+		}
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		s := rapid.String().Draw(t, "text")
+		if got, err := ParseSandbox(s); err == nil && len(got) != len("sb-01234567") {
+			t.Fatalf("ParseSandbox(%q) = %q", s, got)
+		}
+	})
+}

@@ -1,0 +1,165 @@
+// Package agent is the life of the sandboxes of one host.
+//
+// It composes the VM driver, the network, the disks and the guest protocol. What it
+// guarantees:
+//
+//   - Every sandbox has a folder with a record, written durably before anything is made
+//     for it and removed after everything is gone. Whatever instant the agent is killed at, the
+//     next Open finds each sandbox by its folder and either takes it over, running, or removes all of it.
+//   - A failed create, a destroy and the clean-up after a crash are the same code
+//     (dismantle), every step of which may be repeated.
+//   - The end of the agent ends no sandbox.
+//   - Destroy beats everything else that happens to a sandbox.
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wrenn-sandbox/wrenn/internal/filesystem"
+	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/network"
+	"github.com/wrenn-sandbox/wrenn/internal/vm"
+)
+
+// Config is what an Agent is made of.
+type Config struct {
+	Dir     string // the agent's own folder; sandboxes lie in Dir/sandboxes
+	Kernel  string // guest kernel, an uncompressed ELF
+	DNS     []netip.Addr
+	Driver  vm.Driver
+	Network *network.Network
+	Images  *filesystem.Store
+	Logger  *slog.Logger
+}
+
+// Agent owns the sandboxes of a host. Its methods may be called at the same time.
+type Agent struct {
+	cfg     Config
+	log     *slog.Logger
+	lock    *os.File // held while the agent lives: one agent a folder
+	changes *hub
+	tasks   sync.WaitGroup // watchers of VMs, and creates and destroys under way
+
+	mu        sync.Mutex // guards what follows
+	sandboxes map[id.Sandbox]*sandbox
+	closed    bool
+}
+
+// Open takes over what an earlier agent left in cfg.Dir: VMs that run are adopted,
+// everything else is removed. It fails when another agent works in that folder.
+func Open(ctx context.Context, cfg Config) (*Agent, error) {
+	if err := os.MkdirAll(filepath.Join(cfg.Dir, "sandboxes"), 0o700); err != nil {
+		return nil, fmt.Errorf("make the sandboxes folder: %w", err)
+	}
+	lock, err := lockFolder(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{
+		cfg: cfg, log: cfg.Logger, lock: lock, changes: newHub(),
+		sandboxes: map[id.Sandbox]*sandbox{},
+	}
+	if err := a.takeOver(ctx); err != nil {
+		_ = a.Close()
+		return nil, err
+	}
+	return a, nil
+}
+
+// Close leaves every sandbox running and frees what this process holds of them. Creates
+// under way are undone first.
+func (a *Agent) Close() error {
+	a.mu.Lock()
+	a.closed = true
+	all := slices.Collect(maps.Values(a.sandboxes))
+	a.mu.Unlock()
+	for _, s := range all {
+		s.abandon()
+	}
+	a.changes.close()
+	a.tasks.Wait()
+	return a.lock.Close()
+}
+
+// Sandbox returns one sandbox, or a NotFound error.
+func (a *Agent) Sandbox(sb id.Sandbox) (Sandbox, error) {
+	s, err := a.find(sb)
+	if err != nil {
+		return Sandbox{}, err
+	}
+	return s.view(), nil
+}
+
+// Sandboxes returns all that the host holds, oldest first.
+func (a *Agent) Sandboxes() []Sandbox {
+	a.mu.Lock()
+	all := slices.Collect(maps.Values(a.sandboxes))
+	a.mu.Unlock()
+	views := make([]Sandbox, len(all))
+	for i, s := range all {
+		views[i] = s.view()
+	}
+	slices.SortFunc(views, func(x, y Sandbox) int { return x.CreatedAt.Compare(y.CreatedAt) })
+	return views
+}
+
+// Console returns the last part, at most 512 KiB, of what the guest wrote to its serial console.
+func (a *Agent) Console(sb id.Sandbox) ([]byte, error) {
+	if _, err := a.find(sb); err != nil {
+		return nil, err
+	}
+	return vm.ReadConsole(a.runDir(sb))
+}
+
+func (a *Agent) find(sb id.Sandbox) (*sandbox, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if s, ok := a.sandboxes[sb]; ok {
+		return s, nil
+	}
+	return nil, models.Errorf(models.NotFound, "sandbox %s is not on this host", sb)
+}
+
+// forget takes a dismantled sandbox out of the list and tells the watchers.
+func (a *Agent) forget(s *sandbox) {
+	a.mu.Lock()
+	delete(a.sandboxes, s.id)
+	a.mu.Unlock()
+	gone := s.view()
+	gone.State = Gone
+	a.changes.publish(gone)
+}
+
+func (a *Agent) dir(sb id.Sandbox) string    { return filepath.Join(a.cfg.Dir, "sandboxes", string(sb)) }
+func (a *Agent) runDir(sb id.Sandbox) string { return filepath.Join(a.dir(sb), "run") }
+
+func lockFolder(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "agent.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the lock of %s: %w", dir, err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("another host agent works in %s: %w", dir, err)
+	}
+	return f, nil
+}
+
+// undoLimit bounds clean-up that must go on after its caller has gone.
+const undoLimit = 30 * time.Second
+
+func undoContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
+}

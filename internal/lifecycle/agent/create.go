@@ -1,0 +1,337 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/wrenn-sandbox/wrenn/internal/envdclient"
+	"github.com/wrenn-sandbox/wrenn/internal/filesystem"
+	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/network"
+	"github.com/wrenn-sandbox/wrenn/internal/vm"
+)
+
+// createLimit bounds a create whose caller set no deadline: a cold boot under software
+// emulation on a busy host takes seconds, so this only ends what hangs.
+const createLimit = 2 * time.Minute
+
+// envdPort is where envd listens in the guest: the port of E2B's envd protocol.
+const envdPort = 49983
+
+// Request is what a sandbox is made from.
+type Request struct {
+	ID       id.Sandbox
+	Template string
+	Size     models.Size
+	Env      map[string]string // of every process started in it
+}
+
+// Create makes a sandbox and returns once its envd has answered. After an error nothing
+// of it is left on the host, except its console in Dir/failed. For a sandbox that exists it returns that one:
+// a repeated request is answered like the first. It fails with Conflict when the sandbox
+// is being destroyed or has failed.
+func (a *Agent) Create(ctx context.Context, req Request) (Sandbox, error) {
+	tmpl, err := a.check(req)
+	if err != nil {
+		return Sandbox{}, err
+	}
+	s, isNew, err := a.enter(req)
+	if err != nil {
+		return Sandbox{}, err
+	}
+	if !isNew {
+		return a.await(ctx, s)
+	}
+	defer a.tasks.Done()
+	defer s.release()
+	ctx, cancel := context.WithTimeout(ctx, createLimit)
+	defer cancel()
+	defer context.AfterFunc(s.ctx, cancel)()
+
+	if err := a.build(ctx, s, tmpl, req.Env); err != nil {
+		err = a.explain(s, err)
+		a.log.Warn("sandbox could not be created", "sandbox_id", s.id, "error", err)
+		undo, done := undoContext(ctx)
+		defer done()
+		if left := a.dismantle(undo, s); left != nil {
+			a.log.Error("half-made sandbox could not be removed; the next start of the agent tries again",
+				"sandbox_id", s.id, "error", left)
+		}
+		return Sandbox{}, err
+	}
+	return s.view(), nil
+}
+
+func (a *Agent) check(req Request) (filesystem.Template, error) {
+	if err := models.CheckSize(req.Size); err != nil {
+		return filesystem.Template{}, err
+	}
+	if _, err := id.ParseSandbox(string(req.ID)); err != nil {
+		return filesystem.Template{}, models.Errorf(models.Invalid, "%v", err)
+	}
+	return a.cfg.Images.Template(req.Template)
+}
+
+// enter lists a new sandbox with its turn taken and its task counted, or returns the one that exists.
+func (a *Agent) enter(req Request) (s *sandbox, isNew bool, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed {
+		return nil, false, models.Errorf(models.Unavailable, "the host agent is stopping")
+	}
+	if s, ok := a.sandboxes[req.ID]; ok {
+		return s, false, nil
+	}
+	s = newSandbox(record{
+		Sandbox: req.ID, State: Starting, Template: req.Template, Size: req.Size,
+		Slot: -1, Token: newToken(), CreatedAt: time.Now().UTC(),
+	})
+	s.turn <- struct{}{}
+	a.sandboxes[req.ID] = s
+	a.tasks.Add(1)
+	return s, true, nil
+}
+
+// await answers a repeated create with the outcome of the first.
+func (a *Agent) await(ctx context.Context, s *sandbox) (Sandbox, error) {
+	if err := s.acquire(ctx); err != nil {
+		return Sandbox{}, err
+	}
+	defer s.release()
+	v := s.view()
+	if _, err := a.find(s.id); err != nil || v.State != Running {
+		return Sandbox{}, models.Errorf(models.Conflict, "sandbox %s exists and is %s", s.id, v.State)
+	}
+	return v, nil
+}
+
+// build is the story of a create. Each durable step is recorded before it is taken.
+func (a *Agent) build(ctx context.Context, s *sandbox, tmpl filesystem.Template, env map[string]string) error {
+	clock := stopwatch{last: time.Now()}
+	if err := a.prepare(ctx, s, &clock); err != nil {
+		return err
+	}
+	link, err := a.provide(ctx, s, tmpl)
+	if err != nil {
+		return err
+	}
+	clock.lap("clone_disk_and_attach_network")
+	if err := a.start(ctx, s, link); err != nil {
+		return err
+	}
+	clock.lap("start_vmm")
+	if err := a.greet(ctx, s, env, tmpl.DefaultUser, &clock); err != nil {
+		return err
+	}
+	rec := s.update(func(r *record) {
+		r.State, r.Guest = Running, link.Guest.Addr().String()
+		r.Steps = clock.steps
+	})
+	if err := rec.write(a.dir(s.id)); err != nil {
+		return err
+	}
+	clock.lap("record")
+	s.update(func(r *record) { r.Steps = clock.steps })
+	a.changes.publish(s.view())
+	return nil
+}
+
+// prepare reserves the network slot and writes the first record.
+func (a *Agent) prepare(ctx context.Context, s *sandbox, clock *stopwatch) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	slot, err := a.cfg.Network.Reserve(ctx)
+	if err != nil {
+		return err
+	}
+	rec := s.hold(slot)
+	if err := os.MkdirAll(a.runDir(s.id), 0o700); err != nil {
+		return fmt.Errorf("make the folder of %s: %w", s.id, err)
+	}
+	if err := rec.write(a.dir(s.id)); err != nil {
+		return err
+	}
+	a.changes.publish(s.view())
+	clock.lap("reserve")
+	return nil
+}
+
+// provide makes the disk and the network device, side by side.
+func (a *Agent) provide(ctx context.Context, s *sandbox, tmpl filesystem.Template) (network.Link, error) {
+	var link network.Link
+	size := s.view().Size
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		_, err := a.cfg.Images.Clone(ctx, tmpl, a.diskPath(s.id), size.DiskMiB)
+		return err
+	})
+	group.Go(func() (err error) {
+		slot, _ := s.holds() // prepare took it
+		link, err = a.cfg.Network.Attach(ctx, s.id, slot)
+		return err
+	})
+	err := group.Wait()
+	if err == nil && size.DiskMiB == 0 {
+		s.update(func(r *record) { r.Size.DiskMiB = tmpl.DiskMiB })
+	}
+	return link, err
+}
+
+// start boots the VM and records its process.
+func (a *Agent) start(ctx context.Context, s *sandbox, link network.Link) error {
+	size := s.view().Size
+	configured, err := a.cfg.Driver.Configure(ctx, vm.Spec{
+		ID: string(s.id), Dir: a.runDir(s.id), Kernel: a.cfg.Kernel, Rootfs: a.diskPath(s.id),
+		VCPUs: size.VCPUs, MemoryMiB: size.MemoryMiB,
+		NIC:  &vm.NIC{TAP: link.TAP, MAC: link.MAC},
+		Args: a.kernelArgs(s.id, link),
+	})
+	if err != nil {
+		return fmt.Errorf("configure the VM: %w", err)
+	}
+	machine, err := configured.Start(ctx)
+	if err != nil {
+		return fmt.Errorf("start the VM: %w", err)
+	}
+	saved := machine.Saved()
+	rec := s.update(func(r *record) { r.VM = &saved })
+	a.run(s, machine)
+	return rec.write(a.dir(s.id))
+}
+
+// run makes machine the sandbox's VM, with a client of its guest, and watches for its end.
+func (a *Agent) run(s *sandbox, machine vm.Running) {
+	guest := envdclient.New(func(ctx context.Context) (net.Conn, error) { return machine.Dial(ctx, envdPort) }, s.token())
+	s.mu.Lock()
+	s.vm, s.guest = machine, guest
+	s.mu.Unlock()
+	a.tasks.Go(func() { a.watch(s, machine) })
+}
+
+// greet waits for envd's first answer and gives the guest its identity.
+func (a *Agent) greet(ctx context.Context, s *sandbox, env map[string]string, user string, clock *stopwatch) error {
+	machine, guest := s.machine()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() { // ends with ctx
+		select {
+		case <-machine.Done():
+			cancel(errDied)
+		case <-ctx.Done():
+		}
+	}()
+	health, err := guest.Health(ctx)
+	if err != nil {
+		return cmpErr(context.Cause(ctx), fmt.Errorf("wait for the guest to boot: %w", err))
+	}
+	clock.lap("boot_guest")
+	err = guest.Init(ctx, envdclient.Init{
+		Hostname: string(s.id), Env: env, Now: time.Now(), DefaultUser: user,
+	})
+	if err != nil {
+		return cmpErr(context.Cause(ctx), fmt.Errorf("initialise the guest: %w", err))
+	}
+	s.update(func(r *record) { r.Envd = health.Version })
+	clock.lap("init_guest")
+	return nil
+}
+
+var errDied = errors.New("the VM ended while it was booting")
+
+// cmpErr prefers the news that the VM died to whatever failed because of it.
+func cmpErr(cause, err error) error {
+	if errors.Is(cause, errDied) {
+		return cause
+	}
+	return err
+}
+
+// explain turns what failed into an error that says why, with the VMM's or the guest's own words.
+func (a *Agent) explain(s *sandbox, err error) error {
+	if s.ctx.Err() != nil {
+		return models.Errorf(models.Conflict, "sandbox %s was destroyed while it was being created", s.id).WithCause(err)
+	}
+	var coded *models.Error
+	machine, _ := s.machine()
+	if machine == nil || (errors.As(err, &coded) && !errors.Is(err, errDied) && coded.Code != models.Deadline && coded.Code != models.Unavailable) {
+		if coded != nil {
+			return err
+		}
+		return models.Errorf(models.Internal, "the sandbox's VM could not be made").WithCause(err)
+	}
+	why := "the guest did not answer in time"
+	if errors.Is(err, errDied) {
+		why = machine.Exit().Reason
+	}
+	return models.Errorf(models.Unavailable, "the sandbox did not boot: %s", why).
+		WithHint("the end of its console: %s", a.consoleTail(s.id)).WithCause(err)
+}
+
+// consoleTail returns the last lines that the guest wrote, in one line.
+func (a *Agent) consoleTail(sb id.Sandbox) string {
+	text, err := vm.ReadConsole(a.runDir(sb))
+	if err != nil || len(text) == 0 {
+		return "(the console is empty)"
+	}
+	lines := strings.Split(strings.TrimSpace(strings.ToValidUTF8(string(text), "?")), "\n")
+	return strings.Join(lines[max(0, len(lines)-5):], " | ")
+}
+
+func (a *Agent) kernelArgs(sb id.Sandbox, link network.Link) []string {
+	args := []string{
+		"wrenn.hostname=" + string(sb),
+		"wrenn.ip=" + link.Guest.String(),
+		"wrenn.gw=" + link.Gateway.String(),
+	}
+	if len(a.cfg.DNS) > 0 {
+		args = append(args, "wrenn.dns="+joinAddrs(a.cfg.DNS))
+	}
+	return args
+}
+
+func joinAddrs(addrs []netip.Addr) string {
+	texts := make([]string, len(addrs))
+	for i, addr := range addrs {
+		texts[i] = addr.String()
+	}
+	return strings.Join(texts, ",")
+}
+
+func (a *Agent) diskPath(sb id.Sandbox) string { return filepath.Join(a.dir(sb), "rootfs.ext4") }
+
+func newToken() string {
+	b := make([]byte, 32)
+	rand.Read(b) // never fails: crypto/rand aborts the program when the system has no randomness
+	return hex.EncodeToString(b)
+}
+
+func (s *sandbox) token() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rec.Token
+}
+
+// stopwatch collects how long consecutive steps took.
+type stopwatch struct {
+	last  time.Time
+	steps []models.Step
+}
+
+func (w *stopwatch) lap(name string) {
+	now := time.Now()
+	w.steps = append(w.steps, models.Step{Name: name, Duration: now.Sub(w.last)})
+	w.last = now
+}

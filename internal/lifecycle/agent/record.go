@@ -1,0 +1,56 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/wrenn-sandbox/wrenn/internal/durable"
+	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/vm"
+)
+
+// record is the durable part of a sandbox: all that the next agent needs to take it
+// over or to remove it. It lies in record.json in the sandbox's folder, which only
+// root may enter, since it holds the guest's token.
+type record struct {
+	Sandbox   id.Sandbox    `json:"sandbox"`
+	State     State         `json:"state"`
+	Reason    string        `json:"reason,omitempty"`
+	Template  string        `json:"template"`
+	Size      models.Size   `json:"size"`
+	Slot      int           `json:"slot"` // of the network; -1 for none
+	Token     string        `json:"token"`
+	VM        *vm.Saved     `json:"vm,omitempty"`
+	CreatedAt time.Time     `json:"created_at"`
+	Steps     []models.Step `json:"steps,omitempty"`
+	Envd      string        `json:"envd,omitempty"` // version
+	Guest     string        `json:"guest,omitempty"`
+}
+
+func recordPath(dir string) string { return filepath.Join(dir, "record.json") }
+
+func (r record) write(dir string) error {
+	if err := durable.WriteJSON(recordPath(dir), r, 0o600); err != nil {
+		return fmt.Errorf("write the record of %s: %w", r.Sandbox, err)
+	}
+	return nil
+}
+
+// readRecord returns false for a folder without a record that can be read, which is
+// what a crash in the very first or very last step leaves.
+func readRecord(dir string) (record, bool, error) {
+	var r record
+	err := durable.ReadJSON(recordPath(dir), &r)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return record{}, false, nil
+	case err != nil && !os.IsPermission(err):
+		return record{}, false, fmt.Errorf("read the record in %s: %w", dir, err)
+	}
+	return r, err == nil, err
+}

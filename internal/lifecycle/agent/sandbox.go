@@ -1,0 +1,132 @@
+package agent
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/wrenn-sandbox/wrenn/internal/envdclient"
+	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/network"
+	"github.com/wrenn-sandbox/wrenn/internal/vm"
+)
+
+// State is what a host observes of a sandbox.
+type State string
+
+// The states, as in the HostAgent protocol.
+const (
+	Starting State = "starting"
+	Running  State = "running"
+	Stopping State = "stopping"
+	Failed   State = "failed" // the VM ended without having been asked to
+	Gone     State = "gone"   // only in changes: nothing of it is left
+)
+
+// Sandbox is a sandbox as its host sees it, at one moment.
+type Sandbox struct {
+	ID          id.Sandbox
+	State       State
+	Reason      string
+	Template    string
+	Size        models.Size
+	CreatedAt   time.Time
+	Steps       []models.Step
+	Guest       string // address
+	EnvdVersion string
+}
+
+// sandbox is the live side of a record.
+type sandbox struct {
+	id id.Sandbox
+
+	// turn is held by whoever changes the sandbox: a create or a destroy.
+	turn chan struct{}
+	// ctx ends when the sandbox is to be destroyed or the agent ends; a create under way stops then.
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	mu    sync.Mutex // guards what follows
+	rec   record
+	slot  *network.Slot      // nil until held
+	vm    vm.Running         // nil until started
+	guest *envdclient.Client // nil until it answered
+}
+
+func newSandbox(rec record) *sandbox {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &sandbox{id: rec.Sandbox, rec: rec, turn: make(chan struct{}, 1), ctx: ctx, cancel: cancel}
+}
+
+// acquire waits for the turn to change the sandbox; release gives it back.
+func (s *sandbox) acquire(ctx context.Context) error {
+	select {
+	case s.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return models.AsError(ctx.Err())
+	}
+}
+
+func (s *sandbox) release() { <-s.turn }
+
+func (s *sandbox) view() Sandbox {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Sandbox{
+		ID: s.id, State: s.rec.State, Reason: s.rec.Reason, Template: s.rec.Template, Size: s.rec.Size,
+		CreatedAt: s.rec.CreatedAt, Steps: slices.Clone(s.rec.Steps), Guest: s.rec.Guest, EnvdVersion: s.rec.Envd,
+	}
+}
+
+// update changes the record in memory and returns a copy to be written.
+func (s *sandbox) update(change func(*record)) record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(&s.rec)
+	r := s.rec
+	r.Steps = slices.Clone(r.Steps)
+	return r
+}
+
+// machine returns the VM and the guest's client, either of which may be nil.
+func (s *sandbox) machine() (vm.Running, *envdclient.Client) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.vm, s.guest
+}
+
+// holds returns the network slot that the sandbox holds, or false.
+func (s *sandbox) holds() (network.Slot, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.slot == nil {
+		return network.Slot{}, false
+	}
+	return *s.slot, true
+}
+
+// hold records in memory that the sandbox holds slot, and returns the record to be written.
+func (s *sandbox) hold(slot network.Slot) record {
+	rec := s.update(func(r *record) { r.Slot = slot.Index })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.slot = &slot
+	return rec
+}
+
+// abandon stops a create under way, waits for its end and lets go of the VM.
+func (s *sandbox) abandon() {
+	s.cancel()
+	s.turn <- struct{}{}
+	defer s.release()
+	machine, guest := s.machine()
+	if guest != nil {
+		guest.Close()
+	}
+	if machine != nil {
+		_ = machine.Release() // the process is about to end: nothing is left to be done about it
+	}
+}

@@ -1,0 +1,134 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/wrenn-sandbox/wrenn/internal/durable"
+	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/vm"
+)
+
+// takeOver looks at every sandbox folder that an earlier agent left. What runs is adopted;
+// what had failed stays, to be looked at and destroyed; the rest is removed.
+func (a *Agent) takeOver(ctx context.Context) error {
+	if err := durable.Sweep(a.dir("")); err != nil {
+		return fmt.Errorf("remove what an interrupted write left: %w", err)
+	}
+	entries, err := os.ReadDir(a.dir(""))
+	if err != nil {
+		return fmt.Errorf("list the sandboxes of an earlier agent: %w", err)
+	}
+	keep := map[id.Sandbox]bool{}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(8)
+	for _, e := range entries {
+		sb, err := id.ParseSandbox(e.Name())
+		if err != nil {
+			a.log.Warn("the sandboxes folder holds something that is not a sandbox", "name", e.Name())
+			continue
+		}
+		s := a.recall(sb)
+		keep[sb] = s.view().State == Running
+		group.Go(func() error { return a.settle(ctx, s) })
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	// Devices whose sandbox has no folder any more: the agent was killed in between.
+	swept, err := a.cfg.Network.Sweep(ctx, keep)
+	if len(swept) > 0 {
+		a.log.Warn("removed network devices of sandboxes that are gone", "sandboxes", swept)
+	}
+	return err
+}
+
+// recall lists a sandbox by its folder. One whose record cannot be read gets a record
+// that makes settle remove it: without a record nothing durable was promised to anybody.
+func (a *Agent) recall(sb id.Sandbox) *sandbox {
+	rec, ok, err := readRecord(a.dir(sb))
+	if err != nil {
+		a.log.Error("record cannot be read; the sandbox is removed", "sandbox_id", sb, "error", err)
+	}
+	if !ok || rec.Sandbox != sb {
+		rec = record{Sandbox: sb, State: Stopping, Slot: -1}
+	}
+	s := newSandbox(rec)
+	a.mu.Lock()
+	a.sandboxes[sb] = s
+	a.mu.Unlock()
+	return s
+}
+
+// settle brings one recalled sandbox to a state in which it can stay.
+func (a *Agent) settle(ctx context.Context, s *sandbox) error {
+	if rec := s.update(func(*record) {}); rec.Slot >= 0 {
+		slot, err := a.cfg.Network.Take(rec.Slot)
+		if err != nil {
+			return fmt.Errorf("take over the network slot of %s: %w", s.id, err)
+		}
+		s.hold(slot)
+	}
+	v := s.view()
+	switch v.State {
+	case Running:
+		return a.adopt(ctx, s)
+	case Failed:
+		return nil
+	default:
+		a.log.Warn("removing a sandbox that an earlier agent left half made or half destroyed",
+			"sandbox_id", s.id, "state", v.State)
+		return a.dismantle(ctx, s)
+	}
+}
+
+func (a *Agent) adopt(ctx context.Context, s *sandbox) error {
+	rec := s.update(func(*record) {})
+	slot, held := s.holds()
+	if rec.VM == nil || !held {
+		return a.fail(s, "its record names no VM")
+	}
+	if _, err := a.cfg.Network.Attach(ctx, s.id, slot); err != nil {
+		return fmt.Errorf("re-attach the network of %s: %w", s.id, err)
+	}
+	machine, err := a.cfg.Driver.Adopt(ctx, *rec.VM)
+	switch {
+	case errors.Is(err, vm.ErrGone):
+		return a.fail(s, "its VM ended while the host agent was down")
+	case err != nil:
+		return fmt.Errorf("adopt the VM of %s: %w", s.id, err)
+	}
+	a.run(s, machine)
+	a.log.Info("adopted a running sandbox", "sandbox_id", s.id, "pid", rec.VM.PID)
+	return nil
+}
+
+// watch waits for the VM's end and, if nobody asked for it, records what happened.
+func (a *Agent) watch(s *sandbox, machine vm.Running) {
+	select {
+	case <-machine.Done():
+	case <-s.ctx.Done(): // being destroyed, or the agent ends
+		return
+	}
+	if s.acquire(s.ctx) != nil { // a create under way comes to its own end first
+		return
+	}
+	defer s.release()
+	if exit := machine.Exit(); s.view().State == Running && !exit.Asked {
+		if err := a.fail(s, "its VM ended: "+exit.Reason); err != nil {
+			a.log.Error("could not record the end of a VM", "sandbox_id", s.id, "error", err)
+		}
+	}
+}
+
+// fail records that a sandbox's VM is gone. Its disk is kept until it is destroyed.
+func (a *Agent) fail(s *sandbox, reason string) error {
+	a.log.Warn("sandbox failed", "sandbox_id", s.id, "reason", reason)
+	rec := s.update(func(r *record) { r.State, r.Reason = Failed, reason })
+	a.changes.publish(s.view())
+	return rec.write(a.dir(s.id))
+}

@@ -1,0 +1,198 @@
+// Package controller carries out what users ask of sandboxes: it writes what is wanted to
+// the store, has the host agents do it, and writes down what came of it.
+//
+// Every operation goes on to a defined end when its caller goes away, and leaves a row that
+// tells the truth at every moment. What an operation could not finish, because a process or
+// a connection died, the Reconciler finishes: it compares the rows with what the hosts hold.
+package controller
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/wrenn-sandbox/wrenn/db"
+	"github.com/wrenn-sandbox/wrenn/internal/hostclient"
+	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/scheduler"
+)
+
+// Actions of the audit log.
+const (
+	auditCreate  = "sandbox.create"
+	auditDestroy = "sandbox.destroy"
+)
+
+// Store is what a Controller needs of the database.
+type Store interface {
+	CreateSandbox(ctx context.Context, n db.NewSandbox, place db.PlaceFunc) (models.Sandbox, error)
+	Transition(ctx context.Context, c db.Change) (models.Sandbox, error)
+	Sandbox(ctx context.Context, account id.Account, sb id.Sandbox) (models.Sandbox, error)
+}
+
+// Limits of operations. The zero value of each means its default.
+type Limits struct {
+	Create  time.Duration // until a sandbox must run; 2 min, as long as an agent tries
+	Destroy time.Duration // until a destroy is looked into; 30 s beyond Grace
+	Grace   time.Duration // that a guest has to end in order; 2 s
+}
+
+// writeLimit bounds the write of an outcome, which happens also after the operation was cancelled.
+const writeLimit = 10 * time.Second
+
+func (l Limits) withDefaults() Limits {
+	if l.Create == 0 {
+		l.Create = 2 * time.Minute
+	}
+	if l.Destroy == 0 {
+		l.Destroy = 30 * time.Second
+	}
+	if l.Grace == 0 {
+		l.Grace = 2 * time.Second
+	}
+	return l
+}
+
+// Options of a Controller. Store, Fleet and Log are required.
+type Options struct {
+	Store      Store
+	Fleet      *Fleet
+	Log        *slog.Logger
+	Limits     Limits
+	Overcommit scheduler.Overcommit // zero for the default
+}
+
+// Controller carries out operations. All methods may be called at the same time.
+type Controller struct {
+	Options
+	base   context.Context // of all operations
+	cancel context.CancelFunc
+
+	mu     sync.Mutex // guards closed, and wg against an Add during Wait
+	closed bool
+	wg     sync.WaitGroup
+}
+
+// New returns a controller, whose Close the caller must call.
+func New(opts Options) *Controller {
+	opts.Limits = opts.Limits.withDefaults()
+	if opts.Overcommit == (scheduler.Overcommit{}) {
+		opts.Overcommit = scheduler.DefaultOvercommit
+	}
+	base, cancel := context.WithCancel(context.Background())
+	return &Controller{Options: opts, base: base, cancel: cancel}
+}
+
+// Close refuses new operations and waits for those under way until ctx ends, then cancels
+// them and waits for their ends, which are written down.
+func (c *Controller) Close(ctx context.Context) {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	defer context.AfterFunc(ctx, c.cancel)()
+	c.wg.Wait()
+	c.cancel()
+}
+
+// By is a request: who asks and for whom.
+type By struct {
+	Account id.Account
+	Key     id.Key
+	Request id.Request
+}
+
+func (b By) db() db.By { return db.By{Actor: string(b.Key), Operation: string(b.Request)} }
+
+// detached runs op to its end, also when ctx ends first; then only the answer is lost.
+func (c *Controller) detached(ctx context.Context, op func(context.Context) (models.Sandbox, error)) (models.Sandbox, error) {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return models.Sandbox{}, models.Errorf(models.Unavailable, "the control plane is stopping").
+			WithHint("try again in a few seconds")
+	}
+	c.wg.Add(1)
+	c.mu.Unlock()
+	out := make(chan outcome, 1)
+	go func() {
+		defer c.wg.Done()
+		out <- c.guarded(op)
+	}()
+	select {
+	case o := <-out:
+		return o.sb, o.err
+	case <-ctx.Done():
+		return models.Sandbox{}, models.AsError(ctx.Err())
+	}
+}
+
+// outcome is what came of an operation.
+type outcome struct {
+	sb  models.Sandbox
+	err error
+}
+
+// guarded turns a panic of op into an error: one broken operation must not end the others.
+func (c *Controller) guarded(op func(context.Context) (models.Sandbox, error)) (o outcome) {
+	defer func() {
+		if v := recover(); v != nil {
+			c.Log.Error("panic in an operation", "panic", v, "stack", string(debug.Stack()))
+			o.err = models.AsError(fmt.Errorf("panic: %v", v))
+		}
+	}()
+	o.sb, o.err = op(c.base)
+	return o
+}
+
+// write makes a change, also when ctx has ended: what happened must be written down.
+func (c *Controller) write(ctx context.Context, change db.Change) (models.Sandbox, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeLimit)
+	defer cancel()
+	return c.Store.Transition(ctx, change)
+}
+
+// Running returns the client of the host of a running sandbox, NotFound, or Precondition
+// when the sandbox does not run.
+func (c *Controller) Running(ctx context.Context, account id.Account, sb id.Sandbox) (*hostclient.Client, error) {
+	row, err := c.Store.Sandbox(ctx, account, sb)
+	if err != nil {
+		return nil, err
+	}
+	if row.State != models.Running {
+		return nil, notRunning(row)
+	}
+	return c.Fleet.Client(row.Host)
+}
+
+func notRunning(sb models.Sandbox) error {
+	e := models.Errorf(models.Precondition, "the sandbox %s is in state %s, not running", sb.ID, sb.State)
+	switch sb.State {
+	case models.Pending, models.Starting:
+		return e.WithHint("wait until it runs")
+	case models.Failed:
+		return e.WithHint("its end: %s", sb.Reason)
+	default:
+		return e.WithHint("create another one")
+	}
+}
+
+// Console returns the last part of a sandbox's console, empty when its host has nothing of it.
+func (c *Controller) Console(ctx context.Context, account id.Account, sb id.Sandbox) ([]byte, error) {
+	row, err := c.Store.Sandbox(ctx, account, sb)
+	if err != nil || row.Host == "" {
+		return nil, err
+	}
+	client, err := c.Fleet.Client(row.Host)
+	if err != nil {
+		return nil, err
+	}
+	text, err := client.Console(ctx, sb)
+	if models.CodeOf(err) == models.NotFound {
+		return nil, nil
+	}
+	return text, err
+}

@@ -1,0 +1,202 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/wrenn-sandbox/wrenn/db"
+	"github.com/wrenn-sandbox/wrenn/internal/grpcerr"
+	"github.com/wrenn-sandbox/wrenn/internal/hostclient"
+	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/lifecycle"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/scheduler"
+)
+
+// draws is how many ids are tried: with a million sandboxes ever made, 1 in 4000 is taken.
+const draws = 4
+
+// Names of the steps that are the control plane's own share of a create. The host's lie between.
+const (
+	stepPlace    = "place"     // until the row is committed and the host is asked
+	stepHostCall = "host_call" // what the call to the host took beyond the host's own steps
+)
+
+// Request is what a user asks for. Zero sizes mean the template's default.
+type Request struct {
+	Template string
+	Size     models.Size
+	Env      map[string]string
+	Metadata map[string]string
+	Name     string
+}
+
+// Create makes a sandbox and returns it once it runs. When it is refused (Invalid, NotFound,
+// Exhausted, or Unavailable for want of a host) nothing is left; when it fails the
+// sandbox is left in state error with the reason. It goes on when ctx ends.
+func (c *Controller) Create(ctx context.Context, by By, r Request) (models.Sandbox, error) {
+	return c.detached(ctx, func(ctx context.Context) (models.Sandbox, error) { return c.create(ctx, by, r) })
+}
+
+func (c *Controller) create(ctx context.Context, by By, r Request) (models.Sandbox, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.Limits.Create)
+	defer cancel()
+	began := time.Now()
+	sb, err := c.insert(ctx, by, r)
+	if err != nil {
+		return models.Sandbox{}, err
+	}
+	steps := []models.Step{{Name: stepPlace, Duration: time.Since(began)}}
+	made, err := c.callCreate(ctx, sb, r.Env)
+	if err != nil {
+		return models.Sandbox{}, c.failed(ctx, by, sb, err)
+	}
+	return c.started(ctx, by, sb, append(steps, made...))
+}
+
+// insert commits the row in state starting, placed on a host.
+func (c *Controller) insert(ctx context.Context, by By, r Request) (models.Sandbox, error) {
+	n := db.NewSandbox{
+		Account: by.Account, Name: r.Name, Template: r.Template, Metadata: r.Metadata,
+		By: by.db(), Within: c.Limits.Create + writeLimit,
+	}
+	up := c.Fleet.reachable()
+	place := func(hosts []db.HostUse) (db.Placement, error) {
+		p, err := scheduler.SingleHost(views(hosts, up), scheduler.Request{Template: r.Template, Size: r.Size}, c.Overcommit)
+		return db.Placement{Host: p.Host, Size: p.Size}, err
+	}
+	for try := 1; ; try++ {
+		n.ID = id.NewSandbox()
+		sb, err := c.Store.CreateSandbox(ctx, n, place)
+		if err == nil || models.CodeOf(err) != models.Conflict || try == draws {
+			return sb, err
+		}
+	}
+}
+
+func views(hosts []db.HostUse, up map[id.Host]bool) []scheduler.Host {
+	out := make([]scheduler.Host, 0, len(hosts))
+	for _, h := range hosts {
+		reachable, ours := up[h.ID]
+		if !ours {
+			continue // no agent address of this control plane leads to it
+		}
+		v := scheduler.Host{
+			ID: h.ID, Reachable: reachable,
+			Capacity: scheduler.Room{VCPUs: int64(h.VCPUs), MemoryMiB: h.MemoryMiB, DiskMiB: h.DiskMiB},
+			Allotted: scheduler.Room{VCPUs: h.Use.VCPUs, MemoryMiB: h.Use.MemoryMiB, DiskMiB: h.Use.DiskMiB},
+		}
+		for _, t := range h.Templates {
+			v.Templates = append(v.Templates, scheduler.Template{
+				Name: t.Name, Default: models.Size{VCPUs: t.DefaultVCPUs, MemoryMiB: t.DefaultMemoryMiB, DiskMiB: t.DiskMiB},
+			})
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+func (c *Controller) callCreate(ctx context.Context, sb models.Sandbox, env map[string]string) ([]models.Step, error) {
+	client, err := c.Fleet.Client(sb.Host)
+	if err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	made, err := client.Create(ctx, hostclient.NewSandbox{ID: sb.ID, Template: sb.Template, Size: sb.Size, Env: env})
+	if err != nil {
+		return nil, err
+	}
+	rest := time.Since(began)
+	for _, s := range made.Steps {
+		rest -= s.Duration
+	}
+	return append(made.Steps, models.Step{Name: stepHostCall, Duration: max(0, rest)}), nil
+}
+
+func (c *Controller) started(ctx context.Context, by By, sb models.Sandbox, steps []models.Step) (models.Sandbox, error) {
+	change, err := next(sb, lifecycle.Started, by.db())
+	if err != nil {
+		return models.Sandbox{}, err
+	}
+	change.Steps, change.Audit = steps, db.Audit{Action: auditCreate, Outcome: "ok"}
+	now, err := c.write(ctx, change)
+	switch {
+	case err == nil:
+		return now, nil
+	case !errors.Is(err, db.ErrMoved):
+		e := models.AsError(err)
+		return models.Sandbox{}, models.Errorf(e.Code, "the sandbox %s was started, but that could not be recorded: %s", sb.ID, e.Message).
+			WithHint("it will be listed as running in a short while").WithCause(err)
+	case now.State == models.Running:
+		return now, nil // the reconciler saw it first
+	default:
+		return models.Sandbox{}, c.overtaken(ctx, now)
+	}
+}
+
+// failed writes down why a create failed and returns it for the user.
+func (c *Controller) failed(ctx context.Context, by By, sb models.Sandbox, cause error) error {
+	e := c.explain(ctx, cause)
+	change, err := next(sb, lifecycle.Failed, by.db())
+	if err != nil {
+		return err
+	}
+	change.Reason, change.Audit = e.Message, db.Audit{Action: auditCreate, Outcome: string(e.Code)}
+	now, err := c.write(ctx, change)
+	if errors.Is(err, db.ErrMoved) && now.State != models.Failed {
+		return c.overtaken(ctx, now)
+	}
+	if err != nil && !errors.Is(err, db.ErrMoved) {
+		c.Log.Error("failure of a create not recorded: the reconciler will", "sandbox_id", sb.ID, "op_id", by.Request, "error", err)
+	}
+	told := models.Errorf(e.Code, "the sandbox %s could not be started: %s", sb.ID, e.Message).WithCause(cause)
+	if e.Hint != "" {
+		return told.WithHint("%s", e.Hint)
+	}
+	return told.WithHint("it stays in state error until it is destroyed; its logs may tell more")
+}
+
+// explain says what a failed call to the host means for the sandbox. When the host has not
+// answered it may hold something of it, which the reconciler then removes.
+func (c *Controller) explain(ctx context.Context, cause error) *models.Error {
+	e := models.AsError(cause)
+	switch {
+	case grpcerr.FromAgent(cause):
+		return e
+	case c.base.Err() != nil:
+		return models.Errorf(models.Unavailable, "the control plane was stopped while the sandbox was being started")
+	case ctx.Err() != nil:
+		return models.Errorf(models.Deadline, "it did not start within %s", c.Limits.Create)
+	case e.Code == models.Unavailable:
+		return models.Errorf(models.Unavailable, "lost: the host agent went away while the sandbox was being started").
+			WithHint("create another one; this one can be destroyed")
+	default:
+		return e
+	}
+}
+
+// overtaken is the end of a create that a destroy, or the deadline, has overtaken. The host
+// may have heard of the destroy before it heard of the create, so it is told again.
+func (c *Controller) overtaken(ctx context.Context, now models.Sandbox) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.Limits.Destroy)
+	defer cancel()
+	if client, err := c.Fleet.Client(now.Host); err == nil {
+		if err := client.Destroy(ctx, now.ID, 0); err != nil {
+			c.Log.Warn("overtaken sandbox not removed: the reconciler will", "sandbox_id", now.ID, "error", err)
+		}
+	}
+	if now.State == models.Failed {
+		return models.Errorf(models.Deadline, "the sandbox %s could not be started: %s", now.ID, now.Reason)
+	}
+	return models.Errorf(models.Conflict, "the sandbox %s was destroyed while it was being started", now.ID)
+}
+
+// next is the change of sb that event e makes.
+func next(sb models.Sandbox, e lifecycle.Event, by db.By) (db.Change, error) {
+	to, err := lifecycle.Next(sb.State, e)
+	if err != nil {
+		return db.Change{}, err
+	}
+	return db.Change{ID: sb.ID, From: sb.State, Generation: sb.Generation, To: to, By: by}, nil
+}

@@ -1,0 +1,348 @@
+package controller
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/wrenn-sandbox/wrenn/db"
+	"github.com/wrenn-sandbox/wrenn/internal/hostclient"
+	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+)
+
+const (
+	// heartbeat is how often a host is asked for its capacity and templates, which may change.
+	heartbeat = 10 * time.Second
+	// After a failure a host is tried again soon, then more seldom.
+	reconnectFirst = 50 * time.Millisecond
+	reconnectMost  = 2 * time.Second
+)
+
+// HostStore is what a Fleet needs of the store.
+type HostStore interface {
+	Hosts(ctx context.Context) ([]db.Host, error)
+	RegisterHost(ctx context.Context, h db.Host, connected bool) (db.Host, []id.Host, error)
+	MarkUnreachable(ctx context.Context, h id.Host) error
+}
+
+// Fleet keeps a connection to every host agent and knows what each host holds.
+type Fleet struct {
+	hosts []*host
+	wg    sync.WaitGroup
+}
+
+// host is one agent's address and what is known of the host behind it.
+type host struct {
+	address string
+	client  *hostclient.Client
+	store   HostStore
+	log     *slog.Logger
+	wake    chan struct{} // something happened that the reconciler should look at
+
+	mu        sync.Mutex // guards the following
+	id        id.Host    // empty until known
+	reachable bool       // the watch is open
+	answered  bool       // it was reachable at least once since this process began
+	synced    bool       // seen is complete
+	lastErr   error
+	seen      map[id.Sandbox]sighting
+}
+
+// sighting is a sandbox on a host and since when it has been seen in this state.
+type sighting struct {
+	hostclient.Sandbox
+	since time.Time
+}
+
+// NewFleet returns a fleet of the agents at addresses. It does not connect yet.
+func NewFleet(addresses []string, store HostStore, log *slog.Logger) (*Fleet, error) {
+	f := &Fleet{}
+	for _, a := range addresses {
+		client, err := hostclient.Dial(a)
+		if err != nil {
+			f.closeClients()
+			return nil, err
+		}
+		f.hosts = append(f.hosts, &host{
+			address: a, client: client, store: store, log: log.With("agent", a),
+			wake: make(chan struct{}, 1), seen: map[id.Sandbox]sighting{},
+		})
+	}
+	return f, nil
+}
+
+// Run keeps the connections until ctx ends, then closes them.
+func (f *Fleet) Run(ctx context.Context) {
+	for _, h := range f.hosts {
+		f.wg.Go(func() { h.run(ctx) })
+	}
+	f.wg.Wait()
+	f.closeClients()
+}
+
+func (f *Fleet) closeClients() {
+	for _, h := range f.hosts {
+		_ = h.client.Close() // fails only when it is closed already
+	}
+}
+
+// Client returns the client of a host, reachable or not, or Unavailable for one whose
+// agent's address is not known.
+func (f *Fleet) Client(want id.Host) (*hostclient.Client, error) {
+	for _, h := range f.hosts {
+		if h.known() == want {
+			return h.client, nil
+		}
+	}
+	return nil, models.Errorf(models.Unavailable, "the host %s of the sandbox is not known here", want).
+		WithHint("try again when the host agent runs")
+}
+
+// reachable tells which hosts can be reached now.
+func (f *Fleet) reachable() map[id.Host]bool {
+	up := map[id.Host]bool{}
+	for _, h := range f.hosts {
+		h.mu.Lock()
+		up[h.id] = h.reachable
+		h.mu.Unlock()
+	}
+	return up
+}
+
+// HostStatus tells whether a host can be reached.
+type HostStatus struct {
+	Address  string
+	ID       id.Host // empty until known
+	Up       bool    // it can be reached now
+	Answered bool    // it has answered this process at least once
+	Err      error   // why it cannot be reached
+}
+
+// Status tells of each host.
+func (f *Fleet) Status() []HostStatus {
+	var all []HostStatus
+	for _, h := range f.hosts {
+		h.mu.Lock()
+		all = append(all, HostStatus{Address: h.address, ID: h.id, Up: h.reachable, Answered: h.answered, Err: h.lastErr})
+		h.mu.Unlock()
+	}
+	return all
+}
+
+func (h *host) known() id.Host {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.id
+}
+
+// run connects, watches, and connects again, until ctx ends.
+func (h *host) run(ctx context.Context) {
+	h.recall(ctx)
+	wait := reconnectFirst
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := h.session(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		h.lost(ctx, err)
+		if time.Since(began) > heartbeat {
+			wait = reconnectFirst
+		}
+		pause(ctx, wait)
+		wait = min(2*wait, reconnectMost)
+	}
+}
+
+// recall learns from the store which host was at the address, so that requests for its
+// sandboxes find their way as soon as it answers again.
+func (h *host) recall(ctx context.Context) {
+	all, err := h.store.Hosts(ctx)
+	if err != nil {
+		h.log.Warn("hosts not read from the database", "error", err)
+	}
+	for _, known := range all {
+		if known.Address == h.address {
+			h.mu.Lock()
+			h.id = known.ID
+			h.mu.Unlock()
+		}
+	}
+}
+
+// session registers the host and watches it until either fails.
+func (h *host) session(ctx context.Context) error {
+	info, err := h.client.Info(ctx)
+	if err != nil {
+		return err
+	}
+	if err := h.register(ctx, info, true); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	w, err := h.client.Watch(ctx)
+	if err != nil {
+		return err
+	}
+	beat := make(chan error, 1)
+	go func() { beat <- h.beat(ctx, cancel) }()
+	err = h.follow(w)
+	cancel()
+	if beatErr := <-beat; beatErr != nil {
+		return beatErr
+	}
+	return err
+}
+
+func (h *host) register(ctx context.Context, info hostclient.Info, connected bool) error {
+	known, replaced, err := h.store.RegisterHost(ctx, described(info, h.address), connected)
+	if err != nil {
+		return err
+	}
+	h.mu.Lock()
+	h.id = known.ID
+	h.mu.Unlock()
+	if connected {
+		h.log.Info("host connected", "host_id", known.ID, "connects", known.Connects,
+			"agent_version", known.AgentVersion, "driver", known.Driver, "accelerator", known.Accelerator)
+	}
+	for _, old := range replaced {
+		h.log.Warn("another host answers at the address: what the old one held is lost", "host_id", known.ID, "replaced", old)
+	}
+	return nil
+}
+
+func described(i hostclient.Info, address string) db.Host {
+	h := db.Host{
+		ID: i.ID, Name: i.Hostname, Address: address, AgentVersion: i.AgentVersion,
+		Driver: i.Driver, DriverVersion: i.DriverVersion, Accelerator: i.Accelerator,
+		VCPUs: i.VCPUs, MemoryMiB: i.MemoryMiB, DiskMiB: i.DiskMiB, Reflinks: i.Reflinks,
+	}
+	for _, t := range i.Templates {
+		h.Templates = append(h.Templates, db.Template{
+			Name: t.Name, Digest: t.Digest, Description: t.Description,
+			DiskMiB: t.Default.DiskMiB, DefaultVCPUs: t.Default.VCPUs, DefaultMemoryMiB: t.Default.MemoryMiB,
+		})
+	}
+	return h
+}
+
+// beat asks the host for its state now and then, and ends the session when it does not
+// answer: a watch alone does not notice an agent that hangs. A database that is away is no
+// reason to give up the host.
+func (h *host) beat(ctx context.Context, end context.CancelFunc) error {
+	for pause(ctx, heartbeat) {
+		info, err := h.client.Info(ctx)
+		if err != nil && ctx.Err() == nil {
+			end()
+			return err
+		}
+		if err == nil {
+			err = h.register(ctx, info, false)
+		}
+		if err != nil && ctx.Err() == nil {
+			h.log.Warn("state of the host not recorded", "error", err)
+		}
+	}
+	return nil
+}
+
+// follow takes in the watch until it ends.
+func (h *host) follow(w *hostclient.Watch) error {
+	first := map[id.Sandbox]sighting{}
+	for synced := false; ; {
+		sb, sync, err := w.Next()
+		switch {
+		case err != nil:
+			return err
+		case sync:
+			synced = true
+			h.sync(first)
+		case synced:
+			h.observe(sb)
+		default:
+			first[sb.ID] = sighting{Sandbox: sb, since: time.Now()}
+		}
+	}
+}
+
+// sync replaces all that was seen by what the host holds now.
+func (h *host) sync(all map[id.Sandbox]sighting) {
+	h.mu.Lock()
+	for sb, s := range all { // how long it has been seen survives a reconnect
+		if old, ok := h.seen[sb]; ok && old.State == s.State {
+			s.since = old.since
+			all[sb] = s
+		}
+	}
+	h.seen, h.synced, h.reachable, h.answered, h.lastErr = all, true, true, true, nil
+	h.mu.Unlock()
+	h.kick()
+}
+
+func (h *host) observe(sb hostclient.Sandbox) {
+	h.mu.Lock()
+	old := h.seen[sb.ID]
+	switch {
+	case sb.State == hostclient.Gone:
+		delete(h.seen, sb.ID)
+	case old.State == sb.State:
+		h.seen[sb.ID] = sighting{Sandbox: sb, since: old.since}
+	default:
+		h.seen[sb.ID] = sighting{Sandbox: sb, since: time.Now()}
+	}
+	h.mu.Unlock()
+	if sb.State == hostclient.Failed || sb.State == hostclient.Gone {
+		h.kick()
+	}
+}
+
+// lost notes that the host cannot be reached. What it holds is not known from then on.
+func (h *host) lost(ctx context.Context, err error) {
+	h.mu.Lock()
+	was, known := h.reachable, h.id
+	h.reachable, h.synced, h.lastErr = false, false, err
+	h.mu.Unlock()
+	if !was {
+		h.log.Debug("host still unreachable", "error", err)
+		return
+	}
+	h.log.Warn("host lost", "host_id", known, "error", err)
+	if err := h.store.MarkUnreachable(ctx, known); err != nil && ctx.Err() == nil {
+		h.log.Warn("host not marked as unreachable", "host_id", known, "error", err)
+	}
+}
+
+// kick wakes the reconciler, if there is one.
+func (h *host) kick() {
+	select {
+	case h.wake <- struct{}{}:
+	default:
+	}
+}
+
+// view returns what the host holds, or ok false when that is not known now.
+func (h *host) view() (known id.Host, seen map[id.Sandbox]sighting, ok bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	seen = make(map[id.Sandbox]sighting, len(h.seen))
+	for sb, s := range h.seen {
+		seen[sb] = s
+	}
+	return h.id, seen, h.synced
+}
+
+// pause waits for d and reports whether ctx is still alive.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,98 @@
+package controller
+
+import (
+	"time"
+
+	"github.com/wrenn-sandbox/wrenn/db"
+	"github.com/wrenn-sandbox/wrenn/internal/hostclient"
+	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+)
+
+// remedy is what closes a gap between a row and what its host holds.
+type remedy string
+
+const (
+	ask       remedy = "ask"        // the host, about this one sandbox, and believe it
+	markFail  remedy = "mark_fail"  // its VM ended unasked
+	markStart remedy = "mark_start" // it runs, and who had it made has not said so
+	finish    remedy = "finish"     // the destroy that somebody began
+	remove    remedy = "remove"     // from the host: no row wants it there
+)
+
+// gap is a sandbox whose row and host differ.
+type gap struct {
+	remedy
+	row  db.Row             // zero for a sandbox without a row
+	seen hostclient.Sandbox // zero for one that the host does not have
+	id   id.Sandbox
+}
+
+// patience is how long the reconciler waits before it takes a difference for a gap:
+// operations under way make differences that pass.
+type patience struct {
+	settle time.Duration // between the host's doing and the row of whoever asked for it
+	grace  time.Duration // for a sandbox on a host of which no row is known
+}
+
+// plan compares the rows with what host h holds at now. It is complete: a difference that
+// it does not name is one that will pass, or that passes a deadline and then is named.
+func plan(h id.Host, rows []db.Row, seen map[id.Sandbox]sighting, now time.Time, p patience) []gap {
+	var gaps []gap
+	wanted := map[id.Sandbox]bool{}
+	for _, row := range rows {
+		s, here := seen[row.ID]
+		if row.Host != h {
+			continue
+		}
+		wanted[row.ID] = true
+		if r := compare(row, s, here, now, p); r != "" {
+			gaps = append(gaps, gap{remedy: r, row: row, seen: s.Sandbox, id: row.ID})
+		}
+	}
+	for sb, s := range seen {
+		if !wanted[sb] && now.Sub(s.since) >= p.grace && s.State != hostclient.Stopping {
+			gaps = append(gaps, gap{remedy: remove, seen: s.Sandbox, id: sb})
+		}
+	}
+	return gaps
+}
+
+func compare(row db.Row, s sighting, here bool, now time.Time, p patience) remedy {
+	settled := here && now.Sub(s.since) >= p.settle
+	switch row.State {
+	case models.Running:
+		return compareRunning(s, here)
+	case models.Starting:
+		if s.State == hostclient.Running && settled {
+			return markStart
+		}
+		if row.Overdue {
+			return ask
+		}
+	case models.Stopping:
+		if row.Overdue || !here && row.Age >= p.settle {
+			return finish
+		}
+	case models.Failed: // its remains are kept until it is destroyed, but it must not run
+		if settled && (s.State == hostclient.Running || s.State == hostclient.Starting) && row.Age >= p.settle {
+			return remove
+		}
+	case models.Stopped:
+		if here && s.State != hostclient.Stopping && row.Age >= p.settle {
+			return remove
+		}
+	}
+	return ""
+}
+
+func compareRunning(s sighting, here bool) remedy {
+	switch {
+	case !here:
+		return ask // the row may be newer than the last message of the watch
+	case s.State == hostclient.Failed:
+		return markFail
+	default:
+		return ""
+	}
+}

@@ -1,0 +1,104 @@
+package controller
+
+import (
+	"testing"
+	"time"
+
+	"github.com/wrenn-sandbox/wrenn/db"
+	"github.com/wrenn-sandbox/wrenn/internal/hostclient"
+	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+)
+
+// TestCompare names every pair of a row's state and what the host has of it.
+func TestCompare(t *testing.T) {
+	now := time.Now()
+	p := patience{settle: 5 * time.Second, grace: 30 * time.Second}
+	const absent = hostclient.State("")
+	type when struct{ overdue, settled bool }
+	fresh, settled, overdue := when{}, when{settled: true}, when{overdue: true, settled: true}
+	for _, c := range []struct {
+		row  models.State
+		host hostclient.State
+		when
+		want remedy
+	}{
+		{models.Running, hostclient.Running, settled, ""},
+		{models.Running, hostclient.Starting, settled, ""},
+		{models.Running, hostclient.Stopping, settled, ""},
+		{models.Running, hostclient.Failed, fresh, markFail},
+		{models.Running, absent, fresh, ask},
+
+		{models.Starting, hostclient.Starting, settled, ""},
+		{models.Starting, hostclient.Starting, overdue, ask},
+		{models.Starting, hostclient.Running, fresh, ""},
+		{models.Starting, hostclient.Running, settled, markStart},
+		{models.Starting, hostclient.Running, overdue, markStart},
+		{models.Starting, hostclient.Failed, settled, ""},
+		{models.Starting, hostclient.Failed, overdue, ask},
+		{models.Starting, absent, settled, ""},
+		{models.Starting, absent, overdue, ask},
+
+		{models.Stopping, hostclient.Running, settled, ""},
+		{models.Stopping, hostclient.Running, overdue, finish},
+		{models.Stopping, hostclient.Failed, overdue, finish},
+		{models.Stopping, absent, fresh, ""},
+		{models.Stopping, absent, settled, finish},
+
+		{models.Failed, hostclient.Running, fresh, ""},
+		{models.Failed, hostclient.Running, settled, remove},
+		{models.Failed, hostclient.Starting, settled, remove},
+		{models.Failed, hostclient.Stopping, settled, ""},
+		{models.Failed, hostclient.Failed, settled, ""},
+		{models.Failed, absent, settled, ""},
+
+		{models.Stopped, hostclient.Running, fresh, ""},
+		{models.Stopped, hostclient.Running, settled, remove},
+		{models.Stopped, hostclient.Failed, settled, remove},
+		{models.Stopped, hostclient.Stopping, settled, ""},
+		{models.Stopped, absent, settled, ""},
+	} {
+		row := db.Row{ID: "sb-00000001", Host: "host-00000001", State: c.row, Overdue: c.overdue}
+		seen := map[id.Sandbox]sighting{}
+		s := sighting{Sandbox: hostclient.Sandbox{ID: row.ID, State: c.host}, since: now}
+		if c.settled {
+			row.Age, s.since = 6*time.Second, now.Add(-6*time.Second)
+		}
+		if c.host != absent {
+			seen[row.ID] = s
+		}
+		gaps := plan("host-00000001", []db.Row{row}, seen, now, p)
+		var got remedy
+		if len(gaps) == 1 {
+			got = gaps[0].remedy
+		}
+		if got != c.want || len(gaps) > 1 {
+			t.Errorf("row %s, host %q, %+v: %+v, want %q", c.row, c.host, c.when, gaps, c.want)
+		}
+	}
+}
+
+// TestPlanStrays: what a host has and no row wants there is removed, after the grace.
+func TestPlanStrays(t *testing.T) {
+	now := time.Now()
+	p := patience{settle: 5 * time.Second, grace: 30 * time.Second}
+	seen := map[id.Sandbox]sighting{}
+	add := func(sb id.Sandbox, state hostclient.State, age time.Duration) {
+		seen[sb] = sighting{Sandbox: hostclient.Sandbox{ID: sb, State: state}, since: now.Add(-age)}
+	}
+	add("sb-00000001", hostclient.Running, 31*time.Second)  // no row
+	add("sb-00000002", hostclient.Running, 29*time.Second)  // no row yet
+	add("sb-00000003", hostclient.Stopping, 31*time.Second) // being removed already
+	add("sb-00000004", hostclient.Running, 31*time.Second)  // belongs on another host
+	rows := []db.Row{{ID: "sb-00000004", Host: "host-00000002", State: models.Running}}
+	removed := map[id.Sandbox]bool{}
+	for _, g := range plan("host-00000001", rows, seen, now, p) {
+		if g.remedy != remove {
+			t.Errorf("%s: %s", g.id, g.remedy)
+		}
+		removed[g.id] = true
+	}
+	if len(removed) != 2 || !removed["sb-00000001"] || !removed["sb-00000004"] {
+		t.Errorf("removed %v, want sb-00000001 and sb-00000004", removed)
+	}
+}

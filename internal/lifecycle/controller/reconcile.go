@@ -1,0 +1,287 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/wrenn-sandbox/wrenn/db"
+	"github.com/wrenn-sandbox/wrenn/internal/hostclient"
+	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/lifecycle"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+)
+
+// ReconcileStore is what a Reconciler needs of the database beyond a Controller's Store.
+type ReconcileStore interface {
+	Lead(ctx context.Context) (*db.Lease, error)
+	RowsForHost(ctx context.Context, h id.Host, observed []id.Sandbox) ([]db.Row, error)
+	Homeless(ctx context.Context) ([]db.Row, error)
+}
+
+// Pace of a Reconciler. The zero value of each means its default.
+type Pace struct {
+	Tick   time.Duration // between comparisons; 2 s, and at once when a VM has ended
+	Settle time.Duration // see patience; 5 s
+	Grace  time.Duration // see patience; 30 s
+}
+
+func (p Pace) withDefaults() Pace {
+	if p.Tick == 0 {
+		p.Tick = 2 * time.Second
+	}
+	if p.Settle == 0 {
+		p.Settle = 5 * time.Second
+	}
+	if p.Grace == 0 {
+		p.Grace = 30 * time.Second
+	}
+	return p
+}
+
+const (
+	// remediesAtOnce bounds the load that a reconciler puts on one host.
+	remediesAtOnce = 8
+	// A remedy that failed is tried again soon, then more seldom.
+	retryFirst = time.Second
+	retryMost  = time.Minute
+	leaseLimit = 5 * time.Second
+)
+
+// system is the reconciler as the author of changes.
+var system = db.By{Actor: "system", Operation: "reconcile"}
+
+// Reconciler closes gaps between rows and hosts. Of several replicas one at a time is at
+// work, and if two were, each change would still be a compare-and-set.
+type Reconciler struct {
+	c     *Controller
+	store ReconcileStore
+	pace  Pace
+	log   *slog.Logger
+
+	mu    sync.Mutex // guards tries
+	tries map[id.Sandbox]attempt
+}
+
+type attempt struct {
+	wait time.Duration
+	next time.Time
+}
+
+// NewReconciler returns a reconciler that acts through c.
+func NewReconciler(c *Controller, store ReconcileStore, pace Pace) *Reconciler {
+	return &Reconciler{c: c, store: store, pace: pace.withDefaults(), log: c.Log, tries: map[id.Sandbox]attempt{}}
+}
+
+// Run works until ctx ends, whenever no other replica does.
+func (r *Reconciler) Run(ctx context.Context) {
+	for ctx.Err() == nil {
+		lease, err := r.store.Lead(ctx)
+		if err != nil && ctx.Err() == nil {
+			r.log.Warn("reconciler's lease not taken", "error", err)
+		}
+		if lease != nil {
+			r.lead(ctx, lease)
+			lease.Release(ctx)
+		}
+		pause(ctx, r.pace.Tick)
+	}
+}
+
+// lead reconciles all hosts until ctx ends or the lease is lost.
+func (r *Reconciler) lead(ctx context.Context, lease *db.Lease) {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	for _, h := range r.c.Fleet.hosts {
+		wg.Go(func() { r.follow(ctx, h) })
+	}
+	for pause(ctx, r.pace.Tick) {
+		check, done := context.WithTimeout(ctx, leaseLimit)
+		err := lease.Check(check)
+		done()
+		if err != nil {
+			r.log.Warn("reconciler's lease lost", "error", err)
+			return
+		}
+		r.adoptHomeless(ctx)
+	}
+}
+
+func (r *Reconciler) follow(ctx context.Context, h *host) {
+	for ctx.Err() == nil {
+		r.host(ctx, h)
+		t := time.NewTimer(r.pace.Tick)
+		select {
+		case <-h.wake:
+		case <-t.C:
+		case <-ctx.Done():
+		}
+		t.Stop()
+	}
+}
+
+// host closes the gaps of one host, unless it is not known what it holds.
+func (r *Reconciler) host(ctx context.Context, h *host) {
+	known, seen, ok := h.view()
+	if !ok {
+		return
+	}
+	observed := make([]id.Sandbox, 0, len(seen))
+	for sb := range seen {
+		observed = append(observed, sb)
+	}
+	rows, err := r.store.RowsForHost(ctx, known, observed)
+	if err != nil {
+		if ctx.Err() == nil {
+			r.log.Warn("host not reconciled", "host_id", known, "error", err)
+		}
+		return
+	}
+	gaps := plan(known, rows, seen, time.Now(), patience{settle: r.pace.Settle, grace: r.pace.Grace})
+	var g errgroup.Group
+	g.SetLimit(remediesAtOnce)
+	for _, gap := range r.due(gaps) {
+		g.Go(func() error {
+			r.outcome(ctx, gap, r.close(ctx, h.client, known, gap))
+			return nil
+		})
+	}
+	_ = g.Wait() // never fails
+}
+
+// due leaves out what failed a short while ago, and forgets failures of gaps that are no more.
+func (r *Reconciler) due(gaps []gap) []gap {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []gap
+	open := map[id.Sandbox]attempt{}
+	for _, g := range gaps {
+		a, failed := r.tries[g.id]
+		if failed {
+			open[g.id] = a
+		}
+		if !failed || !time.Now().Before(a.next) {
+			out = append(out, g)
+		}
+	}
+	r.tries = open
+	return out
+}
+
+func (r *Reconciler) outcome(ctx context.Context, g gap, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err == nil || errors.Is(err, db.ErrMoved) {
+		delete(r.tries, g.id)
+		return
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	wait := min(max(retryFirst, 2*r.tries[g.id].wait), retryMost)
+	r.tries[g.id] = attempt{wait: wait, next: time.Now().Add(wait)}
+	r.log.Warn("gap not closed", "sandbox_id", g.id, "remedy", string(g.remedy), "next_try_in", wait, "error", err)
+}
+
+func (r *Reconciler) close(ctx context.Context, client *hostclient.Client, h id.Host, g gap) error {
+	sb := models.Sandbox{ID: g.id, Host: h, State: g.row.State, Generation: g.row.Generation}
+	switch g.remedy {
+	case ask:
+		return r.ask(ctx, client, sb)
+	case markFail:
+		return r.fail(ctx, sb, ended(g.seen))
+	case markStart:
+		return r.started(ctx, sb, g.seen)
+	case finish:
+		if err := r.c.free(ctx, h, g.id); err != nil {
+			return err
+		}
+		r.log.Info("destroy finished for whoever began it", "sandbox_id", g.id)
+		_, err := r.c.freed(ctx, system, sb)
+		return err
+	default:
+		r.log.Warn("removing a sandbox that no row wants", "sandbox_id", g.id, "host_id", h, "state", string(g.seen.State))
+		return r.c.free(ctx, h, g.id)
+	}
+}
+
+// ask asks the host about a sandbox that should start or run, and writes down its answer.
+func (r *Reconciler) ask(ctx context.Context, client *hostclient.Client, sb models.Sandbox) error {
+	seen, err := client.Sandbox(ctx, sb.ID)
+	switch {
+	case models.CodeOf(err) == models.NotFound && err != nil:
+		return r.fail(ctx, sb, "lost: the host holds nothing of it")
+	case err != nil:
+		return err
+	case seen.State == hostclient.Failed:
+		return r.fail(ctx, sb, ended(seen))
+	case seen.State == hostclient.Running && sb.State == models.Starting:
+		return r.started(ctx, sb, seen)
+	case seen.State == hostclient.Starting && sb.State == models.Starting:
+		return r.fail(ctx, sb, "lost: it did not start before its deadline") // then removed, as one that must not run
+	default:
+		return nil
+	}
+}
+
+func ended(s hostclient.Sandbox) string {
+	if s.Reason == "" {
+		return "its VM ended"
+	}
+	return s.Reason
+}
+
+func (r *Reconciler) fail(ctx context.Context, sb models.Sandbox, reason string) error {
+	change, err := next(sb, lifecycle.Failed, system)
+	if err != nil {
+		return err
+	}
+	change.Reason = reason
+	if lifecycle.UnderWay(sb.State) == lifecycle.CreateOp {
+		change.Audit = db.Audit{Action: auditCreate, Outcome: string(models.Unavailable)}
+	}
+	if _, err = r.c.write(ctx, change); err == nil {
+		r.log.Warn("sandbox failed", "sandbox_id", sb.ID, "was", string(sb.State), "reason", reason)
+	}
+	return err
+}
+
+func (r *Reconciler) started(ctx context.Context, sb models.Sandbox, seen hostclient.Sandbox) error {
+	change, err := next(sb, lifecycle.Started, system)
+	if err != nil {
+		return err
+	}
+	change.Steps, change.Audit = seen.Steps, db.Audit{Action: auditCreate, Outcome: "ok"}
+	if _, err = r.c.write(ctx, change); err == nil {
+		r.log.Info("sandbox found running", "sandbox_id", sb.ID)
+	}
+	return err
+}
+
+// adoptHomeless ends the rows that no host can answer for.
+func (r *Reconciler) adoptHomeless(ctx context.Context) {
+	rows, err := r.store.Homeless(ctx)
+	if err != nil && ctx.Err() == nil {
+		r.log.Warn("sandboxes without a host not reconciled", "error", err)
+	}
+	for _, row := range rows {
+		sb := models.Sandbox{ID: row.ID, State: row.State, Generation: row.Generation}
+		switch {
+		case row.State == models.Stopping:
+			_, err = r.c.freed(ctx, system, sb)
+		case row.State == models.Pending:
+			err = r.fail(ctx, sb, "no host was found for it in time")
+		default:
+			err = r.fail(ctx, sb, "lost: its host "+row.HostName+" was replaced by another one")
+		}
+		if err != nil && !errors.Is(err, db.ErrMoved) && ctx.Err() == nil {
+			r.log.Warn("sandbox without a host not ended", "sandbox_id", row.ID, "error", err)
+		}
+	}
+}

@@ -1,0 +1,83 @@
+// Package lifecycle is the state table of a sandbox, as pure functions. Who may write a
+// state, and how a write is made safe, is the business of lifecycle/controller and db.
+package lifecycle
+
+import (
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+)
+
+// Event is what happens to a sandbox.
+type Event string
+
+// The events that are built so far.
+const (
+	Placed  Event = "placed"  // a host was chosen, the creation begins there
+	Started Event = "started" // its envd has answered
+	Failed  Event = "failed"  // it could not be made, or its VM ended unasked
+	Destroy Event = "destroy" // somebody asked for its end
+	Freed   Event = "freed"   // its host holds nothing of it any more
+)
+
+// table says which state follows from a state and an event. What is not in it is refused.
+var table = map[models.State]map[Event]models.State{
+	models.Pending:  {Placed: models.Starting, Failed: models.Failed, Destroy: models.Stopping},
+	models.Starting: {Started: models.Running, Failed: models.Failed, Destroy: models.Stopping},
+	models.Running:  {Failed: models.Failed, Destroy: models.Stopping},
+	models.Failed:   {Destroy: models.Stopping},
+	// A destroy that has begun is never given up: it cannot fail, only take long.
+	models.Stopping: {Freed: models.Stopped},
+	models.Stopped:  {},
+}
+
+// Next returns the state that follows, or a Precondition error.
+func Next(from models.State, e Event) (models.State, error) {
+	if to, ok := table[from][e]; ok {
+		return to, nil
+	}
+	return "", models.Errorf(models.Precondition, "a sandbox in state %s cannot take the event %s", from, e)
+}
+
+// Passing tells whether a state should pass by itself. Such a state has a deadline after
+// which the reconciler asks the host and converges to another state.
+func Passing(s models.State) bool {
+	return s == models.Pending || s == models.Starting || s == models.Stopping
+}
+
+// Operation is a request that changes a sandbox's state and takes a while.
+type Operation string
+
+// The operations that are built so far.
+const (
+	CreateOp  Operation = "create"
+	DestroyOp Operation = "destroy"
+)
+
+// underWay is the operation that a passing state belongs to.
+var underWay = map[models.State]Operation{
+	models.Pending: CreateOp, models.Starting: CreateOp, models.Stopping: DestroyOp,
+}
+
+// UnderWay returns the operation that a sandbox in state s undergoes, "" for none.
+func UnderWay(s models.State) Operation { return underWay[s] }
+
+// Verdict says what becomes of a request that meets another one under way.
+type Verdict string
+
+// The verdicts.
+const (
+	TakesOver Verdict = "takes over" // it ends the one under way
+	Joins     Verdict = "joins"      // it shares the outcome of the one under way
+	Refused   Verdict = "refused"
+)
+
+// Meet says what becomes of request when it meets running. Destroy beats all.
+func Meet(request, running Operation) Verdict {
+	switch {
+	case request == running:
+		return Joins
+	case request == DestroyOp:
+		return TakesOver
+	default:
+		return Refused
+	}
+}

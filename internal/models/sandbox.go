@@ -1,0 +1,74 @@
+package models
+
+import (
+	"time"
+
+	"github.com/wrenn-sandbox/wrenn/internal/id"
+)
+
+// State is where a sandbox is in its life. The values equal those of the Postgres
+// type sandbox_state and of the API's "state" field.
+type State string
+
+// The states that are built so far. Starting and Stopping are transitional: each
+// has a deadline after which the sandbox converges to another state.
+const (
+	Pending  State = "pending"
+	Starting State = "starting"
+	Running  State = "running"
+	Stopping State = "stopping"
+	Stopped  State = "stopped"
+	Failed   State = "error"
+)
+
+// Sandbox is a sandbox as the control plane knows it.
+type Sandbox struct {
+	ID         id.Sandbox
+	Account    id.Account
+	Host       id.Host // empty until placed
+	Name       string
+	Template   string
+	Size       Size
+	Metadata   map[string]string
+	State      State
+	Generation int64  // grows by one with every change of state
+	Reason     string // why it is in this state; safe for users
+	Steps      []Step // what its creation spent its time on
+	CreatedAt  time.Time
+	StartedAt  time.Time // zero until it first ran
+	UpdatedAt  time.Time
+	Deadline   time.Time // of a transitional state; zero otherwise
+}
+
+// Size is what a sandbox takes of its host.
+type Size struct {
+	VCPUs     int
+	MemoryMiB int
+	DiskMiB   int // 0 until known: the template's own size
+}
+
+// Step is one part of an operation and the time it took.
+type Step struct {
+	Name     string
+	Duration time.Duration
+}
+
+// Limits of a sandbox's size. The disk's lower bound is its template's size.
+const (
+	MinVCPUs, MaxVCPUs         = 1, 32
+	MinMemoryMiB, MaxMemoryMiB = 128, 65536
+	MaxDiskMiB                 = 1 << 20
+)
+
+// CheckSize returns an Invalid error that names the first field out of range.
+func CheckSize(s Size) error {
+	switch {
+	case s.VCPUs < MinVCPUs || s.VCPUs > MaxVCPUs:
+		return Errorf(Invalid, "vcpus must be between %d and %d, not %d", MinVCPUs, MaxVCPUs, s.VCPUs)
+	case s.MemoryMiB < MinMemoryMiB || s.MemoryMiB > MaxMemoryMiB:
+		return Errorf(Invalid, "memory_mib must be between %d and %d, not %d", MinMemoryMiB, MaxMemoryMiB, s.MemoryMiB)
+	case s.DiskMiB < 0 || s.DiskMiB > MaxDiskMiB:
+		return Errorf(Invalid, "disk_mib must be between 0 (the template's size) and %d, not %d", MaxDiskMiB, s.DiskMiB)
+	}
+	return nil
+}

@@ -1,0 +1,69 @@
+package network
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"time"
+
+	mdnetlink "github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/wrenn-sandbox/wrenn/internal/network/netns"
+)
+
+// Of linux/netfilter/nfnetlink_conntrack.h; package unix does not have them.
+const (
+	ctMessageDelete = 2  // IPCTNL_MSG_CT_DELETE
+	ctaMark         = 8  // CTA_MARK
+	ctaMarkMask     = 21 // CTA_MARK_MASK
+)
+
+// forgetConnections removes the connections of a guest from the kernel's table, which keeps an
+// idle TCP connection for five days. Otherwise the next sandbox with this address would get what the
+// other end still sends. The table's rules mark each connection with the guest's
+// address; the kernel deletes by mark without listing all connections to us.
+func forgetConnections(ns *netns.Namespace, guest netip.Addr) error {
+	conn, err := dialNetfilter(ns)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	attributes, err := mdnetlink.MarshalAttributes([]mdnetlink.Attribute{
+		{Type: ctaMark, Data: binary.BigEndian.AppendUint32(nil, connectionMark(guest))},
+		{Type: ctaMarkMask, Data: binary.BigEndian.AppendUint32(nil, 0xffffffff)},
+	})
+	if err != nil {
+		return err
+	}
+	_, err = conn.Execute(mdnetlink.Message{
+		Header: mdnetlink.Header{
+			Type:  unix.NFNL_SUBSYS_CTNETLINK<<8 | ctMessageDelete,
+			Flags: mdnetlink.Request | mdnetlink.Acknowledge,
+		},
+		Data: append([]byte{unix.AF_INET, unix.NFNETLINK_V0, 0, 0}, attributes...), // struct nfgenmsg
+	})
+	if err != nil {
+		return fmt.Errorf("forget connections of %s: %w", guest, err)
+	}
+	return nil
+}
+
+// connectionMark is the mark that the rules give to the connections of a guest: the bytes of its
+// address as they lie in the packet, loaded into a register.
+func connectionMark(guest netip.Addr) uint32 {
+	b := guest.As4()
+	return binary.NativeEndian.Uint32(b[:])
+}
+
+func dialNetfilter(ns *netns.Namespace) (*mdnetlink.Conn, error) {
+	conn, err := mdnetlink.Dial(unix.NETLINK_NETFILTER, &mdnetlink.Config{NetNS: ns.FD()})
+	if err != nil {
+		return nil, fmt.Errorf("open netfilter: %w", err)
+	}
+	return conn, setDeadline(conn)
+}
+
+func setDeadline(conn *mdnetlink.Conn) error {
+	return conn.SetDeadline(time.Now().Add(requestTimeout))
+}

@@ -1,0 +1,246 @@
+// Package network connects sandboxes: a TAP device and a /30 of its own for each, and one
+// nftables table for all of them.
+//
+// Each sandbox has a slot, four addresses of the subnet: the host's end of the TAP is .1,
+// the guest .2. The TAP is named tap-sb-xxxxxxxx after the sandbox. It is persistent: the VMM
+// opens it by its name, and it outlives the VMM and the agent until Detach.
+//
+// The table `wrenn` (see rules.go) matches TAPs by that name, so that a sandbox costs no
+// rule. It lets guests reach the world through the host's address, and denies them: each other,
+// the host (except for a ping of their gateway), link-local addresses and so cloud metadata,
+// multicast and broadcast, sources that are not their own, IPv6. Nothing from outside reaches
+// them but answers. No other table is touched.
+//
+// A Network belongs to the network namespace of the thread that called Open, whichever thread
+// calls its methods, and to one process at a time. All it needs after a restart is Take for
+// the slot of every sandbox that is to live on and Sweep for the others: what the kernel holds
+// is found again by name.
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/network/netns"
+)
+
+// DefaultSubnet gives 16,384 slots.
+var DefaultSubnet = netip.MustParsePrefix("10.0.0.0/16")
+
+// requestTimeout bounds one request to the kernel. They take microseconds; what takes this
+// long hangs.
+const requestTimeout = 10 * time.Second
+
+// Config says which addresses the sandboxes get.
+type Config struct {
+	Subnet netip.Prefix // from /16 to /30, IPv4; zero: DefaultSubnet
+	Logger *slog.Logger // nil: slog.Default()
+}
+
+// Info says what Open found.
+type Info struct {
+	Subnet netip.Prefix
+	Slots  int
+	// ForwardingEnabled says that Open turned net.ipv4.ip_forward on. It is never turned off again:
+	// by then another router on the machine (Docker, a VPN) may rely on it.
+	ForwardingEnabled bool
+	// Warnings are for the operator: what on this host will keep sandboxes from the network, and the remedy.
+	Warnings []string
+}
+
+// Network is the sandboxes' network in one namespace. Its methods may be called at the same time.
+type Network struct {
+	info  Info
+	log   *slog.Logger
+	slots *slots
+	busy  busy // sandboxes that are being attached or detached
+
+	ns    *netns.Namespace
+	route *netlink.Handle // rtnetlink(7)
+	inet  *os.File        // a socket for the ioctls of netdevice(7)
+	lock  *os.File
+
+	deleting sync.WaitGroup // requests to delete a device that the kernel still works on
+	deletion chan struct{}  // bounds their number
+
+	state  sync.RWMutex // held for reading by every method while it works
+	closed bool
+}
+
+// Open sets up the network in the calling thread's namespace: it checks that the subnet is
+// free, turns forwarding on and replaces the table `wrenn` in one transaction. TAPs that are
+// there stay as they are, and traffic through them goes on.
+//
+// Errors: Invalid for a subnet that cannot be used, Precondition for one that collides
+// with the host's routes (the hint names one that does not), Conflict while another process
+// has the namespace's network open.
+func Open(ctx context.Context, cfg Config) (*Network, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	if !cfg.Subnet.IsValid() {
+		cfg.Subnet = DefaultSubnet
+	}
+	slots, err := newSlots(cfg.Subnet)
+	if err != nil {
+		return nil, err
+	}
+	n := &Network{
+		info:     Info{Subnet: cfg.Subnet, Slots: slots.count()},
+		log:      cfg.Logger,
+		slots:    slots,
+		deletion: make(chan struct{}, maxDeletions),
+	}
+	if err := n.open(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("open sandbox network: %w", err), n.release())
+	}
+	return n, nil
+}
+
+// Info says what Open found.
+func (n *Network) Info() Info { return n.info }
+
+// Close lets go of the namespace, and leaves TAPs and table as they are, for the guests to
+// go on with. With remove it first deletes both, also TAPs that are in use. The Network
+// cannot be used afterwards; closing it again does nothing.
+func (n *Network) Close(ctx context.Context, remove bool) error {
+	var err error
+	if remove {
+		_, err = n.Sweep(ctx, nil)
+	}
+	n.state.Lock()
+	defer n.state.Unlock()
+	if n.closed {
+		return nil
+	}
+	n.closed = true
+	n.deleting.Wait()
+	if remove {
+		err = errors.Join(err, n.removeTable())
+	}
+	return errors.Join(err, n.release())
+}
+
+func (n *Network) open(ctx context.Context) error {
+	if err := n.acquire(); err != nil {
+		return err
+	}
+	if err := n.checkCollisions(); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	var err error
+	if n.info.ForwardingEnabled, err = enableForwarding(n.ns); err != nil {
+		return err
+	}
+	if err := n.applyTable(); err != nil {
+		return err
+	}
+	if n.info.Warnings, err = n.obstacles(); err != nil {
+		return err
+	}
+	for _, warning := range n.info.Warnings {
+		n.log.WarnContext(ctx, "sandboxes may have no network", "why", warning)
+	}
+	return nil
+}
+
+// acquire opens what n needs of the namespace of the calling thread.
+func (n *Network) acquire() (err error) {
+	if n.ns, err = netns.Current(); err != nil {
+		return err
+	}
+	return n.ns.Do(func() error {
+		if n.lock, err = lockNamespace(); err != nil {
+			return err
+		}
+		if n.inet, err = socket(unix.AF_INET); err != nil {
+			return err
+		}
+		if n.route, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+			return err
+		}
+		return n.route.SetSocketTimeout(requestTimeout)
+	})
+}
+
+func (n *Network) release() error {
+	if n.route != nil {
+		n.route.Close()
+	}
+	err := errors.Join(closeFile(n.inet), closeFile(n.lock))
+	if n.ns != nil {
+		err = errors.Join(err, n.ns.Close())
+	}
+	return err
+}
+
+// begin is called first in every method that works on the namespace, and end last.
+func (n *Network) begin(ctx context.Context) (end func(), err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	n.state.RLock()
+	if n.closed {
+		n.state.RUnlock()
+		return nil, models.Errorf(models.Unavailable, "the sandbox network is closed")
+	}
+	return n.state.RUnlock, nil
+}
+
+// beginFor is begin of what concerns one sandbox; for the same one it waits until it is its turn.
+func (n *Network) beginFor(ctx context.Context, sandbox id.Sandbox) (end func(), err error) {
+	if _, err := id.ParseSandbox(string(sandbox)); err != nil {
+		return nil, models.Errorf(models.Invalid, "%v", err)
+	}
+	done, err := n.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	unlock := n.busy.lock(sandbox)
+	return func() { unlock(); done() }, nil
+}
+
+// lockNamespace makes sure that no other process has this network. An abstract socket
+// belongs to its network namespace and goes with its process: unix(7).
+func lockNamespace() (*os.File, error) {
+	f, err := socket(unix.AF_UNIX)
+	if err != nil {
+		return nil, err
+	}
+	const name = "@wrenn-network"
+	if err := unix.Bind(int(f.Fd()), &unix.SockaddrUnix{Name: name}); err != nil {
+		err = models.Errorf(models.Conflict, "another host agent runs in this network namespace").
+			WithHint("end it first; `ss -xlp | grep %s` shows which it is", name).WithCause(err)
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+func socket(family int) (*os.File, error) {
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	return os.NewFile(uintptr(fd), "socket"), nil
+}
+
+func closeFile(f *os.File) error {
+	if f == nil {
+		return nil
+	}
+	return f.Close()
+}

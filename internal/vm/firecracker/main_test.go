@@ -1,0 +1,98 @@
+package firecracker_test
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/wrenn-sandbox/wrenn/internal/vm/firecracker/fctest"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/vmtest"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/vmtest/guestapp"
+)
+
+// TestMain is the strict server's executable where the test binary was started by that name.
+func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == "firecracker" {
+		os.Exit(fctest.Main(os.Args[1:], simulated))
+	}
+	os.Exit(vmtest.Main(m))
+}
+
+// fakeEnv names the folder of fake to copies of the test binary, which may be killed before they could remove one
+// of their own.
+const fakeEnv = "WRENN_FAKE_FIRECRACKER"
+
+// fake returns the paths of an executable that is the strict server, and of a kernel for it.
+func fake(t *testing.T) (binary, kernel string) {
+	t.Helper()
+	dir := os.Getenv(fakeEnv)
+	if dir == "" {
+		dir = t.TempDir()
+		t.Setenv(fakeEnv, dir)
+		self, err := os.Executable()
+		must(t, err)
+		must(t, os.Symlink(self, filepath.Join(dir, "firecracker")))
+		must(t, os.WriteFile(filepath.Join(dir, "vmlinux"), stubKernel(t), 0o600))
+	}
+	return filepath.Join(dir, "firecracker"), filepath.Join(dir, "vmlinux")
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// simulated is a kernel with the suite's guest as PID 1, as far as the suite can tell.
+func simulated(h fctest.Hardware) {
+	if why := unbootable(h.Root); why != "" {
+		fmt.Fprintf(h.Console, "[    0.1] Kernel panic - not syncing: %s\r\n", why)
+		return
+	}
+	end := make(chan string, 1)
+	finish := func(words string) func() {
+		return func() {
+			select {
+			case end <- words:
+			default:
+			}
+		}
+	}
+	app := guestapp.App{
+		Args: strings.Fields(h.Cmdline), Console: h.Console, CPUs: h.VCPUs, Root: filepath.Dir(h.Root),
+		Panic:   finish("[    1.0] Kernel panic - not syncing: sysrq triggered crash\r\n"),
+		Exit:    finish("[    1.0] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000300\r\n"),
+		Restart: finish("[    1.0] reboot: Restarting system with command ''\r\n"),
+	}
+	if app.Hangs() {
+		select {}
+	}
+	for _, port := range []uint32{guestapp.HTTPPort, guestapp.EchoPort} {
+		l, err := h.Listen(port)
+		if err != nil {
+			fmt.Fprintf(h.Console, "[    0.2] Kernel panic - not syncing: Attempted to kill init! (%v)\r\n", err)
+			return
+		}
+		go app.Serve(l, port)
+	}
+	io.WriteString(h.Console, <-end)
+}
+
+// unbootable says why the kernel cannot boot from the disk at path, if it cannot: there is no ext4 on it (its magic
+// number is 0xEF53, at 1080), or no file with the name of init.
+func unbootable(path string) string {
+	disk, err := os.ReadFile(path)
+	switch {
+	case err != nil || len(disk) < 1082 || !slices.Equal(disk[1080:1082], []byte{0x53, 0xef}):
+		return "VFS: Unable to mount root fs on unknown-block(254,0)"
+	case !bytes.Contains(disk, []byte("envd")):
+		return "Requested init /usr/local/bin/envd failed (error -2)."
+	}
+	return ""
+}

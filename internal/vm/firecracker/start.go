@@ -1,0 +1,136 @@
+package firecracker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/wrenn-sandbox/wrenn/internal/vm"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/firecracker/api"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/vmm"
+)
+
+// maxCmdline is CMDLINE_MAX_SIZE of Firecracker's src/vmm/src/arch/x86_64/layout.rs, less its final NUL and 256 bytes for
+// what Firecracker adds: the root device, and a virtio_mmio.device= for each device.
+const maxCmdline = 2047 - 256
+
+// guestCID is the guest's vsock address. It need not be unique on the host, as each VM has a socket of its own.
+const guestCID = 3
+
+// cmdline is the kernel's command line. reboot=k: a restart of the guest, or a panic, writes 0xFE to port 0x64, which
+// Firecracker takes as the order to exit; the guest needs no keyboard driver for it. pci=off: there is no PCI bus.
+func cmdline(args []string) string {
+	own := []string{"console=ttyS0", "reboot=k", "panic=-1", "pci=off", "quiet", "init=/usr/local/bin/envd", "wrenn.transport=vsock"}
+	return strings.Join(append(own, args...), " ")
+}
+
+// configured is a vm.Configured.
+type configured struct {
+	driver *Driver
+	spec   vm.Spec
+	files  files
+}
+
+// Start spawns Firecracker, configures it through its API, and starts the guest.
+func (c *configured) Start(ctx context.Context) (vm.Running, error) {
+	out, err := openOutputs(c.files)
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", c.spec.ID, err)
+	}
+	process, err := c.spawn(ctx, out)
+	out.spawned()
+	if err != nil {
+		out.close()
+		return nil, fmt.Errorf("start %s: %w", c.spec.ID, err)
+	}
+	v := newVM(c.files, process, out)
+	if err := c.boot(ctx, v); err != nil {
+		return nil, fmt.Errorf("start %s: %w", c.spec.ID, v.abandon(err))
+	}
+	return v, nil
+}
+
+func (c *configured) spawn(ctx context.Context, out *outputs) (*vmm.Process, error) {
+	return vmm.Spawn(ctx, vmm.Command{
+		Path: c.driver.binary,
+		Args: []string{"--id", c.spec.ID, "--api-sock", c.files.api,
+			"--log-path", c.files.log, "--level", string(api.LogWarning), "--metrics-path", c.files.metrics},
+		Dir:    c.files.dir,
+		Stdout: out.consoleWriter,
+		Stderr: out.logWriter,
+	})
+}
+
+// boot returns when the guest runs. Every call of the API has a deadline of its own.
+func (c *configured) boot(ctx context.Context, v *VM) error {
+	if err := awaitSocket(ctx, c.files.api, v.Done()); err != nil {
+		return err
+	}
+	for _, step := range []func(context.Context, *api.Client) error{c.putMachine, c.putDevices, c.putNIC} {
+		if err := step(ctx, v.api); err != nil {
+			return err
+		}
+	}
+	return v.api.Act(ctx, api.InstanceStart)
+}
+
+func (c *configured) putMachine(ctx context.Context, a *api.Client) error {
+	err := a.PutMachineConfig(ctx, api.MachineConfig{VCPUCount: c.spec.VCPUs, MemSizeMiB: c.spec.MemoryMiB})
+	if err != nil {
+		return err
+	}
+	return a.PutBootSource(ctx, api.BootSource{KernelImagePath: c.spec.Kernel, BootArgs: cmdline(c.spec.Args)})
+}
+
+// putDevices adds what every VM has. The disk's cache is unsafe: a guest's fsync costs nothing and does not reach the host's disk.
+// What a sandbox wrote survives the end of its VMM and of the agent; it is made durable when a snapshot is taken. The balloon is
+// empty; it has to be there from the start for memory to be taken back later.
+func (c *configured) putDevices(ctx context.Context, a *api.Client) error {
+	root := api.Drive{DriveID: "rootfs", PathOnHost: c.spec.Rootfs, IsRootDevice: true, CacheType: api.CacheUnsafe}
+	if err := a.PutDrive(ctx, root); err != nil {
+		return err
+	}
+	if err := a.PutVsock(ctx, api.Vsock{GuestCID: guestCID, UDSPath: c.files.vsock}); err != nil {
+		return err
+	}
+	if err := a.PutEntropy(ctx, api.Entropy{}); err != nil {
+		return err
+	}
+	return a.PutBalloon(ctx, api.Balloon{AmountMiB: 0, DeflateOnOOM: true})
+}
+
+func (c *configured) putNIC(ctx context.Context, a *api.Client) error {
+	n := c.spec.NIC
+	if n == nil {
+		return nil
+	}
+	return a.PutNetworkInterface(ctx, api.NetworkInterface{IfaceID: "eth0", HostDevName: n.TAP, GuestMAC: n.MAC.String()})
+}
+
+// socketLimit bounds the time from the start of the process to its listening, which takes milliseconds. It is long enough for a
+// loaded host that emulates its processor.
+const socketLimit = 60 * time.Second
+
+var errExited = errors.New("firecracker exited")
+
+// awaitSocket waits until something listens on the unix socket at path.
+func awaitSocket(ctx context.Context, path string, exited <-chan struct{}) error {
+	ctx, cancel := context.WithTimeout(ctx, socketLimit)
+	defer cancel()
+	for b := newBackoff(); ; {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
+		if err == nil {
+			return conn.Close()
+		}
+		select {
+		case <-exited:
+			return errExited
+		case <-ctx.Done():
+			return fmt.Errorf("wait for firecracker's API socket: %w (last attempt: %w)", ctx.Err(), err)
+		case <-b.after():
+		}
+	}
+}

@@ -1,0 +1,121 @@
+package firecracker_test
+
+import (
+	"bytes"
+	"debug/elf"
+	"encoding/binary"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/wrenn-sandbox/wrenn/internal/vm"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/firecracker"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/kvm"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/vmtest"
+)
+
+// TestSuiteStrictServer runs the suite with the strict server in Firecracker's place and a simulated guest.
+func TestSuiteStrictServer(t *testing.T) {
+	binary, kernel := fake(t)
+	vmtest.Run(t, func(t *testing.T) vmtest.Subject {
+		return vmtest.Subject{Driver: newDriver(t, binary), Kernel: kernel}
+	})
+}
+
+// TestSuiteFirecracker runs the suite with a real Firecracker and real guests.
+func TestSuiteFirecracker(t *testing.T) {
+	binary := realFirecracker(t)
+	needKVM(t)
+	kernel := realKernel(t)
+	vmtest.Run(t, func(t *testing.T) vmtest.Subject {
+		return vmtest.Subject{Driver: newDriver(t, binary), Kernel: kernel, NIC: true}
+	})
+}
+
+func newDriver(t *testing.T, binary string) vm.Driver {
+	t.Helper()
+	d, err := firecracker.New(t.Context(), firecracker.Options{Binary: binary})
+	must(t, err)
+	return d
+}
+
+// requireEnv makes the tests against a real Firecracker fail where they would be skipped. scripts/test-firecracker.sh sets it.
+const requireEnv = "WRENN_REQUIRE_FIRECRACKER"
+
+func missing(t *testing.T, what string) {
+	t.Helper()
+	if os.Getenv(requireEnv) == "1" {
+		t.Fatal(what)
+	}
+	t.Skip("skipped: " + what)
+}
+
+func realFirecracker(t *testing.T) string {
+	t.Helper()
+	path, err := exec.LookPath("firecracker")
+	if err != nil {
+		missing(t, "there is no firecracker on the PATH")
+	}
+	out, err := exec.Command(path, "--version").Output()
+	must(t, err)
+	t.Logf("%s: %s", path, bytes.TrimSpace(out))
+	return path
+}
+
+// needKVM trusts scripts/test-firecracker.sh, which judged KVM or brought a host: that one is emulated, and
+// too slow for the probe.
+func needKVM(t *testing.T) {
+	t.Helper()
+	if os.Getenv(requireEnv) == "1" {
+		return
+	}
+	if v := kvm.Probe(t.Context(), kvm.Device); !v.Usable {
+		t.Skip("skipped: " + v.Reason + " (make test-firecracker brings a host of its own)")
+	}
+}
+
+// kernelEnv names a guest kernel other than the one that `make images` built.
+const kernelEnv = "WRENN_GUEST_KERNEL"
+
+func realKernel(t *testing.T) string {
+	t.Helper()
+	path := os.Getenv(kernelEnv)
+	if path == "" {
+		path = "../../../build/guest/vmlinux"
+	}
+	abs, err := filepath.Abs(path)
+	must(t, err)
+	if _, err := os.Stat(abs); err != nil {
+		missing(t, "there is no guest kernel at "+abs+" (make images)")
+	}
+	return abs
+}
+
+// stubKernel is an ELF file with one segment, which satisfies whoever does not run it.
+func stubKernel(t *testing.T) []byte {
+	t.Helper()
+	const start, size = 4096, 8192
+	header := elf.Header64{
+		Ident: [16]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)},
+		Type:  uint16(elf.ET_EXEC), Machine: uint16(elf.EM_X86_64), Version: uint32(elf.EV_CURRENT),
+		Phoff: 64, Ehsize: 64, Phentsize: 56, Phnum: 1,
+	}
+	segment := elf.Prog64{Type: uint32(elf.PT_LOAD), Off: start, Filesz: size, Memsz: size}
+	var b bytes.Buffer
+	must(t, binary.Write(&b, binary.LittleEndian, header))
+	must(t, binary.Write(&b, binary.LittleEndian, segment))
+	b.Write(make([]byte, start+size-b.Len()))
+	return b.Bytes()
+}
+
+// TestKVMProbe fails where KVM is not usable and usableEnv is set, by which scripts/test-firecracker.sh asks.
+func TestKVMProbe(t *testing.T) {
+	v := kvm.Probe(t.Context(), kvm.Device)
+	t.Log(v.Reason)
+	if !v.Usable && os.Getenv(usableEnv) == "1" {
+		t.Fail()
+	}
+}
+
+const usableEnv = "WRENN_ASK_KVM"

@@ -1,0 +1,91 @@
+package qemu
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+)
+
+// Names of the sockets in a VM's folder.
+const (
+	qmpSocket     = "qmp.sock"
+	consoleSocket = "console.sock"
+	envdSocket    = "envd.sock"
+)
+
+// sockets are the agent's connections to one QEMU.
+type sockets struct {
+	qmp, console, envd net.Conn
+	files              []*os.File // the listening ends, until QEMU has inherited them: QMP, console, envd
+}
+
+// listen makes the sockets of a QEMU that is about to start, and connects to each of them.
+func listen(dir string) (*sockets, error) {
+	s := &sockets{}
+	for _, one := range []struct {
+		name string
+		conn *net.Conn
+	}{{qmpSocket, &s.qmp}, {consoleSocket, &s.console}, {envdSocket, &s.envd}} {
+		if err := s.listenAndConnect(filepath.Join(dir, one.name), one.conn); err != nil {
+			s.close()
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+func (s *sockets) listenAndConnect(path string, conn *net.Conn) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) { // of an earlier start
+		return fmt.Errorf("remove socket: %w", err)
+	}
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return fmt.Errorf("make socket: %w", err)
+	}
+	defer listener.Close()
+	listener.SetUnlinkOnClose(false)
+	file, err := listener.File()
+	if err != nil {
+		return fmt.Errorf("make socket: %w", err)
+	}
+	s.files = append(s.files, file)
+	*conn, err = net.Dial("unix", path) // never blocks: the connection waits in the listener's queue
+	if err != nil {
+		return fmt.Errorf("connect to socket: %w", err)
+	}
+	return nil
+}
+
+// connect connects to a QEMU that runs. Its envd socket is left to the session, which connects by itself.
+func connect(dir string) (*sockets, error) {
+	s := &sockets{}
+	var err error
+	if s.qmp, err = net.Dial("unix", filepath.Join(dir, qmpSocket)); err != nil {
+		return nil, fmt.Errorf("connect to QEMU: %w", err)
+	}
+	if s.console, err = net.Dial("unix", filepath.Join(dir, consoleSocket)); err != nil {
+		s.close()
+		return nil, fmt.Errorf("connect to the console: %w", err)
+	}
+	return s, nil
+}
+
+// closeFiles closes the listening ends, which QEMU has its own copies of.
+func (s *sockets) closeFiles() {
+	for _, file := range s.files {
+		file.Close()
+	}
+	s.files = nil
+}
+
+func (s *sockets) close() {
+	s.closeFiles()
+	for _, conn := range []net.Conn{s.qmp, s.console, s.envd} {
+		if conn != nil {
+			conn.Close()
+		}
+	}
+}

@@ -1,0 +1,157 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/wrenn-sandbox/wrenn/internal/vm"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/qemu/qmp"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/vmm"
+)
+
+// startLimit bounds the time from the start of the process until its VM runs, which takes 50 ms on an idle host.
+const startLimit = time.Minute
+
+// exitLimit is how long QEMU may take from closing its sockets, when it gives up, to its end.
+const exitLimit = 5 * time.Second
+
+// configured implements vm.Configured.
+type configured struct {
+	driver *Driver
+	spec   vm.Spec
+}
+
+// Start implements vm.Configured.
+func (c *configured) Start(ctx context.Context) (vm.Running, error) {
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	m, err := c.spawn(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("start vm %s: %w", c.spec.ID, err)
+	}
+	if err := m.awaitRunning(ctx); err != nil {
+		return nil, fmt.Errorf("start vm %s: %w", c.spec.ID, m.discard(err))
+	}
+	go m.watch()
+	return m, nil
+}
+
+// spawn returns a machine that nobody watches yet. Its QEMU has been started, and may have ended again.
+func (c *configured) spawn(ctx context.Context) (*machine, error) {
+	out, err := openOutputs(c.spec.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer out.closeWriter()
+	s, err := listen(c.spec.Dir)
+	if err != nil {
+		out.close()
+		return nil, err
+	}
+	defer s.closeFiles()
+	process, err := vmm.Spawn(ctx, vmm.Command{
+		Path: c.driver.binary, Args: c.driver.arguments(c.spec), Dir: c.spec.Dir,
+		Stdout: out.writer, Stderr: out.writer, Files: s.files,
+	})
+	if err != nil {
+		s.close()
+		out.close()
+		return nil, err
+	}
+	return c.driver.newMachine(c.spec.Dir, process, s, out), nil
+}
+
+// awaitRunning waits until QEMU says that the guest executes.
+func (m *machine) awaitRunning(ctx context.Context) error {
+	if err := m.attach(ctx); err != nil {
+		return err
+	}
+	var status struct {
+		Running bool   `json:"running"`
+		Status  string `json:"status"`
+	}
+	if err := m.qmp.Execute(ctx, "query-status", nil, &status); err != nil {
+		return err
+	}
+	if !status.Running {
+		return fmt.Errorf("the guest does not run, its state is %q", vm.Printable(status.Status))
+	}
+	return nil
+}
+
+// discard ends a machine that did not start, and returns the reason in QEMU's own words where there are any.
+func (m *machine) discard(cause error) error {
+	if errors.Is(cause, qmp.ErrClosed) { // it is just about to end, and its status is worth waiting for
+		select {
+		case <-m.process.Done():
+		case <-time.After(exitLimit):
+		}
+	}
+	if err := m.process.Kill(context.Background()); err != nil {
+		cause = errors.Join(cause, err)
+	}
+	m.detach(true)
+	m.process.Release()
+	if words := m.out.lastWords(); words != "" {
+		return fmt.Errorf("QEMU says: %s", words)
+	}
+	return cause
+}
+
+// Adopt implements vm.Driver.
+func (d *Driver) Adopt(ctx context.Context, saved vm.Saved) (vm.Running, error) {
+	if saved.Driver != Name {
+		return nil, fmt.Errorf("adopt %s: %w", saved.Dir, errOtherDriver)
+	}
+	process, err := vmm.Adopt(vmm.Identity{PID: saved.PID, StartTime: saved.StartTime, BootID: saved.BootID})
+	if err != nil {
+		return nil, fmt.Errorf("adopt %s: %w", saved.Dir, err)
+	}
+	m, err := d.reconnect(ctx, saved.Dir, process)
+	if err != nil {
+		return nil, fmt.Errorf("adopt %s: %w", saved.Dir, letGo(process, err))
+	}
+	go m.watch()
+	return m, nil
+}
+
+// letGo releases process, and turns err into vm.ErrGone if the process ended meanwhile.
+func letGo(process *vmm.Process, err error) error {
+	defer process.Release()
+	if errors.Is(err, qmp.ErrClosed) {
+		select {
+		case <-process.Done():
+		case <-time.After(exitLimit):
+		}
+	}
+	select {
+	case <-process.Done():
+		return fmt.Errorf("%w: %w", vm.ErrGone, err)
+	default:
+		return err
+	}
+}
+
+// reconnect leaves process to its caller when it fails.
+func (d *Driver) reconnect(ctx context.Context, dir string, process *vmm.Process) (*machine, error) {
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	out, err := openOutputs(dir)
+	if err != nil {
+		return nil, err
+	}
+	out.closeWriter() // QEMU has its own
+	s, err := connect(dir)
+	if err != nil {
+		out.close()
+		return nil, err
+	}
+	m := d.newMachine(dir, process, s, out)
+	if err := m.attach(ctx); err != nil {
+		m.detach(false)
+		return nil, err
+	}
+	return m, nil
+}

@@ -1,0 +1,117 @@
+// Package vm is the contract between the host agent and a virtual machine monitor (VMM).
+//
+// A VM moves through three phases, each a type of its own, so that a call that makes
+// no sense in a phase does not compile:
+//
+//	Driver.Configure -> Configured -- Start --> Running -- Stop, Kill --> Exit
+//	                                  Driver.Adopt ^
+//
+// Guarantees every driver gives, held by the suite in vmtest:
+//
+//   - A VMM runs detached, in a session of its own: the end of the agent ends no VM.
+//   - Running.Saved is all that Adopt needs after a restart of the agent. Adopt checks pid
+//     and start time, so that a recycled pid is never taken for a VM.
+//   - After a failed Start, and after Stop or Kill returned without error, no process is left.
+//   - Whatever a driver makes lies in Spec.Dir. It removes nothing there: the folder is its caller's.
+//   - The guest's serial console is kept, bounded, in Spec.Dir (ReadConsole), also while no agent runs it
+//     may lose output, but never blocks the guest for good or fills the disk.
+package vm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"time"
+)
+
+// ErrGone is returned by Adopt when the VMM is not running any more.
+var ErrGone = errors.New("the VMM is gone")
+
+// ErrReleased is returned by the methods of a Running after its Release.
+var ErrReleased = errors.New("the VM was released")
+
+// Driver makes and adopts VMs of one kind of VMM.
+type Driver interface {
+	// Info says what runs the VMs. It is answered from what New found out.
+	Info() Info
+	// Configure checks spec and prepares spec.Dir. Nothing runs yet.
+	Configure(ctx context.Context, spec Spec) (Configured, error)
+	// Adopt takes over a VM that an earlier agent started, or returns ErrGone.
+	Adopt(ctx context.Context, saved Saved) (Running, error)
+}
+
+// Info describes a driver on this host.
+type Info struct {
+	Driver      string // "qemu" or "firecracker"
+	Version     string // as the VMM itself prints it
+	Accelerator string // "kvm" or "tcg"
+}
+
+// Spec is all that a driver needs to boot a VM.
+type Spec struct {
+	ID        string // unique on the host
+	Dir       string // exists, belongs to this VM alone; short enough for unix sockets in it (<= 80 bytes)
+	Kernel    string // uncompressed ELF
+	Rootfs    string // raw disk, the guest's /dev/vda, writable, not shared
+	VCPUs     int
+	MemoryMiB int
+	NIC       *NIC     // nil for none
+	Args      []string // kernel arguments in addition to the driver's own
+}
+
+// NIC is the guest's eth0.
+type NIC struct {
+	TAP string // existing, persistent TAP device in the agent's network namespace
+	MAC net.HardwareAddr
+}
+
+// Configured is a VM of which nothing runs yet.
+type Configured interface {
+	// Start spawns the VMM and returns as soon as the guest executes; it does not
+	// wait for the guest's envd. A VMM that refuses to start gives an error with the
+	// VMM's own words.
+	Start(ctx context.Context) (Running, error)
+}
+
+// Running is a VM whose VMM runs. All methods may be called at the same time.
+type Running interface {
+	// Saved is what Adopt needs. It is JSON-encodable and constant.
+	Saved() Saved
+	// Dial connects to a port of envd's in the guest. It waits for a booting guest to listen, until
+	// ctx ends or the VMM exits; then the error says why, if it is known. A port that nobody
+	// listens on is refused at once where the driver can tell it from a guest that boots.
+	Dial(ctx context.Context, port uint32) (net.Conn, error)
+	// Stop calls ask (which asks the guest to shut down; nil for not at all), waits for the VMM to exit until ctx ends, then
+	// kills it. When ask fails it waits for one second only. See StopOrKill.
+	Stop(ctx context.Context, ask func(context.Context) error) (Exit, error)
+	// Kill ends the VMM at once and waits until it is gone. It succeeds when it was gone already.
+	Kill() (Exit, error)
+	// Done is closed once the VMM has exited, for whatever reason; Exit then answers.
+	Done() <-chan struct{}
+	Exit() Exit
+	// Release frees what the agent holds of the VM, connections too, and leaves it running. Afterwards
+	// Saved alone is of use: Dial, Stop and Kill fail with ErrReleased, and Done is never closed.
+	// Of a VM that has ended there is nothing to release.
+	Release() error
+}
+
+// Exit says how a VMM ended.
+type Exit struct {
+	At     time.Time
+	Code   int    // meaningful only if Known and Signal is 0
+	Signal int    // the signal that ended it, 0 for none
+	Known  bool   // false for an adopted VMM, whose status went to its reaper
+	Asked  bool   // whether Stop or Kill was called first
+	Reason string // in words: the VMM's last error or the guest's panic, if one was seen
+}
+
+// Saved is the durable part of a Running VM.
+type Saved struct {
+	Driver    string          `json:"driver"`
+	Dir       string          `json:"dir"`
+	PID       int             `json:"pid"`
+	StartTime uint64          `json:"start_time"` // field 22 of /proc/pid/stat, in clock ticks since boot
+	BootID    string          `json:"boot_id"`    // /proc/sys/kernel/random/boot_id at the start
+	Private   json.RawMessage `json:"private,omitempty"`
+}

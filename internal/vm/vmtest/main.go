@@ -1,0 +1,68 @@
+package vmtest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+)
+
+// isolatedEnv marks a test binary that runs in a network namespace of its own.
+const isolatedEnv = "WRENN_VMTEST_ISOLATED"
+
+// Main is TestMain of a driver's tests. As root it runs the tests in a network namespace of their own, in a
+// copy of this process, so that their devices can neither meet others nor stay behind; otherwise as usual. It returns
+// the exit status.
+func Main(m *testing.M) int {
+	if os.Geteuid() != 0 {
+		return m.Run()
+	}
+	if os.Getenv(isolatedEnv) != "" {
+		if err := netlink.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: "lo"}}); err != nil {
+			fmt.Fprintln(os.Stderr, "bring up the loopback device:", err)
+			return 1
+		}
+		return m.Run()
+	}
+	runtime.LockOSThread() // Pdeathsig is about the thread that started the child
+	inner := exec.Command("/proc/self/exe", os.Args[1:]...)
+	inner.Args[0] = os.Args[0]
+	inner.Env = append(os.Environ(), isolatedEnv+"=1")
+	inner.Stdin, inner.Stdout, inner.Stderr = os.Stdin, os.Stdout, os.Stderr
+	inner.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	err := inner.Run()
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		return max(1, exit.ExitCode())
+	}
+	fmt.Fprintln(os.Stderr, "run the tests in a network namespace:", err)
+	return 1
+}
+
+// makeTAP makes a persistent TAP device with the address 10.0.0.1/30, and removes it after the case.
+func makeTAP(w *world) string {
+	w.Helper()
+	if os.Getenv(isolatedEnv) == "" {
+		w.Fatal("TestMain does not call vmtest.Main as root: devices would be made in the host's own namespace")
+	}
+	tap := &netlink.Tuntap{
+		LinkAttrs: netlink.LinkAttrs{Name: "tap-test"},
+		Mode:      netlink.TUNTAP_MODE_TAP,
+		Flags:     netlink.TUNTAP_ONE_QUEUE | netlink.TUNTAP_VNET_HDR,
+	}
+	w.must(netlink.LinkAdd(tap))
+	w.Cleanup(func() { w.must(netlink.LinkDel(tap)) })
+	address, err := netlink.ParseAddr("10.0.0.1/30")
+	w.must(err)
+	w.must(netlink.AddrAdd(tap, address))
+	w.must(netlink.LinkSetUp(tap))
+	return tap.Name
+}

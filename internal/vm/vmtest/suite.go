@@ -1,0 +1,83 @@
+// Package vmtest is the suite that every VM driver passes.
+//
+// A driver's test calls Run from one of its tests and Main from TestMain. The guest of the suite is the program in
+// the folder guest: a tiny PID 1 that answers, misbehaves and ends on request, so that the suite depends on no
+// real envd. Nothing in it depends on how fast the machine is: a wait ends when what it waits
+// for happens, or fails after a limit far beyond what any machine needs.
+package vmtest
+
+import (
+	"testing"
+	"time"
+
+	"github.com/wrenn-sandbox/wrenn/internal/vm"
+)
+
+// limit bounds every single wait of the suite.
+const limit = 2 * time.Minute
+
+// Subject is a driver under test.
+type Subject struct {
+	Driver vm.Driver
+	Kernel string // a guest kernel that boots under Driver
+	// NIC says that guests may be given a network device, on a TAP device that the suite makes: the
+	// test must run as root and in a network namespace of its own (Main).
+	NIC bool
+	// Skip names the cases that the driver cannot run, each with the reason, which is logged. The
+	// names are those of the subtests.
+	Skip map[string]string
+}
+
+// Run runs every case against subjects of its own. subject is called once for each, also in other
+// processes: copies of the test binary that play an agent before or after a restart.
+func Run(t *testing.T, subject func(t *testing.T) Subject) {
+	if isChild() {
+		runChild(t, subject(t))
+		return
+	}
+	image := buildGuest(t)
+	for _, c := range cases() {
+		t.Run(c.name, func(t *testing.T) {
+			s := subject(t)
+			if why, skip := s.Skip[c.name]; skip {
+				t.Skip(why)
+			}
+			c.run(newWorld(t, s, image))
+		})
+	}
+}
+
+type testCase struct {
+	name string
+	run  func(*world)
+}
+
+func cases() []testCase {
+	return []testCase{
+		{"boots", boots},
+		{"two_at_once", twoAtOnce},
+		{"large_data", largeData},
+		{"network", network},
+		{"refused_spec", refusedSpec},
+		{"unbootable", unbootable},
+		{"start_cancelled", startCancelled},
+		{"stop_orderly", stopOrderly},
+		{"stop_ignored", stopIgnored},
+		{"stop_unreachable", stopUnreachable},
+		{"kill_idempotent", killIdempotent},
+		{"killed_from_outside", killedFromOutside},
+		{"guest_ends_itself", guestEndsItself},
+		{"dial_waits", dialWaits},
+		{"dial_cancelled", dialCancelled},
+		{"dial_dead", dialDead},
+		{"dial_at_once", dialAtOnce},
+		{"console_flood", consoleFlood},
+		{"console_flood_unattended", consoleFloodUnattended},
+		{"release_and_adopt", releaseAndAdopt},
+		{"cut_and_redial", cutAndRedial},
+		{"adopt_after_agent_death", adoptAfterAgentDeath},
+		{"adopt_by_another_agent", adoptByAnotherAgent},
+		{"adopt_gone", adoptGone},
+		{"adopt_impostor", adoptImpostor},
+	}
+}

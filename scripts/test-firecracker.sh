@@ -1,0 +1,128 @@
+#!/bin/bash
+# Runs the VM suite and the API corpus against the firecracker on the PATH.
+#
+#   scripts/test-firecracker.sh [go test flags: -test.run=…, -test.v]
+#
+# Where KVM is usable this is an ordinary test run. Elsewhere it runs inside a virtual machine that QEMU
+# emulates, which has a working KVM of its own: a guest boots in some 10 s there, the whole takes minutes.
+#
+# Environment: WRENN_CACHE (/var/cache/wrenn), WRENN_GUEST_KERNEL (build/guest/vmlinux),
+# WRENN_TEST_HOST_MIB (3072): the memory of that machine.
+set -euo pipefail
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+# shellcheck source=images/lib/cache.sh
+. "$root/images/lib/cache.sh"
+
+KERNEL=${WRENN_GUEST_KERNEL:-$root/build/guest/vmlinux}
+# LIMIT bounds the whole run: it is there for a machine that hangs, not for a slow one.
+LIMIT=60m
+
+main() {
+  firecracker=$(command -v firecracker) ||
+    die "there is no firecracker on the PATH: take it from https://github.com/firecracker-microvm/firecracker/releases"
+  [ -r "$KERNEL" ] || die "$KERNEL is missing: run 'make images' first"
+  [ "$(id -u)" = 0 ] || die "virtual machines and TAP devices need root"
+  echo "firecracker: $(firecracker --version | head -1) ($firecracker)"
+  work=$(mktemp -d)
+  trap cleanup EXIT
+  trap 'exit 130' INT TERM HUP
+  compile
+  if kvm_usable; then
+    echo "KVM is usable here: running directly"
+    (cd "$root/internal/vm/firecracker" && run_tests "$work" "$KERNEL" "$@")
+  else
+    echo "KVM is not usable here: running in an emulated host"
+    run_nested "$@"
+  fi
+}
+
+die() {
+  echo "test-firecracker: $*" >&2
+  exit 1
+}
+
+cleanup() {
+  local status=$?
+  [ -z "${qemu:-}" ] || { kill "$qemu" 2>/dev/null && wait "$qemu"; } || true
+  rm -rf "$work"
+  exit "$status"
+}
+
+compile() {
+  cd "$root"
+  CGO_ENABLED=0 go test -c -o "$work/firecracker.test" ./internal/vm/firecracker
+  CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o "$work/guest" ./internal/vm/vmtest/guest
+}
+
+# run_tests DIR KERNEL FLAGS… runs the compiled tests that need a real Firecracker.
+run_tests() {
+  local dir=$1 kernel=$2
+  shift 2
+  WRENN_REQUIRE_FIRECRACKER=1 WRENN_GUEST_KERNEL=$kernel WRENN_VMTEST_GUEST=$dir/guest \
+    "$dir/firecracker.test" -test.run='Firecracker$' -test.timeout="$LIMIT" -test.v "$@"
+}
+
+kvm_usable() {
+  WRENN_ASK_KVM=1 "$work/firecracker.test" -test.run='^TestKVMProbe$' >/dev/null 2>&1
+}
+
+run_nested() {
+  local tool
+  for tool in qemu-system-x86_64 mmdebstrap cpio; do
+    command -v "$tool" >/dev/null || die "$tool is not installed (packages qemu-system-x86, mmdebstrap, cpio)"
+  done
+  host=$(host_image)
+  payload "$@"
+  boot
+}
+
+# host_image makes the emulated host's kernel and root file system, once, and prints their folder.
+host_image() {
+  local key
+  key=$(files_digest "$root/scripts/host-in-a-vm" "$root/images/lib/debian.sh" | cache_key)
+  cache_lock >&2
+  if ! cache_has test-host "$key"; then
+    echo "making the emulated host (once)" >&2
+    cache_make test-host "$key" "$root/scripts/host-in-a-vm/build.sh" >&2
+  fi
+  cache_prune test-host "$key" 2
+  cache_dir test-host "$key"
+}
+
+# payload puts what the run needs into an archive of its own, which the kernel unpacks over the host's.
+payload() {
+  local dir=$work/payload
+  mkdir -p "$dir/payload/bin"
+  mv "$work/firecracker.test" "$work/guest" "$dir/payload/"
+  cp "$KERNEL" "$dir/payload/vmlinux"
+  cp "$firecracker" "$dir/payload/bin/firecracker"
+  {
+    echo '#!/bin/sh'
+    echo 'export PATH=/payload/bin:$PATH; cd /tmp'
+    declare -f run_tests
+    printf 'LIMIT=%q; run_tests /payload /payload/vmlinux' "$LIMIT"
+    [ $# = 0 ] || printf ' %q' "$@"
+    echo
+  } >"$dir/payload/run"
+  chmod 755 "$dir/payload/run"
+  cp "$host/host.cpio" "$work/initrd"
+  (cd "$dir" && find . -print0 | cpio --quiet --null -o -H newc -R 0:0) >>"$work/initrd"
+  rm -rf "$dir"
+}
+
+# boot runs the emulated host and ends with the tests' status, which it writes to its second serial line.
+boot() {
+  timeout --kill-after=10 "$LIMIT" qemu-system-x86_64 -M q35 -accel tcg,thread=multi,tb-size=512 -cpu max -smp 2 \
+    -m "${WRENN_TEST_HOST_MIB:-3072}" -nodefaults -no-user-config -display none -no-reboot -device virtio-rng-pci \
+    -kernel "$host/vmlinuz" -initrd "$work/initrd" -append "console=ttyS0 quiet panic=-1 rdinit=/init mitigations=off" \
+    -chardev stdio,id=out,signal=off -serial chardev:out -serial "file:$work/status" </dev/null &
+  qemu=$!
+  wait "$qemu" || die "the emulated host ended with status $?"
+  qemu=
+  status=$(tr -cd 0-9 <"$work/status")
+  [ -n "$status" ] || die "the emulated host ended without a result"
+  exit "$status"
+}
+
+main "$@"

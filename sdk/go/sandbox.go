@@ -1,0 +1,202 @@
+package wrenn
+
+import (
+	"context"
+	"iter"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+)
+
+// State is where a sandbox is in its life. New states may appear.
+type State string
+
+// The states. Pending, Starting and Stopping pass by themselves.
+const (
+	Pending  State = "pending"
+	Starting State = "starting"
+	Running  State = "running"
+	Stopping State = "stopping"
+	Stopped  State = "stopped"
+	Failed   State = "error"
+)
+
+// Sandbox is a sandbox as the service knows it. What is not known yet is zero.
+type Sandbox struct {
+	ID            string            `json:"id"`
+	Name          string            `json:"name,omitempty"`
+	Template      string            `json:"template"`
+	State         State             `json:"state"`
+	StateReason   string            `json:"state_reason,omitempty"` // why it is in this state
+	VCPUs         int               `json:"vcpus"`
+	MemoryMiB     int               `json:"memory_mib"`
+	DiskMiB       int               `json:"disk_mib,omitempty"`
+	Metadata      map[string]string `json:"metadata,omitempty"`
+	HostID        string            `json:"host_id,omitempty"`
+	CreatedAt     time.Time         `json:"created_at"`
+	StartedAt     time.Time         `json:"started_at,omitzero"` // when it first ran
+	UpdatedAt     time.Time         `json:"updated_at"`          // when its state last changed
+	StateDeadline time.Time         `json:"state_deadline,omitzero"`
+	Generation    int64             `json:"generation"`        // grows by one with every change of state
+	Timings       []Timing          `json:"timings,omitempty"` // what its creation spent its time on
+}
+
+// Timing is one step of an operation.
+type Timing struct {
+	Step         string  `json:"step"`
+	Milliseconds float64 `json:"ms"`
+}
+
+// CreateSandboxRequest says what to create. Only Template is required; 0 means the template's default.
+type CreateSandboxRequest struct {
+	Template  string            `json:"template"`
+	VCPUs     int               `json:"vcpus,omitempty"`      // 1 to 32
+	MemoryMiB int               `json:"memory_mib,omitempty"` // 128 to 65536
+	DiskMiB   int               `json:"disk_mib,omitempty"`   // not below the template's disk
+	Env       map[string]string `json:"env,omitempty"`        // of every program started in the sandbox
+	Metadata  map[string]string `json:"metadata,omitempty"`   // the caller's own labels
+	Name      string            `json:"name,omitempty"`       // at most 128 characters
+}
+
+// CreateSandbox creates a sandbox and returns when it runs. It is never repeated after it was sent. When
+// ctx ends before the answer, the creation goes on: look for it with ListSandboxes.
+func (c *Client) CreateSandbox(ctx context.Context, req CreateSandboxRequest) (*Sandbox, error) {
+	if err := encodable("template, name, env and metadata", req.texts()); err != nil {
+		return nil, err
+	}
+	var s Sandbox
+	if err := c.call(ctx, http.MethodPost, "/v1/sandboxes", req, &s); err != nil {
+		return nil, err
+	}
+	return &s, nil
+}
+
+func (r CreateSandboxRequest) texts() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		_ = yield(r.Template) && yield(r.Name) && entries(r.Env, yield) && entries(r.Metadata, yield)
+	}
+}
+
+// GetSandbox returns a sandbox, also one that was destroyed.
+func (c *Client) GetSandbox(ctx context.Context, id string) (*Sandbox, error) {
+	return c.oneSandbox(ctx, http.MethodGet, id)
+}
+
+// DestroySandbox destroys a sandbox, whatever its state, and returns it as stopped. Repeated, the answer is the same.
+func (c *Client) DestroySandbox(ctx context.Context, id string) (*Sandbox, error) {
+	return c.oneSandbox(ctx, http.MethodDelete, id)
+}
+
+func (c *Client) oneSandbox(ctx context.Context, method, id string) (*Sandbox, error) {
+	path, err := sandboxPath(id)
+	if err != nil {
+		return nil, err
+	}
+	var s Sandbox
+	if err := c.call(ctx, method, path, nil, &s); err != nil {
+		return nil, err
+	}
+	return &s, nil
+}
+
+// ListOptions say which sandboxes to list. The zero value means all but the stopped ones.
+type ListOptions struct {
+	States   []State
+	Template string
+	Limit    int    // of a page: 1 to 200; 0 means 50
+	Cursor   string // NextCursor of the page before
+}
+
+// SandboxPage is a part of a list, newest first.
+type SandboxPage struct {
+	Items      []Sandbox `json:"items"`
+	NextCursor string    `json:"next_cursor"` // "" on the last page
+}
+
+// ListSandboxes returns one page of the account's sandboxes.
+func (c *Client) ListSandboxes(ctx context.Context, opts ListOptions) (*SandboxPage, error) {
+	query := url.Values{}
+	for _, s := range opts.States {
+		query.Add("state", string(s))
+	}
+	if opts.Template != "" {
+		query.Set("template", opts.Template)
+	}
+	if opts.Limit != 0 {
+		query.Set("limit", strconv.Itoa(opts.Limit))
+	}
+	if opts.Cursor != "" {
+		query.Set("cursor", opts.Cursor)
+	}
+	path := "/v1/sandboxes"
+	if len(query) > 0 {
+		path += "?" + query.Encode()
+	}
+	var page SandboxPage
+	if err := c.call(ctx, http.MethodGet, path, nil, &page); err != nil {
+		return nil, err
+	}
+	return &page, nil
+}
+
+// AllSandboxes goes through all pages from opts.Cursor on. After an error it ends.
+func (c *Client) AllSandboxes(ctx context.Context, opts ListOptions) iter.Seq2[Sandbox, error] {
+	return func(yield func(Sandbox, error) bool) {
+		for {
+			page, err := c.ListSandboxes(ctx, opts)
+			if err != nil {
+				yield(Sandbox{}, err)
+				return
+			}
+			for _, s := range page.Items {
+				if !yield(s, nil) {
+					return
+				}
+			}
+			if page.NextCursor == "" || page.NextCursor == opts.Cursor {
+				return
+			}
+			opts.Cursor = page.NextCursor
+		}
+	}
+}
+
+// Event is one change of a sandbox's state.
+type Event struct {
+	From       State     `json:"from,omitempty"` // "" for the first
+	To         State     `json:"to"`
+	Reason     string    `json:"reason,omitempty"`
+	Actor      string    `json:"actor"` // the id of the API key that asked for it, or "system"
+	At         time.Time `json:"at"`
+	Generation int64     `json:"generation"`
+}
+
+// Events returns the last 1000 changes of a sandbox's state, oldest first.
+func (c *Client) Events(ctx context.Context, id string) ([]Event, error) {
+	path, err := sandboxPath(id, "events")
+	if err != nil {
+		return nil, err
+	}
+	var list struct{ Items []Event }
+	err = c.call(ctx, http.MethodGet, path, nil, &list)
+	return list.Items, err
+}
+
+// Logs returns the last part (at most 512 KiB) of what the guest wrote to its console.
+// Bytes that are no UTF-8 are replaced by U+FFFD.
+func (c *Client) Logs(ctx context.Context, id string) (string, error) {
+	path, err := sandboxPath(id, "logs")
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := c.bounded(ctx, c.opts.Timeout)
+	defer cancel()
+	resp, err := c.send(ctx, request{method: http.MethodGet, path: path})
+	if err != nil {
+		return "", err
+	}
+	defer drain(resp)
+	b, err := readAll(resp.Body, maxBody)
+	return string(b), err
+}
