@@ -118,6 +118,7 @@ func start(t *testing.T, opts ...option) *platform {
 	p.url = "http://" + settings["WRENN_LISTEN"]
 	t.Cleanup(p.end)
 	p.startAgent()
+	p.output("control-plane", "migrate", "up")
 	p.control = p.spawn("control-plane", "serve")
 	p.key = p.output("control-plane", "key", "create", "--name", "e2e")
 	p.client, err = wrenn.NewClient(wrenn.Options{BaseURL: p.url, APIKey: p.key})

@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime/debug"
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/boot"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/listen"
@@ -21,6 +22,10 @@ import (
 	"github.com/wrenn-sandbox/wrenn/envd/internal/shutdown"
 	"golang.org/x/sys/unix"
 )
+
+// gcPercent makes the garbage collector run at half the usual heap. envd has little
+// garbage, and each page that it touches is one that a clone does not share.
+const gcPercent = 50
 
 // version is set by the linker: -X main.version=...
 var version = "dev"
@@ -37,6 +42,7 @@ func main() {
 
 // runGuest is the life of a guest: boot, serve, end. It does not return.
 func runGuest() {
+	debug.SetGCPercent(gcPercent)
 	console := boot.OpenConsole()
 	guest := shutdown.New(console)
 	defer guest.EndOnPanic()

@@ -65,7 +65,7 @@ keys() {
   declare -gA rootfs_key=() image_key=() digest=()
   local name
   kernel_key=$(kernel_key)
-  base_key=$(files_digest "$images/base" "$images/lib/rootfs.sh" "$images/lib/debian.sh" | cache_key)
+  base_key=$(files_digest "$images"/base/{packages,files,setup.sh} "$images"/lib/{rootfs,debian}.sh | cache_key)
   base_id=$(files_digest "$(cache_dir base "$base_key")/packages.txt" 2>/dev/null) || true
   envd_digest=$(sha256sum <"$ENVD")
   for name in "${templates[@]}"; do
@@ -83,9 +83,9 @@ kernel_key() {
   } | cache_key
 }
 
-# template_digest hashes what goes into a template's image; its README and its test do not.
+# template_digest hashes what goes into a template's image besides its base; READMEs and tests do not.
 template_digest() {
-  local dir="$images/templates/$1" part parts=()
+  local dir="$images/templates/$1" part parts=("$images"/base/{finish.sh,mke2fs.conf})
   for part in template.conf setup.sh files; do
     [ ! -e "$dir/$part" ] || parts+=("$dir/$part")
   done

@@ -99,7 +99,7 @@ payload() {
   cp "$firecracker" "$dir/payload/bin/firecracker"
   {
     echo '#!/bin/sh'
-    echo 'export PATH=/payload/bin:$PATH; cd /tmp'
+    echo 'export PATH=/payload/bin:$PATH WRENN_SLOW_HOST=1; cd /tmp'
     declare -f run_tests
     printf 'LIMIT=%q; run_tests /payload /payload/vmlinux' "$LIMIT"
     [ $# = 0 ] || printf ' %q' "$@"

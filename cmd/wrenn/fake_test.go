@@ -141,7 +141,7 @@ func (f *fake) create(w http.ResponseWriter, body []byte) {
 		refuse(w, 404, "not_found", fmt.Sprintf("there is no template %v", req["template"]), "GET /v1/templates lists them")
 		return
 	}
-	now := time.Now().UTC().Format("2006-01-02T15:04:05.000Z")
+	now := time.Now().Add(-75 * time.Hour).UTC().Format("2006-01-02T15:04:05.000Z") // so that an age does not change while a script runs
 	s := map[string]any{
 		"id": fmt.Sprintf("sb-%08x", len(f.sandboxes)+1), "name": req["name"], "template": req["template"], "state": "running",
 		"state_reason": nil, "vcpus": 1, "memory_mib": 256, "disk_mib": 512, "metadata": map[string]any{}, "host_id": "host-01234567",

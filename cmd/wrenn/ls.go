@@ -26,6 +26,9 @@ func newLs(a *app) *cobra.Command {
 	f.StringVar(&opts.Template, "template", "", "only those of this template")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if *quiet && *asJSON {
+			return models.Errorf(models.Invalid, "--json and --quiet exclude each other")
+		}
 		for _, s := range only {
 			if !slices.Contains(states, wrenn.State(s)) {
 				return models.Errorf(models.Invalid, "%q is no state", s).WithHint("states: %v", states)
@@ -38,7 +41,6 @@ func newLs(a *app) *cobra.Command {
 		opts.Limit = 200
 		return a.list(cmd, opts, *quiet, *asJSON)
 	}
-	cmd.MarkFlagsMutuallyExclusive("json", "quiet")
 	return cmd
 }
 

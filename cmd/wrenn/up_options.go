@@ -29,6 +29,8 @@ type upOptions struct {
 	envFile               string
 	keepSandboxes, json   bool
 	logs, quiet           bool
+	readyTimeout          time.Duration
+	stopTimeout           time.Duration
 	command               []string
 	// found beside this program
 	agentProgram, controlPlaneProgram string
@@ -38,8 +40,8 @@ type upOptions struct {
 func (o *upOptions) declare(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.data, "data", firstOf(os.Getenv("WRENN_DATA"), defaultData), "folder for everything that is kept")
-	f.StringVar(&o.postgres, "postgres", os.Getenv("WRENN_DATABASE_URL"), "URL of a Postgres database (default: a private server)")
-	f.StringVar(&o.redis, "redis", os.Getenv("WRENN_REDIS_URL"), "URL of a Redis (default: a private server)")
+	f.StringVar(&o.postgres, "postgres", "", "URL of a Postgres database (default: WRENN_DATABASE_URL, else a private server)")
+	f.StringVar(&o.redis, "redis", "", "URL of a Redis (default: WRENN_REDIS_URL, else a private server)")
 	f.StringVar(&o.kernel, "kernel", os.Getenv("WRENN_KERNEL"), "guest kernel (default: that of make images)")
 	f.StringVar(&o.images, "images", os.Getenv("WRENN_IMAGES"), "folder of template images (default: that of make images)")
 	f.StringVar(&o.listen, "listen", firstOf(os.Getenv("WRENN_LISTEN"), "127.0.0.1:8000"), "host:port of the API; port 0 takes a free one")
@@ -60,6 +62,8 @@ func (o *upOptions) complete() (err error) {
 	if os.Geteuid() != 0 {
 		return models.Errorf(models.Forbidden, "wrenn up needs root: it makes network devices, mounts and virtual machines").WithHint("sudo wrenn up")
 	}
+	// Not as the flags' defaults: help would show the passwords in them.
+	o.postgres, o.redis = firstOf(o.postgres, os.Getenv("WRENN_DATABASE_URL")), firstOf(o.redis, os.Getenv("WRENN_REDIS_URL"))
 	if o.data, err = filepath.Abs(o.data); err != nil {
 		return fmt.Errorf("find the data folder: %w", err)
 	}

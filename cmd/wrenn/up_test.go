@@ -196,11 +196,9 @@ func (u *upTest) pidsOf(name string) []int {
 // wantNothingLeft checks that no server runs any more and nothing but data is left.
 func (u *upTest) wantNothingLeft() {
 	u.t.Helper()
-	for _, name := range []string{"agent", "control-plane"} {
-		for _, pid := range u.pidsOf(name) {
-			if child.WorksIn(pid, filepath.Join(u.data, "up", map[string]string{"agent": "host-agent"}[name]+strings.TrimPrefix(name, "agent"))) {
-				u.t.Errorf("%s still runs as %d", name, pid)
-			}
+	for _, pid := range append(u.pidsOf("agent"), u.pidsOf("control-plane")...) {
+		if exe, err := os.Readlink("/proc/" + strconv.Itoa(pid) + "/exe"); err == nil && strings.HasPrefix(exe, u.bin) {
+			u.t.Errorf("process %d still runs: %s", pid, exe)
 		}
 	}
 	for _, gone := range []string{"up", "up.json", "netns", "databases/run"} {

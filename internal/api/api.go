@@ -87,21 +87,19 @@ func (s *Server) Handler() chi.Router {
 		r.Get("/templates", s.handle(s.listTemplates))
 		r.Post("/sandboxes", s.handle(s.createSandbox))
 		r.Get("/sandboxes", s.handle(s.listSandboxes))
-		r.Route("/sandboxes/{id}", s.sandboxRoutes)
+		// No router of its own: a wrong method could not be told from a right one there.
+		const sandbox = "/sandboxes/{id}"
+		r.Get(sandbox, s.handle(s.getSandbox))
+		r.Delete(sandbox, s.handle(s.destroySandbox))
+		r.Post(sandbox+"/exec", s.handle(s.exec))
+		r.Get(sandbox+"/files", s.handle(s.readFile))
+		r.Put(sandbox+"/files", s.handle(s.writeFile))
+		r.Get(sandbox+"/files/*", s.handle(s.readFile))
+		r.Put(sandbox+"/files/*", s.handle(s.writeFile))
+		r.Get(sandbox+"/logs", s.handle(s.readLogs))
+		r.Get(sandbox+"/events", s.handle(s.listEvents))
 	})
 	return r
-}
-
-func (s *Server) sandboxRoutes(r chi.Router) {
-	r.Get("/", s.handle(s.getSandbox))
-	r.Delete("/", s.handle(s.destroySandbox))
-	r.Post("/exec", s.handle(s.exec))
-	r.Get("/files", s.handle(s.readFile))
-	r.Put("/files", s.handle(s.writeFile))
-	r.Get("/files/*", s.handle(s.readFile))
-	r.Put("/files/*", s.handle(s.writeFile))
-	r.Get("/logs", s.handle(s.readLogs))
-	r.Get("/events", s.handle(s.listEvents))
 }
 
 // handler answers a request, or returns why it cannot, before it has written anything.

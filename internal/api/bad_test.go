@@ -175,7 +175,7 @@ func TestBadInput(t *testing.T) {
 				headers = []string{name, strings.TrimSpace(value)}
 			}
 			a := r.call(method, path, c.body, headers...)
-			e := read[errorAnswer](t, a, c.status).Error
+			e := decoded[errorAnswer](t, a, c.status).Error
 			if e.Code != c.code || !strings.Contains(e.Message, c.says) {
 				t.Errorf("%+v; want code %s and a message with %q", e, c.code, c.says)
 			}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -9,12 +10,11 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"context"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/pb33f/libopenapi"
@@ -65,7 +65,12 @@ func (l *logBuffer) String() string {
 
 func newRig(t testing.TB, limits Limits) *rig {
 	t.Helper()
-	r := &rig{t: t, dbs: stacktest.ForTest(t), sim: hostsim.Start(t), log: &logBuffer{}}
+	return newRigOn(t, stacktest.ForTest(t), limits)
+}
+
+func newRigOn(t testing.TB, dbs stacktest.Databases, limits Limits) *rig {
+	t.Helper()
+	r := &rig{t: t, dbs: dbs, sim: hostsim.Start(t), log: &logBuffer{}}
 	log := slog.New(slog.NewTextHandler(r.log, nil))
 	if _, err := db.MigrateUp(t.Context(), r.dbs.PostgresURL); err != nil {
 		t.Fatal(err)
@@ -169,8 +174,8 @@ func (r *rig) send(req *http.Request) answer {
 	return answer{resp.StatusCode, resp.Header, b}
 }
 
-// read decodes the answer, which must have a status.
-func read[T any](t testing.TB, a answer, status int) T {
+// decoded decodes the answer, which must have a status.
+func decoded[T any](t testing.TB, a answer, status int) T {
 	t.Helper()
 	var v T
 	if a.status != status {
@@ -202,7 +207,7 @@ type sandboxAnswer struct {
 
 func (r *rig) create() sandboxAnswer {
 	r.t.Helper()
-	return read[sandboxAnswer](r.t, r.call("POST", "/v1/sandboxes", `{"template":"minimal"}`), http.StatusCreated)
+	return decoded[sandboxAnswer](r.t, r.call("POST", "/v1/sandboxes", `{"template":"minimal"}`), http.StatusCreated)
 }
 
 // terminate cuts every connection to the database, as a restart of Postgres does.
@@ -253,6 +258,8 @@ func conform(t testing.TB, req *http.Request, resp *http.Response, body []byte) 
 	}
 }
 
+var routes = regexp.MustCompile(`^/(healthz|readyz|openapi.yaml|v1/(templates|sandboxes(/[^/]+(/(exec|files|files/x|logs|events))?)?))$`)
+
 // documented is the request in the form that openapi.yaml has: a file's path is one element
 // there, and what is no route at all is held against the errors of one that is.
 func documented(t testing.TB, req *http.Request, status int) *http.Request {
@@ -262,7 +269,7 @@ func documented(t testing.TB, req *http.Request, status int) *http.Request {
 	if at := strings.Index(path, "/files/"); at >= 0 {
 		path = path[:at] + "/files/x"
 	}
-	if status == http.StatusMethodNotAllowed || status == http.StatusNotFound && !strings.HasPrefix(path, "/v1/sandboxes/sb-") {
+	if status == http.StatusMethodNotAllowed || !routes.MatchString(path) {
 		out.Method, path = http.MethodGet, "/v1/templates"
 	}
 	out.URL = &url.URL{Scheme: "http", Host: "127.0.0.1:8000", Path: path, RawQuery: req.URL.RawQuery}

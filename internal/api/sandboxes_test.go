@@ -17,7 +17,7 @@ func TestLifeOverREST(t *testing.T) {
 	r := newRig(t, Limits{})
 	a := r.call("POST", "/v1/sandboxes", `{"template":"python311","vcpus":2,"memory_mib":1024,"disk_mib":2048,
 		"env":{"A":"b"},"metadata":{"team":"ü 漢 🙂"},"name":"first"}`)
-	made := read[sandboxAnswer](t, a, http.StatusCreated)
+	made := decoded[sandboxAnswer](t, a, http.StatusCreated)
 	if a.header.Get("Location") != "/v1/sandboxes/"+made.ID {
 		t.Errorf("Location %q", a.header.Get("Location"))
 	}
@@ -25,7 +25,7 @@ func TestLifeOverREST(t *testing.T) {
 		made.DiskMiB != 2048 || made.Metadata["team"] != "ü 漢 🙂" || made.StartedAt == nil || len(made.Timings) != 3 {
 		t.Errorf("created %s", a.body)
 	}
-	got := read[sandboxAnswer](t, r.call("GET", "/v1/sandboxes/"+made.ID, ""), http.StatusOK)
+	got := decoded[sandboxAnswer](t, r.call("GET", "/v1/sandboxes/"+made.ID, ""), http.StatusOK)
 	if got.State != models.Running || got.Generation != made.Generation {
 		t.Errorf("read %+v", got)
 	}
@@ -33,7 +33,7 @@ func TestLifeOverREST(t *testing.T) {
 		t.Errorf("logs %q", logs.body)
 	}
 	for range 2 {
-		gone := read[sandboxAnswer](t, r.call("DELETE", "/v1/sandboxes/"+made.ID, ""), http.StatusOK)
+		gone := decoded[sandboxAnswer](t, r.call("DELETE", "/v1/sandboxes/"+made.ID, ""), http.StatusOK)
 		if gone.State != models.Stopped {
 			t.Errorf("destroyed %+v", gone)
 		}
@@ -41,7 +41,7 @@ func TestLifeOverREST(t *testing.T) {
 	if logs := r.call("GET", "/v1/sandboxes/"+made.ID+"/logs", ""); logs.status != http.StatusOK || len(logs.body) != 0 {
 		t.Errorf("logs of what is gone: %d %q", logs.status, logs.body)
 	}
-	events := read[struct {
+	events := decoded[struct {
 		Items []eventRead `json:"items"`
 	}](t, r.call("GET", "/v1/sandboxes/"+made.ID+"/events", ""), http.StatusOK).Items
 	var path []models.State
@@ -69,11 +69,11 @@ func TestDefaultsOfATemplate(t *testing.T) {
 	if small.VCPUs != 1 || small.MemoryMiB != 256 || small.DiskMiB != 512 || small.Name != nil || small.Metadata == nil {
 		t.Errorf("minimal: %+v", small)
 	}
-	python := read[sandboxAnswer](t, r.call("POST", "/v1/sandboxes", `{"template":"python311"}`), http.StatusCreated)
+	python := decoded[sandboxAnswer](t, r.call("POST", "/v1/sandboxes", `{"template":"python311"}`), http.StatusCreated)
 	if python.MemoryMiB != 512 || python.DiskMiB != 1024 {
 		t.Errorf("python311: %+v", python)
 	}
-	items := read[struct {
+	items := decoded[struct {
 		Items []templateView `json:"items"`
 	}](t, r.call("GET", "/v1/templates", ""), http.StatusOK).Items
 	if len(items) != 2 || items[0].Name != "minimal" || items[0].DefaultMemoryMiB != 256 || items[1].DefaultMemoryMiB != 512 {
@@ -88,7 +88,7 @@ type listAnswer struct {
 
 func (r *rig) list(query string) listAnswer {
 	r.t.Helper()
-	return read[listAnswer](r.t, r.call("GET", "/v1/sandboxes"+query, ""), http.StatusOK)
+	return decoded[listAnswer](r.t, r.call("GET", "/v1/sandboxes"+query, ""), http.StatusOK)
 }
 
 func ids(items []sandboxAnswer) []string {
@@ -125,7 +125,7 @@ func TestList(t *testing.T) {
 	if !slices.Equal(paged, all) {
 		t.Errorf("pages %v, want %v", paged, all)
 	}
-	read[sandboxAnswer](t, r.call("DELETE", "/v1/sandboxes/"+all[0], ""), http.StatusOK)
+	decoded[sandboxAnswer](t, r.call("DELETE", "/v1/sandboxes/"+all[0], ""), http.StatusOK)
 	if got := r.list("?state=stopped"); !slices.Equal(ids(got.Items), all[:1]) {
 		t.Errorf("stopped: %v", ids(got.Items))
 	}
@@ -151,15 +151,15 @@ func TestAccountsDoNotSeeEachOther(t *testing.T) {
 		{"GET", sb + "/logs", ""}, {"GET", sb + "/events", ""},
 	} {
 		a := r.call(c.method, c.path, c.body, auth.Header, string(foreign))
-		if e := read[errorAnswer](t, a, http.StatusNotFound).Error; e.Code != models.NotFound {
+		if e := decoded[errorAnswer](t, a, http.StatusNotFound).Error; e.Code != models.NotFound {
 			t.Errorf("%s %s: %+v", c.method, c.path, e)
 		}
 	}
-	list := read[listAnswer](t, r.call("GET", "/v1/sandboxes", "", auth.Header, string(foreign)), http.StatusOK)
+	list := decoded[listAnswer](t, r.call("GET", "/v1/sandboxes", "", auth.Header, string(foreign)), http.StatusOK)
 	if len(list.Items) != 0 {
 		t.Errorf("another account lists %v", ids(list.Items))
 	}
-	if got := read[sandboxAnswer](t, r.call("GET", sb, ""), http.StatusOK); got.State != models.Running {
+	if got := decoded[sandboxAnswer](t, r.call("GET", sb, ""), http.StatusOK); got.State != models.Running {
 		t.Errorf("the sandbox is %s", got.State)
 	}
 }
@@ -176,7 +176,7 @@ func TestUseOfWhatDoesNotRun(t *testing.T) {
 			if path != "/exec" {
 				method, body = "GET", ""
 			}
-			e := read[errorAnswer](t, r.call(method, "/v1/sandboxes/"+sb+path, body), http.StatusConflict).Error
+			e := decoded[errorAnswer](t, r.call(method, "/v1/sandboxes/"+sb+path, body), http.StatusConflict).Error
 			if e.Code != models.Precondition || !strings.Contains(e.Message+e.Hint, want) {
 				t.Errorf("%s of a sandbox that is %s: %+v", path, want, e)
 			}
@@ -186,13 +186,13 @@ func TestUseOfWhatDoesNotRun(t *testing.T) {
 
 func TestExhausted(t *testing.T) {
 	r := newRig(t, Limits{})
-	e := read[errorAnswer](t, r.call("POST", "/v1/sandboxes", `{"template":"minimal","disk_mib":1048576}`), http.StatusCreated)
+	e := decoded[errorAnswer](t, r.call("POST", "/v1/sandboxes", `{"template":"minimal","disk_mib":1048576}`), http.StatusCreated)
 	_ = e // the whole disk once
 	var last answer
 	for range 4 { // the default is to promise it four times
 		last = r.call("POST", "/v1/sandboxes", `{"template":"minimal","disk_mib":1048576}`)
 	}
-	if e := read[errorAnswer](t, last, http.StatusTooManyRequests).Error; e.Code != models.Exhausted || !strings.Contains(e.Message, "MiB of disk") {
+	if e := decoded[errorAnswer](t, last, http.StatusTooManyRequests).Error; e.Code != models.Exhausted || !strings.Contains(e.Message, "MiB of disk") {
 		t.Errorf("%+v", e)
 	}
 	if n := len(r.list("").Items); n != 4 {
@@ -210,7 +210,7 @@ func TestAgentsErrorsReachTheUser(t *testing.T) {
 			return models.Errorf(code, "because of %s", code).WithHint("do something").WithCause(fmt.Errorf("/etc/secret"))
 		}, nil)
 		a := r.call("POST", "/v1/sandboxes", `{"template":"minimal"}`)
-		e := read[errorAnswer](t, a, status).Error
+		e := decoded[errorAnswer](t, a, status).Error
 		if e.Code != code || !strings.Contains(e.Message, "because of "+string(code)) || e.Hint != "do something" {
 			t.Errorf("%s: %+v", code, e)
 		}

@@ -104,6 +104,9 @@ func sendAll(stream grpc.ClientStreamingClient[pb.WriteFileRequest, pb.WriteFile
 	buf := make([]byte, chunk)
 	for {
 		n, err := fill(content, buf)
+		if err != nil && err != io.EOF {
+			return &SourceError{Err: err}
+		}
 		if n > 0 { // Send encodes the message before it returns: buf can be used again
 			part := &pb.WriteFileRequest{Part: &pb.WriteFileRequest_Data{Data: buf[:n]}}
 			if err := stream.Send(part); err != nil {
@@ -112,9 +115,6 @@ func sendAll(stream grpc.ClientStreamingClient[pb.WriteFileRequest, pb.WriteFile
 		}
 		if err == io.EOF {
 			return nil
-		}
-		if err != nil {
-			return &SourceError{Err: err}
 		}
 	}
 }

@@ -46,23 +46,36 @@ func (w *world) boot(link network.Link) *guest {
 		if err != nil {
 			return err
 		}
-		g.tap = os.NewFile(uintptr(fd), link.TAP)
 		request, err := unix.NewIfreq(link.TAP)
 		if err != nil {
 			return err
 		}
 		request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
-		return unix.IoctlIfreq(fd, unix.TUNSETIFF, request)
+		if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
+			return err
+		}
+		g.tap = os.NewFile(uintptr(fd), link.TAP) // only now: the poller must not see it without its device
+		return nil
 	})
 	g.reader.Go(g.read)
 	w.Cleanup(g.halt)
-	g.arp(1, net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, link.Gateway)
-	select {
-	case g.gateway = <-g.resolve:
-	case <-time.After(patience):
-		w.Fatal("the gateway does not answer ARP")
-	}
+	g.findGateway()
 	return g
+}
+
+// findGateway asks until it is answered, as every guest does: the host sends nothing through
+// a TAP in the moment after it was opened, until the kernel has noticed that its carrier is on.
+func (g *guest) findGateway() {
+	g.Helper()
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		g.arp(1, net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, g.link.Gateway)
+		select {
+		case g.gateway = <-g.resolve:
+			return
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	g.Fatal("the gateway does not answer ARP")
 }
 
 // halt ends the guest as a VMM's exit does. It may be called again.
@@ -98,7 +111,10 @@ func (g *guest) onARP(message []byte) {
 	sender, _ := netip.AddrFromSlice(message[14:18])
 	switch {
 	case message[7] == 2:
-		g.resolve <- net.HardwareAddr(message[8:14])
+		select {
+		case g.resolve <- net.HardwareAddr(message[8:14]):
+		default: // asked more often than needed
+		}
 	case bytes.Equal(message[24:28], g.link.Guest.Addr().AsSlice()):
 		g.arp(2, net.HardwareAddr(message[8:14]), sender)
 	}

@@ -9,12 +9,10 @@ import (
 	"github.com/hashicorp/yamux"
 )
 
-// The windows: how many bytes a stream may hold that its reader has not taken yet. The
-// guest's is small because it is the sandbox's memory.
-const (
-	hostWindow  = 4 << 20
-	guestWindow = 4 << 20
-)
+// window is how many bytes a stream may hold that its reader has not taken yet: yamux's
+// least. With 4 MiB, transfers to and from a guest were no faster, and the memory is the
+// sandbox's at one end and shared by all sandboxes at the other.
+const window = 256 << 10
 
 const (
 	// backlog is how many streams may wait for the guest to take them.
@@ -32,17 +30,15 @@ const (
 // Client returns the multiplexer of the host's end of a session. It only opens streams:
 // a guest that opens one, or does anything else that envd does not do, ends the session.
 func Client(s *Session) (*yamux.Session, error) {
-	config := config(hostWindow, hostLinger)
-	return yamux.Client(&muxConn{session: s, banned: banPing | banOpen}, config)
+	return yamux.Client(&muxConn{session: s, banned: banPing | banOpen}, config(hostLinger))
 }
 
 // Server returns the multiplexer of the guest's end of a session. It only accepts streams.
 func Server(s *Session) (*yamux.Session, error) {
-	config := config(guestWindow, guestLinger)
-	return yamux.Server(&muxConn{session: s, banned: banPing}, config)
+	return yamux.Server(&muxConn{session: s, banned: banPing}, config(guestLinger))
 }
 
-func config(window uint32, linger time.Duration) *yamux.Config {
+func config(linger time.Duration) *yamux.Config {
 	config := yamux.DefaultConfig()
 	config.AcceptBacklog = backlog
 	config.EnableKeepAlive = false // it would wake sleeping guests

@@ -38,7 +38,7 @@ func TestHostileGuestIsCutOff(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			hostile, err := yamux.Server(guest, config(guestWindow, guestLinger))
+			hostile, err := yamux.Server(guest, config(guestLinger))
 			if err != nil {
 				t.Fatal(err)
 			}

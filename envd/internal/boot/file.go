@@ -2,8 +2,10 @@ package boot
 
 import (
 	"bytes"
+	"errors"
 	"os"
-	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // writeKnob writes a value to a file of procfs, sysfs or a cgroup, in one write.
@@ -19,25 +21,37 @@ func writeKnob(path, value string) error {
 	return err
 }
 
-// replaceFile gives path a new content at once, unless it has it already: an image that
-// is right stays untouched on its disk. A symbolic link is replaced, not followed.
-func replaceFile(path string, content []byte) error {
+// setFile gives the file at path a new content. One that has it already is not touched: its
+// blocks stay shared with the image. A symbolic link is replaced, not followed.
+//
+// A file is written in place and not replaced by a new one, since ext4 waits for the disk
+// when a file takes the place of another (mount option auto_da_alloc).
+func setFile(path string, content []byte) error {
 	info, err := os.Lstat(path)
-	if err == nil && info.Mode().IsRegular() {
-		if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, content) {
-			return nil
-		}
+	if err == nil && !info.Mode().IsRegular() {
+		err = os.Remove(path)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	temporary := path + ".envd"
-	if err := os.WriteFile(temporary, content, 0o644); err != nil {
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, content) {
+		return nil
+	}
+	return overwrite(path, content)
+}
+
+// overwrite writes content over what path holds, and then cuts off what is left of that.
+func overwrite(path string, content []byte) error {
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW, 0o644)
+	if err != nil {
 		return err
 	}
-	if err := os.Rename(temporary, path); err != nil {
-		_ = os.Remove(temporary)
-		return err
+	_, err = file.Write(content)
+	if err == nil {
+		err = file.Truncate(int64(len(content)))
 	}
-	return nil
+	if closeErr := file.Close(); err == nil {
+		err = closeErr
+	}
+	return err
 }

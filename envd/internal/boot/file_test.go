@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestReplaceFile(t *testing.T) {
+func TestSetFile(t *testing.T) {
 	dir := t.TempDir()
 	elsewhere := filepath.Join(dir, "elsewhere")
 	if err := os.WriteFile(elsewhere, []byte("untouched"), 0o600); err != nil {
@@ -20,8 +20,12 @@ func TestReplaceFile(t *testing.T) {
 	if err := os.Symlink("/nonexistent/stub-resolv.conf", dangling); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{link, dangling, filepath.Join(dir, "sub", "new")} {
-		if err := replaceFile(path, []byte("content")); err != nil {
+	longer := filepath.Join(dir, "longer")
+	if err := os.WriteFile(longer, []byte("more than the new content"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{link, dangling, longer, filepath.Join(dir, "new")} {
+		if err := setFile(path, []byte("content")); err != nil {
 			t.Fatal(err)
 		}
 		info, err := os.Lstat(path)
@@ -38,7 +42,7 @@ func TestReplaceFile(t *testing.T) {
 }
 
 // A file that is right already is not written: its blocks stay shared with the image.
-func TestReplaceFileLeavesWhatIsRight(t *testing.T) {
+func TestSetFileLeavesWhatIsRight(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(path, []byte("content"), 0o600); err != nil {
 		t.Fatal(err)
@@ -47,7 +51,7 @@ func TestReplaceFileLeavesWhatIsRight(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := replaceFile(path, []byte("content")); err != nil {
+	if err := setFile(path, []byte("content")); err != nil {
 		t.Fatal(err)
 	}
 	after, err := os.Stat(path)

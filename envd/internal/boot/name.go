@@ -22,14 +22,11 @@ func setHostname(name string) error {
 	if err := unix.Sethostname([]byte(name)); err != nil {
 		return err
 	}
-	if err := replaceFile("/etc/hostname", []byte(name+"\n")); err != nil {
-		return err
-	}
 	old, err := os.ReadFile("/etc/hosts")
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	return replaceFile("/etc/hosts", hosts(old, name))
+	return setFile("/etc/hosts", hosts(old, name))
 }
 
 // validHostname accepts what RFC 1123 calls one label.
@@ -70,5 +67,5 @@ func setResolvers(servers []netip.Addr) error {
 	for _, server := range servers {
 		b.WriteString("nameserver " + server.String() + "\n")
 	}
-	return replaceFile("/etc/resolv.conf", b.Bytes())
+	return setFile("/etc/resolv.conf", b.Bytes())
 }

@@ -15,6 +15,8 @@ const (
 	Ended
 	// Exhausted: a limit of the guest is reached.
 	Exhausted
+	// Unavailable: the guest is ending.
+	Unavailable
 )
 
 // Error is an error that is meant for the caller. Its text is complete and safe to show.
@@ -28,3 +30,5 @@ func errorf(kind Kind, format string, args ...any) *Error {
 }
 
 func (e *Error) Error() string { return e.Text }
+
+var errShutdown = errorf(Unavailable, "the sandbox is shutting down")

@@ -95,6 +95,29 @@ func TestSecondReaderBecomesFirst(t *testing.T) {
 	wantTake(t, first, "", ErrBehind)
 }
 
+// A process that waits for its only reader goes on when that leaves.
+func TestOnlyReaderLeaves(t *testing.T) {
+	o := newOutput(size(1))
+	r := o.attach()
+	o.add(out("a"))
+	added := make(chan struct{})
+	go func() {
+		o.add(out("b"))
+		close(added)
+	}()
+	select {
+	case <-added:
+		t.Fatal("a chunk too many was taken")
+	case <-time.After(50 * time.Millisecond):
+	}
+	r.Close()
+	select {
+	case <-added:
+	case <-time.After(time.Minute):
+		t.Fatal("the process still waits")
+	}
+}
+
 func TestKeptForTheNextReader(t *testing.T) {
 	o := newOutput(size(2))
 	r := o.attach()

@@ -60,7 +60,7 @@ func (s *Service) reserve() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return errorf(Exhausted, "the sandbox is shutting down")
+		return errShutdown
 	}
 	if len(s.running)+s.starting >= maxProcesses {
 		return errorf(Exhausted, "%d processes are running, and no more are allowed", maxProcesses)

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/wrenn-sandbox/wrenn/envd/internal/reap"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/user"
 )
 
@@ -180,6 +181,9 @@ func checkUser(u *user.User) error {
 // startError turns the errno of a failed start into an error for the caller. What is not
 // the caller's fault is returned as it is.
 func (c *command) startError(err error) error {
+	if errors.Is(err, reap.ErrClosed) {
+		return errShutdown
+	}
 	var errno syscall.Errno
 	if !errors.As(err, &errno) {
 		return err

@@ -147,6 +147,8 @@ func wireError(err error) error {
 		return connect.NewError(connect.CodeFailedPrecondition, coded)
 	case process.Exhausted:
 		return connect.NewError(connect.CodeResourceExhausted, coded)
+	case process.Unavailable:
+		return connect.NewError(connect.CodeUnavailable, coded)
 	}
 	return connect.NewError(connect.CodeInvalidArgument, coded)
 }

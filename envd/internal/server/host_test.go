@@ -68,7 +68,10 @@ func TestToken(t *testing.T) {
 
 // Of many callers that try to be the first, one wins.
 func TestFirstInitWins(t *testing.T) {
-	e := start(t, server.Options{})
+	e := start(t, server.Options{Reconfigure: func(context.Context, boot.Settings) error {
+		time.Sleep(20 * time.Millisecond) // lets others come in the meantime
+		return nil
+	}})
 	var group sync.WaitGroup
 	statuses := make([]int, 20)
 	for i := range statuses {

@@ -158,15 +158,21 @@ func TestInputThatNobodyReads(t *testing.T) {
 // A blocked writer is released when the process ends.
 func TestInputEndsWithTheProcess(t *testing.T) {
 	e := startDebug(t)
-	r := e.mustBegin(withInput(command("sleep", "1000")))
+	daemonFile := filepath.Join(e.home, "pid") // of one that keeps the input open
+	r := e.mustBegin(withInput(shell("exec 3<&0; setsid sh -c 'echo $$ >" + daemonFile + "; exec sleep 1000' <&3 & exec sleep 1000")))
+	daemon := readPID(t, daemonFile)
 	sent := make(chan error, 1)
 	go func() { sent <- e.send(context.Background(), r.pid, make([]byte, 1<<20)) }()
 	eventually(t, func() error { return pipeHolds(int(r.pid), 64<<10) }) // a pipe's size, pipe(7)
-	if err := e.signal(r.pid, 9); err != nil {
+	if err := e.signal(r.pid, 15); err != nil {
 		t.Fatal(err)
 	}
 	wantCode(t, <-sent, connect.CodeFailedPrecondition, "closed after")
 	r.finish()
+	if err := killPID(daemon); err != nil {
+		t.Error(err)
+	}
+	eventually(t, gone(daemon))
 }
 
 // pipeHolds checks how much waits in the pipe that is a process's standard input.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -188,8 +189,19 @@ func TestTooManyConnections(t *testing.T) {
 		}
 		open = append(open, conn)
 	}
-	if _, err := open[1099].Read(make([]byte, 1)); err != io.EOF && !strings.Contains(fmt.Sprint(err), "reset") {
-		t.Errorf("the last connection: %v", err)
+	answered := func(conn net.Conn) error {
+		_ = conn.SetDeadline(time.Now().Add(patience))
+		if _, err := io.WriteString(conn, "GET /health HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+			return err
+		}
+		_, err := conn.Read(make([]byte, 1))
+		return err
+	}
+	if err := answered(open[1000]); err != nil {
+		t.Errorf("a connection within the limit: %v", err)
+	}
+	if answered(open[1099]) == nil {
+		t.Error("a connection beyond the limit was answered")
 	}
 	for _, conn := range open {
 		_ = conn.Close()

@@ -1,7 +1,10 @@
 package server_test
 
 import (
+	"bytes"
+	"net/http/httptest"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -178,5 +181,20 @@ func TestCloseEndsEverything(t *testing.T) {
 	}
 	for _, r := range runs {
 		eventually(t, gone(int(r.pid)))
+	}
+}
+
+// A server that is closed starts nothing more, though a connection that it does not own may still ask.
+func TestClosedServerStartsNothing(t *testing.T) {
+	e := startDebug(t)
+	if err := e.server.Close(); err != nil {
+		t.Fatal(err)
+	}
+	recorder := httptest.NewRecorder()
+	req := httptest.NewRequest("POST", "/process.Process/Start", bytes.NewReader(frame{data: []byte(`{"process":{"cmd":"true"}}`)}.encode()))
+	req.Header.Set("Content-Type", "application/connect+json")
+	e.server.ServeHTTP(recorder, req)
+	if text := recorder.Body.String(); !strings.Contains(text, `"unavailable"`) || !strings.Contains(text, "shutting down") {
+		t.Errorf("%d %q", recorder.Code, text)
 	}
 }

@@ -24,7 +24,7 @@ func (a *Agent) takeOver(ctx context.Context) error {
 		return fmt.Errorf("list the sandboxes of an earlier agent: %w", err)
 	}
 	keep := map[id.Sandbox]bool{}
-	group, ctx := errgroup.WithContext(ctx)
+	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(8)
 	for _, e := range entries {
 		sb, err := id.ParseSandbox(e.Name())
@@ -34,7 +34,7 @@ func (a *Agent) takeOver(ctx context.Context) error {
 		}
 		s := a.recall(sb)
 		keep[sb] = s.view().State == Running
-		group.Go(func() error { return a.settle(ctx, s) })
+		group.Go(func() error { return a.settle(groupCtx, s) })
 	}
 	if err := group.Wait(); err != nil {
 		return err

@@ -53,6 +53,9 @@ func must(t testing.TB, err error) {
 func simulated(h fctest.Hardware) {
 	if why := unbootable(h.Root); why != "" {
 		fmt.Fprintf(h.Console, "[    0.1] Kernel panic - not syncing: %s\r\n", why)
+		if strings.HasPrefix(h.Cmdline, "panic=0 ") {
+			select {}
+		}
 		return
 	}
 	end := make(chan string, 1)

@@ -19,6 +19,7 @@ const maxDocument = 1 << 20
 type documents struct {
 	mu      sync.Mutex
 	line    []byte
+	tooLong bool // the line is, and only its beginning is there
 	last    json.RawMessage
 	changed chan struct{} // closed with the next document; nil when nobody waits
 }
@@ -29,7 +30,8 @@ func (d *documents) Write(p []byte) (int, error) {
 	for rest := p; len(rest) > 0; {
 		part, after, ended := bytes.Cut(rest, []byte("\n"))
 		rest = after
-		if len(d.line)+len(part) <= maxDocument {
+		d.tooLong = d.tooLong || len(d.line)+len(part) > maxDocument
+		if !d.tooLong {
 			d.line = append(d.line, part...)
 		}
 		if ended {
@@ -41,14 +43,14 @@ func (d *documents) Write(p []byte) (int, error) {
 
 // take ends the line.
 func (d *documents) take() {
-	if json.Valid(d.line) {
+	if !d.tooLong && json.Valid(d.line) {
 		d.last = bytes.Clone(d.line)
 		if d.changed != nil {
 			close(d.changed)
 			d.changed = nil
 		}
 	}
-	d.line = d.line[:0]
+	d.line, d.tooLong = d.line[:0], false
 }
 
 // next returns a channel that is closed with the next document.

@@ -22,6 +22,7 @@ type VM struct {
 	links   links
 
 	asked    atomic.Bool
+	booted   atomic.Bool // whether the guest was started
 	release  sync.Once
 	released chan struct{} // closed by Release
 	watched  chan struct{} // closed when nothing is held any more
@@ -59,7 +60,9 @@ func (d *Driver) Adopt(ctx context.Context, saved vm.Saved) (vm.Running, error) 
 		return nil, fmt.Errorf("adopt: %w", err)
 	}
 	out.spawned()
-	return newVM(f, process, out), nil
+	v := newVM(f, process, out)
+	v.booted.Store(true)
+	return v, nil
 }
 
 // watch waits for the VMM's end or for Release, and frees what is held.
@@ -152,7 +155,7 @@ func (v *VM) reason(e vm.Exit) string {
 	switch {
 	case e.Signal != 0:
 		return join(fmt.Sprintf("firecracker was ended by signal %d (%v)", e.Signal, syscall.Signal(e.Signal)), words)
-	case e.Code != 0:
+	case e.Code != 0 || e.Known && !v.booted.Load():
 		return join(fmt.Sprintf("firecracker exited with status %d", e.Code), words)
 	case !e.Known:
 		return join("firecracker exited", words)

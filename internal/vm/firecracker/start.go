@@ -74,6 +74,7 @@ func (c *configured) boot(ctx context.Context, v *VM) error {
 			return err
 		}
 	}
+	v.booted.Store(true)
 	return v.api.Act(ctx, api.InstanceStart)
 }
 

@@ -140,7 +140,8 @@ func TestEndedBySIGTERM(t *testing.T) {
 	case <-time.After(limit):
 		t.Fatal("it has not ended")
 	}
-	if exit := m.Exit(); exit.Asked || !strings.Contains(exit.Reason, "terminating on signal 15") {
+	if exit := m.Exit(); exit.Asked || !strings.Contains(exit.Reason, "terminating on signal 15") ||
+		strings.Contains(exit.Reason, "info:") {
 		t.Errorf("exit %+v", exit)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"sync"
 
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
@@ -75,5 +76,10 @@ func (o *outputs) cut() {
 	o.reader.Close()
 }
 
+// waiting is what QEMU says of every socket with wait=on, also when a connection waits there already.
+var waiting = regexp.MustCompile(`(?m)^.*: info: QEMU waiting for connection on: .*$`)
+
 // lastWords returns what QEMU said of itself, if anything.
-func (o *outputs) lastWords() string { return vm.LastWords(o.ownTail.Bytes(), 3) }
+func (o *outputs) lastWords() string {
+	return vm.LastWords(waiting.ReplaceAll(o.ownTail.Bytes(), nil), 3)
+}

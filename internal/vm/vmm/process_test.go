@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -113,10 +111,10 @@ func TestInheritsNothing(t *testing.T) {
 	defer given.Close()
 	command := Command{Path: "/bin/sleep", Args: []string{"600"}, Dir: t.TempDir(), Files: []*os.File{given}}
 	p := spawn(t, command)
-	got, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.Identity().PID))
-	if err != nil || len(got) != 4 {
-		t.Errorf("descriptors %v, %v; want 0 to 3", got, err)
-	}
+	await(t, "it has the descriptors 0 to 3", func() bool { // its loader has others for a moment
+		got, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.Identity().PID))
+		return err == nil && len(got) == 4
+	})
 }
 
 // TestDetached looks at a process from within.
@@ -352,120 +350,6 @@ func TestOutlivesItsAgent(t *testing.T) {
 	if err := p.Kill(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-}
-
-func TestKillStale(t *testing.T) {
-	root := t.TempDir()
-	dir, similar := filepath.Join(root, "vm"), filepath.Join(root, "vm2")
-	for _, d := range []string{dir, similar} {
-		if err := os.Mkdir(d, 0o700); err != nil {
-			t.Fatal(err)
-		}
-	}
-	stale := []*Process{
-		spawn(t, shell(dir, "exec sleep 600")),
-		spawn(t, shell(dir, "trap '' TERM HUP; sleep 600 & wait")), // with a child
-	}
-	other := spawn(t, shell(similar, "exec sleep 600"))
-	await(t, "3 processes are found", func() bool { return len(find(t, dir)) == 3 })
-	if err := KillStale(t.Context(), dir); err != nil {
-		t.Fatal(err)
-	}
-	if left := find(t, dir); len(left) != 0 {
-		t.Errorf("processes %v are left", left)
-	}
-	for _, p := range stale {
-		if s := wait(t, p); s.Signal != int(syscall.SIGKILL) {
-			t.Errorf("status of a stale process: %+v", s)
-		}
-	}
-	if got := find(t, similar); !slices.Equal(got, []int{other.Identity().PID}) {
-		t.Errorf("of the other VM %v runs, want %d", got, other.Identity().PID)
-	}
-	if err := KillStale(t.Context(), dir); err != nil {
-		t.Errorf("with nothing to kill: %v", err)
-	}
-}
-
-// TestKillStaleSparesItsCaller holds that an agent that was itself started with the variable does not kill itself.
-func TestKillStaleSparesItsCaller(t *testing.T) {
-	if dir := os.Getenv(DirEnv); dir != "" {
-		if err := KillStale(t.Context(), dir); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	again := exec.Command(os.Args[0], "-test.run=^TestKillStaleSparesItsCaller$")
-	again.Env = append(os.Environ(), DirEnv+"="+t.TempDir())
-	if output, err := again.CombinedOutput(); err != nil {
-		t.Errorf("%v\n%s", err, output)
-	}
-}
-
-func TestOutput(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "pipe")
-	for range 2 { // the second time the pipe exists
-		reader, writer, err := OpenOutput(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		command := shell(dir, "echo one; echo two >&2")
-		command.Stdout, command.Stderr = writer, writer
-		p := spawn(t, command)
-		writer.Close()
-		text, err := io.ReadAll(reader)
-		if err != nil || string(text) != "one\ntwo\n" {
-			t.Errorf("output %q, %v", text, err)
-		}
-		wait(t, p)
-		reader.Close()
-	}
-}
-
-// TestOutputUnattended lets a process write more than the pipe holds while nobody reads. It must come to its end, and a
-// reader that opens the pipe again must get what the process writes then.
-func TestOutputUnattended(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "pipe")
-	reader, writer, err := OpenOutput(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	command := shell(dir, "dd if=/dev/zero bs=1000 count=1000 2>/dev/null; : >flooded; until [ -e read ]; do sleep 0.01; done; echo end")
-	command.Stdout = writer
-	p := spawn(t, command)
-	writer.Close()
-	reader.Close()
-	await(t, "the flood has ended", func() bool { _, err := os.Stat(filepath.Join(dir, "flooded")); return err == nil })
-	reader, writer, err = OpenOutput(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer reader.Close()
-	writer.Close()
-	if _, err := io.ReadFull(reader, make([]byte, 10_000)); err != nil {
-		t.Error(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "read"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	rest, err := io.ReadAll(reader)
-	if err != nil || len(rest) > 1<<16 {
-		t.Errorf("%d more bytes, %v", len(rest), err)
-	}
-	if s := wait(t, p); s.Signal != 0 {
-		t.Errorf("status %+v", s)
-	}
-}
-
-func find(t *testing.T, dir string) []int {
-	t.Helper()
-	pids, err := Find(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pids
 }
 
 func await(t *testing.T, what string, condition func() bool) {

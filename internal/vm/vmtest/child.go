@@ -40,7 +40,7 @@ func (w *world) runChild(o order) vm.Saved {
 	o.Answer = filepath.Join(w.root, "tmp", "answer")
 	text, err := json.Marshal(o)
 	w.must(err)
-	child := exec.CommandContext(w.ctx(), os.Args[0], "-test.run="+exactly(w.caller()), "-test.timeout="+limit.String())
+	child := exec.CommandContext(w.ctx(), os.Args[0], "-test.run="+exactly(w.caller()), "-test.timeout="+w.subject.limit().String())
 	child.Env = append(os.Environ(), childEnv+"="+string(text))
 	var output bytes.Buffer
 	child.Stdout, child.Stderr = &output, &output // Run returns only when no process holds them any more
@@ -80,7 +80,7 @@ func runChild(t *testing.T, subject Subject) {
 	if err := json.Unmarshal([]byte(os.Getenv(childEnv)), &o); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	ctx, cancel := context.WithTimeout(context.Background(), subject.limit())
 	defer cancel()
 	running, err := obey(ctx, subject, o)
 	if err != nil {

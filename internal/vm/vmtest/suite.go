@@ -7,14 +7,15 @@
 package vmtest
 
 import (
+	"cmp"
 	"testing"
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
 )
 
-// limit bounds every single wait of the suite.
-const limit = 2 * time.Minute
+// defaultLimit bounds every single wait of the suite.
+const defaultLimit = 2 * time.Minute
 
 // Subject is a driver under test.
 type Subject struct {
@@ -26,7 +27,11 @@ type Subject struct {
 	// Skip names the cases that the driver cannot run, each with the reason, which is logged. The
 	// names are those of the subtests.
 	Skip map[string]string
+	// Limit bounds every single wait, where two minutes may be too short: 0 for two minutes.
+	Limit time.Duration
 }
+
+func (s Subject) limit() time.Duration { return cmp.Or(s.Limit, defaultLimit) }
 
 // Run runs every case against subjects of its own. subject is called once for each, also in other
 // processes: copies of the test binary that play an agent before or after a restart.

@@ -54,9 +54,9 @@ func (w *world) must(err error) {
 	}
 }
 
-// ctx ends with the case or after limit.
+// ctx ends with the case or after the subject's limit.
 func (w *world) ctx() context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	ctx, cancel := context.WithTimeout(context.Background(), w.subject.limit())
 	w.Cleanup(cancel)
 	return ctx
 }
@@ -127,7 +127,7 @@ func (w *world) dial(running vm.Running, port uint32) net.Conn {
 	w.Helper()
 	conn, err := running.Dial(w.ctx(), port)
 	w.must(err)
-	w.must(conn.SetDeadline(time.Now().Add(limit)))
+	w.must(conn.SetDeadline(time.Now().Add(w.subject.limit())))
 	return conn
 }
 
@@ -211,10 +211,10 @@ func (w *world) dirs() []string {
 	return dirs
 }
 
-// eventually fails the case when condition has not become true within limit.
+// eventually fails the case when condition has not become true within the subject's limit.
 func (w *world) eventually(what string, condition func() bool) {
 	w.Helper()
-	for deadline := time.Now().Add(limit); !condition(); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(w.subject.limit()); !condition(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			w.Fatalf("still not so: %s", what)
 		}

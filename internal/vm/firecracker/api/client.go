@@ -8,7 +8,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -204,10 +203,4 @@ func words(body []byte) string {
 		return f.FaultMessage
 	}
 	return strings.TrimSpace(string(body[:min(len(body), 1024)]))
-}
-
-// IsFault tells whether Firecracker answered and refused, as opposed to not having answered.
-func IsFault(err error) bool {
-	var f *Fault
-	return errors.As(err, &f)
 }

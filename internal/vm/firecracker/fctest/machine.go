@@ -75,8 +75,8 @@ func (m *machine) putMachineConfig(b body) error {
 	switch {
 	case vcpus < 1 || vcpus > maxMachineVCPUs || b.flag("smt") && vcpus > 1 && vcpus%2 == 1:
 		return fmt.Errorf("%d vCPUs: must be 1 to %d, and 1 or even with SMT", vcpus, maxMachineVCPUs)
-	case memory == 0 || b.text("huge_pages") == "2M" && memory%2 == 1:
-		return fmt.Errorf("a memory size of %d MiB is 0 or no multiple of the page size", memory)
+	case memory == 0:
+		return errors.New("the memory size is 0")
 	case m.balloon != nil && memory < m.balloon.number("amount_mib"):
 		return errors.New("the memory size is smaller than the balloon")
 	}

@@ -1,0 +1,240 @@
+package api
+
+import (
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/wrenn-sandbox/wrenn/internal/auth"
+	"github.com/wrenn-sandbox/wrenn/internal/hostsim"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+)
+
+func TestFiles(t *testing.T) {
+	r := newRig(t, Limits{})
+	files := "/v1/sandboxes/" + r.create().ID + "/files"
+	content := make([]byte, 3<<20)
+	rand.Read(content)
+	for _, c := range []struct{ name, put, get, path string }{
+		{"query", "?path=/home/user/a%20b", "/home/user/a%20b", "/home/user/a b"},
+		{"relative", "?path=notes.txt", "?path=notes.txt", "notes.txt"},
+		{"URL", "/home/user/x", "?path=/home/user/x", "/home/user/x"},
+		{"unicode", "/home/%E6%BC%A2/%F0%9F%99%82", "?path=/home/漢/🙂", "/home/漢/🙂"},
+		{"escaped percent", "/a%2525b", "?path=/a%2525b", "/a%25b"},
+		{"escaped slash", "/a%2Fb", "/a/b", "/a/b"},
+		{"dots in a name", "/a/..b/c..", "/a/..b/c..", "/a/..b/c.."},
+		{"two slashes", "//a2", "/a2", "/a2"},
+		{"user", "/u?user=root", "/u?user=root", "/u"},
+	} {
+		written := decoded[writtenFile](t, r.call("PUT", files+c.put, string(content), "Content-Type", "application/octet-stream"), http.StatusOK)
+		if written.Path != c.path || written.Size != int64(len(content)) {
+			t.Errorf("%s: written %+v", c.name, written)
+		}
+		got := r.call("GET", files+c.get, "")
+		if got.status != http.StatusOK || !bytes.Equal(got.body, content) {
+			t.Errorf("%s: read %d, %d bytes", c.name, got.status, len(got.body))
+		}
+		if got.header.Get("Content-Type") != "application/octet-stream" || got.header.Get("Content-Length") != "3145728" {
+			t.Errorf("%s: header %v", c.name, got.header)
+		}
+	}
+	for _, kind := range []string{"", "text/plain", "application/x-www-form-urlencoded", "nonsense"} {
+		decoded[writtenFile](t, r.call("PUT", files+"/any", "x", "Content-Type", kind), http.StatusOK)
+	}
+	if written := decoded[writtenFile](t, r.call("PUT", files+"/empty", ""), http.StatusOK); written.Size != 0 {
+		t.Errorf("empty: %+v", written)
+	}
+	if got := r.call("GET", files+"/empty", ""); got.status != http.StatusOK || len(got.body) != 0 {
+		t.Errorf("empty: %d %q", got.status, got.body)
+	}
+}
+
+// TestFilesInConstantMemory moves much more than may be held, in both directions.
+func TestFilesInConstantMemory(t *testing.T) {
+	r := newRig(t, Limits{})
+	files := r.server.URL + "/v1/sandboxes/" + r.create().ID + "/files"
+	const size = 512 << 20
+	const most = 64 << 20
+	stop := make(chan struct{})
+	peak := make(chan uint64)
+	go func() { peak <- watchHeap(stop) }()
+
+	put, err := http.NewRequestWithContext(t.Context(), "PUT", files+hostsim.Sink, io.LimitReader(zeros{}, size))
+	if err != nil {
+		t.Fatal(err)
+	}
+	put.Header.Set(auth.Header, string(r.key))
+	if written := decoded[writtenFile](t, r.send(put), http.StatusOK); written.Size != size {
+		t.Errorf("written %+v", written)
+	}
+	get, err := http.NewRequestWithContext(t.Context(), "GET", files+hostsim.Zeros+"536870912", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	get.Header.Set(auth.Header, string(r.key))
+	resp, err := http.DefaultClient.Do(get)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if n, err := io.Copy(io.Discard, resp.Body); n != size || err != nil {
+		t.Errorf("read %d bytes, %v", n, err)
+	}
+	close(stop)
+	if p := <-peak; p > most {
+		t.Errorf("the heap grew to %d MiB", p>>20)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
+// watchHeap returns the most that was live on the heap beyond what was at the beginning.
+func watchHeap(stop <-chan struct{}) uint64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	begin, most := m.HeapAlloc, uint64(0)
+	for {
+		select {
+		case <-stop:
+			return most
+		case <-time.After(20 * time.Millisecond):
+			runtime.ReadMemStats(&m)
+			if m.HeapAlloc > begin {
+				most = max(most, m.HeapAlloc-begin)
+			}
+		}
+	}
+}
+
+// TestBrokenDownload: a file that cannot be read to its end does not look whole.
+func TestBrokenDownload(t *testing.T) {
+	r := newRig(t, Limits{})
+	req, err := http.NewRequestWithContext(t.Context(), "GET", r.server.URL+"/v1/sandboxes/"+r.create().ID+"/files"+hostsim.Broken+"1000000", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set(auth.Header, string(r.key))
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if n, err := io.Copy(io.Discard, resp.Body); err == nil {
+		t.Errorf("%d bytes came, and no error", n)
+	}
+}
+
+// TestBrokenUpload: an upload whose client goes away leaves no file, with and without a
+// Content-Length.
+func TestBrokenUpload(t *testing.T) {
+	r := newRig(t, Limits{})
+	sb := r.create().ID
+	for name, head := range map[string]string{
+		"length":  "Content-Length: 1000000\r\n\r\npart of the file",
+		"chunked": "Transfer-Encoding: chunked\r\n\r\n10\r\n0123456789abcdef\r\n",
+	} {
+		conn, err := net.Dial("tcp", r.server.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = io.WriteString(conn, "PUT /v1/sandboxes/"+sb+"/files/"+name+" HTTP/1.1\r\nHost: x\r\nX-API-Key: "+string(r.key)+"\r\n"+head)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+	}
+	r.eventually("both are given up", func() bool { return strings.Count(r.log.String(), "ended early") == 2 })
+	for _, name := range []string{"/length", "/chunked"} {
+		if content, ok := r.sim.File(name); ok {
+			t.Errorf("%s holds %q", name, content)
+		}
+	}
+}
+
+// TestSlowClients: who sends nothing for the idle limit is cut off.
+func TestSlowClients(t *testing.T) {
+	r := newRig(t, Limits{Idle: 50 * time.Millisecond})
+	sb := r.create().ID
+	body, in := io.Pipe()
+	defer in.Close()
+	req, err := http.NewRequestWithContext(t.Context(), "PUT", r.server.URL+"/v1/sandboxes/"+sb+"/files/slow", body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set(auth.Header, string(r.key))
+	go in.Write([]byte("begin")) // and no more
+	resp, err := http.DefaultClient.Do(req)
+	if err == nil {
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusBadRequest {
+			t.Errorf("a slow upload was answered with %d", resp.StatusCode)
+		}
+	}
+	if _, ok := r.sim.File("/slow"); ok {
+		t.Error("a slow upload left a file")
+	}
+}
+
+func TestUploadBeyondTheLimitWithoutALength(t *testing.T) {
+	r := newRig(t, Limits{Upload: 1000})
+	req, err := http.NewRequestWithContext(t.Context(), "PUT", r.server.URL+"/v1/sandboxes/"+r.create().ID+"/files/x", io.LimitReader(zeros{}, 1001))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set(auth.Header, string(r.key))
+	e := decoded[errorAnswer](t, r.send(req), http.StatusRequestEntityTooLarge).Error
+	if e.Code != models.Invalid {
+		t.Errorf("%+v", e)
+	}
+	if _, ok := r.sim.File("/x"); ok {
+		t.Error("it left a file")
+	}
+}
+
+func TestAgentDiesDuringUpload(t *testing.T) {
+	r := newRig(t, Limits{})
+	sb := r.create().ID
+	body, in := io.Pipe()
+	req, err := http.NewRequestWithContext(t.Context(), "PUT", r.server.URL+"/v1/sandboxes/"+sb+"/files/x", body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set(auth.Header, string(r.key))
+	go func() {
+		in.Write(make([]byte, 1<<20))
+		r.sim.Kill()
+		for errors.Is(write(in), nil) { // until the server has had enough
+		}
+	}()
+	resp, err := http.DefaultClient.Do(req)
+	if err == nil {
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusServiceUnavailable {
+			t.Errorf("answered with %d", resp.StatusCode)
+		}
+	}
+	body.Close()
+	r.sim.Kill()
+	r.sim.Restart()
+	if _, ok := r.sim.File("/x"); ok {
+		t.Error("it left a file")
+	}
+}
+
+func write(w io.Writer) error {
+	_, err := w.Write(make([]byte, 64<<10))
+	return err
+}

@@ -1,0 +1,67 @@
+package vmm
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"testing"
+)
+
+func TestKillStale(t *testing.T) {
+	root := t.TempDir()
+	dir, similar := filepath.Join(root, "vm"), filepath.Join(root, "vm2")
+	for _, d := range []string{dir, similar} {
+		if err := os.Mkdir(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stale := []*Process{
+		spawn(t, shell(dir, "exec sleep 600")),
+		spawn(t, shell(dir, "trap '' TERM HUP; sleep 600 & wait")), // with a child
+	}
+	other := spawn(t, shell(similar, "exec sleep 600"))
+	await(t, "3 processes are found", func() bool { return len(find(t, dir)) == 3 })
+	if err := KillStale(t.Context(), dir); err != nil {
+		t.Fatal(err)
+	}
+	if left := find(t, dir); len(left) != 0 {
+		t.Errorf("processes %v are left", left)
+	}
+	for _, p := range stale {
+		if s := wait(t, p); s.Signal != int(syscall.SIGKILL) {
+			t.Errorf("status of a stale process: %+v", s)
+		}
+	}
+	if got := find(t, similar); !slices.Equal(got, []int{other.Identity().PID}) {
+		t.Errorf("of the other VM %v runs, want %d", got, other.Identity().PID)
+	}
+	if err := KillStale(t.Context(), dir); err != nil {
+		t.Errorf("with nothing to kill: %v", err)
+	}
+}
+
+// TestKillStaleSparesItsCaller holds that an agent that was itself started with the variable does not kill itself.
+func TestKillStaleSparesItsCaller(t *testing.T) {
+	if dir := os.Getenv(DirEnv); dir != "" {
+		if err := KillStale(t.Context(), dir); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	again := exec.Command(os.Args[0], "-test.run=^TestKillStaleSparesItsCaller$")
+	again.Env = append(os.Environ(), DirEnv+"="+t.TempDir())
+	if output, err := again.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, output)
+	}
+}
+
+func find(t *testing.T, dir string) []int {
+	t.Helper()
+	pids, err := Find(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pids
+}
