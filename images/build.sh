@@ -79,7 +79,8 @@ kernel_key() {
   {
     files_digest "$images/kernel"
     "$images/kernel/build.sh" --source-version
-    gcc --version 2>/dev/null | head -1
+    # Absent on a bare machine until install_tools has run.
+    gcc --version 2>/dev/null | sed -n 1p || true
   } | cache_key
 }
 

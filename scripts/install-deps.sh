@@ -203,9 +203,7 @@ go_from_tarball() {
   curl -fsSL --retry 3 -o "$tmp/$file" "https://dl.google.com/go/$file" 2>>"$log" || return 1
   curl -fsSL --retry 3 -o "$tmp/sum" "https://dl.google.com/go/$file.sha256" 2>>"$log" || return 1
   echo "$(cat "$tmp/sum")  $tmp/$file" | sha256sum --check --quiet >>"$log" 2>&1 || return 1
-  tar -C "$tmp" -xzf "$tmp/$file"
-  keep_go "$tmp/go"
-  rm -rf "$tmp"
+  tar -C "$tmp" -xzf "$tmp/$file" && keep_go "$tmp/go" && rm -rf "$tmp"
 }
 
 # go_from_proxy gets the toolchain as the go command itself does: as a module, checked against the
@@ -228,17 +226,17 @@ go_from_proxy() {
 # bootstrap_go DIR unpacks Debian's Go in DIR and prints the path of a `go` that runs from there.
 bootstrap_go() {
   local deb version
-  version=$(apt-cache depends golang-go 2>/dev/null | sed -nE 's/.*Depends: golang-([0-9.]+)-go$/\1/p' | head -1)
-  if [ -z "$version" ]; then
-    apt update || return 1
-    version=$(apt-cache depends golang-go | sed -nE 's/.*Depends: golang-([0-9.]+)-go$/\1/p' | head -1)
-  fi
+  version=$(packaged_go)
+  [ -n "$version" ] || { apt update && version=$(packaged_go); } || return 1
   (cd "$1" && apt-get -q -o APT::Sandbox::User=root download "golang-$version-go" "golang-$version-src") >>"$log" 2>&1 || return 1
   for deb in "$1"/*.deb; do dpkg-deb -x "$deb" "$1/debian" || return 1; done
   printf '#!/bin/sh\nGOROOT=%s exec %s "$@"\n' "$1/debian/usr/lib/go-$version" "$1/debian/usr/lib/go-$version/bin/go" >"$1/go"
   chmod +x "$1/go"
   echo "$1/go"
 }
+
+# packaged_go prints the version that the package golang-go stands for, as in "1.19".
+packaged_go() { apt-cache depends golang-go 2>/dev/null | sed -nE 's/.*Depends: golang-([0-9.]+)-go$/\1/p'; }
 
 go_tmp() {
   mkdir -p "$WRENN_CACHE"

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -22,7 +23,7 @@ var version = "devel" // set by the build
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Args[1:]); err != nil {
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "control-plane:", err)
 		var coded *models.Error
 		if errors.As(err, &coded) && coded.Hint != "" {
@@ -32,7 +33,7 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, args []string) error {
+func run(ctx context.Context, args []string, out io.Writer) error {
 	cfg, err := config.LoadControlPlane()
 	if err != nil {
 		return err
@@ -48,6 +49,7 @@ func run(ctx context.Context, args []string) error {
 	root.RunE = serve.RunE
 	root.Flags().AddFlagSet(serve.Flags())
 	root.SetArgs(args)
+	root.SetOut(out)
 	return root.ExecuteContext(ctx)
 }
 

@@ -172,7 +172,7 @@ func replace(r io.Reader, target string, mode os.FileMode, exactly bool) (err er
 	}
 	defer func() {
 		if err != nil {
-			os.Remove(tmp)
+			_ = os.Remove(tmp) // err says more
 		}
 	}()
 	if exactly {

@@ -43,11 +43,12 @@ func newInfo(a *app) *cobra.Command {
 }
 
 func (a *app) printInfo(s *wrenn.Sandbox, events []wrenn.Event) error {
-	rows := [][]string{
+	rows := make([][]string, 0, 9+len(s.Metadata)+len(s.Timings))
+	rows = append(rows, [][]string{
 		{"name", s.Name}, {"template", s.Template}, {"state", string(s.State)}, {"reason", s.StateReason},
 		{"size", fmt.Sprintf("%d vCPU, %d MiB memory, %d MiB disk", s.VCPUs, s.MemoryMiB, s.DiskMiB)},
 		{"host", s.HostID}, {"created", stamp(s.CreatedAt)}, {"started", stamp(s.StartedAt)}, {"updated", stamp(s.UpdatedAt)},
-	}
+	}...)
 	for _, key := range slices.Sorted(maps.Keys(s.Metadata)) {
 		rows = append(rows, []string{"metadata " + key, s.Metadata[key]})
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -11,8 +12,6 @@ import (
 	"text/tabwriter"
 	"time"
 	"unicode"
-
-	"errors"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"

@@ -51,7 +51,8 @@ func (a *app) remove(cmd *cobra.Command, client *wrenn.Client, ids []string, for
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			if _, err := client.DestroySandbox(cmd.Context(), id); err != nil && !(force && wrenn.CodeOf(err) == wrenn.NotFound) {
+			_, err := client.DestroySandbox(cmd.Context(), id)
+			if tolerated := force && wrenn.CodeOf(err) == wrenn.NotFound; err != nil && !tolerated {
 				failed[i] = fmt.Errorf("destroy %s: %w", id, err)
 			}
 		})

@@ -137,7 +137,7 @@ func standInControlPlane(args []string) int {
 			return nil, err
 		}
 		server := &http.Server{Handler: http.HandlerFunc(standInAPI)}
-		go server.Serve(l)
+		go func() { _ = server.Serve(l) }() // until Close
 		return func() { server.Close() }, nil
 	})
 }

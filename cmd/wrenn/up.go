@@ -49,7 +49,7 @@ the exit status is its own.`,
 
 // up is the story: start, say so, wait for the end, end.
 func (a *app) up(ctx context.Context, o upOptions) error {
-	if err := o.complete(); err != nil {
+	if err := o.complete(ctx); err != nil {
 		return err
 	}
 	p := newPlatform(o, a.stderr)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
@@ -58,7 +59,7 @@ func (o *upOptions) declare(cmd *cobra.Command) {
 }
 
 // complete fills in what is found on this machine and checks the rest, before anything is started.
-func (o *upOptions) complete() (err error) {
+func (o *upOptions) complete(ctx context.Context) (err error) {
 	if os.Geteuid() != 0 {
 		return models.Errorf(models.Forbidden, "wrenn up needs root: it makes network devices, mounts and virtual machines").WithHint("sudo wrenn up")
 	}
@@ -73,7 +74,7 @@ func (o *upOptions) complete() (err error) {
 	if err := o.checkChoices(); err != nil {
 		return err
 	}
-	if o.listen, err = freeAddress(o.listen); err != nil {
+	if o.listen, err = freeAddress(ctx, o.listen); err != nil {
 		return err
 	}
 	if err := o.findPrograms(); err != nil {
@@ -108,11 +109,11 @@ func (o *upOptions) checkChoices() error {
 
 // freeAddress checks that nobody listens on address, whose answers could be taken for ours, and replaces
 // port 0 by a free one.
-func freeAddress(address string) (string, error) {
+func freeAddress(ctx context.Context, address string) (string, error) {
 	if _, _, err := net.SplitHostPort(address); err != nil {
 		return "", models.Errorf(models.Invalid, "--listen must be host:port, not %q", address)
 	}
-	l, err := net.Listen("tcp", address)
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if err != nil {
 		return "", models.Errorf(models.Conflict, "the API cannot listen on %s: %v", address, err).
 			WithHint("is another wrenn up running? Or choose another port: --listen 127.0.0.1:0")
@@ -127,8 +128,8 @@ func (o *upOptions) findPrograms() error {
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)
 	}
-	if real, err := filepath.EvalSymlinks(self); err == nil {
-		self = real
+	if target, err := filepath.EvalSymlinks(self); err == nil {
+		self = target
 	}
 	for name, path := range map[string]*string{"host-agent": &o.agentProgram, "control-plane": &o.controlPlaneProgram} {
 		*path = filepath.Join(filepath.Dir(self), name)

@@ -5,6 +5,7 @@
 # image_make ROOTFS_DIR ENVD NAME DIGEST KERNEL_DIGEST OUT
 image_make() {
   local rootfs=$1 envd=$2 name=$3 digest=$4 kernel=$5 out=$6
+  phase "adding envd"
   cp --sparse=always --reflink=auto "$rootfs/rootfs.ext4" "$out/rootfs.ext4"
   ext4_add "$out/rootfs.ext4" "$envd" /usr/local/bin/envd
   cp "$rootfs/packages.txt" "$out/packages.txt"

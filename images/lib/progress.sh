@@ -16,7 +16,9 @@ jobs_begin() {
   mkdir -p "$WRENN_JOBS"
   declare -gA job_pid=() job_shown=()
   job_order=()
-  if [ -t 1 ]; then jobs_tty=1; else jobs_tty=; fi
+  jobs_tty=
+  # A copy: within $(…) standard output is not the terminal.
+  [ ! -t 1 ] || exec {jobs_tty}>&1
 }
 
 # Each job is a process group, so that jobs_stop reaches all of it.
@@ -32,8 +34,9 @@ job_start() {
     "$@"
   ) >"$WRENN_JOBS/$name.log" 2>&1 </dev/null &
   set +m
+  # The second job of a name takes the place of the first.
+  [ -n "${job_pid[$name]:-}" ] || job_order+=("$name")
   job_pid[$name]=$!
-  job_order+=("$name")
 }
 
 phase() {
@@ -81,14 +84,15 @@ job_failed() {
 job_phase() { cat "$WRENN_JOBS/$1.phase" 2>/dev/null || echo starting; }
 
 jobs_show() {
-  local name phase line=''
+  local name phase detail line=''
   for name in "${job_order[@]}"; do
     phase=$(job_phase "$name")
     if [ -z "$jobs_tty" ]; then
       [ "${job_shown[$name]:-}" = "$phase" ] || echo "$(elapsed) $name: $phase"
       job_shown[$name]=$phase
     elif ! job_ended "$name"; then
-      line+="${line:+ | }$name: $phase$(sed 's/^/, /' "$WRENN_JOBS/$name.detail" 2>/dev/null)"
+      detail=$(cat "$WRENN_JOBS/$name.detail" 2>/dev/null) || true
+      line+="${line:+ | }$name: $phase${detail:+, $detail}"
     fi
   done
   [ -z "$jobs_tty" ] || line_update "$(elapsed) $line"
@@ -98,7 +102,7 @@ elapsed() { printf '[%2d:%02d]' $((SECONDS / 60)) $((SECONDS % 60)); }
 
 line_update() {
   local width
-  width=$(stty size 2>/dev/null </dev/tty | cut -d' ' -f2)
+  width=$(stty size <&"$jobs_tty" | cut -d' ' -f2)
   printf '\r\033[K%s' "${1:0:$((${width:-80} - 1))}"
 }
 

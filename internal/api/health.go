@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/internal/models"
@@ -71,37 +70,25 @@ func (s *Server) checkRedis(ctx context.Context) check {
 }
 
 // checkHosts fails until a host has answered this process once: before that nobody knows
-// whether its address is right.
+// whether its address is right. Addresses are for the log: anybody may ask this.
 func (s *Server) checkHosts() check {
 	hosts := s.Controller.Fleet.Status()
-	status, up := isFailed, 0
-	var away []string
+	up, answered := 0, 0
 	for _, h := range hosts {
 		if h.Up {
 			up++
-			continue
 		}
-		away = append(away, fmt.Sprintf("%s: %s", h.Address, reason(h.Err)))
 		if h.Answered {
-			status = isDegraded
+			answered++
 		}
-	}
-	if up > 0 {
-		status = isReady
-	}
-	if up > 0 && len(away) > 0 {
-		status = isDegraded
 	}
 	detail := fmt.Sprintf("%d of %d can be reached", up, len(hosts))
-	if len(away) > 0 {
-		detail += "; " + strings.Join(away, "; ")
+	switch {
+	case up == len(hosts) && up > 0:
+		return check{"hosts", isReady, detail}
+	case answered > 0:
+		return check{"hosts", isDegraded, detail}
+	default:
+		return check{"hosts", isFailed, detail + ", and none has been since the start: see the log"}
 	}
-	return check{"hosts", status, detail}
-}
-
-func reason(err error) string {
-	if err == nil {
-		return "not connected yet"
-	}
-	return models.AsError(err).Message
 }

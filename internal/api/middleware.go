@@ -54,7 +54,7 @@ func (s *Server) logAccess(next http.Handler) http.Handler {
 			if a.cause != nil {
 				attrs = append(attrs, "error", a.cause)
 			}
-			if rec.Status() >= http.StatusInternalServerError {
+			if rec.Status() >= http.StatusInternalServerError && r.Context().Err() == nil { // the client is still there
 				level = slog.LevelError
 			}
 			s.Log.Log(r.Context(), level, "request", attrs...)

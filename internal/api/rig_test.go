@@ -143,6 +143,18 @@ type answer struct {
 // call sends a request with the rig's key, unless headers has another.
 func (r *rig) call(method, path, body string, headers ...string) answer {
 	r.t.Helper()
+	return r.send(r.request(method, path, body, headers...))
+}
+
+// plain is call without the check of the answer, which takes longer than the answer.
+func (r *rig) plain(method, path, body string) answer {
+	r.t.Helper()
+	_, a := r.do(r.request(method, path, body))
+	return a
+}
+
+func (r *rig) request(method, path, body string, headers ...string) *http.Request {
+	r.t.Helper()
 	req, err := http.NewRequestWithContext(r.t.Context(), method, r.server.URL+path, strings.NewReader(body))
 	if err != nil {
 		r.t.Fatal(err)
@@ -156,10 +168,17 @@ func (r *rig) call(method, path, body string, headers ...string) answer {
 			req.Header.Set(headers[i], headers[i+1])
 		}
 	}
-	return r.send(req)
+	return req
 }
 
 func (r *rig) send(req *http.Request) answer {
+	r.t.Helper()
+	resp, a := r.do(req)
+	conform(r.t, req, resp, a.body)
+	return a
+}
+
+func (r *rig) do(req *http.Request) (*http.Response, answer) {
 	r.t.Helper()
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
@@ -170,8 +189,7 @@ func (r *rig) send(req *http.Request) answer {
 	if err != nil {
 		r.t.Fatalf("%s %s: %v", req.Method, req.URL, err)
 	}
-	conform(r.t, req, resp, b)
-	return answer{resp.StatusCode, resp.Header, b}
+	return resp, answer{resp.StatusCode, resp.Header, b}
 }
 
 // decoded decodes the answer, which must have a status.

@@ -70,8 +70,8 @@ func besideInitdb() string {
 	if err != nil {
 		return ""
 	}
-	if real, err := filepath.EvalSymlinks(initdb); err == nil {
-		initdb = real
+	if target, err := filepath.EvalSymlinks(initdb); err == nil {
+		initdb = target
 	}
 	server := filepath.Join(filepath.Dir(initdb), "postgres")
 	if _, err := os.Stat(server); err != nil {
@@ -90,13 +90,10 @@ func postgresFor(data, def string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	major, err := strconv.Atoi(strings.TrimSpace(string(b)))
-	if err != nil {
-		return def, nil // a version before 10; the server itself will refuse it
-	}
 	versions := postgresVersions(debianPostgres)
-	if len(versions) == 0 {
-		return def, nil
+	major, numeric := strconv.Atoi(strings.TrimSpace(string(b))) // versions before 10 had a point
+	if numeric != nil || len(versions) == 0 {
+		return def, nil //nolint:nilerr // the server itself refuses what is not its own
 	}
 	if p, ok := versions[major]; ok {
 		return p, nil

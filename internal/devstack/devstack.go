@@ -46,7 +46,6 @@ type Stack struct {
 	redis    *redis
 	keepers  []*child.Keeper // in order of start
 	logs     []*child.Log
-	failed   chan error // has room for one error of each keeper
 	unlock   func()
 }
 

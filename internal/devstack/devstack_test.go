@@ -3,6 +3,7 @@ package devstack
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -34,10 +35,10 @@ func TestMain(m *testing.M) {
 // ownStack says "ready" once the stack runs and waits to be killed.
 func ownStack(dir string) {
 	if _, err := Start(context.Background(), Options{Dir: dir, Logger: discard}); err != nil {
-		os.Stdout.WriteString(err.Error() + "\n")
+		fmt.Println(err)
 		os.Exit(1)
 	}
-	os.Stdout.WriteString("ready\n")
+	fmt.Println("ready")
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	os.Exit(0) // the test is gone
 }

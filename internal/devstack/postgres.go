@@ -83,7 +83,8 @@ func (p *postgres) args() []string {
 	if p.noSync {
 		settings = append(settings, "fsync=off", "synchronous_commit=off", "full_page_writes=off")
 	}
-	args := []string{"-D", p.data}
+	args := make([]string, 0, 2+2*len(settings))
+	args = append(args, "-D", p.data)
 	for _, s := range settings {
 		args = append(args, "-c", s)
 	}

@@ -36,7 +36,7 @@ func runtimeDir(dir string, o owner) (string, error) {
 			return "", fmt.Errorf("make runtime folder: %w", err)
 		}
 		if err := os.WriteFile(record, []byte(run), 0o644); err != nil {
-			os.Remove(run)
+			_ = os.Remove(run) // it is empty
 			return "", fmt.Errorf("note runtime folder: %w", err)
 		}
 	}

@@ -41,7 +41,8 @@ type Host struct {
 	destroy   func(context.Context, string) error
 	creates   int
 	destroys  int
-	running   int // programs
+	running   int  // programs
+	hung      bool // it takes calls and does not answer them
 }
 
 // Start returns a host that serves until t ends.
@@ -114,6 +115,13 @@ func (h *Host) Describe(change func(*pb.GetHostInfoResponse)) {
 	change(h.info)
 }
 
+// Hang has the agent take calls for its state and not answer them, until it is called with false.
+func (h *Host) Hang(hung bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.hung = hung
+}
+
 // OnCreate has before called at the begin of each create, whose error is the create's, and
 // after at its end, before it is answered. Either may be nil.
 func (h *Host) OnCreate(before func(context.Context, *pb.CreateSandboxRequest) error, after func()) {
@@ -179,10 +187,15 @@ func (h *Host) publish(sb *pb.Sandbox) {
 }
 
 // GetHostInfo implements HostAgentService.
-func (h *Host) GetHostInfo(context.Context, *pb.GetHostInfoRequest) (*pb.GetHostInfoResponse, error) {
+func (h *Host) GetHostInfo(ctx context.Context, _ *pb.GetHostInfoRequest) (*pb.GetHostInfoResponse, error) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	return proto.CloneOf(h.info), nil
+	hung, info := h.hung, proto.CloneOf(h.info)
+	h.mu.Unlock()
+	if hung {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return info, nil
 }
 
 // CreateSandbox implements HostAgentService.

@@ -87,11 +87,14 @@ func (n *Network) remove(ctx context.Context, name string) error {
 	if err != nil || index == 0 {
 		return err
 	}
+	link, err := n.tap(name, index)
+	if err != nil {
+		return err
+	}
 	gateway, err := n.address(name)
 	if err != nil {
 		return err
 	}
-	link := &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}}
 	if err := n.route.LinkSetDown(link); err != nil {
 		return fmt.Errorf("turn off: %w", err)
 	}

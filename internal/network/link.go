@@ -93,12 +93,9 @@ func (n *Network) attach(ctx context.Context, name string, slot Slot) error {
 // reattach makes sure that the device of this name is the slot's TAP, and finishes what a killed
 // process may have left half done.
 func (n *Network) reattach(name string, index int, slot Slot) error {
-	link, err := n.route.LinkByIndex(index)
+	link, err := n.tap(name, index)
 	if err != nil {
 		return err
-	}
-	if _, ok := link.(*netlink.Tuntap); !ok {
-		return models.Errorf(models.Conflict, "the host has a device %s that is no TAP", name)
 	}
 	address, err := n.address(name)
 	switch {
@@ -110,6 +107,18 @@ func (n *Network) reattach(name string, index int, slot Slot) error {
 		return models.Errorf(models.Conflict, "device %s has address %s, not %s", name, address, slot.Gateway)
 	}
 	return n.setUp(name, slot)
+}
+
+// tap returns the device with this index, if it is a TAP and not somebody's device of that name.
+func (n *Network) tap(name string, index int) (netlink.Link, error) {
+	link, err := n.route.LinkByIndex(index)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := link.(*netlink.Tuntap); !ok {
+		return nil, models.Errorf(models.Conflict, "the host has a device %s that is no TAP", name)
+	}
+	return link, nil
 }
 
 // setUp gives a TAP its addresses and turns it on. It can be repeated.

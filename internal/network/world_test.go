@@ -197,11 +197,11 @@ func (w *world) wantTAPs(want ...id.Sandbox) {
 	}
 }
 
-// routes counts the host's routes, those of its own addresses included.
+// routes counts the host's IPv4 routes, those of its own addresses included.
 func (w *world) routes() (count int) {
 	w.Helper()
 	w.onHost(func() error {
-		routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+		routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 		count = len(routes)
 		return err
 	})

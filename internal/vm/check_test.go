@@ -19,7 +19,7 @@ func elfFile(machine, kind uint16, segment uint64) []byte {
 		uint16(64), uint16(0), uint16(0), // sections
 		uint32(1), uint32(5), uint64(120), uint64(0), uint64(0), segment, segment, uint64(4096), // PT_LOAD
 	} {
-		binary.Write(&b, binary.LittleEndian, v)
+		_ = binary.Write(&b, binary.LittleEndian, v)
 	}
 	return b.Bytes()
 }
@@ -36,7 +36,7 @@ func validSpec(t *testing.T) Spec {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	s := Spec{ID: "sb-1", Dir: dir, Kernel: filepath.Join(dir, "kernel"), Rootfs: filepath.Join(dir, "rootfs"), VCPUs: 1, MemoryMiB: 128}
 	write(t, s.Kernel, append(elfFile(x86, exec, 16), make([]byte, 16)...))
 	write(t, s.Rootfs, make([]byte, 1024))

@@ -64,11 +64,11 @@ func TestConsoleGoesOnWhereItEnded(t *testing.T) {
 	dir := t.TempDir()
 	for i := range 3 {
 		log := openConsole(t, dir)
-		fmt.Fprintf(log, "agent %d\n", i)
+		_, _ = fmt.Fprintf(log, "agent %d\n", i)
 		if err := log.Close(); err != nil {
 			t.Fatal(err)
 		}
-		log.Write([]byte("lost"))
+		_, _ = log.Write([]byte("lost"))
 	}
 	if got, want := readConsole(t, dir), "agent 0\nagent 1\nagent 2\n"; got != want {
 		t.Errorf("console %q, want %q", got, want)
@@ -92,7 +92,7 @@ func TestReadWhileWritten(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				fmt.Fprintf(log, "%09d\n", i)
+				_, _ = fmt.Fprintf(log, "%09d\n", i)
 			}
 		}
 	})
@@ -132,7 +132,7 @@ func findGap(text []byte) string {
 func TestFullDiskHoldsNobodyUp(t *testing.T) {
 	dir := t.TempDir()
 	log := openConsole(t, dir)
-	log.Write(make([]byte, ConsoleFileSize))
+	_, _ = log.Write(make([]byte, ConsoleFileSize))
 	if err := os.MkdirAll(filepath.Join(dir, ConsoleFile+previous, "x"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +147,7 @@ func TestFullDiskHoldsNobodyUp(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(dir, ConsoleFile+previous)); err != nil {
 		t.Fatal(err)
 	}
-	io.WriteString(writer, "there is room again")
+	_, _ = io.WriteString(writer, "there is room again")
 	writer.Close()
 	if err := <-kept; err != nil {
 		t.Errorf("Keep: %v", err)
@@ -172,12 +172,12 @@ func TestTail(t *testing.T) {
 	for i := range 100 {
 		piece := bytes.Repeat([]byte{byte(i)}, i*97%5000)
 		all = append(all, piece...)
-		tail.Write(piece)
+		_, _ = tail.Write(piece)
 		if got := tail.Bytes(); !bytes.Equal(got, all[max(0, len(all)-tailSize):]) {
 			t.Fatalf("after %d pieces the tail has %d bytes that are not the last ones", i, len(got))
 		}
 	}
-	tail.Write(make([]byte, 10*tailSize))
+	_, _ = tail.Write(make([]byte, 10*tailSize))
 	if got := tail.Bytes(); !bytes.Equal(got, make([]byte, tailSize)) {
 		t.Errorf("after one long write the tail has %d bytes", len(got))
 	}

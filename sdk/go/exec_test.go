@@ -91,8 +91,8 @@ func TestStreamGivesEventsInOrder(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v", got)
 	}
-	for range s.Events() {
-		t.Error("an event after the end")
+	for _, err := range s.Events() {
+		t.Errorf("an event after the end, %v", err)
 	}
 	if _, err := s.Copy(nil, nil); err == nil {
 		t.Error("a second Copy succeeded")

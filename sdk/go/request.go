@@ -174,8 +174,8 @@ func (c *Client) retry(req request, try int, f *failure) (time.Duration, bool) {
 		return wait/2 + rand.N(wait/2+1), true
 	}
 	seconds, err := strconv.Atoi(f.retryAfter)
-	coded, ok := f.error.(*Error)
-	if !ok || coded.Status != http.StatusServiceUnavailable || req.method != http.MethodGet || err != nil || seconds < 0 {
+	var coded *Error
+	if !errors.As(f.error, &coded) || coded.Status != http.StatusServiceUnavailable || req.method != http.MethodGet || err != nil || seconds < 0 {
 		return 0, false
 	}
 	wait := time.Duration(seconds) * time.Second

@@ -1,9 +1,11 @@
 package vmtest
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 )
 
@@ -29,53 +31,94 @@ var files = map[string]string{
 	"etc/hosts":  "127.0.0.1\tlocalhost\n192.0.2.1\tkept\n",
 }
 
-// buildImage makes a root file system with envd and the probe in dir, without mounting
-// anything, and returns its path. Like the templates it has neither journal nor room in
-// its descriptor table to grow.
-func buildImage(t testing.TB, dir string) string {
+// builder makes the one image of a test binary, of which each guest has a copy.
+type builder struct {
+	once  sync.Once
+	dir   string
+	image string
+	err   error
+}
+
+var images builder
+
+// Main runs the tests and removes what they shared. TestMain calls it.
+func Main(m *testing.M) int {
+	defer func() { _ = os.RemoveAll(images.dir) }() // a no-op while dir is empty
+	return m.Run()
+}
+
+// copyImage makes the image at the first call, and a copy of it at path.
+func copyImage(t testing.TB, path string) {
 	t.Helper()
-	root := filepath.Join(dir, "root")
+	images.once.Do(images.build)
+	if images.err != nil {
+		t.Fatal(images.err)
+	}
+	if err := run("cp", "--sparse=always", images.image, path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// build makes a root file system with envd and the probe, without mounting anything.
+// Like the templates it has neither a journal nor room in its descriptor table to grow.
+func (b *builder) build() {
+	if b.dir, b.err = os.MkdirTemp("", "envd-image-"); b.err != nil {
+		return
+	}
+	root := filepath.Join(b.dir, "root")
+	b.image = filepath.Join(b.dir, "root.ext4")
+	for _, step := range []func() error{
+		func() error { return makeTree(root) },
+		func() error { return compile(envdPackage, filepath.Join(root, "usr/local/bin/envd")) },
+		func() error { return compile(probePackage, filepath.Join(root, "usr/local/bin/probe")) },
+		func() error {
+			return run("mke2fs", "-q", "-t", "ext4", "-m", "0", "-O", "^resize_inode,^has_journal,metadata_csum_seed",
+				"-E", "lazy_itable_init=1", "-d", root, b.image, imageSize)
+		},
+	} {
+		if b.err = step(); b.err != nil {
+			return
+		}
+	}
+}
+
+func makeTree(root string) error {
 	for name, mode := range folders {
-		makeFolder(t, filepath.Join(root, name), mode)
+		path := filepath.Join(root, name)
+		if err := os.MkdirAll(path, mode); err != nil {
+			return err
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			return err
+		}
 	}
 	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(root, name), []byte(text), 0o644); err != nil {
-			t.Fatal(err)
+			return err
 		}
 	}
-	build(t, envdPackage, filepath.Join(root, "usr/local/bin/envd"))
-	build(t, probePackage, filepath.Join(root, "usr/local/bin/probe"))
-	image := filepath.Join(dir, "root.ext4")
-	run(t, "mke2fs", "-q", "-t", "ext4", "-m", "0", "-O", "^resize_inode,^has_journal,metadata_csum_seed",
-		"-E", "lazy_itable_init=1", "-d", root, image, imageSize)
-	return image
+	return nil
 }
 
-func makeFolder(t testing.TB, path string, mode os.FileMode) {
-	t.Helper()
-	if err := os.MkdirAll(path, mode); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(path, mode); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// build makes a static program, as bin/envd is.
-func build(t testing.TB, pkg, output string) {
-	t.Helper()
+// compile makes a static program, as bin/envd is.
+func compile(pkg, output string) error {
 	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", output, pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build %s: %v\n%s", pkg, err, out)
+		return fmt.Errorf("build %s: %w\n%s", pkg, err, out)
 	}
+	return nil
 }
 
-func run(t testing.TB, name string, args ...string) string {
-	t.Helper()
+func run(name string, args ...string) error {
+	_, err := output(name, args...)
+	return err
+}
+
+func output(name string, args ...string) (string, error) {
 	out, err := exec.Command(name, args...).CombinedOutput()
 	if err != nil {
-		t.Fatalf("%s %v: %v\n%s", name, args, err, out)
+		err = fmt.Errorf("%s %v: %w\n%s", name, args, err, out)
 	}
-	return string(out)
+	return string(out), err
 }

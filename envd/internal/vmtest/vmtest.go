@@ -3,6 +3,7 @@
 package vmtest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -51,13 +52,13 @@ func Boot(t testing.TB, opts Options) *Guest {
 	t.Helper()
 	kernel := needs(t)
 	g := &Guest{t: t, dir: shortDir(t), exited: make(chan struct{})}
-	image := buildImage(t, g.dir)
+	copyImage(t, g.Image())
 	if opts.DiskMiB != 0 {
-		if err := os.Truncate(image, opts.DiskMiB<<20); err != nil {
+		if err := os.Truncate(g.Image(), opts.DiskMiB<<20); err != nil {
 			t.Fatal(err)
 		}
 	}
-	g.start(kernel, image, opts)
+	g.start(kernel, opts)
 	t.Cleanup(g.kill)
 	return g
 }
@@ -91,7 +92,7 @@ func shortDir(t testing.TB) string {
 	return dir
 }
 
-func (g *Guest) start(kernel, image string, opts Options) {
+func (g *Guest) start(kernel string, opts Options) {
 	g.t.Helper()
 	append := "console=ttyS0 quiet root=/dev/vda rw init=/usr/local/bin/envd reboot=t panic=-1 no_timer_check mitigations=off " +
 		"wrenn.transport=" + listen.TransportVirtioSerial + " " + opts.Arguments
@@ -101,9 +102,9 @@ func (g *Guest) start(kernel, image string, opts Options) {
 	}
 	defer func() { _ = log.Close() }()
 	g.cmd = exec.Command("qemu-system-x86_64", "-M", "microvm,acpi=off", "-accel", "tcg,thread=multi,tb-size=64", "-cpu", "max",
-		"-smp", fmt.Sprint(max(opts.VCPUs, 1)), "-m", fmt.Sprintf("%dM", max(opts.MemoryMiB, 256)),
+		"-smp", fmt.Sprint(cmp.Or(opts.VCPUs, 1)), "-m", fmt.Sprintf("%dM", cmp.Or(opts.MemoryMiB, 256)),
 		"-nodefaults", "-no-user-config", "-nographic", "-no-reboot", "-kernel", kernel, "-append", append,
-		"-drive", "id=root,if=none,format=raw,cache=unsafe,file="+image, "-device", "virtio-blk-device,drive=root",
+		"-drive", "id=root,if=none,format=raw,cache=unsafe,file="+g.Image(), "-device", "virtio-blk-device,drive=root",
 		"-serial", "file:"+g.path("console"),
 		"-chardev", "socket,id=envd,server=on,wait=off,path="+g.path("envd.sock"),
 		"-device", "virtio-serial-device,max_ports=2", "-device", "virtserialport,chardev=envd,nr=1,name="+listen.PortName,
@@ -145,11 +146,18 @@ func (g *Guest) kill() {
 func (g *Guest) CheckDisk(file string) string {
 	g.t.Helper()
 	// -f looks even where the file system says that it is clean; -n repairs nothing.
-	run(g.t, "e2fsck", "-f", "-n", g.Image())
-	if state := run(g.t, "dumpe2fs", "-h", g.Image()); !strings.Contains(state, "Filesystem state:         clean\n") {
-		g.t.Errorf("the file system was not unmounted:\n%s", state)
+	if err := run("e2fsck", "-f", "-n", g.Image()); err != nil {
+		g.t.Error(err)
 	}
-	return run(g.t, "debugfs", "-R", "cat "+file, g.Image())
+	state, err := output("dumpe2fs", "-h", g.Image())
+	if err != nil || !strings.Contains(state, "Filesystem state:         clean\n") {
+		g.t.Errorf("the file system was not unmounted: %v\n%s", err, state)
+	}
+	content, err := output("debugfs", "-R", "cat "+file, g.Image())
+	if err != nil {
+		g.t.Error(err)
+	}
+	return content
 }
 
 // Console returns what the guest wrote to its console.

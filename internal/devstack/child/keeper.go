@@ -33,9 +33,8 @@ type Keeper struct {
 	start  StartFunc
 	policy Policy
 
-	stopping context.Context // ends when Stop is called
-	stop     context.CancelFunc
-	done     chan struct{}
+	stop context.CancelFunc // ends the context that everything in run obeys
+	done chan struct{}
 
 	mu      sync.Mutex // guards process
 	process *Process
@@ -51,8 +50,9 @@ func Keep(ctx context.Context, name string, start StartFunc, policy Policy) (*Ke
 		return nil, err
 	}
 	k.process = p
-	k.stopping, k.stop = context.WithCancel(context.Background())
-	go k.run(p)
+	stopping, stop := context.WithCancel(context.WithoutCancel(ctx)) // ctx bounds the start only
+	k.stop = stop
+	go k.run(stopping, p)
 	return k, nil
 }
 
@@ -92,11 +92,11 @@ func (k *Keeper) Stop(ctx context.Context) {
 
 // run waits for the end of each life and starts the next one. A start that fails counts as
 // a life of no length, however long it took to fail.
-func (k *Keeper) run(p *Process) {
+func (k *Keeper) run(stopping context.Context, p *Process) {
 	defer close(k.done)
 	born, quick := time.Now(), 0
 	err := p.Err()
-	for k.stopping.Err() == nil {
+	for stopping.Err() == nil {
 		if quick++; time.Since(born) >= k.policy.Healthy {
 			quick = 1
 		}
@@ -105,10 +105,10 @@ func (k *Keeper) run(p *Process) {
 			return
 		}
 		k.policy.Logger.Warn("process ended and is started again", "process", k.name, "cause", describe(err), "try", quick)
-		if !k.pause(quick) {
+		if !k.pause(stopping, quick) {
 			return
 		}
-		p, err = k.next()
+		p, err = k.next(stopping)
 		if born = time.Now(); err == nil {
 			err = p.Err()
 		}
@@ -117,28 +117,28 @@ func (k *Keeper) run(p *Process) {
 
 // next starts the next process. When Stop came in the meantime it ends it again,
 // because Stop may have looked at the one before.
-func (k *Keeper) next() (*Process, error) {
-	p, err := k.start(k.stopping)
+func (k *Keeper) next(stopping context.Context) (*Process, error) {
+	p, err := k.start(stopping)
 	if err != nil {
 		return nil, err
 	}
 	k.mu.Lock()
 	k.process = p
 	k.mu.Unlock()
-	if k.stopping.Err() != nil {
-		p.Stop(context.Background(), k.policy.Stop...) // bounded by the steps' graces
+	if stopping.Err() != nil {
+		p.Stop(context.WithoutCancel(stopping), k.policy.Stop...) // bounded by the steps' graces
 	}
 	return p, nil
 }
 
-func (k *Keeper) pause(quick int) bool {
+func (k *Keeper) pause(stopping context.Context, quick int) bool {
 	wait := min(k.policy.Backoff<<(quick-1), 30*k.policy.Backoff)
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 		return true
-	case <-k.stopping.Done():
+	case <-stopping.Done():
 		return false
 	}
 }

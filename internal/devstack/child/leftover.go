@@ -44,7 +44,7 @@ func endProcess(ctx context.Context, pid int, cwd string, signals []syscall.Sign
 	if err != nil {
 		return nil // gone
 	}
-	defer p.Release()
+	defer func() { _ = p.Release() }() // fails only when it was released before
 	if !WorksIn(pid, cwd) {
 		return nil
 	}

@@ -8,6 +8,7 @@ package child
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -74,7 +75,7 @@ func Start(spec Spec) (*Process, error) {
 }
 
 func command(spec Spec) *exec.Cmd {
-	cmd := exec.Command(spec.Path, spec.Args...)
+	cmd := exec.Command(spec.Path, spec.Args...) //nolint:noctx // Stop ends it, step by step
 	cmd.Env, cmd.Dir = spec.Env, spec.Dir
 	if cmd.Env == nil {
 		cmd.Env = []string{}
@@ -86,7 +87,7 @@ func command(spec Spec) *exec.Cmd {
 	if death == 0 {
 		death = syscall.SIGTERM
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: !spec.Foreground, Pdeathsig: death, Credential: spec.Credential}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: !spec.Foreground, Credential: spec.Credential}
 	return cmd
 }
 
@@ -121,7 +122,7 @@ func (p *Process) WaitReady(ctx context.Context, answers func(context.Context) b
 
 // Signal sends sig to the child alone. A child that has ended is no error.
 func (p *Process) Signal(sig os.Signal) error {
-	if err := p.cmd.Process.Signal(sig); err != nil && err != os.ErrProcessDone {
+	if err := p.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("signal %s: %w", p.cmd.Path, err)
 	}
 	return nil

@@ -11,6 +11,7 @@ package stacktest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -116,8 +117,7 @@ func begin() error {
 	defer cancel()
 	stack, err := devstack.Start(ctx, devstack.Options{Dir: dir, NoSync: true, Cache: devstack.DefaultCache(), Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
-		os.RemoveAll(dir)
-		return err
+		return errors.Join(err, os.RemoveAll(dir))
 	}
 	shared.stack, shared.dir = stack, dir
 	return nil

@@ -14,7 +14,9 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -115,12 +117,18 @@ func (a *Agent) Sandboxes() []Sandbox {
 	return views
 }
 
-// Console returns the last part, at most 512 KiB, of what the guest wrote to its serial console.
+// Console returns the last part, at most 512 KiB, of what the guest wrote to its serial console. That
+// of a sandbox that could not be created, or had failed, is kept after it is gone, for the newest of them.
 func (a *Agent) Console(sb id.Sandbox) ([]byte, error) {
-	if _, err := a.find(sb); err != nil {
-		return nil, err
+	_, notFound := a.find(sb)
+	if notFound == nil {
+		return vm.ReadConsole(a.runDir(sb))
 	}
-	return vm.ReadConsole(a.runDir(sb))
+	text, err := os.ReadFile(a.failedPath(sb))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, notFound
+	}
+	return text, err
 }
 
 func (a *Agent) find(sb id.Sandbox) (*sandbox, error) {

@@ -39,7 +39,8 @@ type Request struct {
 }
 
 // Create makes a sandbox and returns once its envd has answered. After an error nothing
-// of it is left on the host, except its console in Dir/failed. For a sandbox that exists it returns that one:
+// of it is left on the host, except its console in Dir/failed. A caller that goes away does not end it: whoever
+// asked may have died, and its successor finds the sandbox running. For a sandbox that exists it returns that one:
 // a repeated request is answered like the first. It fails with Conflict when the sandbox
 // is being destroyed or has failed.
 func (a *Agent) Create(ctx context.Context, req Request) (Sandbox, error) {
@@ -56,7 +57,7 @@ func (a *Agent) Create(ctx context.Context, req Request) (Sandbox, error) {
 	}
 	defer a.tasks.Done()
 	defer s.release()
-	ctx, cancel := context.WithTimeout(ctx, createLimit)
+	ctx, cancel := outlive(ctx)
 	defer cancel()
 	defer context.AfterFunc(s.ctx, cancel)()
 
@@ -72,6 +73,15 @@ func (a *Agent) Create(ctx context.Context, req Request) (Sandbox, error) {
 		return Sandbox{}, err
 	}
 	return s.view(), nil
+}
+
+// outlive returns a context that ends with ctx's deadline or after createLimit, but not when ctx is cancelled.
+func outlive(ctx context.Context) (context.Context, context.CancelFunc) {
+	end := time.Now().Add(createLimit)
+	if deadline, ok := ctx.Deadline(); ok && deadline.Before(end) {
+		end = deadline
+	}
+	return context.WithDeadline(context.WithoutCancel(ctx), end)
 }
 
 func (a *Agent) check(req Request) (filesystem.Template, error) {
@@ -261,23 +271,28 @@ func cmpErr(cause, err error) error {
 
 // explain turns what failed into an error that says why, with the VMM's or the guest's own words.
 func (a *Agent) explain(s *sandbox, err error) error {
-	if s.ctx.Err() != nil {
-		return models.Errorf(models.Conflict, "sandbox %s was destroyed while it was being created", s.id).WithCause(err)
-	}
 	var coded *models.Error
+	told := errors.As(err, &coded)
 	machine, _ := s.machine()
-	if machine == nil || (errors.As(err, &coded) && !errors.Is(err, errDied) && coded.Code != models.Deadline && coded.Code != models.Unavailable) {
-		if coded != nil {
-			return err
-		}
+	switch {
+	case s.ctx.Err() != nil:
+		return models.Errorf(models.Conflict, "sandbox %s was destroyed while it was being created", s.id).WithCause(err)
+	case machine == nil && told:
+		return err
+	case machine == nil:
 		return models.Errorf(models.Internal, "the sandbox's VM could not be made").WithCause(err)
+	case errors.Is(err, errDied):
+		return a.notBooted(s, machine.Exit().Reason, err)
+	case told && coded.Code != models.Deadline && coded.Code != models.Unavailable:
+		return err
+	default:
+		return a.notBooted(s, "the guest did not answer in time", err)
 	}
-	why := "the guest did not answer in time"
-	if errors.Is(err, errDied) {
-		why = machine.Exit().Reason
-	}
+}
+
+func (a *Agent) notBooted(s *sandbox, why string, cause error) error {
 	return models.Errorf(models.Unavailable, "the sandbox did not boot: %s", why).
-		WithHint("the end of its console: %s", a.consoleTail(s.id)).WithCause(err)
+		WithHint("the end of its console: %s", a.consoleTail(s.id)).WithCause(cause)
 }
 
 // consoleTail returns the last lines that the guest wrote, in one line.

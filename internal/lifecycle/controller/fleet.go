@@ -39,6 +39,7 @@ type host struct {
 	client  *hostclient.Client
 	store   HostStore
 	log     *slog.Logger
+	beats   time.Duration // between heartbeats
 	wake    chan struct{} // something happened that the reconciler should look at
 
 	mu        sync.Mutex // guards the following
@@ -66,7 +67,7 @@ func NewFleet(addresses []string, store HostStore, log *slog.Logger) (*Fleet, er
 			return nil, err
 		}
 		f.hosts = append(f.hosts, &host{
-			address: a, client: client, store: store, log: log.With("agent", a),
+			address: a, client: client, store: store, log: log.With("agent", a), beats: heartbeat,
 			wake: make(chan struct{}, 1), seen: map[id.Sandbox]sighting{},
 		})
 	}
@@ -234,7 +235,7 @@ func described(i hostclient.Info, address string) db.Host {
 // answer: a watch alone does not notice an agent that hangs. A database that is away is no
 // reason to give up the host.
 func (h *host) beat(ctx context.Context, end context.CancelFunc) error {
-	for pause(ctx, heartbeat) {
+	for pause(ctx, h.beats) {
 		info, err := h.client.Info(ctx)
 		if err != nil && ctx.Err() == nil {
 			end()
@@ -303,14 +304,14 @@ func (h *host) observe(sb hostclient.Sandbox) {
 // lost notes that the host cannot be reached. What it holds is not known from then on.
 func (h *host) lost(ctx context.Context, err error) {
 	h.mu.Lock()
-	was, known := h.reachable, h.id
+	news, known := h.reachable || h.lastErr == nil, h.id
 	h.reachable, h.synced, h.lastErr = false, false, err
 	h.mu.Unlock()
-	if !was {
+	if !news {
 		h.log.Debug("host still unreachable", "error", err)
 		return
 	}
-	h.log.Warn("host lost", "host_id", known, "error", err)
+	h.log.Warn("host cannot be reached", "host_id", known, "error", err)
 	if err := h.store.MarkUnreachable(ctx, known); err != nil && ctx.Err() == nil {
 		h.log.Warn("host not marked as unreachable", "host_id", known, "error", err)
 	}

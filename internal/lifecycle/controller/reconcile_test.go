@@ -160,6 +160,27 @@ func TestAgentRestart(t *testing.T) {
 	}
 }
 
+// TestAgentHangs: an agent that holds its connections open and answers nothing counts as
+// unreachable, and as reachable again once it answers.
+func TestAgentHangs(t *testing.T) {
+	r := newRig(t)
+	c := r.boot(r.store, Limits{}, Pace{}, 20*time.Millisecond)
+	r.eventually("the host is reachable", func() bool { return c.Fleet.Status()[0].Up })
+	r.sim.Describe(func(i *pb.GetHostInfoResponse) { i.AgentVersion = "next" })
+	r.eventually("what the host says of itself is recorded", func() bool {
+		hosts, err := r.store.Hosts(t.Context())
+		return err == nil && hosts[0].AgentVersion == "next" && hosts[0].Connects == 1
+	})
+	r.sim.Hang(true)
+	r.eventually("the host is unreachable", func() bool { return !c.Fleet.Status()[0].Up })
+	if _, err := c.Create(t.Context(), r.by, Request{Template: "minimal"}); models.CodeOf(err) != models.Unavailable {
+		t.Errorf("create on a host that hangs: %v", err)
+	}
+	r.sim.Hang(false)
+	r.eventually("the host is reachable again", func() bool { return c.Fleet.Status()[0].Up })
+	r.create(c)
+}
+
 func TestOrphanIsRemoved(t *testing.T) {
 	r := newRig(t)
 	r.sim.Put("sb-dead0000", pb.SandboxState_SANDBOX_STATE_RUNNING, "")

@@ -66,12 +66,12 @@ var quick = Pace{Tick: 20 * time.Millisecond, Settle: 50 * time.Millisecond, Gra
 // start runs a replica until end is called or the test ends, and waits until it knows its host.
 func (r *rig) start(store Store, limits Limits, pace Pace) *replica {
 	r.t.Helper()
-	c := r.boot(store, limits, pace)
+	c := r.boot(store, limits, pace, heartbeat)
 	r.eventually("the host is reachable", func() bool { return c.Fleet.Status()[0].Up })
 	return c
 }
 
-func (r *rig) boot(store Store, limits Limits, pace Pace) *replica {
+func (r *rig) boot(store Store, limits Limits, pace Pace, beats time.Duration) *replica {
 	r.t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	if os.Getenv("TEST_LOG") != "" {
@@ -81,6 +81,7 @@ func (r *rig) boot(store Store, limits Limits, pace Pace) *replica {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	fleet.hosts[0].beats = beats
 	c := New(Options{Store: store, Fleet: fleet, Log: log, Limits: limits})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup

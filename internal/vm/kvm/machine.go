@@ -177,7 +177,7 @@ func (m *machine) unmapRun() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.run != nil {
-		unix.Munmap(m.run)
+		_ = unix.Munmap(m.run)
 		m.run = nil
 	}
 }
@@ -190,7 +190,7 @@ func (m *machine) close() {
 		unix.Close(m.files[i])
 	}
 	if m.memory != nil {
-		unix.Munmap(m.memory)
+		_ = unix.Munmap(m.memory)
 	}
 }
 
@@ -219,7 +219,7 @@ func (m *machine) measure(ctx context.Context) (float64, error) {
 	}
 	m.interrupt()
 	for range 20 { // the signal may come just before KVM_RUN is entered, which then returns at once
-		unix.Tgkill(unix.Getpid(), tid, unix.SIGURG) // the runtime's own: it has a handler, and does no harm
+		_ = unix.Tgkill(unix.Getpid(), tid, unix.SIGURG) // the runtime's own: it has a handler, and does no harm
 		select {
 		case r := <-measured:
 			return r.mips, r.err

@@ -51,8 +51,9 @@ func openOutputs(dir string) (*outputs, error) {
 // keep reads both outputs until they end, or close is called. It takes over conn.
 func (o *outputs) keep(conn net.Conn) {
 	o.conn = conn
-	o.group.Go(func() { o.console.Keep(io.TeeReader(conn, &o.consoleTail)) })
-	o.group.Go(func() { o.own.Keep(io.TeeReader(o.reader, &o.ownTail)) })
+	// What ends the reading, be it close or the end of QEMU, is no news to whoever waits.
+	o.group.Go(func() { _ = o.console.Keep(io.TeeReader(conn, &o.consoleTail)) })
+	o.group.Go(func() { _ = o.own.Keep(io.TeeReader(o.reader, &o.ownTail)) })
 }
 
 // closeWriter must be called once QEMU has its copy, or reading its output never ends.

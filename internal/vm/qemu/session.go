@@ -92,8 +92,7 @@ func (s *session) begin(conn net.Conn) (*yamux.Session, error) {
 	defer cancel()
 	if conn == nil {
 		var err error
-		var dialer net.Dialer
-		if conn, err = dialer.DialContext(ctx, "unix", s.path); err != nil {
+		if conn, err = dial(ctx, s.path); err != nil {
 			return nil, err
 		}
 	}
@@ -140,7 +139,7 @@ func (s *session) current() (*yamux.Session, <-chan struct{}) {
 func (s *session) dial(ctx context.Context, port uint32) (net.Conn, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(s.ctx, func() { cancel(errSessionClosed) })()
+	defer context.AfterFunc(s.ctx, func() { cancel(errSessionClosed) })() //nolint:contextcheck // two contexts end it
 	for {
 		mux, changed := s.current()
 		if mux == nil {

@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -23,13 +24,13 @@ type sockets struct {
 }
 
 // listen makes the sockets of a QEMU that is about to start, and connects to each of them.
-func listen(dir string) (*sockets, error) {
+func listen(ctx context.Context, dir string) (*sockets, error) {
 	s := &sockets{}
 	for _, one := range []struct {
 		name string
 		conn *net.Conn
 	}{{qmpSocket, &s.qmp}, {consoleSocket, &s.console}, {envdSocket, &s.envd}} {
-		if err := s.listenAndConnect(filepath.Join(dir, one.name), one.conn); err != nil {
+		if err := s.listenAndConnect(ctx, filepath.Join(dir, one.name), one.conn); err != nil {
 			s.close()
 			return nil, err
 		}
@@ -37,7 +38,7 @@ func listen(dir string) (*sockets, error) {
 	return s, nil
 }
 
-func (s *sockets) listenAndConnect(path string, conn *net.Conn) error {
+func (s *sockets) listenAndConnect(ctx context.Context, path string, conn *net.Conn) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) { // of an earlier start
 		return fmt.Errorf("remove socket: %w", err)
 	}
@@ -52,7 +53,7 @@ func (s *sockets) listenAndConnect(path string, conn *net.Conn) error {
 		return fmt.Errorf("make socket: %w", err)
 	}
 	s.files = append(s.files, file)
-	*conn, err = net.Dial("unix", path) // never blocks: the connection waits in the listener's queue
+	*conn, err = dial(ctx, path) // never blocks: the connection waits in the listener's queue
 	if err != nil {
 		return fmt.Errorf("connect to socket: %w", err)
 	}
@@ -60,17 +61,21 @@ func (s *sockets) listenAndConnect(path string, conn *net.Conn) error {
 }
 
 // connect connects to a QEMU that runs. Its envd socket is left to the session, which connects by itself.
-func connect(dir string) (*sockets, error) {
+func connect(ctx context.Context, dir string) (*sockets, error) {
 	s := &sockets{}
 	var err error
-	if s.qmp, err = net.Dial("unix", filepath.Join(dir, qmpSocket)); err != nil {
+	if s.qmp, err = dial(ctx, filepath.Join(dir, qmpSocket)); err != nil {
 		return nil, fmt.Errorf("connect to QEMU: %w", err)
 	}
-	if s.console, err = net.Dial("unix", filepath.Join(dir, consoleSocket)); err != nil {
+	if s.console, err = dial(ctx, filepath.Join(dir, consoleSocket)); err != nil {
 		s.close()
 		return nil, fmt.Errorf("connect to the console: %w", err)
 	}
 	return s, nil
+}
+
+func dial(ctx context.Context, path string) (net.Conn, error) {
+	return (&net.Dialer{}).DialContext(ctx, "unix", path)
 }
 
 // closeFiles closes the listening ends, which QEMU has its own copies of.

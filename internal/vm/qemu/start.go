@@ -32,7 +32,7 @@ func (c *configured) Start(ctx context.Context) (vm.Running, error) {
 		return nil, fmt.Errorf("start vm %s: %w", c.spec.ID, err)
 	}
 	if err := m.awaitRunning(ctx); err != nil {
-		return nil, fmt.Errorf("start vm %s: %w", c.spec.ID, m.discard(err))
+		return nil, fmt.Errorf("start vm %s: %w", c.spec.ID, m.discard(context.WithoutCancel(ctx), err))
 	}
 	go m.watch()
 	return m, nil
@@ -45,9 +45,9 @@ func (c *configured) spawn(ctx context.Context) (*machine, error) {
 		return nil, err
 	}
 	defer out.closeWriter()
-	s, err := listen(c.spec.Dir)
+	s, err := listen(ctx, c.spec.Dir)
 	if err != nil {
-		out.close()
+		_ = out.close()
 		return nil, err
 	}
 	defer s.closeFiles()
@@ -57,10 +57,10 @@ func (c *configured) spawn(ctx context.Context) (*machine, error) {
 	})
 	if err != nil {
 		s.close()
-		out.close()
+		_ = out.close()
 		return nil, err
 	}
-	return c.driver.newMachine(c.spec.Dir, process, s, out), nil
+	return c.driver.newMachine(c.spec.Dir, process, s, out), nil //nolint:contextcheck // its session outlives the call
 }
 
 // awaitRunning waits until QEMU says that the guest executes.
@@ -82,14 +82,14 @@ func (m *machine) awaitRunning(ctx context.Context) error {
 }
 
 // discard ends a machine that did not start, and returns the reason in QEMU's own words where there are any.
-func (m *machine) discard(cause error) error {
+func (m *machine) discard(ctx context.Context, cause error) error {
 	if errors.Is(cause, qmp.ErrClosed) { // it is just about to end, and its status is worth waiting for
 		select {
 		case <-m.process.Done():
 		case <-time.After(exitLimit):
 		}
 	}
-	if err := m.process.Kill(context.Background()); err != nil {
+	if err := m.process.Kill(ctx); err != nil {
 		cause = errors.Join(cause, err)
 	}
 	m.detach(true)
@@ -143,12 +143,12 @@ func (d *Driver) reconnect(ctx context.Context, dir string, process *vmm.Process
 		return nil, err
 	}
 	out.closeWriter() // QEMU has its own
-	s, err := connect(dir)
+	s, err := connect(ctx, dir)
 	if err != nil {
-		out.close()
+		_ = out.close()
 		return nil, err
 	}
-	m := d.newMachine(dir, process, s, out)
+	m := d.newMachine(dir, process, s, out) //nolint:contextcheck // its session outlives the call
 	if err := m.attach(ctx); err != nil {
 		m.detach(false)
 		return nil, err

@@ -104,7 +104,7 @@ func (p *Process) afterWatch() error {
 // or this program ends.
 func (p *Process) Release() {
 	p.release.Do(func() {
-		p.pidfd.SetReadDeadline(time.Unix(1, 0)) // ends the wait; cannot fail on a file that can be polled
+		_ = p.pidfd.SetReadDeadline(time.Unix(1, 0)) // ends the wait; cannot fail on a file that can be polled
 		<-p.watched
 		p.pidfd.Close()
 	})
@@ -143,7 +143,7 @@ func (p *Process) watch() {
 		return // released
 	}
 	p.status = Status{At: time.Now()}
-	p.control(func(fd int) error { reap(fd, p.identity.PID, &p.status); return nil })
+	_ = p.control(func(fd int) error { reap(fd, p.identity.PID, &p.status); return nil })
 	close(p.done)
 }
 

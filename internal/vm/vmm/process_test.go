@@ -283,7 +283,7 @@ func TestAdoptZombie(t *testing.T) {
 	if err := child.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer child.Wait()
+	defer func() { _ = child.Wait() }()
 	id, err := identify(child.Process.Pid)
 	if err != nil {
 		t.Fatal(err)
@@ -335,7 +335,7 @@ func TestOutlivesItsAgent(t *testing.T) {
 		}
 		id := p.Identity()
 		fmt.Fprintf(os.Stderr, "\nidentity %d %d %s\n", id.PID, id.StartTime, id.BootID)
-		syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {}
 	}
 	agent := exec.Command(os.Args[0], "-test.run=^TestOutlivesItsAgent$")

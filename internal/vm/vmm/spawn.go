@@ -74,11 +74,11 @@ func start(c Command, files []*os.File) (*Process, error) {
 	}
 	process, err := watchChild(child.Pid, pidfd)
 	if err != nil {
-		child.Kill()
-		child.Wait()
+		_ = child.Kill()
+		_, _ = child.Wait()
 		return nil, err
 	}
-	child.Release() // waiting for it is ours
+	_ = child.Release() // waiting for it is ours
 	return process, nil
 }
 

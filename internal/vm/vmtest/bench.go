@@ -39,10 +39,10 @@ func BenchmarkIdle(b *testing.B, subject Subject, vcpus int) {
 	spec := w.spec()
 	spec.VCPUs, spec.MemoryMiB = vcpus, 256
 	running := w.boot(spec)
-	time.Sleep(2 * time.Second) // for what the guest still does after its boot
+	<-time.After(2 * time.Second) // for what the guest still does after its boot
 	start, startCPU := time.Now(), w.cpuTime(running)
 	for b.Loop() {
-		time.Sleep(10 * time.Second)
+		<-time.After(10 * time.Second)
 	}
 	share := float64(w.cpuTime(running)-startCPU) / float64(time.Since(start))
 	b.ReportMetric(100*share, "cpu-%")

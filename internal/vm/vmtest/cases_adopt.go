@@ -127,13 +127,13 @@ func adoptImpostor(w *world) {
 	foreign.PID = os.Getpid()
 	w.checkGone("this very process", foreign)
 
-	bystander := exec.Command("sleep", "600")
+	bystander := exec.CommandContext(w.ctx(), "sleep", "600")
 	w.must(bystander.Start())
 	foreign.PID = bystander.Process.Pid
 	w.checkGone("a bystander", foreign)
 	w.must(bystander.Process.Signal(syscall.Signal(0)))
 	w.must(bystander.Process.Kill())
-	bystander.Wait()
+	_ = bystander.Wait()
 	w.checkGone("a pid that is free", foreign)
 	w.checkHealth(running)
 }

@@ -96,7 +96,7 @@ func runChild(t *testing.T, subject Subject) {
 	if err := os.WriteFile(o.Answer, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	select {} // until the signal arrives
 }
 

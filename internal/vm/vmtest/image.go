@@ -32,7 +32,7 @@ func buildGuest(t testing.TB) string {
 			t.Fatal(err)
 		}
 	} else {
-		build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", program, guestPackage)
+		build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags=-s -w", "-o", program, guestPackage)
 		build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 		run(t, build)
 	}
@@ -72,7 +72,7 @@ func makeTree(t testing.TB, tree string) {
 
 func makeImage(t testing.TB, image, tree string) {
 	t.Helper()
-	run(t, exec.Command("mke2fs", "-q", "-t", "ext4", "-O", "^resize_inode,^has_journal", "-d", tree, image, "24M"))
+	run(t, exec.CommandContext(t.Context(), "mke2fs", "-q", "-t", "ext4", "-O", "^resize_inode,^has_journal", "-d", tree, image, "24M"))
 }
 
 // emptyFilesystem returns a rootfs without any program in it.

@@ -33,14 +33,11 @@ func takeStock() stock {
 // the folders of its VMs. What is just about to go is waited for.
 func (w *world) checkLeftovers(before stock, tmp string) {
 	var problem string
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	if poll(10*time.Second, func() bool {
 		problem = w.leftover(before, takeStock(), tmp)
-		if problem == "" {
-			return
-		}
-		if time.Now().After(deadline) {
-			break
-		}
+		return problem == ""
+	}) {
+		return
 	}
 	w.Errorf("left over: %s", problem)
 	if strings.HasPrefix(problem, "goroutines") {

@@ -1,6 +1,7 @@
 package vmtest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -30,7 +31,7 @@ func Main(m *testing.M) int {
 		return m.Run()
 	}
 	runtime.LockOSThread() // Pdeathsig is about the thread that started the child
-	inner := exec.Command("/proc/self/exe", os.Args[1:]...)
+	inner := exec.CommandContext(context.Background(), "/proc/self/exe", os.Args[1:]...)
 	inner.Args[0] = os.Args[0]
 	inner.Env = append(os.Environ(), isolatedEnv+"=1")
 	inner.Stdin, inner.Stdout, inner.Stderr = os.Stdin, os.Stdout, os.Stderr

@@ -214,9 +214,19 @@ func (w *world) dirs() []string {
 // eventually fails the case when condition has not become true within the subject's limit.
 func (w *world) eventually(what string, condition func() bool) {
 	w.Helper()
-	for deadline := time.Now().Add(w.subject.limit()); !condition(); time.Sleep(10 * time.Millisecond) {
+	if !poll(w.subject.limit(), condition) {
+		w.Fatalf("still not so: %s", what)
+	}
+}
+
+// poll asks for condition every 10 ms until it holds, or limit has passed.
+func poll(limit time.Duration, condition func() bool) bool {
+	ticker := time.NewTicker(10 * time.Millisecond)
+	defer ticker.Stop()
+	for deadline := time.Now().Add(limit); !condition(); <-ticker.C {
 		if time.Now().After(deadline) {
-			w.Fatalf("still not so: %s", what)
+			return false
 		}
 	}
+	return true
 }

@@ -168,8 +168,8 @@ func hog([]string) error {
 	var all [][]byte
 	for {
 		b := make([]byte, 1<<20)
-		for i := range b {
-			b[i] = byte(i)
+		for i := 0; i < len(b); i += os.Getpagesize() {
+			b[i] = 1
 		}
 		all = append(all, b)
 	}

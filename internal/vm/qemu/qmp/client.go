@@ -167,7 +167,9 @@ func (c *Client) send(ctx context.Context, r request) error {
 	}
 	defer func() { c.writing <- struct{}{} }()
 	deadline, _ := ctx.Deadline()
-	c.conn.SetWriteDeadline(deadline)
+	if err := c.conn.SetWriteDeadline(deadline); err != nil {
+		return errors.Join(ErrClosed, err)
+	}
 	if _, err := c.conn.Write(append(text, '\n')); err != nil {
 		c.conn.Close()
 		return errors.Join(ErrClosed, err)

@@ -146,7 +146,7 @@ func TestHostile(t *testing.T) {
 			sent := make(chan struct{})
 			go func() {
 				defer close(sent)
-				io.WriteString(theirs, opening)
+				_, _ = io.WriteString(theirs, opening)
 				theirs.Close()
 			}()
 			if _, err := New(ctx, ours); !errors.Is(err, ErrClosed) {
@@ -249,7 +249,7 @@ func TestNoGreeting(t *testing.T) {
 func TestNobodyReads(t *testing.T) {
 	ours, theirs := net.Pipe()
 	defer theirs.Close()
-	go io.WriteString(theirs, greeting)
+	go func() { _, _ = io.WriteString(theirs, greeting) }()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	if _, err := New(ctx, ours); err == nil {

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -36,7 +37,7 @@ func live() error {
 		Restart: restart,
 	}
 	for app.Hangs() {
-		unix.Pause() // not an empty select, which Go ends as a deadlock
+		_ = unix.Pause() // not an empty select, which Go ends as a deadlock
 	}
 	return serve(app)
 }
@@ -81,11 +82,11 @@ func mount() error {
 
 // serveTCP serves the echo port on the network device.
 func serveTCP(app guestapp.App) error {
-	listener, err := net.Listen("tcp", fmt.Sprintf(":%d", guestapp.EchoPort))
+	listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", fmt.Sprintf(":%d", guestapp.EchoPort))
 	if err != nil {
 		return err
 	}
-	go app.Serve(listener, guestapp.EchoPort)
+	go func() { fmt.Fprintln(os.Stderr, "guest:", app.Serve(listener, guestapp.EchoPort)) }()
 	return nil
 }
 

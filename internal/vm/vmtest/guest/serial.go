@@ -28,7 +28,7 @@ func serveSerial(app guestapp.App) error {
 	}
 	listeners := map[uint32]*streams{guestapp.HTTPPort: newStreams(), guestapp.EchoPort: newStreams()}
 	for number, listener := range listeners {
-		go app.Serve(listener, number)
+		go func() { fmt.Fprintln(os.Stderr, "guest:", app.Serve(listener, number)) }()
 	}
 	guest := channel.NewGuest(port)
 	for {
@@ -65,7 +65,7 @@ func handOver(stream *yamux.Stream, listeners map[uint32]*streams) {
 	}
 	listener := listeners[port]
 	if listener == nil {
-		channel.Refuse(stream, "nobody listens there")
+		_ = channel.Refuse(stream, "nobody listens there")
 		stream.Close()
 		return
 	}

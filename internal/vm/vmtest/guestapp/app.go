@@ -73,7 +73,7 @@ func echo(listener net.Listener) error {
 		}
 		go func() {
 			defer conn.Close()
-			io.Copy(conn, conn)
+			_, _ = io.Copy(conn, conn)
 		}()
 	}
 }
@@ -81,8 +81,8 @@ func echo(listener net.Listener) error {
 func (a App) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
-	mux.HandleFunc("GET /cmdline", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, strings.Join(a.Args, " ")) })
-	mux.HandleFunc("GET /cpus", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, cmp.Or(a.CPUs, runtime.NumCPU())) })
+	mux.HandleFunc("GET /cmdline", func(w http.ResponseWriter, _ *http.Request) { reply(w, strings.Join(a.Args, " ")) })
+	mux.HandleFunc("GET /cpus", func(w http.ResponseWriter, _ *http.Request) { reply(w, strconv.Itoa(cmp.Or(a.CPUs, runtime.NumCPU()))) })
 	mux.HandleFunc("POST /digest", digest)
 	mux.HandleFunc("POST /write", a.write)
 	mux.HandleFunc("POST /flood", a.flood)
@@ -93,13 +93,16 @@ func (a App) handler() http.Handler {
 	return mux
 }
 
+// reply ignores that a client may have gone.
+func reply(w io.Writer, text string) { _, _ = io.WriteString(w, text) }
+
 func digest(w http.ResponseWriter, r *http.Request) {
 	sum := sha256.New()
 	if _, err := io.Copy(sum, r.Body); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	io.WriteString(w, hex.EncodeToString(sum.Sum(nil)))
+	reply(w, hex.EncodeToString(sum.Sum(nil)))
 }
 
 // write puts the body into the file ?path=, to show that the disk is writable.
@@ -122,7 +125,7 @@ func (a App) flood(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.URL.Query().Get("wait") == "no" {
-		go a.writeFlood(context.Background(), size)
+		go a.writeFlood(context.WithoutCancel(r.Context()), size)
 		return
 	}
 	a.writeFlood(r.Context(), size)
@@ -131,9 +134,9 @@ func (a App) flood(w http.ResponseWriter, r *http.Request) {
 func (a App) writeFlood(ctx context.Context, size int) {
 	line := strings.Repeat("flood ", 20) + "\n"
 	for n := 0; n < size && ctx.Err() == nil; n += len(line) {
-		io.WriteString(a.Console, line)
+		_, _ = io.WriteString(a.Console, line)
 	}
-	io.WriteString(a.Console, FloodEnd+"\n")
+	_, _ = io.WriteString(a.Console, FloodEnd+"\n")
 }
 
 func (a App) shutdown(w http.ResponseWriter, r *http.Request) {
@@ -146,7 +149,7 @@ func (a App) shutdown(w http.ResponseWriter, r *http.Request) {
 func after(end func()) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusNoContent)
-		http.NewResponseController(w).Flush()
+		_ = http.NewResponseController(w).Flush()
 		time.AfterFunc(20*time.Millisecond, end)
 	}
 }

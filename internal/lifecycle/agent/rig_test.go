@@ -1,0 +1,277 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/wrenn-sandbox/wrenn/internal/filesystem"
+	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/network"
+	"github.com/wrenn-sandbox/wrenn/internal/network/netns"
+	"github.com/wrenn-sandbox/wrenn/internal/testlane"
+	"github.com/wrenn-sandbox/wrenn/internal/vm"
+)
+
+// rig is a host whose VMs are stand-ins and whose network, disks and records are real.
+type rig struct {
+	t      *testing.T
+	dir    string
+	netns  string
+	driver *driver
+	net    *network.Network
+	agent  *Agent
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	testlane.NeedRoot(t)
+	r := &rig{t: t, dir: t.TempDir(), driver: newDriver(t)}
+	r.netns = filepath.Join(t.TempDir(), "netns")
+	if err := netns.Create(r.netns); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := netns.Delete(r.netns); err != nil {
+			t.Error(err)
+		}
+	})
+	r.open()
+	t.Cleanup(r.close)
+	return r
+}
+
+// open starts an agent on what is in the rig's folder.
+func (r *rig) open() {
+	r.t.Helper()
+	ctx, log := r.t.Context(), slog.New(slog.DiscardHandler)
+	images, err := filesystem.Open(ctx, filesystem.Config{Dir: r.dir, Logger: log})
+	if err == nil {
+		_, err = images.Import(ctx, r.template())
+	}
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	err = netns.Do(r.netns, func() (err error) {
+		r.net, err = network.Open(ctx, network.Config{Subnet: netip.MustParsePrefix("10.0.0.0/24"), Logger: log})
+		return err
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.agent, err = Open(ctx, Config{Dir: r.dir, Kernel: "/kernel", Driver: r.driver, Network: r.net, Images: images, Logger: log})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rig) close() {
+	if err := errors.Join(r.agent.Close(), r.net.Close(context.Background(), false)); err != nil {
+		r.t.Error(err)
+	}
+}
+
+// template makes an image of one MiB.
+func (r *rig) template() string {
+	dir := r.t.TempDir()
+	manifest := filesystem.Manifest{Name: "tiny", Digest: "sha256:0123456789abcdef", DiskMiB: 1, DefaultUser: "user"}
+	text, err := json.Marshal(manifest)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, filesystem.ManifestName), text, 0o600)
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "rootfs.ext4"), make([]byte, 1<<20), 0o600)
+	}
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return dir
+}
+
+func (r *rig) create() (Sandbox, error) {
+	return r.agent.Create(r.t.Context(), Request{
+		ID: id.NewSandbox(), Template: "tiny", Size: models.Size{VCPUs: 1, MemoryMiB: 128},
+	})
+}
+
+// left lists what the host still holds of any sandbox.
+func (r *rig) left() []string {
+	folders, err := os.ReadDir(filepath.Join(r.dir, "sandboxes"))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	var left []string
+	for _, f := range folders {
+		left = append(left, "folder "+f.Name())
+	}
+	err = netns.Do(r.netns, func() error {
+		links, err := net.Interfaces()
+		for _, link := range links {
+			if strings.HasPrefix(link.Name, "tap-") {
+				left = append(left, "device "+link.Name)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, m := range r.driver.running() {
+		left = append(left, "VM "+m.saved.Dir)
+	}
+	for _, s := range r.agent.Sandboxes() {
+		left = append(left, "sandbox "+string(s.ID))
+	}
+	return left
+}
+
+// driver is a vm.Driver whose VMs are an HTTP server that answers like envd.
+type driver struct {
+	configureErr, startErr error
+	dies                   bool          // VMs end while they boot
+	hold                   chan struct{} // envd's first answer waits until it is closed, if not nil
+
+	mu  sync.Mutex // guards all
+	all map[string]*machine
+	ids int
+}
+
+func newDriver(t *testing.T) *driver {
+	d := &driver{all: map[string]*machine{}}
+	t.Cleanup(func() {
+		for _, m := range d.running() {
+			m.end(vm.Exit{})
+		}
+	})
+	return d
+}
+
+func (d *driver) Info() vm.Info { return vm.Info{Driver: "stand-in"} }
+
+func (d *driver) Configure(_ context.Context, spec vm.Spec) (vm.Configured, error) {
+	return configured{d, spec}, d.configureErr
+}
+
+func (d *driver) Adopt(_ context.Context, saved vm.Saved) (vm.Running, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	m := d.all[saved.Dir]
+	if m == nil || m.ended() || m.saved.PID != saved.PID {
+		return nil, vm.ErrGone
+	}
+	return m, nil
+}
+
+func (d *driver) running() []*machine {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var running []*machine
+	for _, m := range d.all {
+		if !m.ended() {
+			running = append(running, m)
+		}
+	}
+	return running
+}
+
+type configured struct {
+	d    *driver
+	spec vm.Spec
+}
+
+func (c configured) Start(context.Context) (vm.Running, error) {
+	if c.d.startErr != nil {
+		return nil, c.d.startErr
+	}
+	c.d.mu.Lock()
+	defer c.d.mu.Unlock()
+	c.d.ids++
+	m := &machine{done: make(chan struct{}), saved: vm.Saved{Driver: "stand-in", Dir: c.spec.Dir, PID: c.d.ids}}
+	hold := c.d.hold
+	m.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if hold != nil {
+			select {
+			case <-hold:
+			case <-r.Context().Done():
+			}
+		}
+		w.WriteHeader(http.StatusNoContent)
+	}))
+	c.d.all[c.spec.Dir] = m
+	if c.d.dies {
+		m.end(vm.Exit{Reason: "Kernel panic - not syncing: test"})
+	}
+	return m, nil
+}
+
+// machine is a stand-in VM.
+type machine struct {
+	saved  vm.Saved
+	server *httptest.Server
+	once   sync.Once
+	done   chan struct{}
+	exit   vm.Exit
+}
+
+func (m *machine) end(exit vm.Exit) vm.Exit {
+	m.once.Do(func() {
+		m.exit = exit
+		close(m.done)
+		m.server.CloseClientConnections()
+		m.server.Close()
+	})
+	return m.exit
+}
+
+func (m *machine) ended() bool {
+	select {
+	case <-m.done:
+		return true
+	default:
+		return false
+	}
+}
+
+func (m *machine) Saved() vm.Saved { return m.saved }
+
+func (m *machine) Dial(ctx context.Context, _ uint32) (net.Conn, error) {
+	if m.ended() {
+		return nil, errors.New("the VM is gone")
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, "tcp", m.server.Listener.Addr().String())
+}
+
+func (m *machine) Stop(ctx context.Context, ask func(context.Context) error) (vm.Exit, error) {
+	return m.end(vm.Exit{Asked: true}), ask(ctx)
+}
+
+func (m *machine) Kill() (vm.Exit, error) { return m.end(vm.Exit{Asked: true}), nil }
+func (m *machine) Done() <-chan struct{}  { return m.done }
+func (m *machine) Exit() vm.Exit          { return m.exit }
+func (m *machine) Release() error         { return nil }
+
+// eventually waits until ok, and fails the test when it takes too long.
+func (r *rig) eventually(what string, ok func() bool) {
+	r.t.Helper()
+	deadline := time.After(time.Minute)
+	for !ok() {
+		select {
+		case <-deadline:
+			r.t.Fatalf("waited in vain until %s", what)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}

@@ -1,0 +1,254 @@
+package network_test
+
+import (
+	"bytes"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netlink"
+
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/network"
+	"github.com/wrenn-sandbox/wrenn/internal/network/netns"
+	"github.com/wrenn-sandbox/wrenn/internal/testlane"
+)
+
+func TestSubnetThatCollides(t *testing.T) {
+	for what, add := range map[string]func(netlink.Link) error{
+		"an address within": func(l netlink.Link) error { return addAddress(l, "10.0.5.1/24") },
+		"a single address":  func(l netlink.Link) error { return addAddress(l, "10.0.200.7/32") },
+		"a route around": func(l netlink.Link) error {
+			return addRoute(&netlink.Route{LinkIndex: l.Attrs().Index, Scope: netlink.SCOPE_LINK}, "10.0.0.0/8")
+		},
+		"a route in another table": func(l netlink.Link) error {
+			return addRoute(&netlink.Route{LinkIndex: l.Attrs().Index, Scope: netlink.SCOPE_LINK, Table: 77}, "10.0.7.0/24")
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			w := newWorld(t)
+			w.addDevice(add)
+			_, err := w.try(network.Config{})
+			wantCode(t, err, models.Precondition, "is free here")
+			hint := models.AsError(err).Hint
+			for _, word := range strings.Fields(hint) {
+				if free, err := netip.ParsePrefix(word); err == nil {
+					w.open(free.String())
+					return
+				}
+			}
+			t.Errorf("the hint %q names no subnet", hint)
+		})
+	}
+}
+
+func TestSubnetsThatDoNotCollide(t *testing.T) {
+	w := newWorld(t)
+	w.addDevice(func(l netlink.Link) error {
+		for _, half := range []string{"0.0.0.0/1", "128.0.0.0/1", "10.1.0.0/16"} {
+			if err := addRoute(&netlink.Route{LinkIndex: l.Attrs().Index, Scope: netlink.SCOPE_LINK}, half); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	n := w.open("")
+	w.attach(n, alice)
+	w.must(n.Close(t.Context(), false))
+	w.open("") // our own TAPs are no collision
+}
+
+// An address of ours that appears after Open is not handed out.
+func TestReservePassesOverWhatIsThere(t *testing.T) {
+	w := newWorld(t)
+	n := w.open("10.9.0.0/29")
+	w.addDevice(func(l netlink.Link) error { return addAddress(l, "10.9.0.1/32") })
+	slot, err := n.Reserve(t.Context())
+	if err != nil || slot.Index != 1 {
+		t.Errorf("reserved %+v, %v; want the second slot", slot, err)
+	}
+	_, err = n.Reserve(t.Context())
+	wantCode(t, err, models.Exhausted, "2")
+}
+
+func TestForwardingIsTurnedOnAndStaysOn(t *testing.T) {
+	w := newWorld(t)
+	forwarding := func() string {
+		var value []byte
+		w.onHost(func() (err error) { value, err = os.ReadFile("/proc/sys/net/ipv4/ip_forward"); return err })
+		return strings.TrimSpace(string(value))
+	}
+	w.onHost(func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("0"), 0) })
+	for _, changed := range []bool{true, false} {
+		n := w.open("")
+		if n.Info().ForwardingEnabled != changed || forwarding() != "1" {
+			t.Errorf("turned on by us: %v, want %v; now %s", n.Info().ForwardingEnabled, changed, forwarding())
+		}
+		w.must(n.Close(t.Context(), true))
+	}
+	if forwarding() != "1" {
+		t.Error("forwarding was turned off")
+	}
+}
+
+func TestOneOwnerOfANamespace(t *testing.T) {
+	w := newWorld(t)
+	n := w.open("")
+	_, err := w.try(network.Config{})
+	wantCode(t, err, models.Conflict, "another host agent")
+	other := newWorld(t)
+	other.open("") // another namespace is another matter
+	w.must(n.Close(t.Context(), false))
+	w.open("")
+}
+
+func TestForeignTablesAreUntouchedAndOursIsRestored(t *testing.T) {
+	w := newWorld(t)
+	w.addFilter("filter", nftables.ChainPolicyAccept)
+	foreign := w.listing("table ip filter")
+	first := w.open("")
+	ours := w.listing("table inet wrenn")
+	if !strings.Contains(ours, "masquerade") {
+		t.Fatalf("our table:\n%s", ours)
+	}
+	w.must(first.Close(t.Context(), false))
+	w.onHost(func() error { // somebody tampers with it
+		conn, table := &nftables.Conn{}, &nftables.Table{Name: "wrenn", Family: nftables.TableFamilyINet}
+		conn.FlushChain(&nftables.Chain{Name: "from_sandbox", Table: table})
+		conn.AddChain(&nftables.Chain{Name: "extra", Table: table})
+		return conn.Flush()
+	})
+	second := w.open("")
+	if got := w.listing("table inet wrenn"); got != ours {
+		t.Errorf("our table is now:\n%s\nwant:\n%s", got, ours)
+	}
+	if got := w.listing("table ip filter"); got != foreign {
+		t.Errorf("the foreign table is now:\n%s\nwant:\n%s", got, foreign)
+	}
+	w.attach(second, alice)
+	w.must(second.Close(t.Context(), true))
+	if got := w.listing("ruleset"); got != foreign {
+		t.Errorf("after removal there is:\n%s\nwant:\n%s", got, foreign)
+	}
+	w.wantTAPs()
+}
+
+// Beside Docker's policy our own accept is not enough; the operator must be told.
+func TestFirewallInTheWayIsReported(t *testing.T) {
+	w := newWorld(t)
+	w.addFilter("filter", nftables.ChainPolicyDrop)
+	var log bytes.Buffer
+	n, err := w.try(network.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	w.must(err)
+	defer func() { w.must(n.Close(t.Context(), true)) }()
+	warnings := n.Info().Warnings
+	if len(warnings) != 1 || !strings.Contains(warnings[0], "FORWARD of nftables table filter") || !strings.Contains(warnings[0], "DOCKER-USER") {
+		t.Errorf("warnings = %q", warnings)
+	}
+	if strings.Count(log.String(), "level=WARN") != 1 {
+		t.Errorf("log: %s", &log)
+	}
+}
+
+// addFilter makes a table like the one of iptables, with a rule of its own.
+func (w *world) addFilter(name string, policy nftables.ChainPolicy) {
+	w.Helper()
+	w.onHost(func() error {
+		conn := &nftables.Conn{}
+		table := conn.AddTable(&nftables.Table{Name: name, Family: nftables.TableFamilyIPv4})
+		chain := conn.AddChain(&nftables.Chain{
+			Name: "FORWARD", Table: table, Type: nftables.ChainTypeFilter, Policy: &policy,
+			Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter,
+		})
+		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}})
+		return conn.Flush()
+	})
+}
+
+// listing is what nft(8) lists of the host.
+func (w *world) listing(what string) string {
+	w.Helper()
+	nft, err := exec.LookPath("nft")
+	if err != nil {
+		testlane.Missing(w, "needs nft (package nftables)")
+	}
+	cmd := exec.Command(nft, append([]string{"-s", "list"}, strings.Fields(what)...)...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	w.must(netns.Start(w.host, cmd))
+	if err := cmd.Wait(); err != nil {
+		w.Fatalf("%v: %s", err, &out)
+	}
+	return out.String()
+}
+
+// addDevice gives the host a device that is up.
+func (w *world) addDevice(configure func(netlink.Link) error) {
+	w.Helper()
+	w.onHost(func() error {
+		if err := addPair("other", "other-end"); err != nil {
+			return err
+		}
+		link, err := netlink.LinkByName("other")
+		if err != nil {
+			return err
+		}
+		if err := netlink.LinkSetUp(link); err != nil {
+			return err
+		}
+		return configure(link)
+	})
+}
+
+// addPair makes a veth pair, both ends of which stay here.
+func addPair(name, end string) error {
+	return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: end})
+}
+
+func addAddress(link netlink.Link, address string) error {
+	addr, err := netlink.ParseAddr(address)
+	if err != nil {
+		return err
+	}
+	return netlink.AddrAdd(link, addr)
+}
+
+func addRoute(route *netlink.Route, to string) error {
+	_, dst, err := net.ParseCIDR(to)
+	if err != nil {
+		return err
+	}
+	route.Dst = dst
+	return netlink.RouteAdd(route)
+}
+
+// What the network opened is closed with it.
+func TestCloseLeavesNoDescriptor(t *testing.T) {
+	w := newWorld(t)
+	count := func() int {
+		entries, err := filepath.Glob("/proc/self/fd/*")
+		w.must(err)
+		return len(entries)
+	}
+	before := 0
+	for round := range 5 {
+		n := w.open("")
+		slot, _ := w.attach(n, alice)
+		w.must(n.Detach(t.Context(), alice))
+		n.Release(slot)
+		w.must(n.Close(t.Context(), true))
+		if round == 0 {
+			before = count()
+		}
+	}
+	if after := count(); after > before {
+		t.Errorf("%d descriptors, before %d", after, before)
+	}
+}
