@@ -74,12 +74,12 @@ func assemble(ctx context.Context, cfg config.ControlPlane, log *slog.Logger) (p
 		return p, err
 	}
 	if cfg.RedisURL != config.NoRedis {
-		if p.cache, err = auth.OpenCache(cfg.RedisURL, log); err != nil {
+		if p.cache, err = auth.OpenCache(cfg.RedisURL, log); err != nil { //nolint:contextcheck // its work in the background ends with Close
 			p.store.Close()
 			return p, err
 		}
 	}
-	p.auth = auth.New(p.store, p.cache, log)
+	p.auth = auth.New(p.store, p.cache, log) //nolint:contextcheck // likewise
 	p.ctl = controller.New(controller.Options{
 		Store: p.store, Fleet: p.fleet, Log: log,
 		Limits:     controller.Limits{Create: cfg.CreateTimeout, Grace: cfg.StopGrace},
@@ -95,7 +95,8 @@ func serve(ctx context.Context, cfg config.ControlPlane, log *slog.Logger) error
 	if err != nil {
 		return err
 	}
-	listener, err := net.Listen("tcp", cfg.Listen)
+	var open net.ListenConfig
+	listener, err := open.Listen(ctx, "tcp", cfg.Listen)
 	if err != nil {
 		err = models.Errorf(models.Unavailable, "cannot listen on %s: %v", cfg.Listen, err).
 			WithHint("another process may be using the port: choose one with --listen")

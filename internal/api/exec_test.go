@@ -82,7 +82,7 @@ type event struct{ name, data string }
 // openStream starts a program and returns its events as they come. They end with the connection.
 func (r *rig) openStream(ctx context.Context, sb, body string) <-chan event {
 	r.t.Helper()
-	req, err := http.NewRequestWithContext(ctx, "POST", r.server.URL+"/v1/sandboxes/"+sb+"/exec", strings.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.server.URL+"/v1/sandboxes/"+sb+"/exec", strings.NewReader(body))
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -93,7 +93,7 @@ func (r *rig) openStream(ctx context.Context, sb, body string) <-chan event {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "text/event-stream" || resp.Header.Get(requestIDHeader) == "" {
+	if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "text/event-stream" || resp.Header.Get(requestIDHeader) == "" {
 		r.t.Fatalf("%d %v", resp.StatusCode, resp.Header)
 	}
 	events := make(chan event, 10_000)
@@ -224,7 +224,7 @@ func TestClientThatGoesAwayKillsItsProgram(t *testing.T) {
 	r.eventually("the streamed program is killed", func() bool { return programs() == 0 })
 
 	ctx, cancel = context.WithCancel(t.Context())
-	req, err := http.NewRequestWithContext(ctx, "POST", r.server.URL+"/v1/sandboxes/"+sb+"/exec", strings.NewReader(`{"cmd":"sleep"}`))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.server.URL+"/v1/sandboxes/"+sb+"/exec", strings.NewReader(`{"cmd":"sleep"}`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -232,7 +232,7 @@ func TestClientThatGoesAwayKillsItsProgram(t *testing.T) {
 	req.Header.Set("Content-Type", "application/json")
 	done := make(chan error, 1)
 	go func() {
-		_, err := http.DefaultClient.Do(req) //nolint:bodyclose // it fails
+		_, err := http.DefaultClient.Do(req)
 		done <- err
 	}()
 	r.eventually("the program runs", func() bool { return programs() == 1 })

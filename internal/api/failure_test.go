@@ -129,7 +129,7 @@ func TestPanic(t *testing.T) {
 			t.Fatal(err)
 		}
 		srv := &http.Server{Handler: s.identify(s.logAccess(s.recoverPanic(h))), ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}
-		go srv.Serve(l)
+		go func() { _ = srv.Serve(l) }() // ends with Close
 		resp, err := http.Get("http://" + l.Addr().String())
 		if err != nil {
 			t.Fatal(err)
@@ -137,7 +137,7 @@ func TestPanic(t *testing.T) {
 		b, err := io.ReadAll(resp.Body)
 		resp.Body.Close()
 		switch {
-		case name == "before" && (resp.StatusCode != 500 || !strings.Contains(string(b), `"internal"`) || strings.Contains(string(b), "secret")):
+		case name == "before" && (resp.StatusCode != http.StatusInternalServerError || !strings.Contains(string(b), `"internal"`) || strings.Contains(string(b), "secret")):
 			t.Errorf("%s: %d %s", name, resp.StatusCode, b)
 		case name == "after" && err == nil:
 			t.Errorf("%s: the client takes %q for the whole", name, b)
@@ -154,7 +154,7 @@ func TestCreateGoesOnWithoutItsClient(t *testing.T) {
 	r := newRig(t, Limits{})
 	ctx, cancel := context.WithCancel(t.Context())
 	r.sim.OnCreate(func(context.Context, *pb.CreateSandboxRequest) error { cancel(); return nil }, nil)
-	req, err := http.NewRequestWithContext(ctx, "POST", r.server.URL+"/v1/sandboxes", strings.NewReader(`{"template":"minimal"}`))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.server.URL+"/v1/sandboxes", strings.NewReader(`{"template":"minimal"}`))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -66,7 +66,7 @@ func TestFilesInConstantMemory(t *testing.T) {
 	peak := make(chan uint64)
 	go func() { peak <- watchHeap(stop) }()
 
-	put, err := http.NewRequestWithContext(t.Context(), "PUT", files+hostsim.Sink, io.LimitReader(zeros{}, size))
+	put, err := http.NewRequestWithContext(t.Context(), http.MethodPut, files+hostsim.Sink, io.LimitReader(zeros{}, size))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +74,7 @@ func TestFilesInConstantMemory(t *testing.T) {
 	if written := decoded[writtenFile](t, r.send(put), http.StatusOK); written.Size != size {
 		t.Errorf("written %+v", written)
 	}
-	get, err := http.NewRequestWithContext(t.Context(), "GET", files+hostsim.Zeros+"536870912", nil)
+	get, err := http.NewRequestWithContext(t.Context(), http.MethodGet, files+hostsim.Zeros+"536870912", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +122,7 @@ func watchHeap(stop <-chan struct{}) uint64 {
 // TestBrokenDownload: a file that cannot be read to its end does not look whole.
 func TestBrokenDownload(t *testing.T) {
 	r := newRig(t, Limits{})
-	req, err := http.NewRequestWithContext(t.Context(), "GET", r.server.URL+"/v1/sandboxes/"+r.create().ID+"/files"+hostsim.Broken+"1000000", nil)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, r.server.URL+"/v1/sandboxes/"+r.create().ID+"/files"+hostsim.Broken+"1000000", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,12 +170,12 @@ func TestSlowClients(t *testing.T) {
 	sb := r.create().ID
 	body, in := io.Pipe()
 	defer in.Close()
-	req, err := http.NewRequestWithContext(t.Context(), "PUT", r.server.URL+"/v1/sandboxes/"+sb+"/files/slow", body)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, r.server.URL+"/v1/sandboxes/"+sb+"/files/slow", body)
 	if err != nil {
 		t.Fatal(err)
 	}
 	req.Header.Set(auth.Header, string(r.key))
-	go in.Write([]byte("begin")) // and no more
+	go func() { _, _ = in.Write([]byte("begin")) }() // and no more
 	resp, err := http.DefaultClient.Do(req)
 	if err == nil {
 		defer resp.Body.Close()
@@ -190,7 +190,7 @@ func TestSlowClients(t *testing.T) {
 
 func TestUploadBeyondTheLimitWithoutALength(t *testing.T) {
 	r := newRig(t, Limits{Upload: 1000})
-	req, err := http.NewRequestWithContext(t.Context(), "PUT", r.server.URL+"/v1/sandboxes/"+r.create().ID+"/files/x", io.LimitReader(zeros{}, 1001))
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, r.server.URL+"/v1/sandboxes/"+r.create().ID+"/files/x", io.LimitReader(zeros{}, 1001))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,13 +208,13 @@ func TestAgentDiesDuringUpload(t *testing.T) {
 	r := newRig(t, Limits{})
 	sb := r.create().ID
 	body, in := io.Pipe()
-	req, err := http.NewRequestWithContext(t.Context(), "PUT", r.server.URL+"/v1/sandboxes/"+sb+"/files/x", body)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, r.server.URL+"/v1/sandboxes/"+sb+"/files/x", body)
 	if err != nil {
 		t.Fatal(err)
 	}
 	req.Header.Set(auth.Header, string(r.key))
 	go func() {
-		in.Write(make([]byte, 1<<20))
+		_, _ = in.Write(make([]byte, 1<<20)) // fails when the server has had enough
 		r.sim.Kill()
 		for errors.Is(write(in), nil) { // until the server has had enough
 		}

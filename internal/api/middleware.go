@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -72,10 +73,10 @@ func (s *Server) recoverPanic(next http.Handler) http.Handler {
 			if v == nil {
 				return
 			}
-			if v == http.ErrAbortHandler {
+			if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 				panic(v)
 			}
-			s.Log.Error("panic in a request", "request_id", aboutOf(r.Context()).requestID, "panic", v, "stack", string(debug.Stack()))
+			s.Log.ErrorContext(r.Context(), "panic in a request", "request_id", aboutOf(r.Context()).requestID, "panic", v, "stack", string(debug.Stack()))
 			if rec, ok := w.(middleware.WrapResponseWriter); ok && rec.Status() != 0 {
 				panic(http.ErrAbortHandler)
 			}

@@ -20,7 +20,7 @@ const (
 // Serve answers requests on l until ctx ends. Then it takes no new ones and waits for those under
 // way, for drain at most; what still runs then is cut off.
 func Serve(ctx context.Context, l net.Listener, h http.Handler, drain time.Duration, log *slog.Logger) error {
-	base, cutOff := context.WithCancel(context.Background())
+	base, cutOff := context.WithCancel(context.WithoutCancel(ctx)) // requests outlive ctx
 	defer cutOff()
 	srv := &http.Server{
 		Handler: h, ReadHeaderTimeout: headerLimit, IdleTimeout: idleLimit, MaxHeaderBytes: maxHeader,
@@ -46,7 +46,9 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, drain time.Durat
 			err = srv.Close()
 		}
 	}
-	<-ended // http.ErrServerClosed
+	if why := <-ended; !errors.Is(why, http.ErrServerClosed) {
+		err = errors.Join(err, why)
+	}
 	if err != nil {
 		return fmt.Errorf("stop HTTP: %w", err)
 	}

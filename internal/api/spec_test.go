@@ -66,11 +66,11 @@ func TestConformIsStrict(t *testing.T) {
 		{"/v1/sandboxes", "application/json", `{"items":[],"next_cursor":null,"more":1}`},
 		{"/v1/sandboxes", "text/html", `<html>`},
 	} {
-		req, err := http.NewRequestWithContext(t.Context(), "GET", r.server.URL+c.path, nil)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, r.server.URL+c.path, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		resp := &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {c.contentType}, requestIDHeader: {"x"}}, Request: req}
+		resp := &http.Response{StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {c.contentType}, requestIDHeader: {"x"}}, Request: req}
 		if found := faults(req, resp, c.body); found == 0 {
 			t.Errorf("%s %s %s: no fault found", c.path, c.contentType, c.body)
 		}

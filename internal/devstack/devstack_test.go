@@ -252,14 +252,15 @@ func TestKilledOwnerTakesServersAlongWithoutLoss(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait() // it was killed
-
-	s := start(t, Options{Dir: dir})
-	execute(t, s.PostgresURL, "SELECT n FROM committed")
 	for _, pid := range pids {
-		if child.WorksIn(pid, filepath.Join(dir, "postgres")) || child.WorksIn(pid, filepath.Join(dir, "redis")) {
+		if err := child.Poll(limit(t), func() bool {
+			return !child.WorksIn(pid, filepath.Join(dir, "postgres")) && !child.WorksIn(pid, filepath.Join(dir, "redis"))
+		}); err != nil {
 			t.Errorf("server %d outlived its owner", pid)
 		}
 	}
+	s := start(t, Options{Dir: dir})
+	execute(t, s.PostgresURL, "SELECT n FROM committed")
 }
 
 func pidIn(t *testing.T, path string) int {

@@ -58,52 +58,89 @@ func TestFolderWithReflinksNeedsNoVolume(t *testing.T) {
 // from this moment nothing more reaches the disk, as in a power cut.
 const xfsGoingDown, noLogFlush = 0x8004587d, 2
 
+// Each of these is followed by a power cut, so that no later sync does its work for it.
 func TestPowerCutLosesNothingDurable(t *testing.T) {
+	testlane.NeedRoot(t)
+	source := image(t, "python311", digestA, 16)
+	for what, test := range map[string]struct {
+		change func(dir string) error
+		check  func(t *testing.T, dir string)
+	}{
+		"WriteFile": {
+			func(dir string) error { return durable.WriteFile(filepath.Join(dir, "record"), []byte("after"), 0o600) },
+			func(t *testing.T, dir string) { wantContent(t, filepath.Join(dir, "record"), "after") },
+		},
+		"RemoveAll": {
+			func(dir string) error { return durable.RemoveAll(filepath.Join(dir, "record")) },
+			func(t *testing.T, dir string) { wantNames(t, dir) },
+		},
+		"Import": {
+			func(dir string) error {
+				store, err := filesystem.Open(t.Context(), filesystem.Config{Dir: dir})
+				if err == nil {
+					_, err = store.Import(t.Context(), source)
+				}
+				return err
+			},
+			func(t *testing.T, dir string) {
+				template, err := openStore(t, dir, nil).Template("python311")
+				if err != nil {
+					t.Fatal(err)
+				}
+				wantSame(t, template.Rootfs, filepath.Join(source, filesystem.RootfsName))
+			},
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			dir := t.TempDir()
+			volume := ensureVolume(t, dir)
+			if err := durable.WriteFile(filepath.Join(volume.Dir, "record"), []byte("before"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := test.change(volume.Dir); err != nil {
+				t.Fatal(err)
+			}
+			unsynced := filepath.Join(volume.Dir, "unsynced")
+			if err := os.WriteFile(unsynced, []byte("x"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			cutPower(t, volume.Dir)
+			ensureVolume(t, dir) // finds it mounted, dead and unused
+			if _, err := os.Stat(unsynced); err == nil {
+				t.Error("what was not synced survived: this was no power cut and shows nothing")
+			}
+			test.check(t, volume.Dir)
+		})
+	}
+}
+
+func TestFailedVolumeInUse(t *testing.T) {
 	testlane.NeedRoot(t)
 	dir := t.TempDir()
 	volume := ensureVolume(t, dir)
-	store := openStore(t, volume.Dir, nil)
-	source := image(t, "python311", digestA, 16)
-	template := mustImport(t, store, source)
-	record := filepath.Join(volume.Dir, "record.json")
-	gone := filepath.Join(volume.Dir, "gone")
-	for _, path := range []string{record, gone} {
-		if err := durable.WriteFile(path, []byte("before"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := durable.WriteFile(record, []byte("after"), 0o600); err != nil {
+	path := filepath.Join(volume.Dir, "disk")
+	if err := durable.WriteFile(path, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := durable.RemoveAll(gone); err != nil {
-		t.Fatal(err)
-	}
-	unsynced := filepath.Join(volume.Dir, "unsynced")
-	if err := os.WriteFile(unsynced, []byte("x"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	open, err := os.Open(record)
+	disk, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	cutPower(t, volume.Dir)
 	_, err = filesystem.EnsureReflinkVolume(t.Context(), dir, filesystem.VolumeConfig{})
 	wantCode(t, err, models.Precondition, "still use it")
-	if err := open.Close(); err != nil {
+	if err := disk.Close(); err != nil {
 		t.Error(err)
 	}
-	ensureVolume(t, dir) // finds it mounted, dead and unused
-	if _, err := os.Stat(unsynced); err == nil {
-		t.Error("what was not synced survived: this was no power cut and shows nothing")
+	ensureVolume(t, dir)
+	wantContent(t, path, "x")
+}
+
+func wantContent(t *testing.T, path, want string) {
+	t.Helper()
+	if got, err := os.ReadFile(path); err != nil || string(got) != want {
+		t.Errorf("%s holds %q, %v; want %q", path, got, err, want)
 	}
-	if got, err := os.ReadFile(record); err != nil || string(got) != "after" {
-		t.Errorf("record = %q, %v", got, err)
-	}
-	if _, err := os.Stat(gone); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("what was removed is back: %v", err)
-	}
-	wantCurrent(t, openStore(t, volume.Dir, nil), "python311", digestA)
-	wantSame(t, template.Rootfs, filepath.Join(source, filesystem.RootfsName))
 }
 
 func cutPower(t *testing.T, dir string) {

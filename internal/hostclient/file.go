@@ -104,7 +104,8 @@ func sendAll(stream grpc.ClientStreamingClient[pb.WriteFileRequest, pb.WriteFile
 	buf := make([]byte, chunk)
 	for {
 		n, err := fill(content, buf)
-		if err != nil && err != io.EOF {
+		ended := errors.Is(err, io.EOF)
+		if err != nil && !ended {
 			return &SourceError{Err: err}
 		}
 		if n > 0 { // Send encodes the message before it returns: buf can be used again
@@ -113,7 +114,7 @@ func sendAll(stream grpc.ClientStreamingClient[pb.WriteFileRequest, pb.WriteFile
 				return err
 			}
 		}
-		if err == io.EOF {
+		if ended {
 			return nil
 		}
 	}

@@ -91,7 +91,8 @@ func (h *Host) Kill() {
 // Restart starts the agent again after Kill.
 func (h *Host) Restart() {
 	h.t.Helper()
-	l, err := net.Listen("unix", h.path)
+	var config net.ListenConfig
+	l, err := config.Listen(context.Background(), "unix", h.path)
 	if err != nil {
 		h.t.Fatalf("listen: %v", err)
 	}
@@ -273,7 +274,7 @@ func missing(sandbox string) error {
 func (h *Host) WatchSandboxes(_ *pb.WatchSandboxesRequest, stream grpc.ServerStreamingServer[pb.WatchSandboxesResponse]) error {
 	changes := make(chan *pb.Sandbox, 1024)
 	h.mu.Lock()
-	var all []*pb.Sandbox
+	all := make([]*pb.Sandbox, 0, len(h.sandboxes))
 	for _, sb := range h.sandboxes {
 		all = append(all, proto.CloneOf(sb))
 	}

@@ -72,12 +72,11 @@ const (
 
 // Meet says what becomes of request when it meets running. Destroy beats all.
 func Meet(request, running Operation) Verdict {
-	switch {
-	case request == running:
+	if request == running {
 		return Joins
-	case request == DestroyOp:
-		return TakesOver
-	default:
-		return Refused
 	}
+	if request == DestroyOp {
+		return TakesOver
+	}
+	return Refused
 }

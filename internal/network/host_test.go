@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -229,8 +230,8 @@ func addRoute(route *netlink.Route, to string) error {
 	return netlink.RouteAdd(route)
 }
 
-// What the network opened is closed with it.
-func TestCloseLeavesNoDescriptor(t *testing.T) {
+// What the network opened is closed with it, and what it started has ended.
+func TestCloseLeavesNothingOpenOrRunning(t *testing.T) {
 	w := newWorld(t)
 	count := func() int {
 		entries, err := filepath.Glob("/proc/self/fd/*")
@@ -244,6 +245,10 @@ func TestCloseLeavesNoDescriptor(t *testing.T) {
 		w.must(n.Detach(t.Context(), alice))
 		n.Release(slot)
 		w.must(n.Close(t.Context(), true))
+		stacks := make([]byte, 1<<20)
+		if stacks = stacks[:runtime.Stack(stacks, true)]; bytes.Contains(stacks, []byte("network.deleteLink")) {
+			t.Errorf("still at work:\n%s", stacks)
+		}
 		if round == 0 {
 			before = count()
 		}

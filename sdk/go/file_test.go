@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestFilesGoBothWays(t *testing.T) {
@@ -65,11 +66,12 @@ func TestRefusedUploadIsNotSent(t *testing.T) {
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		answer(w, 404, `{"error":{"code":"not_found","message":"no such sandbox","request_id":"r"}}`)
 	})
+	c.http.Transport.(*http.Transport).ExpectContinueTimeout = time.Minute // the server is not slow, the machine may be
 	z := &zeros{}
 	if _, err := c.WriteFile(t.Context(), testID, "/x", z); CodeOf(err) != NotFound {
 		t.Errorf("%v", err)
 	}
-	if z.n > 1<<20 {
+	if z.n > 0 {
 		t.Errorf("%d bytes were read for an upload that was refused", z.n)
 	}
 }

@@ -1,7 +1,6 @@
 package server_test
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -11,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -394,47 +392,6 @@ func readPID(t testing.TB, path string) int {
 		return err
 	})
 	return pid
-}
-
-// usage is what a leak would make grow.
-type usage struct{ goroutines, files, children int }
-
-func measure(t testing.TB) usage {
-	t.Helper()
-	files, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return usage{goroutines: runtime.NumGoroutine(), files: len(files), children: countChildren(t)}
-}
-
-func countChildren(t testing.TB) int {
-	t.Helper()
-	count := 0
-	tasks, _ := filepath.Glob("/proc/self/task/*/children")
-	for _, path := range tasks {
-		text, err := os.ReadFile(path)
-		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
-			continue // the thread has ended
-		}
-		words := bufio.NewScanner(bytes.NewReader(text))
-		words.Split(bufio.ScanWords)
-		for words.Scan() {
-			count++
-		}
-	}
-	return count
-}
-
-// noMoreThan checks that usage comes back to before.
-func noMoreThan(t testing.TB, before usage) {
-	t.Helper()
-	eventually(t, func() error {
-		if now := measure(t); now.goroutines > before.goroutines || now.files > before.files || now.children > before.children {
-			return fmt.Errorf("%+v is left, it was %+v", now, before)
-		}
-		return nil
-	})
 }
 
 func killPID(pid int) error { return syscall.Kill(pid, syscall.SIGKILL) }

@@ -252,6 +252,35 @@ func TestFirstStartFailsAtOnce(t *testing.T) {
 	}
 }
 
+// What becomes ready only after Stop was called is stopped too.
+func TestStopReachesAStartUnderWay(t *testing.T) {
+	var late *Process
+	restarted := make(chan struct{})
+	first := true
+	k, err := Keep(limit(t), "thing", func(ctx context.Context) (*Process, error) {
+		if first {
+			first = false
+			return Start(shell("exit 1", nil))
+		}
+		close(restarted)
+		<-ctx.Done()
+		var err error
+		late, err = Start(shell("sleep 600", nil))
+		return late, err
+	}, quickly)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-restarted
+	k.Stop(limit(t))
+	select {
+	case <-late.Done():
+	default:
+		t.Error("it runs on")
+		late.Stop(limit(t))
+	}
+}
+
 // Stop at any moment of a life, a pause or a start leaves nothing running.
 func TestStopAtAnyMomentLeavesNothing(t *testing.T) {
 	for i := range 40 {

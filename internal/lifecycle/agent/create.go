@@ -231,28 +231,18 @@ func (a *Agent) run(s *sandbox, machine vm.Running) {
 	a.tasks.Go(func() { a.watch(s, machine) })
 }
 
-// greet waits for envd's first answer and gives the guest its identity.
+// greet waits for envd's first answer and gives the guest its identity. The end of the VM ends it: the
+// driver's connections then fail.
 func (a *Agent) greet(ctx context.Context, s *sandbox, env map[string]string, user string, clock *stopwatch) error {
 	machine, guest := s.machine()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	go func() { // ends with ctx
-		select {
-		case <-machine.Done():
-			cancel(errDied)
-		case <-ctx.Done():
-		}
-	}()
 	health, err := guest.Health(ctx)
 	if err != nil {
-		return cmpErr(context.Cause(ctx), fmt.Errorf("wait for the guest to boot: %w", err))
+		return deathOr(ctx, machine, fmt.Errorf("wait for the guest to boot: %w", err))
 	}
 	clock.lap("boot_guest")
-	err = guest.Init(ctx, envdclient.Init{
-		Hostname: string(s.id), Env: env, Now: time.Now(), DefaultUser: user,
-	})
+	err = guest.Init(ctx, envdclient.Init{Hostname: string(s.id), Env: env, Now: time.Now(), DefaultUser: user})
 	if err != nil {
-		return cmpErr(context.Cause(ctx), fmt.Errorf("initialise the guest: %w", err))
+		return deathOr(ctx, machine, fmt.Errorf("initialise the guest: %w", err))
 	}
 	s.update(func(r *record) { r.Envd = health.Version })
 	clock.lap("init_guest")
@@ -261,12 +251,20 @@ func (a *Agent) greet(ctx context.Context, s *sandbox, env map[string]string, us
 
 var errDied = errors.New("the VM ended while it was booting")
 
-// cmpErr prefers the news that the VM died to whatever failed because of it.
-func cmpErr(cause, err error) error {
-	if errors.Is(cause, errDied) {
-		return cause
+// deathWait is how long after its connections a VMM may take to end.
+const deathWait = 2 * time.Second
+
+// deathOr returns errDied where the VM's end is what made err, else err.
+func deathOr(ctx context.Context, machine vm.Running, err error) error {
+	if ctx.Err() != nil {
+		return err
 	}
-	return err
+	select {
+	case <-machine.Done():
+		return errDied
+	case <-time.After(deathWait):
+		return err
+	}
 }
 
 // explain turns what failed into an error that says why, with the VMM's or the guest's own words.

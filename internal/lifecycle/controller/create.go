@@ -47,12 +47,12 @@ func (c *Controller) create(ctx context.Context, by By, r Request) (models.Sandb
 	if err != nil {
 		return models.Sandbox{}, err
 	}
-	steps := []models.Step{{Name: stepPlace, Duration: time.Since(began)}}
+	place := models.Step{Name: stepPlace, Duration: time.Since(began)}
 	made, err := c.callCreate(ctx, sb, r.Env)
 	if err != nil {
 		return models.Sandbox{}, c.failed(ctx, by, sb, err)
 	}
-	return c.started(ctx, by, sb, append(steps, made...))
+	return c.started(ctx, by, sb, append([]models.Step{place}, made...))
 }
 
 // insert commits the row in state starting, placed on a host.

@@ -123,7 +123,7 @@ type HostStatus struct {
 
 // Status tells of each host.
 func (f *Fleet) Status() []HostStatus {
-	var all []HostStatus
+	all := make([]HostStatus, 0, len(f.hosts))
 	for _, h := range f.hosts {
 		h.mu.Lock()
 		all = append(all, HostStatus{Address: h.address, ID: h.id, Up: h.reachable, Answered: h.answered, Err: h.lastErr})

@@ -82,6 +82,7 @@ func compare(row db.Row, s sighting, here bool, now time.Time, p patience) remed
 		if here && s.State != hostclient.Stopping && row.Age >= p.settle {
 			return remove
 		}
+	case models.Pending: // on no host yet
 	}
 	return ""
 }

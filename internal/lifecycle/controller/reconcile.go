@@ -272,10 +272,10 @@ func (r *Reconciler) adoptHomeless(ctx context.Context) {
 	}
 	for _, row := range rows {
 		sb := models.Sandbox{ID: row.ID, State: row.State, Generation: row.Generation}
-		switch {
-		case row.State == models.Stopping:
+		switch row.State {
+		case models.Stopping:
 			_, err = r.c.freed(ctx, system, sb)
-		case row.State == models.Pending:
+		case models.Pending:
 			err = r.fail(ctx, sb, "no host was found for it in time")
 		default:
 			err = r.fail(ctx, sb, "lost: its host "+row.HostName+" was replaced by another one")

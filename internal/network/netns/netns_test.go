@@ -115,6 +115,23 @@ func TestDoPassesErrorsAndPanicsOn(t *testing.T) {
 	}
 }
 
+func TestDoWithinDo(t *testing.T) {
+	outer, inner := create(t), create(t)
+	want := inside(t, outer)
+	err := netns.Do(outer, func() error {
+		if there := inside(t, inner); there == want {
+			t.Error("the inner namespace is the outer one")
+		}
+		if where() != want {
+			t.Error("the inner Do did not come back to the outer namespace")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 func TestLoopbackWorksAndIsApart(t *testing.T) {
 	path := create(t)
 	var l net.Listener

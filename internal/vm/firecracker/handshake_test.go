@@ -61,8 +61,9 @@ func TestDocuments(t *testing.T) {
 	}
 	next = d.next()
 	write(":3, cut off in the middle of it {\"n\":4}\n")
-	d.Write(bytes.Repeat([]byte(" "), maxDocument+1))
-	write("{}\n")
+	write(`{"n":5}`)
+	d.Write(bytes.Repeat([]byte(" "), maxDocument))
+	write(", and more\n")
 	if got := string(d.latest()); got != `{"n":2}` || len(d.line) > maxDocument {
 		t.Errorf("after a broken and an endless line there is %q, and %d bytes of a line", got, len(d.line))
 	}
@@ -71,8 +72,8 @@ func TestDocuments(t *testing.T) {
 		t.Error("what is no document was taken for one")
 	default:
 	}
-	write("{\"n\":5}\n")
-	if got := string(d.latest()); got != `{"n":5}` {
+	write("{\"n\":6}\n")
+	if got := string(d.latest()); got != `{"n":6}` {
 		t.Errorf("after broken lines there is %q", got)
 	}
 }

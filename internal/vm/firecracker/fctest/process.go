@@ -43,7 +43,7 @@ type Hardware struct {
 	MemoryMiB int
 	Root      string                                  // the file of the root device; "" without one
 	Console   io.Writer                               // the serial console; what nobody reads is lost
-	Listen    func(port uint32) (net.Listener, error) // on the vsock device; fails without one
+	Listen    func(port uint32) (net.Listener, error) // on the vsock device, whose driver is up from the first call on; fails without the device
 }
 
 // Process is one Firecracker process.
@@ -138,7 +138,6 @@ func (p *Process) boot(m *machine) error {
 	}
 	if m.vsock != nil {
 		h.Listen = m.vsock.listen
-		m.vsock.activate()
 	}
 	p.guest.Go(func() {
 		defer close(p.ended)

@@ -23,6 +23,7 @@ type vsock struct {
 	path     string
 	listener net.Listener
 	closed   chan struct{}
+	up       sync.Once
 	done     sync.WaitGroup
 
 	mu    sync.Mutex
@@ -148,6 +149,7 @@ func readCommand(r io.Reader) (uint32, error) {
 }
 
 func (v *vsock) listen(number uint32) (net.Listener, error) {
+	defer v.up.Do(v.activate)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.ports[number] != nil {
