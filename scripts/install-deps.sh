@@ -48,6 +48,7 @@ LIST
     image) echo mke2fs e2fsprogs ;;
     rootfs) cat <<'LIST' ;;
 mmdebstrap mmdebstrap
+mount mount
 /usr/share/keyrings/debian-archive-keyring.* debian-archive-keyring
 openssl openssl
 LIST

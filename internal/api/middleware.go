@@ -44,7 +44,7 @@ func (s *Server) logAccess(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
 		rec := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
-		defer func() { // also when a handler aborts the connection
+		defer func() { //nolint:contextcheck // r has it. Runs also when a handler aborts the connection
 			a := aboutOf(r.Context())
 			level := slog.LevelInfo
 			attrs := []any{
@@ -68,7 +68,7 @@ func (s *Server) logAccess(next http.Handler) http.Handler {
 // answer has begun, the connection is cut, so that it cannot be taken for a whole one.
 func (s *Server) recoverPanic(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		defer func() {
+		defer func() { //nolint:contextcheck // r has it
 			v := recover()
 			if v == nil {
 				return

@@ -43,7 +43,7 @@ func Host(ctx context.Context, conn net.Conn) (*Session, error) {
 }
 
 func writeHello(l *link, n nonce) error {
-	if err := l.write(nil); err != nil {
+	if err := l.write(padding[:]); err != nil {
 		return err
 	}
 	return l.write(bareFrame(hello, n))

@@ -147,25 +147,44 @@ func TestStopObeysItsContext(t *testing.T) {
 	}
 }
 
-// A child must not die with the thread that happened to start it.
+// A child must not die with the thread that happened to start it. Meanwhile threads end all the time.
 func TestDeathSignalIsNotTiedToAnEndingThread(t *testing.T) {
-	started := make(chan *Process)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
-		p, err := Start(shell("sleep 0.5; exit 7", nil))
+	stop := make(chan struct{})
+	var churn sync.WaitGroup
+	for range 4 {
+		churn.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					var one sync.WaitGroup
+					one.Add(1)
+					go func() {
+						runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
+						one.Done()
+					}()
+					one.Wait()
+				}
+			}
+		})
+	}
+	var children []*Process
+	for range 40 {
+		p, err := Start(shell("sleep 0.2; exit 7", nil))
 		if err != nil {
-			t.Error(err)
+			t.Fatal(err)
 		}
-		started <- p
-	}()
-	p := <-started
-	if p == nil {
-		return
+		children = append(children, p)
 	}
-	var exit *exec.ExitError
-	if err := p.Err(); !errors.As(err, &exit) || exit.ExitCode() != 7 {
-		t.Errorf("it ended with %v", err)
+	for _, p := range children {
+		var exit *exec.ExitError
+		if err := p.Err(); !errors.As(err, &exit) || exit.ExitCode() != 7 {
+			t.Errorf("process %d ended with %v", p.PID(), err)
+		}
 	}
+	close(stop)
+	churn.Wait()
 }
 
 var quickly = Policy{Logger: slog.New(slog.DiscardHandler), Backoff: time.Millisecond, Healthy: time.Hour}

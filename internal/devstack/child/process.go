@@ -87,7 +87,7 @@ func command(spec Spec) *exec.Cmd {
 	if death == 0 {
 		death = syscall.SIGTERM
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: !spec.Foreground, Credential: spec.Credential}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: !spec.Foreground, Pdeathsig: death, Credential: spec.Credential}
 	return cmd
 }
 

@@ -115,7 +115,7 @@ func (c *configured) putNIC(ctx context.Context, a *api.Client) error {
 // loaded host that emulates its processor.
 const socketLimit = 60 * time.Second
 
-var errExited = errors.New("firecracker exited")
+var errExited = errors.New("its process ended")
 
 // awaitSocket waits until something listens on the unix socket at path.
 func awaitSocket(ctx context.Context, path string, exited <-chan struct{}) error {

@@ -41,6 +41,9 @@ func Adopt(identity Identity) (*Process, error) {
 	return newProcess(identity, pidfd)
 }
 
+// Self returns the identity of this process.
+func Self() (Identity, error) { return identify(os.Getpid()) }
+
 // openIdentity returns a pidfd of the process, which ran at that moment.
 func openIdentity(identity Identity) (int, error) {
 	pidfd, err := unix.PidfdOpen(identity.PID, 0)
