@@ -49,7 +49,6 @@ LIST
     rootfs) cat <<'LIST' ;;
 mmdebstrap mmdebstrap
 mount mount
-/usr/share/keyrings/debian-archive-keyring.* debian-archive-keyring
 openssl openssl
 LIST
     kernel) cat <<'LIST' ;;
@@ -61,7 +60,6 @@ bison bison
 bc bc
 xz xz-utils
 /usr/include/libelf.h libelf-dev
-/usr/share/keyrings/debian-archive-keyring.* debian-archive-keyring
 LIST
     npm) echo npm npm ;;
     guest) for group in image rootfs kernel npm; do packages "$group"; done ;;

@@ -152,7 +152,7 @@ func (p *platform) startControlPlane(ctx context.Context) (err error) {
 func (p *platform) stop(ctx context.Context, ready bool) error {
 	keep := p.keepSandboxes
 	if !ready {
-		keep = false
+		keep = !p.fresh
 	}
 	if p.controlPlane != nil {
 		if ready && !keep {

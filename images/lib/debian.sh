@@ -3,6 +3,8 @@
 # shellcheck shell=bash
 
 DEBIAN_SUITE=bookworm
+# The suite's public keys, from Debian's package debian-archive-keyring: Ubuntu 22.04's version lacks them.
+DEBIAN_KEYS=$(cd "$(dirname "${BASH_SOURCE[0]}")/../base" && pwd)/debian-bookworm.asc
 
 # debian_sources prints the apt lines to build from. WRENN_DEBIAN_MIRROR and
 # WRENN_DEBIAN_SECURITY_MIRROR override what this machine's apt is set up with.
@@ -12,7 +14,7 @@ debian_sources() {
   security=${WRENN_DEBIAN_SECURITY_MIRROR:-$(apt_repository Debian-Security)}
   main=${main:-http://deb.debian.org/debian}
   security=${security:-http://deb.debian.org/debian-security}
-  set -- "[arch=amd64 signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
+  set -- "[arch=amd64 signed-by=$DEBIAN_KEYS]"
   echo "deb $1 $main $DEBIAN_SUITE main"
   echo "deb $1 $main $DEBIAN_SUITE-updates main"
   echo "deb $1 $security $DEBIAN_SUITE-security main"

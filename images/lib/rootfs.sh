@@ -49,6 +49,7 @@ build_base() {
     --include="$(package_list "$images/base/packages" | paste -sd,)" \
     --dpkgopt="$images/base/files/etc/dpkg/dpkg.cfg.d/wrenn" --dpkgopt=force-unsafe-io \
     --aptopt="$work/apt.conf" --aptopt='Acquire::Languages "none"' --aptopt='APT::Install-Recommends "false"' \
+    --aptopt='APT::Sandbox::User "root"' \
     --setup-hook='for d in bin sbin lib lib64; do mkdir -p "$1/usr/$d"; ln -s "usr/$d" "$1/$d"; done' \
     "$DEBIAN_SUITE" "$tree" "${sources[@]}"
   add_files "$images/base/files"

@@ -183,7 +183,7 @@ type bounded struct {
 }
 
 func (b *bounded) add(p []byte) {
-	room := b.most - len(b.kept)
+	room := len(p)
 	if len(p) > room {
 		p, b.truncated = p[:room], true
 	}

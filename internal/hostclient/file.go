@@ -105,7 +105,9 @@ func sendAll(stream grpc.ClientStreamingClient[pb.WriteFileRequest, pb.WriteFile
 	for {
 		n, err := fill(content, buf)
 		ended := errors.Is(err, io.EOF)
-		ended = ended || err != nil
+		if err != nil && !ended {
+			return &SourceError{Err: err}
+		}
 		if n > 0 { // Send encodes the message before it returns: buf can be used again
 			part := &pb.WriteFileRequest{Part: &pb.WriteFileRequest_Data{Data: buf[:n]}}
 			if err := stream.Send(part); err != nil {

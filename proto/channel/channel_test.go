@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -277,6 +278,10 @@ func TestCloseFreesARead(t *testing.T) {
 			_, err := session.Read(make([]byte, 1))
 			read <- err
 		}()
+		for guest.link.readMu.TryLock() { // until the read has it
+			guest.link.readMu.Unlock()
+			runtime.Gosched()
+		}
 		_ = session.Close()
 		if err := <-read; !errors.Is(err, net.ErrClosed) && !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("the read ended with %v", err)

@@ -200,7 +200,8 @@ func TestWrongFramesEndTheSession(t *testing.T) {
 	const n nonce = 0x55
 	badTrailer := dataFrame(n, []byte("x"))
 	badTrailer[len(badTrailer)-1] ^= 1
-	long := append(appendHeader(nil, data, n, MaxPayload+1), make([]byte, MaxPayload+1+trailerSize)...)
+	long := dataFrame(n, make([]byte, MaxPayload+1))
+	huge := appendHeader(nil, data, n, 1<<32-1)
 	for name, wrong := range map[string][]byte{
 		"bad trailer":       badTrailer,
 		"no magic":          []byte("GET / HTTP/1.1\r\n"),
@@ -208,6 +209,7 @@ func TestWrongFramesEndTheSession(t *testing.T) {
 		"unknown kind":      bareFrame(data+1, n),
 		"ACK from a host":   bareFrame(ack, n),
 		"payload too long":  long,
+		"payload of 4 GiB":  huge,
 		"HELLO with a text": append(appendHeader(nil, hello, n, 1), appendTrailer([]byte("x"), n)...),
 		"invalid nonce":     bareFrame(hello, 0x100),
 	} {
@@ -234,5 +236,37 @@ func TestWrongFramesEndTheSession(t *testing.T) {
 				t.Errorf("the next HELLO: %v", err)
 			}
 		})
+	}
+}
+
+// A HELLO that follows a whole frame ends the session like any other, and is answered.
+func TestHelloWithinASession(t *testing.T) {
+	input := append(bareFrame(hello, 0x11), dataFrame(0x11, []byte("first"))...)
+	input = append(append(input, bareFrame(hello, 0x22)...), dataFrame(0x22, []byte("second"))...)
+	guest := NewGuest(&script{input: input, chunks: all})
+	for _, want := range []string{"first", "second"} {
+		session, err := guest.Accept(context.Background())
+		if err != nil {
+			t.Fatalf("before %q: %v", want, err)
+		}
+		if got, _ := io.ReadAll(session); string(got) != want {
+			t.Errorf("read %q, want %q", got, want)
+		}
+	}
+}
+
+// What is searched for may come in two reads, and after what looks like its beginning.
+func TestSkipTo(t *testing.T) {
+	pattern := bareFrame(ack, 0x33)
+	input := append(bytes.Clone(pattern[:20]), pattern[:28]...)
+	input = append(append(input, pattern...), dataFrame(0x33, []byte("next"))...)
+	for chunk := 1; chunk <= len(input); chunk++ {
+		d := decoder{source: &script{input: input, chunks: func(int) int { return chunk }}}
+		if err := d.skipTo(pattern); err != nil {
+			t.Fatalf("%d bytes at a time: %v", chunk, err)
+		}
+		if f, err := d.next(); err != nil || string(f.payload) != "next" {
+			t.Fatalf("%d bytes at a time: %+v, %v", chunk, f, err)
+		}
 	}
 }

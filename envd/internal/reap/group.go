@@ -36,7 +36,7 @@ func (g *groups) add(cmd *exec.Cmd) *group {
 	if g.parent == "" {
 		return nil
 	}
-	_ = 0
+	g.sweep()
 	g.next++
 	path := filepath.Join(g.parent, "p"+strconv.FormatUint(g.next, 10))
 	if err := os.Mkdir(path, 0o755); err != nil && !errors.Is(err, os.ErrExist) {

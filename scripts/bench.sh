@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Starts a whole Wrenn in a folder and a network namespace of its own, measures it, and ends it. The
+# results are printed and merged into build/bench.json. Arguments go to the bench program.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+data=$(mktemp -d /var/tmp/wrenn-bench.XXXXXX)
+chmod 711 "$data" # the database runs as a user of its own
+trap 'rm -rf --one-file-system "$data"' EXIT
+go build -o build/tools/bench ./bench
+bin/wrenn up --data "$data" --netns isolated --listen 127.0.0.1:0 -- build/tools/bench "$@"
