@@ -52,7 +52,7 @@ bench: deps images build ## measure what SPECIFICATION.md promises; writes build
 
 .PHONY: deps deps-test deps-dev
 deps: ## install what running and building needs (Debian, Ubuntu; root)
-	@scripts/install-deps.sh base go guest run
+	@scripts/install-deps.sh base go run
 deps-test: deps
 deps-dev: deps-test
 	@scripts/install-deps.sh dev

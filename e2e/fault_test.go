@@ -81,7 +81,7 @@ func (p *platform) awaitVMM(name string) string {
 			return err
 		}
 		for _, sb := range page.Items {
-			if sb.Name == name && strings.Contains(p.environments(), string(sb.ID)) {
+			if sb.Name == name && strings.Contains(p.environments(), sb.ID) {
 				id = sb.ID
 				return nil
 			}

@@ -52,7 +52,7 @@ func serve(ctx context.Context, cfg config.Agent) error {
 	if err != nil {
 		return errors.Join(err, p.close())
 	}
-	ln, err := listen(cfg.Listen)
+	ln, err := listen(ctx, cfg.Listen)
 	if err != nil {
 		return errors.Join(err, p.close())
 	}
@@ -140,6 +140,10 @@ func openVolume(ctx context.Context, cfg config.Agent, log *slog.Logger) (*files
 	}
 	plain := &filesystem.Volume{Dir: data, Native: true}
 	if cfg.Volume == "off" {
+		if filesystem.VolumeExists(data) {
+			return nil, models.Errorf(models.Precondition, "%s holds a volume, which volume=off would hide with all that is on it", data).
+				WithHint("leave volume at auto, or use another data folder")
+		}
 		return plain, nil
 	}
 	volume, err := filesystem.EnsureReflinkVolume(ctx, data, filesystem.VolumeConfig{SizeGiB: cfg.VolumeGiB, Logger: log})
@@ -181,10 +185,11 @@ func openImages(ctx context.Context, cfg config.Agent, volume *filesystem.Volume
 	return store, nil
 }
 
-func listen(address string) (net.Listener, error) {
+func listen(ctx context.Context, address string) (net.Listener, error) {
+	var config net.ListenConfig
 	path, isUnix := strings.CutPrefix(address, "unix://")
 	if !isUnix {
-		ln, err := net.Listen("tcp", address)
+		ln, err := config.Listen(ctx, "tcp", address)
 		if err != nil {
 			return nil, fmt.Errorf("listen on %s: %w", address, err)
 		}
@@ -197,7 +202,7 @@ func listen(address string) (net.Listener, error) {
 	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
 		return nil, fmt.Errorf("remove a dead agent's socket: %w", err)
 	}
-	ln, err := net.Listen("unix", path)
+	ln, err := config.Listen(ctx, "unix", path)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}

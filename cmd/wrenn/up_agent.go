@@ -76,7 +76,7 @@ func (p *platform) endLeftovers(ctx context.Context) error {
 	if p.fresh = state == nil; p.fresh {
 		return nil
 	}
-	if state.Netns == p.netns || state.Subnet != p.subnet && state.Driver == p.driver {
+	if state.Netns == p.netns && state.Subnet == p.subnet && state.Driver == p.driver {
 		p.say("taking over what an earlier wrenn up left")
 		return nil
 	}

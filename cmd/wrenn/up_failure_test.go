@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 func TestUpReportsAPartThatDoesNotStart(t *testing.T) {
@@ -132,8 +133,13 @@ func TestUpEndsLeftOverServers(t *testing.T) {
 	}
 	writePID(t, other, bystander.Process.Pid)
 	u.start(append(noDatabases, "--", "true")...).wait(0)
-	if err := <-ended; err == nil || err.Error() != "signal: terminated" {
-		t.Errorf("the left-over server ended with %v", err)
+	select {
+	case err := <-ended:
+		if err == nil || err.Error() != "signal: terminated" {
+			t.Errorf("the left-over server ended with %v", err)
+		}
+	case <-time.After(time.Minute):
+		t.Error("the left-over server runs on")
 	}
 	u.wantNothingLeft()
 }

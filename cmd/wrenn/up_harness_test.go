@@ -12,10 +12,12 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/internal/devstack/child"
+	"github.com/wrenn-sandbox/wrenn/internal/network/netns"
 	"github.com/wrenn-sandbox/wrenn/internal/testlane"
 )
 
@@ -37,7 +39,7 @@ func newUpTest(t *testing.T) *upTest {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
+		if err := errors.Join(netns.Delete(filepath.Join(dir, "data", "netns")), os.RemoveAll(dir)); err != nil {
 			t.Error(err)
 		}
 	})
@@ -92,7 +94,9 @@ func (u *upTest) diary() string {
 type started struct {
 	*upTest
 	cmd            *exec.Cmd
-	mu             sync.Mutex // guards the buffers
+	done           chan struct{} // closed once it has ended
+	err            error         // how it ended
+	mu             sync.Mutex    // guards the buffers
 	stdout, stderr bytes.Buffer
 }
 
@@ -120,7 +124,7 @@ var noDatabases = []string{"--postgres", "postgres://nowhere", "--redis", "redis
 // start runs `wrenn up` with environment entries (up to the first argument that is none) and arguments.
 func (u *upTest) start(args ...string) *started {
 	u.t.Helper()
-	s := &started{upTest: u}
+	s := &started{upTest: u, done: make(chan struct{})}
 	env := append(os.Environ(), diary+"="+u.data+".diary", "WRENN_API_KEY=wrn_foreign", "WRENN_URL=http://foreign")
 	for len(args) > 0 && regexp.MustCompile(`^[A-Z_]+=`).MatchString(args[0]) {
 		env, args = append(env, args[0]), args[1:]
@@ -132,8 +136,20 @@ func (u *upTest) start(args ...string) *started {
 	if err := s.cmd.Start(); err != nil {
 		u.t.Fatal(err)
 	}
-	u.t.Cleanup(func() { _ = s.cmd.Process.Kill() }) // it has ended, unless the test failed
+	go func() {
+		defer close(s.done)
+		s.err = s.cmd.Wait()
+	}()
+	u.t.Cleanup(s.end)
 	return s
+}
+
+// end cleans up after a test that failed: in order if possible. Otherwise it has ended already.
+func (s *started) end() {
+	_ = s.cmd.Process.Signal(syscall.SIGTERM)
+	timer := time.AfterFunc(time.Minute, func() { _ = s.cmd.Process.Kill() })
+	defer timer.Stop()
+	<-s.done
 }
 
 // wait waits for the end and checks the exit status.
@@ -141,13 +157,13 @@ func (s *started) wait(want int) {
 	s.t.Helper()
 	timer := time.AfterFunc(3*time.Minute, func() { _ = s.cmd.Process.Kill() })
 	defer timer.Stop()
-	err := s.cmd.Wait()
+	<-s.done
 	got := 0
 	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if errors.As(s.err, &exit) {
 		got = exit.ExitCode()
-	} else if err != nil {
-		s.t.Fatal(err)
+	} else if s.err != nil {
+		s.t.Fatal(s.err)
 	}
 	if got != want {
 		s.t.Errorf("exit status %d, not %d; it said:\n%s%s\ndiary:\n%s", got, want, s.stdout.String(), s.stderr.String(), s.diary())

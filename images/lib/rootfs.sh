@@ -33,7 +33,7 @@ main() {
 workspace() {
   work="$out.work"
   mkdir "$work"
-  trap 'umount -R "$work" 2>/dev/null; rm -rf --one-file-system "$work"' EXIT
+  trap 'umount -R "$work" 2>/dev/null || true; rm -rf --one-file-system "$work"' EXIT
   if [ "$(awk '/^MemAvailable/ { print int($2 / 1024) }' /proc/meminfo)" -gt $((3 * TMPFS_NEEDS_MIB)) ]; then
     mount -t tmpfs -o "size=${TMPFS_NEEDS_MIB}m,mode=0700" wrenn-images "$work"
   fi

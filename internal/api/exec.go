@@ -183,7 +183,7 @@ type bounded struct {
 }
 
 func (b *bounded) add(p []byte) {
-	room := len(p)
+	room := b.most - len(b.kept)
 	if len(p) > room {
 		p, b.truncated = p[:room], true
 	}

@@ -64,6 +64,14 @@ func TestExec(t *testing.T) {
 	}
 }
 
+// TestProgramMayTakeLongerThanAnIdleClient: the limit of a slow body does not hold for the wait for an answer.
+func TestProgramMayTakeLongerThanAnIdleClient(t *testing.T) {
+	r := newRig(t, Limits{Idle: 100 * time.Millisecond})
+	if got := r.exec(r.create().ID, `{"cmd":"sleep","timeout_seconds":0.4}`); !got.TimedOut {
+		t.Errorf("%+v", got)
+	}
+}
+
 func TestLargeStdin(t *testing.T) {
 	r := newRig(t, Limits{})
 	sb := r.create().ID

@@ -119,21 +119,25 @@ func watchHeap(stop <-chan struct{}) uint64 {
 	}
 }
 
-// TestBrokenDownload: a file that cannot be read to its end does not look whole.
+// TestBrokenDownload: a file that cannot be read to its end does not look whole, whether or
+// not its size is known.
 func TestBrokenDownload(t *testing.T) {
 	r := newRig(t, Limits{})
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, r.server.URL+"/v1/sandboxes/"+r.create().ID+"/files"+hostsim.Broken+"1000000", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set(auth.Header, string(r.key))
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	if n, err := io.Copy(io.Discard, resp.Body); err == nil {
-		t.Errorf("%d bytes came, and no error", n)
+	files := r.server.URL + "/v1/sandboxes/" + r.create().ID + "/files"
+	for _, path := range []string{hostsim.Broken, hostsim.Torn} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, files+path+"1000000", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set(auth.Header, string(r.key))
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := io.Copy(io.Discard, resp.Body); err == nil {
+			t.Errorf("%s: %d bytes came, and no error", path, n)
+		}
+		resp.Body.Close()
 	}
 }
 

@@ -247,6 +247,13 @@ func TestKilledOwnerTakesServersAlongWithoutLoss(t *testing.T) {
 	}
 	postgres := &postgres{run: filepath.Join(dir, "run")}
 	execute(t, postgres.url(database), "CREATE TABLE committed (n int)")
+	t.Cleanup(func() { // on failure
+		for dir, file := range map[string]string{filepath.Join(dir, "postgres"): "postmaster.pid", filepath.Join(dir, "redis"): "redis.pid"} {
+			if err := child.EndLeftover(limit(t), filepath.Join(dir, file), dir, syscall.SIGKILL); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 	pids := []int{pidIn(t, filepath.Join(dir, "postgres", "postmaster.pid")), pidIn(t, filepath.Join(dir, "redis", "redis.pid"))}
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)

@@ -2,6 +2,7 @@ package durable_test
 
 import (
 	"bytes"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -26,11 +27,11 @@ func TestMain(m *testing.M) {
 func write(path string) {
 	for i := 0; ; i++ {
 		if err := durable.WriteFile(path, version(i), 0o600); err != nil {
-			os.Stderr.WriteString(err.Error())
+			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 		if i == 0 {
-			os.Stdout.WriteString("written\n")
+			fmt.Println("written")
 		}
 	}
 }

@@ -101,8 +101,9 @@ func rpcCode(remote *connect.Error) models.Code {
 		return models.Unavailable
 	case connect.CodeUnauthenticated:
 		return unauthenticated(remote.Meta())
+	default:
+		return models.Internal
 	}
-	return models.Internal
 }
 
 // unauthenticated tells an account that does not exist, the caller's mistake, from a token that

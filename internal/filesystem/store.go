@@ -138,7 +138,7 @@ func hasReflinks(dir string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	defer os.RemoveAll(temp)
+	defer func() { _ = os.RemoveAll(temp) }() // if it fails, the next Open sweeps it away
 	block := bytes.Repeat([]byte("wrenn..."), 512)
 	if err := os.WriteFile(filepath.Join(temp, "a"), block, 0o600); err != nil {
 		return false, err

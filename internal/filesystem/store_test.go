@@ -69,6 +69,17 @@ func TestInfoCountsTheDiskBeneath(t *testing.T) {
 	}
 }
 
+// A folder that is used without a volume can be given as one.
+func TestPlainFolderAsVolume(t *testing.T) {
+	plain := &filesystem.Volume{Dir: tmpfs(t, "8m"), Native: true}
+	if free, err := plain.FreeMiB(); err != nil || free < 7 || free > 8 {
+		t.Errorf("free = %d MiB, %v", free, err)
+	}
+	if err := plain.Unmount(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestOpenRemovesWhatAnInterruptedImportLeft(t *testing.T) {
 	dir := t.TempDir()
 	template := filepath.Join(dir, "images", "python311")

@@ -1,6 +1,7 @@
 package filesystem
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -81,6 +82,9 @@ func UnmountVolume(ctx context.Context, dir string) error {
 	return v.Unmount(ctx)
 }
 
+// VolumeExists reports whether an earlier EnsureReflinkVolume made a volume in dir.
+func VolumeExists(dir string) bool { return (&Volume{base: dir}).imageExists() }
+
 func volumeIn(dir string) (*Volume, error) {
 	dir, err := filepath.Abs(dir)
 	if err == nil {
@@ -108,7 +112,7 @@ func (v *Volume) ensure(ctx context.Context, cfg VolumeConfig) error {
 // disk beneath it has.
 func (v *Volume) FreeMiB() (int64, error) {
 	free := int64(1) << 62
-	for _, dir := range []string{v.Dir, v.base} {
+	for _, dir := range []string{v.Dir, cmp.Or(v.base, v.Dir)} {
 		var st unix.Statfs_t
 		if err := unix.Statfs(dir, &st); err != nil {
 			return 0, fmt.Errorf("statfs %s: %w", dir, err)
@@ -235,11 +239,11 @@ func (v *Volume) mount(ctx context.Context) error {
 
 func (v *Volume) mountError(err error) error {
 	coded := models.Errorf(models.Precondition, "the disk volume %s cannot be mounted", v.image()).WithCause(err)
-	switch err {
-	case unix.EUCLEAN, unix.EINVAL, unix.EIO:
+	switch {
+	case errors.Is(err, unix.EUCLEAN), errors.Is(err, unix.EINVAL), errors.Is(err, unix.EIO):
 		return coded.WithHint("it may be damaged, or mounted elsewhere; check it with `xfs_repair -n %[1]s`. "+
 			"Nothing was changed; to begin anew without its sandboxes, move the file away", v.image())
-	case unix.ENODEV:
+	case errors.Is(err, unix.ENODEV):
 		return coded.WithHint("this kernel has no XFS")
 	}
 	return coded.WithHint("wrenn must be allowed to mount: run it as root")

@@ -20,6 +20,7 @@ const (
 	Dir    = "/dir"     // a directory
 	Secret = "/secret"  // may not be read or written
 	Broken = "/broken/" // Broken + "N" fails after N bytes of a file that is said to be longer
+	Torn   = "/torn/"   // Torn + "N" fails after N bytes of a file that tells no size
 )
 
 // ReadFile implements HostAgentService.
@@ -29,10 +30,16 @@ func (h *Host) ReadFile(req *pb.ReadFileRequest, stream grpc.ServerStreamingServ
 		return err
 	}
 	if n, ok := strings.CutPrefix(path, Zeros); ok {
-		return sendZeros(stream, path, size(n), 0)
+		return sendZeros(stream, path, size(n), size(n))
+	}
+	if n, ok := strings.CutPrefix(path, Torn); ok {
+		if err := sendZeros(stream, path, size(n), 0); err != nil {
+			return err
+		}
+		return models.Errorf(models.Internal, "disk error")
 	}
 	if n, ok := strings.CutPrefix(path, Broken); ok {
-		if err := sendZeros(stream, path, size(n), 1); err != nil {
+		if err := sendZeros(stream, path, size(n), size(n)+1); err != nil {
 			return err
 		}
 		return models.Errorf(models.Internal, "disk error")
@@ -74,8 +81,8 @@ func sendInfo(stream grpc.ServerStreamingServer[pb.ReadFileResponse], path strin
 	return stream.Send(&pb.ReadFileResponse{Part: &pb.ReadFileResponse_Info{Info: info}})
 }
 
-func sendZeros(stream grpc.ServerStreamingServer[pb.ReadFileResponse], path string, n, more int) error {
-	if err := sendInfo(stream, path, n+more); err != nil {
+func sendZeros(stream grpc.ServerStreamingServer[pb.ReadFileResponse], path string, n, said int) error {
+	if err := sendInfo(stream, path, said); err != nil {
 		return err
 	}
 	piece := make([]byte, 256<<10)

@@ -55,9 +55,11 @@ type Step struct {
 
 // Limits of a sandbox's size. The disk's lower bound is its template's size.
 const (
-	MinVCPUs, MaxVCPUs         = 1, 32
-	MinMemoryMiB, MaxMemoryMiB = 128, 65536
-	MaxDiskMiB                 = 1 << 20
+	MinVCPUs     = 1
+	MaxVCPUs     = 32
+	MinMemoryMiB = 128
+	MaxMemoryMiB = 65536
+	MaxDiskMiB   = 1 << 20
 )
 
 // CheckSize returns an Invalid error that names the first field out of range.

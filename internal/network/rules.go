@@ -63,22 +63,18 @@ func ruleset(subnet netip.Prefix) []chain {
 
 // fromSandboxRules drop what no guest may send, wherever it goes.
 func fromSandboxRules(subnet netip.Prefix) []rule {
-	rules := []rule{
+	to := func(prefix string) []expr.Any { return target(equal, netip.MustParsePrefix(prefix)) }
+	return []rule{
 		{"no IPv6", join(notIPv4(), drop())},
 		{"source outside the subnet", join(source(unequal, subnet), drop())},
 		// The route back to the source must lead through the TAP that the packet came from; only the
 		// sandbox's own address is behind it.
 		{"source of another sandbox", join(noWayBack(), drop())},
+		{"link-local, cloud metadata", join(to("169.254.0.0/16"), drop())},
+		{"multicast, reserved, broadcast", join(to("224.0.0.0/3"), drop())},
+		{"loopback", join(to("127.0.0.0/8"), drop())},
+		{"this network", join(to("0.0.0.0/8"), drop())},
 	}
-	for _, d := range []struct{ comment, to string }{
-		{"link-local, cloud metadata", "169.254.0.0/16"},
-		{"multicast, reserved, broadcast", "224.0.0.0/3"},
-		{"loopback", "127.0.0.0/8"},
-		{"this network", "0.0.0.0/8"},
-	} {
-		rules = append(rules, rule{d.comment, join(target(equal, netip.MustParsePrefix(d.to)), drop())})
-	}
-	return rules
 }
 
 // toHostRules are for what is addressed to the host: answers to the host, and a ping of the

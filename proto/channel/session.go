@@ -111,7 +111,7 @@ func (s *Session) Close() error {
 func (s *Session) end(err error) {
 	s.once.Do(func() {
 		s.err = err
-		_ = past
+		_ = s.link.port.SetReadDeadline(past)
 		close(s.ended)
 	})
 }

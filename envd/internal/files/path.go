@@ -106,9 +106,9 @@ func join(dir, target string) (string, error) {
 	if name == "" || name == "." || name == ".." {
 		return filepath.EvalSymlinks(target)
 	}
-	real, err := filepath.EvalSymlinks(folder)
+	resolved, err := filepath.EvalSymlinks(folder)
 	if errors.Is(err, os.ErrNotExist) {
 		return filepath.Clean(target), nil
 	}
-	return filepath.Join(real, name), err
+	return filepath.Join(resolved, name), err
 }

@@ -118,7 +118,7 @@ func (p *Process) watch(ended func(), leftover func(*pump)) {
 // copyOutput starts the pumps. Each one that has reached end of file closes its pipe.
 func (p *Process) copyOutput() ([]*pump, *sync.WaitGroup) {
 	var copied sync.WaitGroup
-	var pumps []*pump
+	pumps := make([]*pump, 0, len(p.pipes))
 	for i, stream := range []Stream{Stdout, Stderr} {
 		pump := &pump{stream: stream, pipe: p.pipes[i], out: p.out}
 		pumps = append(pumps, pump)

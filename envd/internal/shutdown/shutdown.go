@@ -29,7 +29,7 @@ const (
 // call that could end it.
 type Guest struct {
 	// Reaper is asked to start nothing more, and tells when nothing runs any more. Nil
-	// before there is one.
+	// before there is one, when nothing runs.
 	Reaper *reap.Reaper
 	// Stop closes what envd itself has open. Nil for nothing.
 	Stop func()
@@ -86,8 +86,11 @@ func (g *Guest) say(text string) {
 }
 
 // endProcesses ends everything but envd and the kernel's threads. A process that a signal
-// has stopped is continued, to hear of it.
+// has stopped is continued, to hear of it. Without a Reaper nothing was ever started.
 func (g *Guest) endProcesses() {
+	if g.Reaper == nil {
+		return
+	}
 	_ = unix.Kill(-1, unix.SIGTERM)
 	_ = unix.Kill(-1, unix.SIGCONT)
 	if g.drain(terminateTime) {
@@ -101,9 +104,6 @@ func (g *Guest) endProcesses() {
 
 // drain reports whether every process has ended within the time.
 func (g *Guest) drain(limit time.Duration) bool {
-	if g.Reaper == nil {
-		return false
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	return g.Reaper.Drain(ctx) == nil

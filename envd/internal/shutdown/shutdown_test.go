@@ -36,9 +36,21 @@ func TestMain(m *testing.M) {
 }
 
 var scenarios = map[string]func(g *Guest){
-	"obedient": func(g *Guest) { end(g, "sleep 1000 & sleep 1000 & wait") },
-	"stubborn": func(g *Guest) { end(g, "trap '' TERM; echo up; while :; do sleep 1000; done") },
-	"stopped":  func(g *Guest) { end(g, "kill -STOP $$") },
+	"obedient": func(g *Guest) {
+		start(g, "sleep 1000 & sleep 1000 & echo up; wait")
+		g.End("test")
+	},
+	"stubborn": func(g *Guest) {
+		start(g, "trap '' TERM; echo up; while :; do sleep 1000; done")
+		g.End("test")
+	},
+	"stopped": func(g *Guest) {
+		child := start(g, "trap 'echo continued >&2; exit' TERM; echo up; kill -STOP $$")
+		if err := unix.Waitid(unix.P_PID, child.PID(), nil, unix.WSTOPPED|unix.WNOWAIT, nil); err != nil {
+			panic(err)
+		}
+		g.End("test")
+	},
 	"signal": func(g *Guest) {
 		go g.EndOnSignal()
 		reaper, err := reap.New(reap.Options{})
@@ -58,33 +70,37 @@ var scenarios = map[string]func(g *Guest){
 	},
 }
 
-// end ends the guest while a shell runs script.
-func end(g *Guest, script string) {
+// start runs script in a shell and waits until it has said that it is up.
+func start(g *Guest, script string) *reap.Child {
 	reaper, err := reap.New(reap.Options{})
 	if err != nil {
 		panic(err)
 	}
 	g.Reaper = reaper
-	cmd := exec.Command("/bin/sh", "-c", "echo begun; "+script)
+	cmd := exec.Command("/bin/sh", "-c", script)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		panic(err)
 	}
-	if _, err := reaper.Start(cmd); err != nil {
+	cmd.Stderr = os.Stderr
+	child, err := reaper.Start(cmd)
+	if err != nil {
 		panic(err)
 	}
-	_, _ = out.Read(make([]byte, 1)) // the shell runs
-	g.End("test")
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		panic(err)
+	}
+	return child
 }
 
 func TestEnd(t *testing.T) {
 	testlane.NeedRoot(t)
 	for name, said := range map[string][]string{
-		"obedient": {"the guest ends: test", "stop", "disks"},
-		"stubborn": {"the guest ends: test", "stop", "disks"},
-		"stopped":  {"the guest ends: test", "stop", "disks"},
-		"signal":   {"the guest ends: signal power failure", "stop", "disks"},
-		"panic":    {"panic: ", "the guest ends: panic", "stop", "disks"},
+		"obedient": {"envd: the guest ends: test", "envd: stop", "envd: disks"},
+		"stubborn": {"envd: the guest ends: test", "envd: stop", "envd: disks"},
+		"stopped":  {"envd: the guest ends: test", "\ncontinued", "envd: stop", "envd: disks"},
+		"signal":   {"envd: the guest ends: signal power failure", "envd: stop", "envd: disks"},
+		"panic":    {"envd: panic: ", "envd: the guest ends: panic", "envd: stop", "envd: disks"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -96,9 +112,12 @@ func TestEnd(t *testing.T) {
 			if !ok || !exit.Signaled() || exit.Signal() != syscall.SIGHUP {
 				t.Fatalf("ended with %v, not by a restart\n%s", err, out)
 			}
+			if strings.Contains(string(out), "cannot be killed") {
+				t.Errorf("not all processes ended: %s", out)
+			}
 			rest := string(out)
 			for _, text := range said {
-				i := strings.Index(rest, "envd: "+text)
+				i := strings.Index(rest, text)
 				if i < 0 {
 					t.Fatalf("it did not say %q, in this order: %s", text, out)
 				}

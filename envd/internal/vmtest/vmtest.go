@@ -94,7 +94,7 @@ func shortDir(t testing.TB) string {
 
 func (g *Guest) start(kernel string, opts Options) {
 	g.t.Helper()
-	append := "console=ttyS0 quiet root=/dev/vda rw init=/usr/local/bin/envd reboot=t panic=-1 no_timer_check mitigations=off " +
+	arguments := "console=ttyS0 quiet root=/dev/vda rw init=/usr/local/bin/envd reboot=t panic=-1 no_timer_check mitigations=off " +
 		"wrenn.transport=" + listen.TransportVirtioSerial + " " + opts.Arguments
 	log, err := os.Create(filepath.Join(g.dir, "qemu.log"))
 	if err != nil {
@@ -103,7 +103,7 @@ func (g *Guest) start(kernel string, opts Options) {
 	defer func() { _ = log.Close() }()
 	g.cmd = exec.Command("qemu-system-x86_64", "-M", "microvm,acpi=off", "-accel", "tcg,thread=multi,tb-size=64", "-cpu", "max",
 		"-smp", fmt.Sprint(cmp.Or(opts.VCPUs, 1)), "-m", fmt.Sprintf("%dM", cmp.Or(opts.MemoryMiB, 256)),
-		"-nodefaults", "-no-user-config", "-nographic", "-no-reboot", "-kernel", kernel, "-append", append,
+		"-nodefaults", "-no-user-config", "-nographic", "-no-reboot", "-kernel", kernel, "-append", arguments,
 		"-drive", "id=root,if=none,format=raw,cache=unsafe,file="+g.Image(), "-device", "virtio-blk-device,drive=root",
 		"-serial", "file:"+g.path("console"),
 		"-chardev", "socket,id=envd,server=on,wait=off,path="+g.path("envd.sock"),

@@ -22,7 +22,7 @@ func TestCreateAndDestroy(t *testing.T) {
 		t.Errorf("steps %+v", sb.Steps)
 	}
 	for range 2 { // the second is the same
-		gone, err := c.Destroy(t.Context(), r.by, sb.ID)
+		gone, err := c.Destroy(t.Context(), r.request(), sb.ID)
 		if err != nil || gone.State != models.Stopped || gone.Generation != 5 {
 			t.Errorf("destroyed: %+v, %v", gone, err)
 		}
@@ -51,7 +51,7 @@ func TestRefusedCreateLeavesNothing(t *testing.T) {
 			c.end()
 			c = r.start(r.store, Limits{}, Pace{})
 		}
-		if _, err := c.Create(t.Context(), r.by, req); models.CodeOf(err) != code {
+		if _, err := c.Create(t.Context(), r.request(), req); models.CodeOf(err) != code {
 			t.Errorf("%+v: %v, want %s", req, err, code)
 		}
 	}
@@ -70,7 +70,7 @@ func TestAgentsReasonReachesTheUser(t *testing.T) {
 	r.sim.OnCreate(func(context.Context, *pb.CreateSandboxRequest) error {
 		return models.Errorf(models.Exhausted, "no free network slot").WithHint("wait")
 	}, nil)
-	_, err := c.Create(t.Context(), r.by, Request{Template: "minimal"})
+	_, err := c.Create(t.Context(), r.request(), Request{Template: "minimal"})
 	e := models.AsError(err)
 	sb := r.only()
 	if e.Code != models.Exhausted || !strings.Contains(e.Message, "no free network slot") || !strings.Contains(e.Message, string(sb.ID)) || e.Hint != "wait" {
@@ -79,7 +79,7 @@ func TestAgentsReasonReachesTheUser(t *testing.T) {
 	if sb.State != models.Failed || sb.Reason != "no free network slot" {
 		t.Errorf("row %s: %q", sb.State, sb.Reason)
 	}
-	if gone, err := c.Destroy(t.Context(), r.by, sb.ID); err != nil || gone.State != models.Stopped {
+	if gone, err := c.Destroy(t.Context(), r.request(), sb.ID); err != nil || gone.State != models.Stopped {
 		t.Errorf("destroy of a failed sandbox: %+v, %v", gone, err)
 	}
 }
@@ -90,7 +90,7 @@ func TestAgentDiesDuringCreate(t *testing.T) {
 	r := newRig(t)
 	c := r.start(r.store, Limits{}, quick)
 	r.sim.OnCreate(nil, func() { go r.sim.Kill(); time.Sleep(50 * time.Millisecond) }) // it had booted
-	_, err := c.Create(t.Context(), r.by, Request{Template: "minimal"})
+	_, err := c.Create(t.Context(), r.request(), Request{Template: "minimal"})
 	if models.CodeOf(err) != models.Unavailable || !strings.Contains(err.Error(), "went away") {
 		t.Errorf("create: %v", err)
 	}
@@ -99,7 +99,7 @@ func TestAgentDiesDuringCreate(t *testing.T) {
 		t.Errorf("row %s: %q", sb.State, sb.Reason)
 	}
 	r.eventually("the agent's end is seen", func() bool { return !c.Fleet.Status()[0].Up })
-	if _, err := c.Create(t.Context(), r.by, Request{Template: "minimal"}); models.CodeOf(err) != models.Unavailable {
+	if _, err := c.Create(t.Context(), r.request(), Request{Template: "minimal"}); models.CodeOf(err) != models.Unavailable {
 		t.Errorf("create without an agent: %v", err)
 	}
 	r.sim.Kill() // waits for the end
@@ -120,7 +120,7 @@ func TestClientGoesAway(t *testing.T) {
 		<-proceed
 		return nil
 	}, nil)
-	if _, err := c.Create(ctx, r.by, Request{Template: "minimal"}); err == nil {
+	if _, err := c.Create(ctx, r.request(), Request{Template: "minimal"}); err == nil {
 		t.Error("a caller who has gone was answered")
 	}
 	sb := r.only()
@@ -131,7 +131,7 @@ func TestClientGoesAway(t *testing.T) {
 	r.becomes(sb.ID, models.Running)
 	ctx, cancel = context.WithCancel(t.Context())
 	r.sim.OnDestroy(func(context.Context, string) error { cancel(); return nil })
-	if _, err := c.Destroy(ctx, r.by, sb.ID); err != nil && models.CodeOf(err) != models.Unavailable {
+	if _, err := c.Destroy(ctx, r.request(), sb.ID); err != nil && models.CodeOf(err) != models.Unavailable {
 		t.Error(err)
 	}
 	r.becomes(sb.ID, models.Stopped)
@@ -141,7 +141,7 @@ func TestCreateThatTakesTooLong(t *testing.T) {
 	r := newRig(t)
 	c := r.start(r.store, Limits{Create: 200 * time.Millisecond}, quick)
 	r.sim.OnCreate(func(ctx context.Context, _ *pb.CreateSandboxRequest) error { <-ctx.Done(); return ctx.Err() }, nil)
-	_, err := c.Create(t.Context(), r.by, Request{Template: "minimal"})
+	_, err := c.Create(t.Context(), r.request(), Request{Template: "minimal"})
 	if models.CodeOf(err) != models.Deadline || !strings.Contains(err.Error(), "200ms") {
 		t.Errorf("create: %v", err)
 	}
@@ -159,12 +159,12 @@ func TestDestroyBeatsCreate(t *testing.T) {
 	r.sim.OnCreate(func(context.Context, *pb.CreateSandboxRequest) error { close(begun); <-proceed; return nil }, nil)
 	created := make(chan error, 1)
 	go func() {
-		_, err := c.Create(t.Context(), r.by, Request{Template: "minimal"})
+		_, err := c.Create(t.Context(), r.request(), Request{Template: "minimal"})
 		created <- err
 	}()
 	<-begun
 	sb := r.only()
-	if gone, err := c.Destroy(t.Context(), r.by, sb.ID); err != nil || gone.State != models.Stopped {
+	if gone, err := c.Destroy(t.Context(), r.request(), sb.ID); err != nil || gone.State != models.Stopped {
 		t.Errorf("destroy: %+v, %v", gone, err)
 	}
 	close(proceed)
@@ -191,11 +191,11 @@ func TestDestroyOvertakesCreateOnItsWay(t *testing.T) {
 	}, nil)
 	created := make(chan error, 1)
 	go func() {
-		_, err := c.Create(t.Context(), r.by, Request{Template: "minimal"})
+		_, err := c.Create(t.Context(), r.request(), Request{Template: "minimal"})
 		created <- err
 	}()
 	<-begun
-	if _, err := c.Destroy(t.Context(), r.by, r.only().ID); err != nil {
+	if _, err := c.Destroy(t.Context(), r.request(), r.only().ID); err != nil {
 		t.Error(err)
 	}
 	close(proceed)
@@ -217,7 +217,7 @@ func TestSimultaneousDestroys(t *testing.T) {
 				if i%2 == 1 {
 					c = b
 				}
-				if gone, err := c.Destroy(t.Context(), r.by, sb.ID); err != nil || gone.State != models.Stopped {
+				if gone, err := c.Destroy(t.Context(), r.request(), sb.ID); err != nil || gone.State != models.Stopped {
 					t.Errorf("%+v, %v", gone, err)
 				}
 			})
@@ -236,12 +236,12 @@ func TestManyAtOnce(t *testing.T) {
 	for i := range 16 {
 		wg.Go(func() {
 			for range 4 {
-				sb, err := replicas[i%2].Create(t.Context(), r.by, Request{Template: "minimal"})
+				sb, err := replicas[i%2].Create(t.Context(), r.request(), Request{Template: "minimal"})
 				if err != nil || sb.State != models.Running {
 					t.Errorf("create: %+v, %v", sb, err)
 					return
 				}
-				if gone, err := replicas[(i+1)%2].Destroy(t.Context(), r.by, sb.ID); err != nil || gone.State != models.Stopped {
+				if gone, err := replicas[(i+1)%2].Destroy(t.Context(), r.request(), sb.ID); err != nil || gone.State != models.Stopped {
 					t.Errorf("destroy: %+v, %v", gone, err)
 				}
 			}
@@ -258,7 +258,7 @@ func TestHostUnreachableDuringDestroy(t *testing.T) {
 	c := r.start(r.store, Limits{Destroy: 100 * time.Millisecond, Grace: time.Millisecond}, quick)
 	sb := r.create(c)
 	r.sim.Kill()
-	_, err := c.Destroy(t.Context(), r.by, sb.ID)
+	_, err := c.Destroy(t.Context(), r.request(), sb.ID)
 	e := models.AsError(err)
 	if e.Code != models.Unavailable || !strings.Contains(e.Hint, "stopping") {
 		t.Errorf("destroy: %+v", e)
@@ -283,7 +283,7 @@ func TestAgentFailsToDestroy(t *testing.T) {
 		}
 		return nil
 	})
-	if _, err := c.Destroy(t.Context(), r.by, sb.ID); models.CodeOf(err) != models.Internal || !strings.Contains(err.Error(), "mount busy") {
+	if _, err := c.Destroy(t.Context(), r.request(), sb.ID); models.CodeOf(err) != models.Internal || !strings.Contains(err.Error(), "mount busy") {
 		t.Errorf("destroy: %v", err)
 	}
 	r.becomes(sb.ID, models.Stopped)
@@ -323,7 +323,7 @@ func TestClose(t *testing.T) {
 	}, nil)
 	created := make(chan error, 1)
 	go func() {
-		_, err := c.Create(t.Context(), r.by, Request{Template: "minimal"})
+		_, err := c.Create(t.Context(), r.request(), Request{Template: "minimal"})
 		created <- err
 	}()
 	<-begun
@@ -336,7 +336,7 @@ func TestClose(t *testing.T) {
 	if sb := r.only(); sb.State != models.Failed || !strings.Contains(sb.Reason, "control plane was stopped") {
 		t.Errorf("row %s: %q", sb.State, sb.Reason)
 	}
-	if _, err := c.Create(t.Context(), r.by, Request{Template: "minimal"}); models.CodeOf(err) != models.Unavailable {
+	if _, err := c.Create(t.Context(), r.request(), Request{Template: "minimal"}); models.CodeOf(err) != models.Unavailable {
 		t.Errorf("create after Close: %v", err)
 	}
 }

@@ -40,7 +40,7 @@ func TestControlPlaneKilledDuringCreate(t *testing.T) {
 					return ctx.Err()
 				}, nil)
 			}
-			if _, err := first.Create(t.Context(), r.by, Request{Template: "minimal"}); err == nil {
+			if _, err := first.Create(t.Context(), r.request(), Request{Template: "minimal"}); err == nil {
 				t.Fatal("a dead control plane has answered")
 			}
 			first.end()
@@ -78,7 +78,7 @@ func TestControlPlaneKilledDuringDestroy(t *testing.T) {
 			first := r.start(dying, Limits{}, Pace{})
 			sb := r.create(first)
 			dying.diesBefore, dying.diesAfter = c.before, c.after
-			if _, err := first.Destroy(t.Context(), r.by, sb.ID); err == nil {
+			if _, err := first.Destroy(t.Context(), r.request(), sb.ID); err == nil {
 				t.Fatal("a dead control plane has answered")
 			}
 			first.end()
@@ -115,7 +115,7 @@ func TestVMFails(t *testing.T) {
 	if r.sim.State(string(sb.ID)) != pb.SandboxState_SANDBOX_STATE_FAILED {
 		t.Error("the remains of a failed VM were removed before it was destroyed")
 	}
-	if _, err := c.Destroy(t.Context(), r.by, sb.ID); err != nil {
+	if _, err := c.Destroy(t.Context(), r.request(), sb.ID); err != nil {
 		t.Error(err)
 	}
 	r.holds(0)
@@ -173,7 +173,7 @@ func TestAgentHangs(t *testing.T) {
 	})
 	r.sim.Hang(true)
 	r.eventually("the host is unreachable", func() bool { return !c.Fleet.Status()[0].Up })
-	if _, err := c.Create(t.Context(), r.by, Request{Template: "minimal"}); models.CodeOf(err) != models.Unavailable {
+	if _, err := c.Create(t.Context(), r.request(), Request{Template: "minimal"}); models.CodeOf(err) != models.Unavailable {
 		t.Errorf("create on a host that hangs: %v", err)
 	}
 	r.sim.Hang(false)
@@ -198,7 +198,7 @@ func TestHostReplaced(t *testing.T) {
 	c := r.start(r.store, Limits{Destroy: time.Millisecond, Grace: time.Millisecond}, quick)
 	running, stopping := r.create(c), r.create(c)
 	r.sim.Kill()
-	if _, err := c.Destroy(t.Context(), r.by, stopping.ID); err == nil {
+	if _, err := c.Destroy(t.Context(), r.request(), stopping.ID); err == nil {
 		t.Error("destroyed without a host")
 	}
 	r.sim.Lose(string(running.ID), true)
@@ -233,12 +233,34 @@ func TestDatabaseGoesAway(t *testing.T) {
 	for range 10 {
 		sb := r.create(c)
 		r.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
-		if gone, err := c.Destroy(t.Context(), r.by, sb.ID); err != nil || gone.State != models.Stopped {
+		if gone, err := c.Destroy(t.Context(), r.request(), sb.ID); err != nil || gone.State != models.Stopped {
 			t.Errorf("destroy: %+v, %v", gone, err)
 		}
 	}
 	sb := r.create(c)
 	r.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
 	r.sim.Put(string(sb.ID), pb.SandboxState_SANDBOX_STATE_FAILED, "x")
-	r.becomes(sb.ID, models.Failed) // the reconciler has got its lease again
+	r.becomes(sb.ID, models.Failed)
+	r.eventually("the reconciler has its lease again", func() bool {
+		lease, err := r.store.Lead(t.Context())
+		if lease != nil {
+			lease.Release(t.Context())
+		}
+		return err == nil && lease == nil
+	})
+}
+
+// TestWhatIsNotKnownIsNotBelieved: after the agent is lost nothing is known of its host.
+func TestWhatIsNotKnownIsNotBelieved(t *testing.T) {
+	r := newRig(t)
+	c := r.start(r.store, Limits{}, Pace{})
+	h := c.Fleet.hosts[0]
+	if _, _, ok := h.view(); !ok {
+		t.Error("nothing is known of a host that is connected")
+	}
+	r.sim.Kill()
+	r.eventually("the agent's end is seen", func() bool { return !c.Fleet.Status()[0].Up })
+	if _, _, ok := h.view(); ok {
+		t.Error("a view of a host that is lost is believed")
+	}
 }

@@ -100,9 +100,16 @@ func (r *rig) boot(store Store, limits Limits, pace Pace, beats time.Duration) *
 	return &replica{Controller: c, end: end}
 }
 
+// request is a new request of the rig's user.
+func (r *rig) request() By {
+	by := r.by
+	by.Request = id.NewRequest()
+	return by
+}
+
 func (r *rig) create(c *replica) models.Sandbox {
 	r.t.Helper()
-	sb, err := c.Create(r.t.Context(), r.by, Request{Template: "minimal"})
+	sb, err := c.Create(r.t.Context(), r.request(), Request{Template: "minimal"})
 	if err != nil {
 		r.t.Fatal(err)
 	}
