@@ -50,7 +50,6 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error
 	_ = deadline.SetReadDeadline(time.Now().Add(s.Limits.Idle)) // unsupported only in unit tests
 	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, s.Limits.JSONBody))
 	// The server goes on reading, to notice when the client goes away: without a deadline.
-	_ = deadline.SetReadDeadline(time.Time{})
 	if err != nil {
 		return nil, bodyError(err)
 	}

@@ -80,7 +80,7 @@ func (s *Server) readFile(w http.ResponseWriter, r *http.Request) error {
 	}
 	if err := s.send(w, f); err != nil {
 		aboutOf(r.Context()).cause = err
-		return nil // the client must not take what it has for the whole
+		panic(http.ErrAbortHandler) // the client must not take what it has for the whole
 	}
 	return nil
 }
