@@ -100,7 +100,7 @@ dev-agent: deps images build ## the host agent (root)
 
 .PHONY: dev-envd
 dev-envd: build-envd ## envd on TCP 127.0.0.1:49983, without a VM
-	@exec bin/envd -tcp 127.0.0.1:49983
+	@exec bin/envd -listen 127.0.0.1:49983
 
 .PHONY: dev-seed
 dev-seed: build ## a development account with an API key

@@ -15,6 +15,9 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"wrenn": func() { os.Exit(run()) }})
 }
 
+// noRaceSleep is for GORACE: programs built with -race otherwise sleep a second at their end.
+const noRaceSleep = "atexit_sleep_ms=0"
+
 // TestScripts runs the scripts in testdata/script, each against a fake service of its own.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -22,6 +25,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("WRENN_URL", newFake(t))
 			env.Setenv("WRENN_API_KEY", fakeKey)
+			env.Setenv("GORACE", noRaceSleep)
 			env.Setenv("HOME", env.WorkDir)
 			env.Setenv("WRENN_DATA", filepath.Join(env.WorkDir, "data"))
 			env.Setenv("BYTES", "caf\xe9")

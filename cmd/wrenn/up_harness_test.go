@@ -125,7 +125,7 @@ var noDatabases = []string{"--postgres", "postgres://nowhere", "--redis", "redis
 func (u *upTest) start(args ...string) *started {
 	u.t.Helper()
 	s := &started{upTest: u, done: make(chan struct{})}
-	env := append(os.Environ(), diary+"="+u.data+".diary", "WRENN_API_KEY=wrn_foreign", "WRENN_URL=http://foreign")
+	env := append(os.Environ(), diary+"="+u.data+".diary", "GORACE="+noRaceSleep, "WRENN_API_KEY=wrn_foreign", "WRENN_URL=http://foreign")
 	for len(args) > 0 && regexp.MustCompile(`^[A-Z_]+=`).MatchString(args[0]) {
 		env, args = append(env, args[0]), args[1:]
 	}

@@ -51,6 +51,8 @@ cache_publish() {
   find "$3" -type f -exec sync {} +
   mkdir -p "$WRENN_CACHE/$1"
   chmod 0755 "$3"
+  # What a build found out on its way (the version of a source) may lead to a key that is there already.
+  rm -rf "${WRENN_CACHE:?}/$1/$2"
   mv -T "$3" "$WRENN_CACHE/$1/$2"
 }
 

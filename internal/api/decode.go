@@ -46,10 +46,9 @@ func jsonContent(r *http.Request) error {
 }
 
 func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	deadline := http.NewResponseController(w)
-	_ = deadline.SetReadDeadline(time.Now().Add(s.Limits.Idle)) // unsupported only in unit tests
+	// net/http lifts the deadline at the end of the body, when it begins to watch for the client going away.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.Limits.Idle)) // unsupported only in unit tests
 	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, s.Limits.JSONBody))
-	// The server goes on reading, to notice when the client goes away: without a deadline.
 	if err != nil {
 		return nil, bodyError(err)
 	}

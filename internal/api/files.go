@@ -131,7 +131,6 @@ func (s *Server) writeFile(w http.ResponseWriter, r *http.Request) error {
 		r: http.MaxBytesReader(w, r.Body, s.Limits.Upload), rc: http.NewResponseController(w), idle: s.Limits.Idle,
 	}
 	info, err := client.WriteFile(r.Context(), ref, content)
-	_ = content.rc.SetReadDeadline(time.Time{}) // unsupported only in unit tests
 	var source *hostclient.SourceError
 	if errors.As(err, &source) {
 		return bodyError(source.Err)

@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 
 // ownStack says "ready" once the stack runs and waits to be killed.
 func ownStack(dir string) {
-	if _, err := Start(context.Background(), Options{Dir: dir, Logger: discard}); err != nil {
+	if _, err := Start(context.Background(), Options{Dir: dir, Logger: discard, Cache: DefaultCache()}); err != nil {
 		fmt.Println(err)
 		os.Exit(1)
 	}
@@ -77,6 +77,9 @@ func newDir(t *testing.T) string {
 func start(t *testing.T, opts Options) *Stack {
 	t.Helper()
 	opts.Logger = discard
+	if opts.Cache == "" {
+		opts.Cache = DefaultCache()
+	}
 	s, err := Start(limit(t), opts)
 	if err != nil {
 		t.Fatal(err)

@@ -39,7 +39,7 @@ func checkConsole(t *testing.T, d vm.Driver, kernel string) {
 	must(t, v.Release())
 	const pipe = 64 << 10
 	post(t, filepath.Join(spec.Dir, "vsock.sock"), fmt.Sprintf("/flood?bytes=%d", pipe+pipe/4))
-	v = adopt(t, d, v.Saved())
+	adopt(t, d, v.Saved())
 	post(t, filepath.Join(spec.Dir, "vsock.sock"), "/flood?bytes=0")
 	for deadline := time.Now().Add(callLimit); ; time.Sleep(10 * time.Millisecond) {
 		text, err := vm.ReadConsole(spec.Dir)

@@ -68,8 +68,8 @@ func (p *process) run(binary string) {
 	cmd := exec.Command(binary, "--api-sock", p.socket, "--id", "corpus-1")
 	must(p, cmd.Start())
 	p.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
 	})
 	for deadline := time.Now().Add(callLimit); ; time.Sleep(5 * time.Millisecond) {
 		if conn, err := net.Dial("unix", p.socket); err == nil {

@@ -42,7 +42,7 @@ func (v *VM) dial(ctx context.Context, port uint32) (net.Conn, error) {
 		case <-v.released:
 			return nil, vm.ErrReleased
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%w (last attempt: %v)", ctx.Err(), err)
+			return nil, fmt.Errorf("%w (last attempt: %w)", ctx.Err(), err)
 		case <-b.after():
 		}
 	}
@@ -68,7 +68,7 @@ func (v *VM) attempt(ctx context.Context, port uint32) (net.Conn, error) {
 
 // connect asks for the port, and waits for the answer until ctx ends.
 func connect(ctx context.Context, conn net.Conn, port uint32) error {
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) }) // ends a read or write
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) }) // ends a read or write
 	err := handshake(conn, port)
 	if !stop() && err == nil {
 		err = ctx.Err() // the deadline is set, or about to be

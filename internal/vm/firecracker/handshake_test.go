@@ -1,7 +1,6 @@
 package firecracker
 
 import (
-	"bytes"
 	"io"
 	"net"
 	"strings"
@@ -26,7 +25,7 @@ func TestHandshake(t *testing.T) {
 			line := make([]byte, 100)
 			n, _ := theirs.Read(line) // one write is one read
 			asked <- string(line[:n])
-			io.WriteString(theirs, answer)
+			_, _ = io.WriteString(theirs, answer)
 		}()
 		err := handshake(ours, 49983)
 		if got := <-asked; got != "CONNECT 49983\n" {
@@ -48,7 +47,7 @@ func TestHandshake(t *testing.T) {
 func TestDocuments(t *testing.T) {
 	var d documents
 	next := d.next()
-	write := func(text string) { d.Write([]byte(text)) }
+	write := func(text string) { _, _ = d.Write([]byte(text)) }
 	write(`{"n":`)
 	write("1}\n{\"n\":2}\n{\"n\"")
 	if got := string(d.latest()); got != `{"n":2}` {
@@ -62,7 +61,7 @@ func TestDocuments(t *testing.T) {
 	next = d.next()
 	write(":3, cut off in the middle of it {\"n\":4}\n")
 	write(`{"n":5}`)
-	d.Write(bytes.Repeat([]byte(" "), maxDocument))
+	write(strings.Repeat(" ", maxDocument))
 	write(", and more\n")
 	if got := string(d.latest()); got != `{"n":2}` || len(d.line) > maxDocument {
 		t.Errorf("after a broken and an endless line there is %q, and %d bytes of a line", got, len(d.line))

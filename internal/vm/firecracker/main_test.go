@@ -82,9 +82,9 @@ func simulated(h fctest.Hardware) {
 			fmt.Fprintf(h.Console, "[    0.2] Kernel panic - not syncing: Attempted to kill init! (%v)\r\n", err)
 			return
 		}
-		go app.Serve(l, port)
+		go func() { _ = app.Serve(l, port) }()
 	}
-	io.WriteString(h.Console, <-end)
+	_, _ = io.WriteString(h.Console, <-end)
 }
 
 // unbootable says why the kernel cannot boot from the disk at path, if it cannot: there is no ext4 on it (its magic

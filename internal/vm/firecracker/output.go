@@ -73,9 +73,9 @@ func (o *outputs) spawned() {
 
 // keep reads the pipes until close.
 func (o *outputs) keep() {
-	o.copying.Go(func() { o.kept.Keep(o.console) })
-	o.copying.Go(func() { o.words.Keep(o.log) })
-	o.copying.Go(func() { io.Copy(&o.documents, o.metrics) })
+	o.copying.Go(func() { _ = o.kept.Keep(o.console) })
+	o.copying.Go(func() { _ = o.words.Keep(o.log) })
+	o.copying.Go(func() { _, _ = io.Copy(&o.documents, o.metrics) })
 }
 
 // drainLimit bounds how long what an ended VMM left in its pipes may take to be read. It is there in case that
@@ -85,9 +85,9 @@ const drainLimit = 5 * time.Second
 // drain reads to the end what a VMM that has ended left.
 func (o *outputs) drain() {
 	limit := time.Now().Add(drainLimit)
-	o.console.SetReadDeadline(limit)
-	o.log.SetReadDeadline(limit)
-	o.metrics.SetReadDeadline(time.Unix(1, 0))
+	_ = o.console.SetReadDeadline(limit) // pipes can be polled: it does not fail
+	_ = o.log.SetReadDeadline(limit)
+	_ = o.metrics.SetReadDeadline(time.Unix(1, 0))
 	o.copying.Wait()
 }
 
@@ -97,7 +97,7 @@ func (o *outputs) close() error {
 	files := []*os.File{o.console, o.log, o.metrics}
 	for _, f := range files {
 		if f != nil {
-			f.SetReadDeadline(time.Unix(1, 0))
+			_ = f.SetReadDeadline(time.Unix(1, 0))
 		}
 	}
 	o.copying.Wait()

@@ -23,8 +23,8 @@ const guestCID = 3
 // cmdline is the kernel's command line. reboot=k: a restart of the guest, or a panic, writes 0xFE to port 0x64, which
 // Firecracker takes as the order to exit; the guest needs no keyboard driver for it. pci=off: there is no PCI bus.
 func cmdline(args []string) string {
-	own := []string{"console=ttyS0", "reboot=k", "panic=-1", "pci=off", "quiet", "init=/usr/local/bin/envd", "wrenn.transport=vsock"}
-	return strings.Join(append(own, args...), " ")
+	const own = "console=ttyS0 reboot=k panic=-1 pci=off quiet init=/usr/local/bin/envd wrenn.transport=vsock"
+	return strings.Join(append([]string{own}, args...), " ")
 }
 
 // configured is a vm.Configured.
@@ -43,12 +43,11 @@ func (c *configured) Start(ctx context.Context) (vm.Running, error) {
 	process, err := c.spawn(ctx, out)
 	out.spawned()
 	if err != nil {
-		out.close()
-		return nil, fmt.Errorf("start %s: %w", c.spec.ID, err)
+		return nil, fmt.Errorf("start %s: %w", c.spec.ID, errors.Join(err, out.close()))
 	}
 	v := newVM(c.files, process, out)
 	if err := c.boot(ctx, v); err != nil {
-		return nil, fmt.Errorf("start %s: %w", c.spec.ID, v.abandon(err))
+		return nil, fmt.Errorf("start %s: %w", c.spec.ID, v.abandon(err)) //nolint:contextcheck // it undoes, also after ctx ended
 	}
 	return v, nil
 }

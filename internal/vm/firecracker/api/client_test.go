@@ -29,7 +29,7 @@ func serve(t *testing.T, handler http.HandlerFunc) *Client {
 	}
 	server := &http.Server{Handler: handler}
 	served := make(chan struct{})
-	go func() { defer close(served); server.Serve(listener) }()
+	go func() { defer close(served); _ = server.Serve(listener) }()
 	t.Cleanup(func() { server.Close(); <-served })
 	c := New(path)
 	t.Cleanup(c.Close)
@@ -89,7 +89,7 @@ func TestAnswers(t *testing.T) {
 			"/version":            version{"1.6.0"},
 			"/balloon/statistics": map[string]any{"target_mib": 7, "actual_mib": 5, "free_memory": 1 << 40, "swap_in": nil},
 		}
-		json.NewEncoder(w).Encode(answers[r.URL.Path])
+		_ = json.NewEncoder(w).Encode(answers[r.URL.Path])
 	})
 	info, err := c.Instance(t.Context())
 	if err != nil || info.State != Running || info.ID != "x" {
@@ -122,7 +122,7 @@ func TestOddAnswers(t *testing.T) {
 		client := serve(t, func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Location", "/")
 			w.WriteHeader(c.status)
-			io.WriteString(w, c.body)
+			_, _ = io.WriteString(w, c.body)
 		})
 		_, err := client.Version(t.Context())
 		if err == nil || !strings.Contains(err.Error(), c.words) {

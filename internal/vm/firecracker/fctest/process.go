@@ -172,5 +172,5 @@ func (p *Process) record(what string, err error) {
 	if p.machine.log != nil {
 		out = p.machine.log
 	}
-	dropping{out}.Write(logLine(p.id, "fc_api", fmt.Sprintf("Received Error. Status code: 400 Bad Request. %s: %v", what, err)))
+	_, _ = dropping{out}.Write(logLine(p.id, "fc_api", fmt.Sprintf("Received Error. Status code: 400 Bad Request. %s: %v", what, err)))
 }

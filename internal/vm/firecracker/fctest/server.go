@@ -122,7 +122,7 @@ func reply(w http.ResponseWriter, status int, v any) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	w.Write(text)
+	_, _ = w.Write(text)
 }
 
 // answer carries out r. The order of checks is Firecracker's: path, id, body, phase, values.
