@@ -10,11 +10,14 @@ export
 # Slow builds (guest kernel, images, tools) live outside the checkout, keyed by their inputs.
 WRENN_CACHE ?= /var/cache/wrenn
 export WRENN_CACHE
-# Go is looked for where scripts/install-deps.sh may have put it, then on the PATH.
-export PATH := $(shell scripts/go-path.sh 2>/dev/null):$(WRENN_CACHE)/tools:$(PATH)
+# Where scripts/install-deps.sh leaves a link to Go when there is none on the PATH. Not asked for by a
+# $(shell ...): that would run before Go is installed.
+export PATH := $(WRENN_CACHE)/go/bin:$(PATH)
 
 MODULES := . envd proto sdk/go
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+# The guest agent has a version of its own: it changes when envd does, not with every commit, and the images with it.
+ENVD_VERSION := 0.1.0
 LDFLAGS := -X main.version=$(VERSION)
 TEST_FLAGS ?=
 DEV_DATA ?= build/dev
@@ -67,7 +70,7 @@ build: build-envd ## all binaries -> bin/
 .PHONY: build-envd
 build-envd: ## the guest agent -> bin/envd, checked to be static
 	@mkdir -p bin
-	@cd envd && CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w' -o ../bin/envd .
+	@cd envd && CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(ENVD_VERSION)' -o ../bin/envd .
 	@if readelf -lW bin/envd | grep -q INTERP; then echo "bin/envd is not static: it asks for a program interpreter" >&2; exit 1; fi
 
 .PHONY: images

@@ -116,12 +116,18 @@ func TestGuestHostsComeAndGo(t *testing.T) {
 	}
 	contains(t, g.Post("/process.Process/List", "{}"), "stubborn")
 
-	before := number(t, g.Run("switches"))
-	g.Disconnect()
-	time.Sleep(3 * time.Second) // nothing is waited for: this is how long the guest is observed
-	// To poll every 10 ms would be 300; what remains is the work of the two calls.
-	if n := number(t, g.Run("switches")) - before; n > 200 {
-		t.Errorf("the threads of envd were switched %d times while no host was there", n)
+	// To poll every 10 ms would be 500 switches, whatever else goes on. What is counted
+	// besides, the two calls and now and then a garbage collection, is less than that at
+	// least once.
+	least := 1 << 30
+	for range 3 {
+		before := number(t, g.Run("switches"))
+		g.Disconnect()
+		time.Sleep(5 * time.Second) // nothing is waited for: this is how long the guest is observed
+		least = min(least, number(t, g.Run("switches"))-before)
+	}
+	if least > 400 {
+		t.Errorf("the threads of envd were switched %d times while no host was there", least)
 	}
 }
 

@@ -188,7 +188,7 @@ Install it by hand (https://go.dev/doc/install), put it on the PATH and run this
 
 go_from_package() {
   local package="golang-${GO_VERSION%.*}-go"
-  apt-cache policy "$package" 2>/dev/null | grep -q 'Candidate: [0-9]' || return 1
+  apt-cache policy "$package" 2>/dev/null | grep 'Candidate: [0-9]' >/dev/null || return 1
   install "$package"
   "$root/scripts/go-path.sh" >/dev/null 2>&1
 }

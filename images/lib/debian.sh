@@ -24,7 +24,7 @@ debian_sources() {
 apt_repository() {
   # shellcheck disable=SC2016 # apt's own placeholders
   apt-get indextargets --format '$(LABEL) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
-    awk -v label="$1" '$1 == label { print $2; exit }' | sed 's,/$,,'
+    awk -v label="$1" '$1 == label && !found { print $2; found = 1 }' | sed 's,/$,,'
 }
 
 # apt_acquire prints how this machine's apt reaches its mirrors (proxies, checks), as apt configuration.

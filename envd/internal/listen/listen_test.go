@@ -108,22 +108,36 @@ func TestSerialNextSessionEndsOldStreams(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	again := make(chan error, 1)
+	second := secondHost{Conn: host, over: make(chan struct{})}
+	ended := make(chan error, 1)
 	go func() {
-		_, err := channel.Host(limited(t), stolen{host})
-		again <- err
+		_, err := channel.Host(limited(t), second)
+		ended <- err
 	}()
 	if _, err := old.Read(make([]byte, 1)); err == nil {
 		t.Error("the old stream still reads")
 	}
-	_ = old.Close()
-	<-again
+	close(second.over)
+	if err := <-ended; !errors.Is(err, errNotTheReader) {
+		t.Errorf("the second host: %v", err)
+	}
 }
 
-// stolen writes to the port like a second host; the first one's reader gets the answers.
-type stolen struct{ net.Conn }
+// secondHost writes to the port, too; the answers go to the first host, which reads.
+type secondHost struct {
+	net.Conn
+	over chan struct{}
+}
 
-func (s stolen) Read([]byte) (int, error) { return 0, errors.New("not the reader") }
+var errNotTheReader = errors.New("another host reads")
+
+func (s secondHost) Read([]byte) (int, error) {
+	<-s.over
+	return 0, errNotTheReader
+}
+
+// SetReadDeadline leaves the first host's reads alone.
+func (s secondHost) SetReadDeadline(time.Time) error { return nil }
 
 func TestSerialCloses(t *testing.T) {
 	listener, host := serial(t)

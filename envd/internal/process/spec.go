@@ -14,9 +14,21 @@ import (
 	"github.com/wrenn-sandbox/wrenn/envd/internal/user"
 )
 
-// DefaultPath is PATH where nothing else sets it: Debian's for root, which holds
+// DefaultPath is where programs are looked up for root, unless something else sets PATH: Debian's for root, which holds
 // for users too what a login shell would give them.
 const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// defaultLang is the locale that every Debian has: without one, programs take text for ASCII.
+const defaultLang = "C.UTF-8"
+
+// defaultPath puts first where pip and npm install a user's own programs. Root's own folder is not
+// searched: what lies there could be run by mistake with all rights.
+func defaultPath(u *user.User) string {
+	if u.UID == 0 || u.Home == "" {
+		return DefaultPath
+	}
+	return filepath.Join(u.Home, ".local/bin") + ":" + DefaultPath
+}
 
 // Spec says what to run.
 type Spec struct {
@@ -37,8 +49,8 @@ type Spec struct {
 // environ returns the environment, sorted, or an Invalid error.
 func (s *Spec) environ() ([]string, error) {
 	vars := map[string]string{
-		"PATH": DefaultPath, "HOME": s.User.Home, "USER": s.User.Name,
-		"LOGNAME": s.User.Name, "SHELL": s.User.Shell,
+		"PATH": defaultPath(s.User), "HOME": s.User.Home, "USER": s.User.Name,
+		"LOGNAME": s.User.Name, "SHELL": s.User.Shell, "LANG": defaultLang,
 	}
 	for _, layer := range []map[string]string{s.BaseEnv, s.Env} {
 		for name, value := range layer {

@@ -97,7 +97,7 @@ func TestEnvironment(t *testing.T) {
 	got := strings.Fields(e.output(msg))
 	slices.Sort(got)
 	want := []string{
-		"BOTH=request", "EMPTY=", "FROM_INIT=1", "HOME=/elsewhere", "LOGNAME=tester",
+		"BOTH=request", "EMPTY=", "FROM_INIT=1", "HOME=/elsewhere", "LANG=C.UTF-8", "LOGNAME=tester",
 		"PATH=/bin:/usr/bin", "SHELL=/bin/sh", "USER=tester",
 	}
 	if !slices.Equal(got, want) {
