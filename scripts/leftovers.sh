@@ -4,7 +4,8 @@
 set -euo pipefail
 data=$1
 for environ in /proc/[0-9]*/environ; do
-  if tr '\0' '\n' <"$environ" 2>/dev/null | grep -q "^WRENN_[A-Z_]*=.*$data"; then
+  # It may have ended since it was listed, and kernel threads have no environment.
+  if { tr '\0' '\n' <"$environ"; } 2>/dev/null | grep -q "^WRENN_[A-Z_]*=.*$data"; then
     pid=${environ#/proc/}; pid=${pid%/environ}
     [ "$pid" = $$ ] || [ "$pid" = "$PPID" ] || echo "process $pid: $(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null)"
   fi

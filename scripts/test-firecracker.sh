@@ -100,6 +100,7 @@ payload() {
   cp "$firecracker" "$dir/payload/bin/firecracker"
   {
     echo '#!/bin/sh'
+    # shellcheck disable=SC2016 # for the shell of the emulated host
     echo 'export PATH=/payload/bin:$PATH WRENN_SLOW_HOST=1; cd /tmp'
     declare -f run_tests
     printf 'TEST_LIMIT=%q; run_tests /payload /payload/vmlinux' "$TEST_LIMIT"
@@ -116,7 +117,7 @@ payload() {
 boot() {
   timeout --kill-after=10 "$LIMIT" qemu-system-x86_64 -M q35 -accel tcg,thread=multi,tb-size=512 -cpu max -smp 2 \
     -m "${WRENN_TEST_HOST_MIB:-3072}" -nodefaults -no-user-config -display none -no-reboot -device virtio-rng-pci \
-    -kernel "$host/vmlinuz" -initrd "$work/initrd" -append "console=ttyS0 quiet panic=-1 rdinit=/init mitigations=off" \
+    -kernel "$host/vmlinuz" -initrd "$work/initrd" -append "console=ttyS0 loglevel=2 panic=-1 rdinit=/init mitigations=off" \
     -chardev stdio,id=out,signal=off -serial chardev:out -serial "file:$work/status" </dev/null &
   qemu=$!
   wait "$qemu" || die "the emulated host ended with status $?"

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
@@ -67,7 +68,8 @@ func realFirecracker(t *testing.T) string {
 	}
 	out, err := exec.Command(path, "--version").Output()
 	must(t, err)
-	t.Logf("%s: %s", path, bytes.TrimSpace(out))
+	line, _, _ := strings.Cut(string(out), "\n")
+	t.Logf("%s: %s", path, line)
 	return path
 }
 
