@@ -158,3 +158,43 @@ func TestManyAtOnce(t *testing.T) {
 		t.Errorf("after %d at once there is left:\n%s", atOnce, left)
 	}
 }
+
+// TestExecInputAndStream: standard input reaches the program, output arrives while it runs, and a caller that
+// goes away takes the program with it.
+func TestExecInputAndStream(t *testing.T) {
+	p := start(t)
+	id := p.create("minimal").ID
+	input := strings.Repeat("0123456789abcde\n", 20000)
+	r, err := p.client.Exec(p.context(), id, wrenn.ExecRequest{Cmd: "cat", Stdin: input})
+	if err != nil || r.Stdout != input {
+		t.Errorf("of %d bytes of input %d came back: %v", len(input), len(r.Stdout), err)
+	}
+
+	ctx, cancel := context.WithCancel(p.context())
+	defer cancel()
+	stream, err := p.client.ExecStream(ctx, id, wrenn.ExecRequest{Shell: "echo first; exec sleep 4242"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	for event, err := range stream.Events() { // the sleep is still running
+		if err != nil {
+			t.Fatal(err)
+		}
+		if event.Kind == wrenn.Stdout {
+			break
+		}
+	}
+	if out := p.shell(id, "pgrep -xf 'sleep 4242' | wc -l"); out != "1\n" {
+		t.Errorf("while it runs there are %q of it", out)
+	}
+	cancel()
+	p.eventually("the program of a caller that went away has ended", func(ctx context.Context) error {
+		r, err := p.client.Exec(ctx, id, wrenn.ExecRequest{Shell: "pgrep -xf 'sleep 4242' | wc -l"})
+		if err == nil && r.Stdout != "0\n" {
+			err = fmt.Errorf("there are %q of it", r.Stdout)
+		}
+		return err
+	})
+	p.destroy(id)
+}
