@@ -33,11 +33,11 @@ type Event interface{ event() }
 // Started says that the process runs.
 type Started struct{ PID uint32 }
 
-// Stdout and Stderr are pieces of output of at most 1 MiB, cut anywhere.
-type (
-	Stdout []byte
-	Stderr []byte
-)
+// Stdout is a piece of standard output of at most 1 MiB, cut anywhere.
+type Stdout []byte
+
+// Stderr is the same of standard error.
+type Stderr []byte
 
 // Exited says how the process ended. No event follows.
 type Exited struct {

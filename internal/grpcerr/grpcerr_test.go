@@ -75,7 +75,7 @@ func TestDecodeTransport(t *testing.T) {
 func TestDecodeLeavesAlone(t *testing.T) {
 	coded := models.Errorf(models.Conflict, "x")
 	for _, err := range []error{nil, io.EOF, coded} {
-		if got := Decode(err); got != err { //nolint:errorlint // the very same
+		if got := Decode(err); got != err { // the very same
 			t.Errorf("Decode(%v) = %v", err, got)
 		}
 	}

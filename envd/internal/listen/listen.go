@@ -32,7 +32,7 @@ func New(transport string) (net.Listener, error) {
 
 // TCP returns a listener for development, on an address like 127.0.0.1:49983.
 func TCP(address string) (net.Listener, error) {
-	return net.Listen("tcp", address)
+	return net.Listen("tcp", address) //nolint:noctx // no name is looked up that could take long
 }
 
 // address is the address of an end that net has no type for.

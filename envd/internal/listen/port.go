@@ -2,6 +2,7 @@ package listen
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -111,9 +112,9 @@ func (p *serialPort) Read(b []byte) (int, error) {
 func (p *serialPort) readOnce(fd uintptr) bool {
 	for {
 		p.n, p.err = unix.Read(int(fd), p.buf)
-		if p.err != unix.EINTR {
+		if !errors.Is(p.err, unix.EINTR) {
 			break
 		}
 	}
-	return p.err != unix.EAGAIN && (p.err != nil || p.n > 0)
+	return !errors.Is(p.err, unix.EAGAIN) && (p.err != nil || p.n > 0)
 }

@@ -213,6 +213,7 @@ func (c *command) startError(err error) error {
 		return errorf(Invalid, "cannot run %s: %v", c.spec.Cmd, errno)
 	case syscall.EAGAIN, syscall.ENOMEM, syscall.EMFILE, syscall.ENFILE, syscall.ENOSPC:
 		return errorf(Exhausted, "cannot run %s: the sandbox has no more room for processes (%v)", c.spec.Cmd, errno)
+	default:
+		return err
 	}
-	return err
 }

@@ -149,8 +149,9 @@ func wireError(err error) error {
 		return connect.NewError(connect.CodeResourceExhausted, coded)
 	case process.Unavailable:
 		return connect.NewError(connect.CodeUnavailable, coded)
+	default:
+		return connect.NewError(connect.CodeInvalidArgument, coded)
 	}
-	return connect.NewError(connect.CodeInvalidArgument, coded)
 }
 
 func codeOf(err error) connect.Code {

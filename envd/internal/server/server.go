@@ -148,6 +148,7 @@ func (s *Server) count(conn net.Conn, state http.ConnState) {
 		}
 	case http.StateClosed, http.StateHijacked:
 		s.open.Add(-1)
+	default: // active and idle ones are counted already
 	}
 }
 

@@ -79,7 +79,7 @@ func closeRoot() error {
 	if sysrqErr := os.WriteFile("/proc/sysrq-trigger", []byte("u"), 0); sysrqErr != nil {
 		return fmt.Errorf("remount / read-only: %w; emergency remount: %w", err, sysrqErr)
 	}
-	for deadline := time.Now().Add(readOnlyTime); !isReadOnly("/"); time.Sleep(readOnlyDelay) {
+	for deadline := time.Now().Add(readOnlyTime); !isReadOnly("/"); time.Sleep(readOnlyDelay) { //nolint:forbidigo // the kernel tells nobody when it is done, and nothing else runs any more
 		if time.Now().After(deadline) {
 			return fmt.Errorf("remount / read-only: %w; the emergency remount takes longer than %s", err, readOnlyTime)
 		}

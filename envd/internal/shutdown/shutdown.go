@@ -72,7 +72,7 @@ func (g *Guest) EndOnSignal() {
 	g.End("signal " + (<-signals).String())
 }
 
-// EndOnPanic, deferred, turns a panic into the end of the guest: a PID 1 that exits takes
+// EndOnPanic turns a panic, in the function that defers it, into the end of the guest: a PID 1 that exits takes
 // the kernel with it, and what was written with the kernel.
 func (g *Guest) EndOnPanic() {
 	if cause := recover(); cause != nil {

@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Login shells find what pip and npm install for the user.
 export LANG="${LANG:-C.UTF-8}"
 case ":$PATH:" in
