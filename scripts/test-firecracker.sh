@@ -16,8 +16,8 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 
 KERNEL=${WRENN_GUEST_KERNEL:-$root/build/guest/vmlinux}
 # What bounds the tests and the whole run: they are there for what hangs, not for what is slow.
-TEST_LIMIT=50m
-LIMIT=60m
+TEST_LIMIT=25m
+LIMIT=30m
 
 main() {
   firecracker=$(command -v firecracker) ||
