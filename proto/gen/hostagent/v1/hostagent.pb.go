@@ -1651,6 +1651,103 @@ func (x *WriteFileResponse) GetInfo() *FileInfo {
 	return nil
 }
 
+type TunnelRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Set in the first request only.
+	SandboxId     string `protobuf:"bytes,1,opt,name=sandbox_id,json=sandboxId,proto3" json:"sandbox_id,omitempty"`
+	Data          []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TunnelRequest) Reset() {
+	*x = TunnelRequest{}
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TunnelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TunnelRequest) ProtoMessage() {}
+
+func (x *TunnelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TunnelRequest.ProtoReflect.Descriptor instead.
+func (*TunnelRequest) Descriptor() ([]byte, []int) {
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *TunnelRequest) GetSandboxId() string {
+	if x != nil {
+		return x.SandboxId
+	}
+	return ""
+}
+
+func (x *TunnelRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type TunnelResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TunnelResponse) Reset() {
+	*x = TunnelResponse{}
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TunnelResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TunnelResponse) ProtoMessage() {}
+
+func (x *TunnelResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TunnelResponse.ProtoReflect.Descriptor instead.
+func (*TunnelResponse) Descriptor() ([]byte, []int) {
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *TunnelResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 type ReadConsoleRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	SandboxId     string                 `protobuf:"bytes,1,opt,name=sandbox_id,json=sandboxId,proto3" json:"sandbox_id,omitempty"`
@@ -1660,7 +1757,7 @@ type ReadConsoleRequest struct {
 
 func (x *ReadConsoleRequest) Reset() {
 	*x = ReadConsoleRequest{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[24]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1672,7 +1769,7 @@ func (x *ReadConsoleRequest) String() string {
 func (*ReadConsoleRequest) ProtoMessage() {}
 
 func (x *ReadConsoleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[24]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1685,7 +1782,7 @@ func (x *ReadConsoleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadConsoleRequest.ProtoReflect.Descriptor instead.
 func (*ReadConsoleRequest) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{24}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ReadConsoleRequest) GetSandboxId() string {
@@ -1704,7 +1801,7 @@ type ReadConsoleResponse struct {
 
 func (x *ReadConsoleResponse) Reset() {
 	*x = ReadConsoleResponse{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[25]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1716,7 +1813,7 @@ func (x *ReadConsoleResponse) String() string {
 func (*ReadConsoleResponse) ProtoMessage() {}
 
 func (x *ReadConsoleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[25]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1729,7 +1826,7 @@ func (x *ReadConsoleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadConsoleResponse.ProtoReflect.Descriptor instead.
 func (*ReadConsoleResponse) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{25}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ReadConsoleResponse) GetData() []byte {
@@ -1747,7 +1844,7 @@ type GetHostInfoRequest struct {
 
 func (x *GetHostInfoRequest) Reset() {
 	*x = GetHostInfoRequest{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[26]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1759,7 +1856,7 @@ func (x *GetHostInfoRequest) String() string {
 func (*GetHostInfoRequest) ProtoMessage() {}
 
 func (x *GetHostInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[26]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1772,7 +1869,7 @@ func (x *GetHostInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHostInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetHostInfoRequest) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{26}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{28}
 }
 
 type GetHostInfoResponse struct {
@@ -1797,7 +1894,7 @@ type GetHostInfoResponse struct {
 
 func (x *GetHostInfoResponse) Reset() {
 	*x = GetHostInfoResponse{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[27]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1809,7 +1906,7 @@ func (x *GetHostInfoResponse) String() string {
 func (*GetHostInfoResponse) ProtoMessage() {}
 
 func (x *GetHostInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[27]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1822,7 +1919,7 @@ func (x *GetHostInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHostInfoResponse.ProtoReflect.Descriptor instead.
 func (*GetHostInfoResponse) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{27}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GetHostInfoResponse) GetHostId() string {
@@ -1917,7 +2014,7 @@ type Template struct {
 
 func (x *Template) Reset() {
 	*x = Template{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[28]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1929,7 +2026,7 @@ func (x *Template) String() string {
 func (*Template) ProtoMessage() {}
 
 func (x *Template) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[28]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1942,7 +2039,7 @@ func (x *Template) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Template.ProtoReflect.Descriptor instead.
 func (*Template) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{28}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Template) GetName() string {
@@ -2101,7 +2198,13 @@ const file_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x12\n" +
 	"\x04user\x18\x03 \x01(\tR\x04user\"E\n" +
 	"\x11WriteFileResponse\x120\n" +
-	"\x04info\x18\x01 \x01(\v2\x1c.wrenn.hostagent.v1.FileInfoR\x04info\"3\n" +
+	"\x04info\x18\x01 \x01(\v2\x1c.wrenn.hostagent.v1.FileInfoR\x04info\"B\n" +
+	"\rTunnelRequest\x12\x1d\n" +
+	"\n" +
+	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\"$\n" +
+	"\x0eTunnelResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"3\n" +
 	"\x12ReadConsoleRequest\x12\x1d\n" +
 	"\n" +
 	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\")\n" +
@@ -2135,7 +2238,7 @@ const file_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\x15SANDBOX_STATE_RUNNING\x10\x02\x12\x1a\n" +
 	"\x16SANDBOX_STATE_STOPPING\x10\x03\x12\x18\n" +
 	"\x14SANDBOX_STATE_FAILED\x10\x04\x12\x16\n" +
-	"\x12SANDBOX_STATE_GONE\x10\x052\xd3\a\n" +
+	"\x12SANDBOX_STATE_GONE\x10\x052\xa8\b\n" +
 	"\x10HostAgentService\x12d\n" +
 	"\rCreateSandbox\x12(.wrenn.hostagent.v1.CreateSandboxRequest\x1a).wrenn.hostagent.v1.CreateSandboxResponse\x12g\n" +
 	"\x0eDestroySandbox\x12).wrenn.hostagent.v1.DestroySandboxRequest\x1a*.wrenn.hostagent.v1.DestroySandboxResponse\x12[\n" +
@@ -2145,7 +2248,8 @@ const file_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\x0eWatchSandboxes\x12).wrenn.hostagent.v1.WatchSandboxesRequest\x1a*.wrenn.hostagent.v1.WatchSandboxesResponse0\x01\x12M\n" +
 	"\x04Exec\x12\x1f.wrenn.hostagent.v1.ExecRequest\x1a .wrenn.hostagent.v1.ExecResponse(\x010\x01\x12W\n" +
 	"\bReadFile\x12#.wrenn.hostagent.v1.ReadFileRequest\x1a$.wrenn.hostagent.v1.ReadFileResponse0\x01\x12Z\n" +
-	"\tWriteFile\x12$.wrenn.hostagent.v1.WriteFileRequest\x1a%.wrenn.hostagent.v1.WriteFileResponse(\x01\x12^\n" +
+	"\tWriteFile\x12$.wrenn.hostagent.v1.WriteFileRequest\x1a%.wrenn.hostagent.v1.WriteFileResponse(\x01\x12S\n" +
+	"\x06Tunnel\x12!.wrenn.hostagent.v1.TunnelRequest\x1a\".wrenn.hostagent.v1.TunnelResponse(\x010\x01\x12^\n" +
 	"\vReadConsole\x12&.wrenn.hostagent.v1.ReadConsoleRequest\x1a'.wrenn.hostagent.v1.ReadConsoleResponse\x12^\n" +
 	"\vGetHostInfo\x12&.wrenn.hostagent.v1.GetHostInfoRequest\x1a'.wrenn.hostagent.v1.GetHostInfoResponseBCZAgithub.com/wrenn-sandbox/wrenn/proto/gen/hostagent/v1;hostagentv1b\x06proto3"
 
@@ -2162,7 +2266,7 @@ func file_hostagent_v1_hostagent_proto_rawDescGZIP() []byte {
 }
 
 var file_hostagent_v1_hostagent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_hostagent_v1_hostagent_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_hostagent_v1_hostagent_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_hostagent_v1_hostagent_proto_goTypes = []any{
 	(SandboxState)(0),              // 0: wrenn.hostagent.v1.SandboxState
 	(*ErrorDetail)(nil),            // 1: wrenn.hostagent.v1.ErrorDetail
@@ -2189,36 +2293,38 @@ var file_hostagent_v1_hostagent_proto_goTypes = []any{
 	(*WriteFileRequest)(nil),       // 22: wrenn.hostagent.v1.WriteFileRequest
 	(*WriteFileTarget)(nil),        // 23: wrenn.hostagent.v1.WriteFileTarget
 	(*WriteFileResponse)(nil),      // 24: wrenn.hostagent.v1.WriteFileResponse
-	(*ReadConsoleRequest)(nil),     // 25: wrenn.hostagent.v1.ReadConsoleRequest
-	(*ReadConsoleResponse)(nil),    // 26: wrenn.hostagent.v1.ReadConsoleResponse
-	(*GetHostInfoRequest)(nil),     // 27: wrenn.hostagent.v1.GetHostInfoRequest
-	(*GetHostInfoResponse)(nil),    // 28: wrenn.hostagent.v1.GetHostInfoResponse
-	(*Template)(nil),               // 29: wrenn.hostagent.v1.Template
-	nil,                            // 30: wrenn.hostagent.v1.CreateSandboxRequest.EnvEntry
-	nil,                            // 31: wrenn.hostagent.v1.ExecStart.EnvEntry
-	(*timestamppb.Timestamp)(nil),  // 32: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 33: google.protobuf.Duration
+	(*TunnelRequest)(nil),          // 25: wrenn.hostagent.v1.TunnelRequest
+	(*TunnelResponse)(nil),         // 26: wrenn.hostagent.v1.TunnelResponse
+	(*ReadConsoleRequest)(nil),     // 27: wrenn.hostagent.v1.ReadConsoleRequest
+	(*ReadConsoleResponse)(nil),    // 28: wrenn.hostagent.v1.ReadConsoleResponse
+	(*GetHostInfoRequest)(nil),     // 29: wrenn.hostagent.v1.GetHostInfoRequest
+	(*GetHostInfoResponse)(nil),    // 30: wrenn.hostagent.v1.GetHostInfoResponse
+	(*Template)(nil),               // 31: wrenn.hostagent.v1.Template
+	nil,                            // 32: wrenn.hostagent.v1.CreateSandboxRequest.EnvEntry
+	nil,                            // 33: wrenn.hostagent.v1.ExecStart.EnvEntry
+	(*timestamppb.Timestamp)(nil),  // 34: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 35: google.protobuf.Duration
 }
 var file_hostagent_v1_hostagent_proto_depIdxs = []int32{
 	0,  // 0: wrenn.hostagent.v1.Sandbox.state:type_name -> wrenn.hostagent.v1.SandboxState
-	32, // 1: wrenn.hostagent.v1.Sandbox.created_at:type_name -> google.protobuf.Timestamp
+	34, // 1: wrenn.hostagent.v1.Sandbox.created_at:type_name -> google.protobuf.Timestamp
 	3,  // 2: wrenn.hostagent.v1.Sandbox.steps:type_name -> wrenn.hostagent.v1.Step
-	33, // 3: wrenn.hostagent.v1.Step.duration:type_name -> google.protobuf.Duration
-	30, // 4: wrenn.hostagent.v1.CreateSandboxRequest.env:type_name -> wrenn.hostagent.v1.CreateSandboxRequest.EnvEntry
+	35, // 3: wrenn.hostagent.v1.Step.duration:type_name -> google.protobuf.Duration
+	32, // 4: wrenn.hostagent.v1.CreateSandboxRequest.env:type_name -> wrenn.hostagent.v1.CreateSandboxRequest.EnvEntry
 	2,  // 5: wrenn.hostagent.v1.CreateSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
-	33, // 6: wrenn.hostagent.v1.DestroySandboxRequest.grace:type_name -> google.protobuf.Duration
+	35, // 6: wrenn.hostagent.v1.DestroySandboxRequest.grace:type_name -> google.protobuf.Duration
 	2,  // 7: wrenn.hostagent.v1.GetSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
 	2,  // 8: wrenn.hostagent.v1.ListSandboxesResponse.sandboxes:type_name -> wrenn.hostagent.v1.Sandbox
 	2,  // 9: wrenn.hostagent.v1.WatchSandboxesResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
 	15, // 10: wrenn.hostagent.v1.ExecRequest.start:type_name -> wrenn.hostagent.v1.ExecStart
-	31, // 11: wrenn.hostagent.v1.ExecStart.env:type_name -> wrenn.hostagent.v1.ExecStart.EnvEntry
-	33, // 12: wrenn.hostagent.v1.ExecStart.timeout:type_name -> google.protobuf.Duration
+	33, // 11: wrenn.hostagent.v1.ExecStart.env:type_name -> wrenn.hostagent.v1.ExecStart.EnvEntry
+	35, // 12: wrenn.hostagent.v1.ExecStart.timeout:type_name -> google.protobuf.Duration
 	17, // 13: wrenn.hostagent.v1.ExecResponse.started:type_name -> wrenn.hostagent.v1.ExecStarted
 	18, // 14: wrenn.hostagent.v1.ExecResponse.exited:type_name -> wrenn.hostagent.v1.ExecExited
 	21, // 15: wrenn.hostagent.v1.ReadFileResponse.info:type_name -> wrenn.hostagent.v1.FileInfo
 	23, // 16: wrenn.hostagent.v1.WriteFileRequest.target:type_name -> wrenn.hostagent.v1.WriteFileTarget
 	21, // 17: wrenn.hostagent.v1.WriteFileResponse.info:type_name -> wrenn.hostagent.v1.FileInfo
-	29, // 18: wrenn.hostagent.v1.GetHostInfoResponse.templates:type_name -> wrenn.hostagent.v1.Template
+	31, // 18: wrenn.hostagent.v1.GetHostInfoResponse.templates:type_name -> wrenn.hostagent.v1.Template
 	4,  // 19: wrenn.hostagent.v1.HostAgentService.CreateSandbox:input_type -> wrenn.hostagent.v1.CreateSandboxRequest
 	6,  // 20: wrenn.hostagent.v1.HostAgentService.DestroySandbox:input_type -> wrenn.hostagent.v1.DestroySandboxRequest
 	8,  // 21: wrenn.hostagent.v1.HostAgentService.GetSandbox:input_type -> wrenn.hostagent.v1.GetSandboxRequest
@@ -2227,20 +2333,22 @@ var file_hostagent_v1_hostagent_proto_depIdxs = []int32{
 	14, // 24: wrenn.hostagent.v1.HostAgentService.Exec:input_type -> wrenn.hostagent.v1.ExecRequest
 	19, // 25: wrenn.hostagent.v1.HostAgentService.ReadFile:input_type -> wrenn.hostagent.v1.ReadFileRequest
 	22, // 26: wrenn.hostagent.v1.HostAgentService.WriteFile:input_type -> wrenn.hostagent.v1.WriteFileRequest
-	25, // 27: wrenn.hostagent.v1.HostAgentService.ReadConsole:input_type -> wrenn.hostagent.v1.ReadConsoleRequest
-	27, // 28: wrenn.hostagent.v1.HostAgentService.GetHostInfo:input_type -> wrenn.hostagent.v1.GetHostInfoRequest
-	5,  // 29: wrenn.hostagent.v1.HostAgentService.CreateSandbox:output_type -> wrenn.hostagent.v1.CreateSandboxResponse
-	7,  // 30: wrenn.hostagent.v1.HostAgentService.DestroySandbox:output_type -> wrenn.hostagent.v1.DestroySandboxResponse
-	9,  // 31: wrenn.hostagent.v1.HostAgentService.GetSandbox:output_type -> wrenn.hostagent.v1.GetSandboxResponse
-	11, // 32: wrenn.hostagent.v1.HostAgentService.ListSandboxes:output_type -> wrenn.hostagent.v1.ListSandboxesResponse
-	13, // 33: wrenn.hostagent.v1.HostAgentService.WatchSandboxes:output_type -> wrenn.hostagent.v1.WatchSandboxesResponse
-	16, // 34: wrenn.hostagent.v1.HostAgentService.Exec:output_type -> wrenn.hostagent.v1.ExecResponse
-	20, // 35: wrenn.hostagent.v1.HostAgentService.ReadFile:output_type -> wrenn.hostagent.v1.ReadFileResponse
-	24, // 36: wrenn.hostagent.v1.HostAgentService.WriteFile:output_type -> wrenn.hostagent.v1.WriteFileResponse
-	26, // 37: wrenn.hostagent.v1.HostAgentService.ReadConsole:output_type -> wrenn.hostagent.v1.ReadConsoleResponse
-	28, // 38: wrenn.hostagent.v1.HostAgentService.GetHostInfo:output_type -> wrenn.hostagent.v1.GetHostInfoResponse
-	29, // [29:39] is the sub-list for method output_type
-	19, // [19:29] is the sub-list for method input_type
+	25, // 27: wrenn.hostagent.v1.HostAgentService.Tunnel:input_type -> wrenn.hostagent.v1.TunnelRequest
+	27, // 28: wrenn.hostagent.v1.HostAgentService.ReadConsole:input_type -> wrenn.hostagent.v1.ReadConsoleRequest
+	29, // 29: wrenn.hostagent.v1.HostAgentService.GetHostInfo:input_type -> wrenn.hostagent.v1.GetHostInfoRequest
+	5,  // 30: wrenn.hostagent.v1.HostAgentService.CreateSandbox:output_type -> wrenn.hostagent.v1.CreateSandboxResponse
+	7,  // 31: wrenn.hostagent.v1.HostAgentService.DestroySandbox:output_type -> wrenn.hostagent.v1.DestroySandboxResponse
+	9,  // 32: wrenn.hostagent.v1.HostAgentService.GetSandbox:output_type -> wrenn.hostagent.v1.GetSandboxResponse
+	11, // 33: wrenn.hostagent.v1.HostAgentService.ListSandboxes:output_type -> wrenn.hostagent.v1.ListSandboxesResponse
+	13, // 34: wrenn.hostagent.v1.HostAgentService.WatchSandboxes:output_type -> wrenn.hostagent.v1.WatchSandboxesResponse
+	16, // 35: wrenn.hostagent.v1.HostAgentService.Exec:output_type -> wrenn.hostagent.v1.ExecResponse
+	20, // 36: wrenn.hostagent.v1.HostAgentService.ReadFile:output_type -> wrenn.hostagent.v1.ReadFileResponse
+	24, // 37: wrenn.hostagent.v1.HostAgentService.WriteFile:output_type -> wrenn.hostagent.v1.WriteFileResponse
+	26, // 38: wrenn.hostagent.v1.HostAgentService.Tunnel:output_type -> wrenn.hostagent.v1.TunnelResponse
+	28, // 39: wrenn.hostagent.v1.HostAgentService.ReadConsole:output_type -> wrenn.hostagent.v1.ReadConsoleResponse
+	30, // 40: wrenn.hostagent.v1.HostAgentService.GetHostInfo:output_type -> wrenn.hostagent.v1.GetHostInfoResponse
+	30, // [30:41] is the sub-list for method output_type
+	19, // [19:30] is the sub-list for method input_type
 	19, // [19:19] is the sub-list for extension type_name
 	19, // [19:19] is the sub-list for extension extendee
 	0,  // [0:19] is the sub-list for field type_name
@@ -2280,7 +2388,7 @@ func file_hostagent_v1_hostagent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hostagent_v1_hostagent_proto_rawDesc), len(file_hostagent_v1_hostagent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   31,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

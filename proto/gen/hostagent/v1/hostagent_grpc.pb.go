@@ -33,6 +33,7 @@ const (
 	HostAgentService_Exec_FullMethodName           = "/wrenn.hostagent.v1.HostAgentService/Exec"
 	HostAgentService_ReadFile_FullMethodName       = "/wrenn.hostagent.v1.HostAgentService/ReadFile"
 	HostAgentService_WriteFile_FullMethodName      = "/wrenn.hostagent.v1.HostAgentService/WriteFile"
+	HostAgentService_Tunnel_FullMethodName         = "/wrenn.hostagent.v1.HostAgentService/Tunnel"
 	HostAgentService_ReadConsole_FullMethodName    = "/wrenn.hostagent.v1.HostAgentService/ReadConsole"
 	HostAgentService_GetHostInfo_FullMethodName    = "/wrenn.hostagent.v1.HostAgentService/GetHostInfo"
 )
@@ -59,6 +60,10 @@ type HostAgentServiceClient interface {
 	ReadFile(ctx context.Context, in *ReadFileRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadFileResponse], error)
 	// The first request holds target, the following ones data. The file appears whole or not at all.
 	WriteFile(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[WriteFileRequest, WriteFileResponse], error)
+	// A connection to the guest's envd, as raw bytes: whatever is sent here envd receives, and the other way
+	// round. The first request names the sandbox; the first response, without data, says that envd accepts the connection:
+	// the agent has authorized it, so that requests in it need no token. The end of either side ends it.
+	Tunnel(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[TunnelRequest, TunnelResponse], error)
 	// The last part of what the guest wrote to its serial console, at most 512 KiB.
 	ReadConsole(ctx context.Context, in *ReadConsoleRequest, opts ...grpc.CallOption) (*ReadConsoleResponse, error)
 	GetHostInfo(ctx context.Context, in *GetHostInfoRequest, opts ...grpc.CallOption) (*GetHostInfoResponse, error)
@@ -176,6 +181,19 @@ func (c *hostAgentServiceClient) WriteFile(ctx context.Context, opts ...grpc.Cal
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type HostAgentService_WriteFileClient = grpc.ClientStreamingClient[WriteFileRequest, WriteFileResponse]
 
+func (c *hostAgentServiceClient) Tunnel(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[TunnelRequest, TunnelResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &HostAgentService_ServiceDesc.Streams[4], HostAgentService_Tunnel_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[TunnelRequest, TunnelResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type HostAgentService_TunnelClient = grpc.BidiStreamingClient[TunnelRequest, TunnelResponse]
+
 func (c *hostAgentServiceClient) ReadConsole(ctx context.Context, in *ReadConsoleRequest, opts ...grpc.CallOption) (*ReadConsoleResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ReadConsoleResponse)
@@ -218,6 +236,10 @@ type HostAgentServiceServer interface {
 	ReadFile(*ReadFileRequest, grpc.ServerStreamingServer[ReadFileResponse]) error
 	// The first request holds target, the following ones data. The file appears whole or not at all.
 	WriteFile(grpc.ClientStreamingServer[WriteFileRequest, WriteFileResponse]) error
+	// A connection to the guest's envd, as raw bytes: whatever is sent here envd receives, and the other way
+	// round. The first request names the sandbox; the first response, without data, says that envd accepts the connection:
+	// the agent has authorized it, so that requests in it need no token. The end of either side ends it.
+	Tunnel(grpc.BidiStreamingServer[TunnelRequest, TunnelResponse]) error
 	// The last part of what the guest wrote to its serial console, at most 512 KiB.
 	ReadConsole(context.Context, *ReadConsoleRequest) (*ReadConsoleResponse, error)
 	GetHostInfo(context.Context, *GetHostInfoRequest) (*GetHostInfoResponse, error)
@@ -254,6 +276,9 @@ func (UnimplementedHostAgentServiceServer) ReadFile(*ReadFileRequest, grpc.Serve
 }
 func (UnimplementedHostAgentServiceServer) WriteFile(grpc.ClientStreamingServer[WriteFileRequest, WriteFileResponse]) error {
 	return status.Error(codes.Unimplemented, "method WriteFile not implemented")
+}
+func (UnimplementedHostAgentServiceServer) Tunnel(grpc.BidiStreamingServer[TunnelRequest, TunnelResponse]) error {
+	return status.Error(codes.Unimplemented, "method Tunnel not implemented")
 }
 func (UnimplementedHostAgentServiceServer) ReadConsole(context.Context, *ReadConsoleRequest) (*ReadConsoleResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReadConsole not implemented")
@@ -390,6 +415,13 @@ func _HostAgentService_WriteFile_Handler(srv interface{}, stream grpc.ServerStre
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type HostAgentService_WriteFileServer = grpc.ClientStreamingServer[WriteFileRequest, WriteFileResponse]
 
+func _HostAgentService_Tunnel_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(HostAgentServiceServer).Tunnel(&grpc.GenericServerStream[TunnelRequest, TunnelResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type HostAgentService_TunnelServer = grpc.BidiStreamingServer[TunnelRequest, TunnelResponse]
+
 func _HostAgentService_ReadConsole_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ReadConsoleRequest)
 	if err := dec(in); err != nil {
@@ -478,6 +510,12 @@ var HostAgentService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "WriteFile",
 			Handler:       _HostAgentService_WriteFile_Handler,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "Tunnel",
+			Handler:       _HostAgentService_Tunnel_Handler,
+			ServerStreams: true,
 			ClientStreams: true,
 		},
 	},
