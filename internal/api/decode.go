@@ -65,12 +65,14 @@ func bodyError(err error) error {
 	return models.Errorf(models.Invalid, "the body ended early or came too slowly").WithCause(err)
 }
 
-// memberNames are the JSON names of the fields of the struct that into points to.
+// memberNames are the JSON names of the fields of the struct that into points to, those of embedded structs too.
 func memberNames(into any) []string {
-	t := reflect.TypeOf(into).Elem()
-	names := make([]string, t.NumField())
-	for i := range names {
-		names[i], _, _ = strings.Cut(t.Field(i).Tag.Get("json"), ",")
+	var names []string
+	for _, field := range reflect.VisibleFields(reflect.TypeOf(into).Elem()) {
+		if !field.Anonymous {
+			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+			names = append(names, name)
+		}
 	}
 	return names
 }
@@ -140,7 +142,7 @@ func typeError(err error) error {
 	got, _, _ := strings.Cut(wrong.Value, " ") // "number 1.5"
 	want := map[reflect.Kind]string{
 		reflect.Int: "an integer", reflect.Float64: "a number", reflect.String: "a string",
-		reflect.Slice: "an array of strings", reflect.Map: "an object of strings",
+		reflect.Slice: "an array of strings", reflect.Map: "an object of strings", reflect.Bool: "true or false", reflect.Struct: "an object",
 	}[wrong.Type.Kind()]
 	if got == "number" && wrong.Type.Kind() == reflect.Int {
 		got = wrong.Value

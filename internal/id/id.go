@@ -27,7 +27,11 @@ type Key string
 // Request identifies one API request: "req-" and 16 lower-case hexadecimal digits.
 type Request string
 
+// Context identifies an interpreter in a sandbox: "ctx-" and 8 lower-case hexadecimal digits.
+type Context string
+
 var (
+	contextForm = regexp.MustCompile(`^ctx-[0-9a-f]{8}$`)
 	sandboxForm = regexp.MustCompile(`^sb-[0-9a-f]{8}$`)
 	hostForm    = regexp.MustCompile(`^host-[0-9a-f]{8}$`)
 	keyForm     = regexp.MustCompile(`^key-[0-9a-f]{8}$`)
@@ -46,6 +50,9 @@ func NewAccount() Account { return Account("acc-" + random(4)) }
 // NewKey returns a random key id.
 func NewKey() Key { return Key("key-" + random(4)) }
 
+// NewContext returns a random context id.
+func NewContext() Context { return Context("ctx-" + random(4)) }
+
 // NewRequest returns a random request id.
 func NewRequest() Request { return Request("req-" + random(8)) }
 
@@ -63,6 +70,14 @@ func ParseHost(s string) (Host, error) {
 		return "", fmt.Errorf("host id %q is not of the form host-xxxxxxxx", s)
 	}
 	return Host(s), nil
+}
+
+// ParseContext checks the form of a context id.
+func ParseContext(s string) (Context, error) {
+	if !contextForm.MatchString(s) {
+		return "", fmt.Errorf("context id %q is not of the form ctx-xxxxxxxx", s)
+	}
+	return Context(s), nil
 }
 
 // ParseKey checks the form of a key id.

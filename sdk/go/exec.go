@@ -34,6 +34,8 @@ type ExecExit struct {
 	ExitCode int  `json:"exit_code"` // 128 + Signal when a signal ended it
 	Signal   int  `json:"signal"`    // 0 for none
 	TimedOut bool `json:"timed_out"` // it was killed because its time ran out
+	// OOMKilled says that the kernel killed it, or something that it started, for want of memory.
+	OOMKilled bool `json:"oom_killed"`
 }
 
 // ExecResult is how a program ended and what it wrote, byte for byte.
