@@ -1,5 +1,5 @@
-// Package envdclient is the host's side of the guest protocol: it runs processes and moves
-// files through the envd of one sandbox.
+// Package envdclient is our side of the guest protocol: it runs processes, moves files and reaches ports
+// through the envd of one sandbox.
 //
 // The guest is not trusted: whatever comes from it is bounded in size and time, and only its
 // text reaches users, cleaned, as part of an error's message. All errors are of type *models.Error:
@@ -20,6 +20,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/wrenn-sandbox/wrenn/proto/gen/envd/filesystem/filesystemconnect"
 	"github.com/wrenn-sandbox/wrenn/proto/gen/envd/process/processconnect"
 )
 
@@ -38,6 +39,8 @@ const (
 	// maxHeader bounds the headers of an answer, maxMessage one message of a stream (envd's chunks of
 	// output have 64 KiB), maxAnswer the body of a short answer.
 	maxHeader, maxMessage, maxAnswer = 64 << 10, 1 << 20, 64 << 10
+	// maxListing bounds the answer that lists processes or directories: some 80,000 files.
+	maxListing = 16 << 20
 	// maxIdle connections are kept for idleTimeout, which is below envd's own (640 s).
 	maxIdle, idleTimeout = 16, 90 * time.Second
 	// keepaliveSeconds is how often envd shows that a silent process still runs.
@@ -48,6 +51,9 @@ const (
 const (
 	headerToken   = "X-Access-Token"
 	headerVersion = "X-Envd-Version"
+	// headerExtensions asks for the fields and events of the protocol that are ours.
+	headerExtensions = "Wrenn-Extensions"
+	headerKeepalive  = "Keepalive-Ping-Interval"
 	// Ours; package processrpc of envd documents them.
 	headerReason           = "Wrenn-Reason"
 	headerKillOnDisconnect = "Wrenn-Kill-On-Disconnect"
@@ -62,8 +68,11 @@ const base = "http://envd"
 // may be called at the same time.
 type Client struct {
 	limits limits
+	dialer Dial
 	http   *http.Client
 	rpc    processconnect.ProcessClient
+	lists  processconnect.ProcessClient // takes longer answers than rpc
+	files  filesystemconnect.FilesystemClient
 	ctx    context.Context // ends with Close
 	cancel context.CancelCauseFunc
 
@@ -76,6 +85,7 @@ type Client struct {
 func New(dial Dial, token string) *Client {
 	c := &Client{
 		token:  token,
+		dialer: dial,
 		limits: limits{answer: 30 * time.Second, silence: time.Minute, killWait: 10 * time.Second, grace: 10 * time.Second},
 	}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
@@ -83,7 +93,7 @@ func New(dial Dial, token string) *Client {
 	protocols.SetHTTP1(true) // a connection a request: a stalled stream holds up no other
 	c.http = &http.Client{
 		Transport: &http.Transport{
-			DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dial(ctx, dial) },
+			DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dial(ctx) },
 			Protocols:              protocols,
 			DisableCompression:     true,
 			MaxIdleConns:           maxIdle,
@@ -96,16 +106,18 @@ func New(dial Dial, token string) *Client {
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	c.rpc = processconnect.NewProcessClient(c.http, base,
-		connect.WithReadMaxBytes(maxMessage), connect.WithAcceptCompression("gzip", nil, nil))
+	plain := connect.WithAcceptCompression("gzip", nil, nil)
+	c.rpc = processconnect.NewProcessClient(c.http, base, connect.WithReadMaxBytes(maxMessage), plain)
+	c.lists = processconnect.NewProcessClient(c.http, base, connect.WithReadMaxBytes(maxListing), plain)
+	c.files = filesystemconnect.NewFilesystemClient(c.http, base, connect.WithReadMaxBytes(maxListing), plain)
 	return c
 }
 
 // dial ends with the client too: the transport lets a dial outlive its request.
-func (c *Client) dial(ctx context.Context, dial Dial) (net.Conn, error) {
+func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := c.bound(ctx)
 	defer cancel(nil)
-	return dial(ctx)
+	return c.dialer(ctx)
 }
 
 var errClosed = errors.New("the client was closed")
@@ -139,7 +151,9 @@ func (c *Client) setToken(token string) {
 	c.token = token
 }
 
+// authorize is called for every request.
 func (c *Client) authorize(header http.Header) {
+	header.Set(headerExtensions, "1")
 	if token := c.currentToken(); token != "" {
 		header.Set(headerToken, token)
 	}

@@ -89,7 +89,9 @@ func rpcCode(remote *connect.Error) models.Code {
 		return models.Invalid
 	case connect.CodeNotFound:
 		return models.NotFound
-	case connect.CodeFailedPrecondition, connect.CodeAlreadyExists, connect.CodeAborted:
+	case connect.CodeAlreadyExists:
+		return models.Conflict
+	case connect.CodeFailedPrecondition, connect.CodeAborted:
 		return models.Precondition
 	case connect.CodeResourceExhausted:
 		return models.Exhausted

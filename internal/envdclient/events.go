@@ -60,24 +60,37 @@ func output(data *pb.ProcessEvent_DataEvent) Event {
 		return Stdout(out.Stdout)
 	case *pb.ProcessEvent_DataEvent_Stderr:
 		return Stderr(out.Stderr)
+	case *pb.ProcessEvent_DataEvent_Pty:
+		return PTY(out.Pty)
 	}
 	return nil
 }
 
 // end reads what follows the end event: the trailers, which name the signal.
 func (e *Exec) end(end *pb.ProcessEvent_EndEvent) (Event, error) {
-	code := int(end.GetExitCode())
 	if e.stream.Receive() {
 		return nil, e.fail(errors.New("an event after the last one"))
 	}
 	if err := e.stream.Err(); err != nil {
 		return e.cut(err)
 	}
-	e.exited = &Exited{Code: code}
-	if !end.GetExited() {
-		e.exited.Code, e.exited.Signal = -1, signalOf(e.stream.ResponseTrailer())
+	exited := exitOf(end, e.stream.ResponseTrailer())
+	e.exited = &exited
+	return exited, nil
+}
+
+// exitOf reads an end event. A guest that does not say which signal ended a process that did not
+// exit, or says nonsense, has killed it.
+func exitOf(end *pb.ProcessEvent_EndEvent, trailer http.Header) Exited {
+	e := Exited{Code: int(end.GetExitCode()), TimedOut: end.GetTimedOut(), OOMKilled: end.GetOomKilled()}
+	if end.GetExited() {
+		return e
 	}
-	return *e.exited, nil
+	e.Code, e.Signal = -1, int(end.GetSignal())
+	if e.Signal < 1 || e.Signal > maxSignal {
+		e.Signal = signalOf(trailer)
+	}
+	return e
 }
 
 // cut explains a stream that ended without an end event. For a timeout that is how it is.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"net/http"
 	"strconv"
 	"sync"
 	"syscall"
@@ -27,7 +28,7 @@ type Command struct {
 	Stdin   bool          // whether there will be input; otherwise the process reads end of file at once
 }
 
-// Event is what happens to a process: Started first, then any Stdout and Stderr, at last Exited.
+// Event is what happens to a process: of an Exec Started first, then any output, at last Exited.
 type Event interface{ event() }
 
 // Started says that the process runs.
@@ -41,9 +42,10 @@ type Stderr []byte
 
 // Exited says how the process ended. No event follows.
 type Exited struct {
-	Code     int // -1 when a signal ended it
-	Signal   int // as in signal(7), 0 for none
-	TimedOut bool
+	Code      int // -1 when a signal ended it
+	Signal    int // as in signal(7), 0 for none
+	TimedOut  bool
+	OOMKilled bool // it, or something that it started, was killed for want of memory
 }
 
 func (Started) event() {}
@@ -123,7 +125,9 @@ func (c *Command) check() error {
 // start makes the call and reads the first event.
 func (e *Exec) start(command Command) *models.Error {
 	e.watch.arm()
-	stream, err := e.client.rpc.Start(e.ctx, e.client.startRequest(command))
+	req := e.client.startRequest(command)
+	req.Header().Set(headerKillOnDisconnect, "1")
+	stream, err := e.client.rpc.Start(e.ctx, req)
 	if err != nil {
 		return rpcError(e.ctx, err)
 	}
@@ -144,17 +148,20 @@ func (c *Client) startRequest(command Command) *connect.Request[pb.StartRequest]
 		config.Cwd = &command.Cwd
 	}
 	req := connect.NewRequest(&pb.StartRequest{Process: config, Stdin: &command.Stdin})
-	header := req.Header()
-	c.authorize(header)
-	header.Set("Keepalive-Ping-Interval", keepaliveSeconds)
-	header.Set(headerKillOnDisconnect, "1")
-	if command.User != "" {
-		header.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(command.User+":")))
-	}
+	c.authorize(req.Header())
+	actAs(req.Header(), command.User)
+	req.Header().Set(headerKeepalive, keepaliveSeconds)
 	if command.Timeout > 0 {
-		header.Set("Connect-Timeout-Ms", strconv.FormatInt(max(1, command.Timeout.Milliseconds()), 10))
+		req.Header().Set("Connect-Timeout-Ms", strconv.FormatInt(max(1, command.Timeout.Milliseconds()), 10))
 	}
 	return req
+}
+
+// actAs names the user of the guest whom a request is made as.
+func actAs(header http.Header, user string) {
+	if user != "" {
+		header.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(user+":")))
+	}
 }
 
 // streamError gives the end of a stream a name where nothing else has.
@@ -185,30 +192,18 @@ func (e *Exec) Next() (Event, error) {
 
 // Signal sends sig to the process's group; SIGKILL reaches all that it started.
 func (e *Exec) Signal(ctx context.Context, sig syscall.Signal) error {
-	ctx, cancel := e.client.bound(ctx)
-	defer cancel(nil)
-	watch := newWatchdog(e.client.limits.answer, cancel)
-	watch.arm()
-	defer watch.stop()
-	req := connect.NewRequest(&pb.SendSignalRequest{Process: e.selector(), Signal: pb.Signal(sig)})
-	e.client.authorize(req.Header())
-	if _, err := e.client.rpc.SendSignal(ctx, req); err != nil {
-		return ended(rpcError(ctx, err))
-	}
-	return nil
+	return ended(e.client.Signal(ctx, e.selector(), sig))
 }
 
 // ended turns "no such process" into what it means for one that was started.
-func ended(err *models.Error) error {
-	if err.Code == models.NotFound {
+func ended(err error) error {
+	if models.CodeOf(err) == models.NotFound {
 		return models.Errorf(models.Precondition, "the process has ended").WithCause(err)
 	}
 	return err
 }
 
-func (e *Exec) selector() *pb.ProcessSelector {
-	return &pb.ProcessSelector{Selector: &pb.ProcessSelector_Pid{Pid: e.pid}}
-}
+func (e *Exec) selector() Selector { return Selector{PID: e.pid} }
 
 // kill is what the end of the caller's context does. It gives the guest a limited time to end the process,
 // then ends the stream, at which the guest kills the process by itself if it can.

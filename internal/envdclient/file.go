@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
@@ -20,24 +21,58 @@ type FileInfo struct {
 	Size int64
 }
 
-// File is a file that is being read. The caller closes it.
+// File is a file, or an archive, that is being read. The caller closes it.
 type File struct {
-	// Size is -1 where the guest does not know it, as for large files of /proc.
-	Size   int64
+	// Size of what is read; -1 where the guest does not know it, as for archives and large files of /proc.
+	Size int64
+	// Status is 200, or what became of the conditions: 206, 304, 412 or 416. With the last three there is
+	// nothing to read.
+	Status int
+	// Header has what the guest says of Content-Range, ETag, Last-Modified and Accept-Ranges, cleaned.
+	Header http.Header
+
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	watch  *watchdog
 	body   io.ReadCloser
 }
 
+// conditional are the headers of a request for a file that are passed on, told those of the answer (RFC 9110,
+// sections 13 and 14).
+var (
+	conditional = []string{"Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since"}
+	told        = []string{"Content-Range", "Etag", "Last-Modified", "Accept-Ranges"}
+)
+
 // ReadFile opens a file. Path is absolute or relative to the user's home; an empty user is the
 // default one. Reading ends with an error, not with io.EOF, if the guest goes away, is silent for a minute,
 // or the file shrinks meanwhile. It ends with ctx.
 func (c *Client) ReadFile(ctx context.Context, path, user string) (*File, error) {
+	return c.ReadFileIf(ctx, path, user, nil)
+}
+
+// ReadFileIf is ReadFile with the range and the conditions of an HTTP request. The header may have any other
+// fields; they go nowhere.
+func (c *Client) ReadFileIf(ctx context.Context, path, user string, header http.Header) (*File, error) {
+	conditions := http.Header{}
+	for _, name := range conditional {
+		if values := header.Values(name); len(values) > 0 {
+			conditions[name] = values
+		}
+	}
+	return c.read(ctx, fileURL("/files", path, user), conditions)
+}
+
+// Archive reads a directory with all in it as a tar.
+func (c *Client) Archive(ctx context.Context, path, user string) (*File, error) {
+	return c.read(ctx, fileURL("/archive", path, user), http.Header{})
+}
+
+func (c *Client) read(ctx context.Context, target string, header http.Header) (*File, error) {
 	ctx, cancel := c.bound(ctx)
 	watch := newWatchdog(c.limits.answer, cancel)
 	watch.arm()
-	resp, failure := c.roundTrip(ctx, http.MethodGet, fileURL(path, user), nil)
+	resp, failure := c.roundTrip(ctx, http.MethodGet, target, header, nil)
 	if failure != nil {
 		watch.stop()
 		cancel(nil)
@@ -45,7 +80,17 @@ func (c *Client) ReadFile(ctx context.Context, path, user string) (*File, error)
 	}
 	watch.rest()
 	watch.limit = c.limits.silence
-	return &File{Size: resp.ContentLength, ctx: ctx, cancel: cancel, watch: watch, body: resp.Body}, nil
+	f := &File{Size: resp.ContentLength, Status: resp.StatusCode, Header: http.Header{}, ctx: ctx, cancel: cancel, watch: watch, body: resp.Body}
+	for _, name := range told {
+		if value := resp.Header.Get(name); value != "" {
+			f.Header.Set(name, clean(value))
+		}
+	}
+	if f.Status != http.StatusOK && f.Status != http.StatusPartialContent {
+		closeBody(resp)
+		f.Size, f.body = 0, http.NoBody
+	}
+	return f, nil
 }
 
 // Read reads the next part of the file.
@@ -76,51 +121,84 @@ func (f *File) Close() error {
 // An error of r is returned as it is. After an error a Read of r may still be under way, as after one of
 // package http.
 func (c *Client) WriteFile(ctx context.Context, path, user string, r io.Reader) (FileInfo, error) {
+	var entries []struct {
+		Path string `json:"path"`
+	}
+	size, err := c.upload(ctx, fileURL("/files", path, user), "application/octet-stream", r, func(answer io.Reader) error {
+		if err := json.NewDecoder(answer).Decode(&entries); err != nil {
+			return err
+		}
+		if len(entries) != 1 || len(entries[0].Path) > maxPath {
+			return errors.New("unexpected answer to an upload")
+		}
+		return nil
+	})
+	if err != nil {
+		return FileInfo{}, err
+	}
+	return FileInfo{Path: entries[0].Path, Size: size}, nil
+}
+
+// Unpack makes the files of a tar, which r delivers, below path, which is made where it is missing. What was
+// unpacked before an error stays. In all else it is as WriteFile.
+func (c *Client) Unpack(ctx context.Context, path, user string, r io.Reader) error {
+	_, err := c.upload(ctx, fileURL("/archive", path, user), "application/x-tar", r, func(io.Reader) error { return nil })
+	return err
+}
+
+// upload sends what r delivers, lets read read the answer, and returns how much was sent.
+func (c *Client) upload(ctx context.Context, target, kind string, r io.Reader, read func(io.Reader) error) (int64, error) {
 	ctx, cancel := c.bound(ctx)
 	defer cancel(nil)
 	watch := newWatchdog(c.limits.silence, cancel)
 	watch.arm()
 	defer watch.stop()
 	body := &source{reader: r, watch: watch}
-	resp, failure := c.roundTrip(ctx, http.MethodPost, fileURL(path, user), body)
+	header := http.Header{
+		"Content-Type": {kind},
+		"Expect":       {"100-continue"}, // a refusal comes before the data is sent
+	}
+	resp, failure := c.roundTrip(ctx, http.MethodPost, target, header, body)
 	if err := body.failure(); err != nil {
 		closeBody(resp)
-		return FileInfo{}, err
+		return 0, err
 	}
 	if failure != nil {
-		return FileInfo{}, failure
+		return 0, failure
 	}
 	defer closeBody(resp)
-	var entries []struct {
-		Path string `json:"path"`
+	if err := read(io.LimitReader(resp.Body, maxAnswer)); err != nil {
+		return 0, transportError(ctx, err)
 	}
-	err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(&entries)
-	if err != nil || len(entries) != 1 || len(entries[0].Path) > maxPath {
-		return FileInfo{}, transportError(ctx, errors.Join(errors.New("unexpected answer to an upload"), err))
-	}
-	return FileInfo{Path: entries[0].Path, Size: body.size()}, nil
+	return body.size(), nil
 }
 
-// roundTrip makes a request of /files; an answer other than 200 is an error.
-func (c *Client) roundTrip(ctx context.Context, method, target string, body io.Reader) (*http.Response, *models.Error) {
+// roundTrip makes a request of /files or /archive; an answer that is no success is an error.
+func (c *Client) roundTrip(ctx context.Context, method, target string, header http.Header, body io.Reader) (*http.Response, *models.Error) {
 	req, err := http.NewRequestWithContext(ctx, method, target, body)
 	if err != nil {
 		return nil, models.Errorf(models.Invalid, "the path cannot be sent").WithCause(err)
 	}
+	req.Header = header
 	c.authorize(req.Header)
-	if body != nil {
-		req.Header.Set("Content-Type", "application/octet-stream")
-		req.Header.Set("Expect", "100-continue") // a refusal comes before the data is sent
-	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, transportError(ctx, err)
 	}
-	if resp.StatusCode != http.StatusOK {
+	if !slices.Contains(successes[method], resp.StatusCode) {
 		defer closeBody(resp)
 		return nil, statusError(resp)
 	}
 	return resp, nil
+}
+
+// successes are the answers that are no errors: of GET also what conditions lead to.
+var successes = map[string][]int{
+	http.MethodGet: {
+		http.StatusOK, http.StatusPartialContent, http.StatusNotModified,
+		http.StatusPreconditionFailed, http.StatusRequestedRangeNotSatisfiable,
+	},
+	http.MethodPost: {http.StatusOK, http.StatusNoContent},
 }
 
 func closeBody(resp *http.Response) {
@@ -130,10 +208,10 @@ func closeBody(resp *http.Response) {
 	}
 }
 
-func fileURL(path, user string) string {
+func fileURL(route, path, user string) string {
 	query := url.Values{"path": {path}}
 	if user != "" {
 		query.Set("username", user)
 	}
-	return base + "/files?" + query.Encode()
+	return base + route + "?" + query.Encode()
 }
