@@ -22,9 +22,12 @@ type Code struct {
 	Timeout time.Duration // at which it is interrupted; 0 for none
 }
 
-// Event is what happens during an execution: any number of Stdout, Stderr, Result and Gap, at most one Failure,
+// Event is what happens during an execution: Accepted first; any number of Stdout, Stderr, Result and Gap, at most one Failure,
 // one End.
 type Event interface{ event() }
+
+// Accepted says that the context has the code; it may have other code to execute before.
+type Accepted struct{}
 
 // Stdout and Stderr are text that the code wrote.
 type (
@@ -64,12 +67,13 @@ type End struct {
 	ExecutionCount int // 0 when the code never began
 }
 
-func (Stdout) event()  {}
-func (Stderr) event()  {}
-func (Gap) event()     {}
-func (Result) event()  {}
-func (Failure) event() {}
-func (End) event()     {}
+func (Accepted) event() {}
+func (Stdout) event()   {}
+func (Stderr) event()   {}
+func (Gap) event()      {}
+func (Result) event()   {}
+func (Failure) event()  {}
+func (End) event()      {}
 
 // request is a line to a kernel.
 type request struct {
@@ -115,6 +119,9 @@ func Execute(ctx context.Context, guest Guest, name id.Context, code Code, emit 
 	ended := make(chan struct{})
 	defer close(ended)
 	go x.interruptAtEnd(runCtx, ended, cancel)
+	if err := emit(Accepted{}); err != nil {
+		stop(err)
+	}
 	return x.relay(runCtx, &lines{next: a.Next}, stop, emit)
 }
 
