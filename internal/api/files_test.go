@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -26,15 +25,8 @@ func TestFiles(t *testing.T) {
 	content := make([]byte, 3<<20)
 	rand.Read(content)
 	dir := t.TempDir()
-	home, err := os.UserHomeDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	notes := fmt.Sprintf("wrenn-test-%d.txt", os.Getpid())
-	t.Cleanup(func() { os.Remove(filepath.Join(home, notes)) })
 	for _, c := range []struct{ name, put, get, path string }{
 		{"query", "?path=" + dir + "/a%20b", dir + "/a%20b", dir + "/a b"},
-		{"relative", "?path=" + notes + "&user=root", "?path=" + notes + "&user=root", home + "/" + notes},
 		{"URL", dir + "/x", "?path=" + dir + "/x", dir + "/x"},
 		{"unicode", dir + "/%E6%BC%A2/%F0%9F%99%82", "?path=" + dir + "/漢/🙂", dir + "/漢/🙂"},
 		{"escaped percent", dir + "/a%2525b", "?path=" + dir + "/a%2525b", dir + "/a%25b"},
@@ -63,6 +55,27 @@ func TestFiles(t *testing.T) {
 	}
 	if got := r.call("GET", files+dir+"/empty", ""); got.status != http.StatusOK || len(got.body) != 0 {
 		t.Errorf("empty: %d %q", got.status, got.body)
+	}
+}
+
+// TestRelativePath: it is the guest that knows the user's home.
+func TestRelativePath(t *testing.T) {
+	r := newRig(t, Limits{})
+	sb := r.create().ID
+	r.sim.Script(sb, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		if r.Method == http.MethodPost {
+			_, _ = fmt.Fprintf(w, `[{"path":"/home/%s/%s"}]`, q.Get("username"), q.Get("path"))
+			return
+		}
+		_, _ = io.WriteString(w, q.Get("path"))
+	}))
+	files := "/v1/sandboxes/" + sb + "/files?path=a/notes.txt&user=ann"
+	if written := decoded[writtenFile](t, r.call("PUT", files, "x"), http.StatusOK); written.Path != "/home/ann/a/notes.txt" {
+		t.Errorf("written %+v", written)
+	}
+	if got := r.call("GET", files, ""); string(got.body) != "a/notes.txt" {
+		t.Errorf("read %q", got.body)
 	}
 }
 

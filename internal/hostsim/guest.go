@@ -185,11 +185,29 @@ var builtEnvd = sync.OnceValues(func() (*os.File, error) {
 	return os.Open(name)
 })
 
+// harmless runs a program in mounts of its own in which nothing can be written but in the folder for temporary files: what a
+// test asks of the guest must not befall the machine that it runs on. It expects the program's path and arguments.
+const harmless = `mount --bind "$TMPDIR" "$TMPDIR" && mount -o remount,bind,ro / && exec "$0" "$@"`
+
+// command returns the program, made harmless where it would be root.
+func command(binary *os.File) *exec.Cmd {
+	args := []string{fmt.Sprintf("/proc/self/fd/%d", binary.Fd()), "-listen", "127.0.0.1:0"}
+	attr := &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if os.Geteuid() == 0 {
+		// Descriptors from 3 on are those of ExtraFiles.
+		args = append([]string{"/bin/sh", "-c", harmless, "/proc/self/fd/3"}, args[1:]...)
+		attr.Unshareflags = syscall.CLONE_NEWNS // the new mounts are private (package syscall sees to it)
+	}
+	cmd := exec.CommandContext(context.Background(), args[0], args[1:]...)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + os.TempDir()}
+	cmd.ExtraFiles = []*os.File{binary}
+	cmd.SysProcAttr = attr
+	return cmd
+}
+
 // run starts the program and waits until it serves. end has it kill all that it started.
 func run(binary *os.File) (address string, end func(), err error) {
-	cmd := exec.CommandContext(context.Background(), fmt.Sprintf("/proc/self/fd/%d", binary.Fd()), "-listen", "127.0.0.1:0")
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd := command(binary)
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		return "", nil, err

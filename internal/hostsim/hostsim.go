@@ -1,6 +1,7 @@
 // Package hostsim is a host agent without VMs, for tests of the control plane: a real gRPC
 // server on a unix socket that keeps sandboxes in memory and misbehaves when it is told to. The guest of
-// its sandboxes is a real envd on this machine.
+// its sandboxes is a real envd on this machine, which does whatever it is asked as the user that the tests run as:
+// a test names no path and no process that is not its own.
 package hostsim
 
 import (

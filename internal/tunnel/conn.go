@@ -28,7 +28,9 @@ type Conn struct {
 	err    error         // why nothing more comes
 	closed chan struct{} // by Close
 	once   sync.Once
-	left   sync.WaitGroup // the goroutines of the tunnel
+	mu     sync.Mutex // guards done, and left against an Add after Wait
+	done   bool       // the stream has ended
+	left   sync.WaitGroup
 
 	readBy, writeBy *deadline
 
@@ -52,7 +54,7 @@ func New(ctx context.Context, cancel context.CancelFunc, stream clientStream, na
 
 // receive hands on what comes until the stream ends; what comes after Close is dropped.
 func (c *Conn) receive() {
-	defer c.cancel()
+	defer c.ended()
 	for {
 		m, err := c.stream.Recv()
 		if err != nil {
@@ -69,6 +71,13 @@ func (c *Conn) receive() {
 		case <-c.ctx.Done():
 		}
 	}
+}
+
+func (c *Conn) ended() {
+	c.cancel()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.done = true
 }
 
 // Read implements net.Conn.
@@ -160,6 +169,12 @@ func (c *Conn) Close() error {
 		close(c.closed)
 		if !c.writing.TryLock() {
 			c.cancel()
+			return
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.done {
+			c.writing.Unlock()
 			return
 		}
 		c.left.Go(c.finish)
