@@ -53,7 +53,7 @@ func TestBadInput(t *testing.T) {
 		{"unknown path of a sandbox", "GET " + sb + "/nope", "", "", 404, models.NotFound, "/nope"},
 		{"wrong method", "PATCH /v1/sandboxes", "{}", "", 405, models.Invalid, "PATCH"},
 		{"wrong method on exec", "GET " + sb + "/exec", "", "", 405, models.Invalid, "GET"},
-		{"wrong method on files", "DELETE " + sb + "/files" + dir + "/x", "", "", 405, models.Invalid, "DELETE"},
+		{"wrong method on files", "PATCH " + sb + "/files" + dir + "/x", "", "", 405, models.Invalid, "PATCH"},
 		{"wrong method on health", "POST /healthz", "{}", "", 405, models.Invalid, "POST"},
 
 		{"no content type", create, `{"template":"minimal"}`, "Content-Type:", 415, models.Invalid, "JSON"},
@@ -154,8 +154,7 @@ func TestBadInput(t *testing.T) {
 
 		{"no path", "GET " + sb + "/files", "", "", 400, models.Invalid, "path is required"},
 		{"empty path", "GET " + sb + "/files?path=", "", "", 400, models.Invalid, "path is required"},
-		{"empty path in the URL", "GET " + sb + "/files/", "", "", 400, models.Invalid, "path is required"},
-		{"root", "GET " + sb + "/files?path=/", "", "", 400, models.Invalid, "path is required"},
+		{"content of the root", "PUT " + sb + "/files/", "x", "", 400, models.Invalid, "directory"},
 		{"path twice", "GET " + sb + "/files?path=/a&path=/b", "", "", 400, models.Invalid, "twice"},
 		{"path in both", "GET " + sb + "/files/a?path=/b", "", "", 400, models.Invalid, `"path"`},
 		{"dots", "GET " + sb + "/files?path=/a/../etc/shadow", "", "", 400, models.Invalid, ".."},
@@ -167,7 +166,6 @@ func TestBadInput(t *testing.T) {
 		{"path no UTF-8", "GET " + sb + "/files?path=/%ff", "", "", 400, models.Invalid, "UTF-8"},
 		{"path too long", "GET " + sb + "/files?path=/" + big, "", "", 400, models.Invalid, "4096"},
 		{"a directory's name", "PUT " + sb + "/files" + dir + "/a/", "x", "", 400, models.Invalid, "directory"},
-		{"a directory", "GET " + sb + "/files" + dir, "", "", 400, models.Invalid, "directory"},
 		{"a missing file", "GET " + sb + "/files" + dir + "/nope", "", "", 404, models.NotFound, "/nope"},
 		{"a forbidden file", "GET " + full + "/files/secret", "", "", 403, models.Forbidden, "/secret"},
 		{"a forbidden upload", "PUT " + full + "/files/secret", "x", "", 403, models.Forbidden, "/secret"},
@@ -218,7 +216,7 @@ func TestAllowNamesTheMethods(t *testing.T) {
 	r := newRig(t, Limits{})
 	for path, want := range map[string]string{
 		"/v1/sandboxes": "GET, POST", "/v1/sandboxes/sb-00000000": "GET, DELETE",
-		"/v1/sandboxes/sb-00000000/files/a%2Fb": "GET, PUT", "/healthz": "GET",
+		"/v1/sandboxes/sb-00000000/files/a%2Fb": "GET, PUT, DELETE", "/healthz": "GET",
 	} {
 		if a := r.call("PATCH", path, "{}"); a.header.Get("Allow") != want {
 			t.Errorf("%s: Allow %q, want %q", path, a.header.Get("Allow"), want)

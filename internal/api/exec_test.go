@@ -207,7 +207,7 @@ func TestExecStream(t *testing.T) {
 		}
 		got = append(got, pid.ReplaceAllString(e.name+" "+e.data, "PID"))
 	}
-	want := []string{`started {"pid":PID}`, "stdout \x00ü", `exit {"exit_code":0,"signal":0,"timed_out":false}`}
+	want := []string{`started {"pid":PID}`, "stdout \x00ü", `exit {"exit_code":0,"signal":0,"timed_out":false,"oom_killed":false}`}
 	if !slices.Equal(got, want) {
 		t.Errorf("events %q, want %q", got, want)
 	}
