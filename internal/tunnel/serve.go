@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -23,6 +24,7 @@ var past = time.Unix(1, 0)
 func Serve(stream serverStream, conn net.Conn) error {
 	s := &server{stream: stream, conn: conn, gone: make(chan struct{})}
 	defer s.end()
+	defer context.AfterFunc(stream.Context(), s.end)() // up may be waiting for the guest, and sees nothing of it
 	if err := stream.Send(&pb.TunnelResponse{}); err != nil {
 		return err
 	}
@@ -100,6 +102,9 @@ func (s *server) ended(err error) error {
 	case <-s.gone:
 		return s.reason
 	default:
+	}
+	if ended := s.stream.Context().Err(); ended != nil {
+		return ended
 	}
 	if errors.Is(err, io.EOF) {
 		return nil
