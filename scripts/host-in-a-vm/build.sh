@@ -2,7 +2,7 @@
 # Makes a small Linux host that has a working /dev/kvm under QEMU's emulation, for tests that need one.
 #
 #   build.sh OUT    OUT/vmlinuz, OUT/host.cpio: Debian's cloud kernel, and a root file system to be
-#                   loaded as its initramfs: busybox, mke2fs, the KVM and TUN modules, and ./init
+#                   loaded as its initramfs: busybox, mke2fs, modules for KVM, TUN, virtio disks and nftables, and ./init
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -12,8 +12,10 @@ here=$(cd "$(dirname "$0")" && pwd)
 # What a test host needs besides busybox: mke2fs makes guests' disks; libgcc_s and libc are for
 # VMMs that are not static. The kernel's package brings its modules.
 PACKAGES=linux-image-cloud-amd64,busybox-static,e2fsprogs,libgcc-s1,libc6
-# irqbypass and the TUN driver with what they depend on; kvm-amd, as QEMU emulates SVM and not VMX.
-MODULES=(irqbypass kvm kvm-amd tun)
+# In the order in which they are loaded, each after what it depends on. kvm-amd, as QEMU emulates SVM and not VMX;
+# virtio for the disk with the agent's data; from libcrc32c on what the agent's nftables rules need.
+MODULES=(irqbypass kvm kvm-amd tun virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk libcrc32c nfnetlink nf_tables nf_defrag_ipv4 nf_defrag_ipv6 nf_conntrack nf_conntrack_netlink nf_nat
+  nft_ct nft_chain_nat nft_masq nft_fib nft_fib_ipv4 nft_fib_ipv6 nft_fib_inet)
 
 main() {
   local out=$1
@@ -54,6 +56,7 @@ prune() {
   done
   [ "$(find "$kept/lib/modules" -name '*.ko' | wc -l)" = ${#MODULES[@]} ] ||
     { echo "the kernel $modules lacks some of the modules ${MODULES[*]}" >&2; return 1; }
+  printf '%s\n' "${MODULES[@]}" >"$kept/lib/modules/order"
   rm -rf "$tree"
   mv "$kept" "$tree"
 }

@@ -1,6 +1,7 @@
 package listen
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -89,6 +90,28 @@ func (l *vsockListener) Addr() net.Addr {
 type vsockConn struct {
 	*os.File
 	local, remote net.Addr
+}
+
+// Read implements net.Conn.
+func (c *vsockConn) Read(p []byte) (int, error) {
+	n, err := c.File.Read(p)
+	return n, c.netError("read", err)
+}
+
+// Write implements net.Conn.
+func (c *vsockConn) Write(p []byte) (int, error) {
+	n, err := c.File.Write(p)
+	return n, c.netError("write", err)
+}
+
+// netError makes a file's error one of net.Error. Package net/http takes a passed deadline, with which it interrupts a
+// read of its own, for the loss of the connection otherwise, and cancels the request.
+func (c *vsockConn) netError(op string, err error) error {
+	var path *os.PathError
+	if !errors.As(err, &path) {
+		return err // nil and io.EOF
+	}
+	return &net.OpError{Op: op, Net: TransportVsock, Source: c.local, Addr: c.remote, Err: path.Err}
 }
 
 func (c *vsockConn) LocalAddr() net.Addr  { return c.local }

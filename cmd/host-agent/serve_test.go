@@ -1,0 +1,158 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/wrenn-sandbox/wrenn/internal/hostclient"
+	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/testlane"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/firecracker"
+)
+
+// beAgent makes this test's executable the host agent, so that a test can kill it.
+const beAgent = "WRENN_TEST_BE_HOST_AGENT"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(beAgent) == "1" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// TestAgentOnFirecracker is the life of a sandbox with envd in a real Firecracker, through the agent's own interface:
+// create, a program and a file, the same after the agent was killed, destroy, nothing left. scripts/test-firecracker.sh runs
+// it; the e2e suite shows the same and more on QEMU.
+func TestAgentOnFirecracker(t *testing.T) {
+	if os.Getenv("WRENN_REQUIRE_FIRECRACKER") != "1" {
+		t.Skip("skipped: scripts/test-firecracker.sh runs this with a real Firecracker")
+	}
+	testlane.NeedRoot(t)
+	a := newProcess(t, firecracker.Name)
+	a.start()
+	sb := id.NewSandbox()
+	if _, err := a.client.Create(t.Context(), hostclient.NewSandbox{
+		ID: sb, Template: "minimal", Size: models.Size{VCPUs: 1, MemoryMiB: 256}, Env: map[string]string{"COLOUR": "blue"},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	a.check(sb, "echo $COLOUR; cat /proc/1/comm; echo kept > kept", "blue\nenvd\n")
+	a.kill()
+	a.start()
+	a.check(sb, "cat kept", "kept\n")
+	if err := a.client.Destroy(t.Context(), sb, 10*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(filepath.Join(a.data, "sandboxes")); err != nil || len(left) > 0 {
+		t.Errorf("left in the sandboxes folder: %v, %v", left, err)
+	}
+}
+
+// process is a host agent that runs as a process of its own.
+type process struct {
+	t      *testing.T
+	data   string
+	driver string
+	cmd    *exec.Cmd
+	client *hostclient.Client
+}
+
+func newProcess(t *testing.T, driver string) *process {
+	a := &process{t: t, data: dataFolder(t), driver: driver}
+	t.Cleanup(func() {
+		a.kill()
+		if out, err := a.command("purge").CombinedOutput(); err != nil {
+			t.Errorf("purge: %v\n%s", err, out)
+		}
+	})
+	return a
+}
+
+// dataFolder is where WRENN_TEST_DATA says, if that is set: a temporary folder may lie in memory.
+func dataFolder(t *testing.T) string {
+	dir := os.Getenv("WRENN_TEST_DATA")
+	if dir == "" {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) }) // said by what is checked to be gone
+	return dir
+}
+
+func (a *process) command(verb string) *exec.Cmd {
+	cmd := exec.Command(os.Args[0], verb, "--data", a.data, "--listen", a.address(), "--driver", a.driver, "--volume", "off",
+		"--subnet", "10.0.0.0/24", "--kernel", os.Getenv("WRENN_GUEST_KERNEL"), "--images", os.Getenv("WRENN_GUEST_IMAGES"))
+	cmd.Env = append(os.Environ(), beAgent+"=1")
+	return cmd
+}
+
+func (a *process) address() string { return "unix://" + filepath.Join(a.data, "agent.sock") }
+
+// start returns when the agent answers.
+func (a *process) start() {
+	a.t.Helper()
+	a.cmd = a.command("serve")
+	a.cmd.Stderr = os.Stderr
+	if err := a.cmd.Start(); err != nil {
+		a.t.Fatal(err)
+	}
+	var err error
+	if a.client, err = hostclient.Dial(a.address()); err != nil {
+		a.t.Fatal(err)
+	}
+	deadline := time.Now().Add(2 * time.Minute)
+	for {
+		info, err := a.client.Info(a.t.Context())
+		if err == nil && info.Driver != a.driver {
+			a.t.Fatalf("the agent took the driver %s", info.Driver)
+		}
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			a.t.Fatal(err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// kill is kill -9; it can be repeated.
+func (a *process) kill() {
+	if a.cmd == nil {
+		return
+	}
+	_ = a.client.Close()
+	_ = a.cmd.Process.Signal(syscall.SIGKILL)
+	_ = a.cmd.Wait()
+	a.cmd = nil
+}
+
+// check runs a command line in the sandbox and fails the test when it does not say what it should.
+func (a *process) check(sb id.Sandbox, shell, want string) {
+	a.t.Helper()
+	p, err := a.client.Exec(a.t.Context(), hostclient.ExecStart{Sandbox: sb, Command: "/bin/sh", Args: []string{"-c", shell}})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	var got strings.Builder
+	for {
+		o, err := p.Next()
+		if err != nil {
+			a.t.Fatal(err)
+		}
+		got.Write(o.Stdout)
+		got.Write(o.Stderr)
+		if o.Exit != nil {
+			break
+		}
+	}
+	if got.String() != want {
+		a.t.Errorf("%q said %q, not %q", shell, got.String(), want)
+	}
+}
