@@ -76,7 +76,9 @@ func newRig(t testing.TB) *rig {
 	t.Cleanup(func() {
 		_ = client.Close()
 		s.Stop()
-		<-served
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
 		_ = r.guest.Close()
 	})
 	r.api = pb.NewHostAgentServiceClient(client)
@@ -253,7 +255,7 @@ func TestCloseEndsWhatIsUnderWay(t *testing.T) {
 		}
 	}
 	c.Wait()
-	r.end()
+	_ = r.end()
 }
 
 // TestGuestEnds: what it has sent is read to its end, and a write says that nobody is there.
@@ -372,7 +374,7 @@ func TestMessagesAreBounded(t *testing.T) {
 	if _, err := stream.Recv(); models.CodeOf(grpcerr.Decode(err)) != models.Invalid {
 		t.Errorf("Recv: %v", err)
 	}
-	r.end()
+	_ = r.end()
 }
 
 // TestCallerThatVanishes: its connection is closed.
@@ -425,7 +427,7 @@ func TestNothingIsLeft(t *testing.T) {
 	r := newRig(t)
 	warm, guest := r.open() // the connection's own goroutines
 	guest.Close()
-	r.end()
+	_ = r.end()
 	_ = warm.Close()
 	warm.Wait()
 	before := runtime.NumGoroutine()
@@ -444,7 +446,7 @@ func TestNothingIsLeft(t *testing.T) {
 		_ = c.Close()
 		guest.Close()
 		c.Wait()
-		r.end()
+		_ = r.end()
 	}
 	for end := time.Now().Add(patience); runtime.NumGoroutine() > before+5; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
