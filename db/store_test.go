@@ -62,7 +62,7 @@ func TestKeys(t *testing.T) {
 
 // Replicas that need a signing key at the same time get the same, and names do not share one.
 func TestSigningKey(t *testing.T) {
-	s, _ := open(t)
+	s, _, _ := open(t)
 	keys := make(chan string, 8)
 	var wg sync.WaitGroup
 	for range cap(keys) {
