@@ -27,10 +27,14 @@ type Key string
 // Request identifies one API request: "req-" and 16 lower-case hexadecimal digits.
 type Request string
 
+// Terminal identifies a terminal in a sandbox: "term-" and 16 lower-case hexadecimal digits.
+type Terminal string
+
 var (
-	sandboxForm = regexp.MustCompile(`^sb-[0-9a-f]{8}$`)
-	hostForm    = regexp.MustCompile(`^host-[0-9a-f]{8}$`)
-	keyForm     = regexp.MustCompile(`^key-[0-9a-f]{8}$`)
+	sandboxForm  = regexp.MustCompile(`^sb-[0-9a-f]{8}$`)
+	hostForm     = regexp.MustCompile(`^host-[0-9a-f]{8}$`)
+	terminalForm = regexp.MustCompile(`^term-[0-9a-f]{16}$`)
+	keyForm      = regexp.MustCompile(`^key-[0-9a-f]{8}$`)
 )
 
 // NewSandbox returns a random sandbox id. With 32 bits of randomness two can be
@@ -49,6 +53,9 @@ func NewKey() Key { return Key("key-" + random(4)) }
 // NewRequest returns a random request id.
 func NewRequest() Request { return Request("req-" + random(8)) }
 
+// NewTerminal returns a random terminal id.
+func NewTerminal() Terminal { return Terminal("term-" + random(8)) }
+
 // ParseSandbox checks the form of a sandbox id.
 func ParseSandbox(s string) (Sandbox, error) {
 	if !sandboxForm.MatchString(s) {
@@ -63,6 +70,14 @@ func ParseHost(s string) (Host, error) {
 		return "", fmt.Errorf("host id %q is not of the form host-xxxxxxxx", s)
 	}
 	return Host(s), nil
+}
+
+// ParseTerminal checks the form of a terminal id.
+func ParseTerminal(s string) (Terminal, error) {
+	if !terminalForm.MatchString(s) {
+		return "", fmt.Errorf("terminal id %q is not of the form term-xxxxxxxxxxxxxxxx", s)
+	}
+	return Terminal(s), nil
 }
 
 // ParseKey checks the form of a key id.

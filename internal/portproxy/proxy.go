@@ -59,7 +59,7 @@ type Proxy struct {
 }
 
 // New returns a proxy, which calls fail for a request that got no answer, with a coded error and the status 502
-// in mind. Close ends its idle connections.
+// in mind.
 func New(log *slog.Logger, fail func(http.ResponseWriter, *http.Request, error)) *Proxy {
 	protocols := &http.Protocols{}
 	protocols.SetHTTP1(true)
@@ -71,9 +71,6 @@ func New(log *slog.Logger, fail func(http.ResponseWriter, *http.Request, error))
 		IdleConnTimeout: idleTimeout, MaxIdleConns: maxIdle, MaxIdleConnsPerHost: maxIdlePerPort,
 	}}
 }
-
-// Close ends the idle connections.
-func (p *Proxy) Close() { p.transport.CloseIdleConnections() }
 
 type targetKey struct{}
 

@@ -44,7 +44,6 @@ func newRig(t *testing.T, inPath bool, guest http.HandlerFunc) *rig {
 	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { p.Serve(w, req, to) }))
 	t.Cleanup(func() {
 		r.Close()
-		p.Close()
 		r.guest.Close()
 	})
 	return r
