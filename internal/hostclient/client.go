@@ -18,6 +18,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/grpcerr"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/tunnel"
 	pb "github.com/wrenn-sandbox/wrenn/proto/gen/hostagent/v1"
 )
 
@@ -47,9 +48,9 @@ func Dial(address string) (*Client, error) {
 		Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 		MinConnectTimeout: 2 * time.Second,
 	}
-	conn, err := grpc.NewClient(address,
+	conn, err := grpc.NewClient(address, append(tunnel.DialOptions(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithConnectParams(params),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)), grpc.WithDisableServiceConfig(), grpc.WithNoProxy())
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)), grpc.WithDisableServiceConfig(), grpc.WithNoProxy())...)
 	if err != nil {
 		return nil, fmt.Errorf("host agent address %q: %w", address, err)
 	}
