@@ -30,7 +30,7 @@ type entryView struct {
 func viewOfEntry(e envdclient.Entry) entryView {
 	return entryView{
 		Name: e.Name, Path: e.Path, Type: e.Type, Size: e.Size, Mode: fmt.Sprintf("%04o", e.Mode),
-		Owner: e.Owner, Group: e.Group, ModifiedAt: apiTime(e.ModifiedAt), SymlinkTarget: orNull(e.Target),
+		Owner: e.Owner, Group: e.Group, ModifiedAt: apiTime(e.ModifiedAt), SymlinkTarget: orNull(e.SymlinkTarget),
 	}
 }
 

@@ -125,6 +125,9 @@ var errClosed = errors.New("the client was closed")
 // bound returns a context that ends with ctx, with the client, or with cancel.
 func (c *Client) bound(ctx context.Context) (context.Context, context.CancelCauseFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
+	if c.ctx.Err() != nil {
+		cancel(errClosed) // now, and not in a goroutine
+	}
 	stop := context.AfterFunc(c.ctx, func() { cancel(errClosed) })
 	return ctx, func(cause error) {
 		stop()
