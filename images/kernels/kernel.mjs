@@ -10,7 +10,8 @@
  * - Events keep their place in the output: for each, a mark is written into both pipes, and the other thread sends
  *   it when it has read both marks.
  * - SIGINT ends the running cell and nothing else: code that runs is broken off, a cell that awaits is left
- *   behind. What a cell runs after its first await cannot be broken off while it does not await again.
+ *   behind. Two things Node has no means for: what a cell runs after its first await is not broken off before it
+ *   awaits again, and a SIGINT in the microseconds in which a cell's code begins or ends finds no handler and kills.
  * - Neither an exception nor a rejection nor process.exit() ends the kernel.
  *
  * It is no fence: cells run in this thread and may do with the process what they like. Node 18 or newer, no packages.
@@ -26,6 +27,7 @@ import util from 'node:util'
 import vm from 'node:vm'
 import { Worker } from 'node:worker_threads'
 
+const PROTOCOL = 1
 const MAX_VALUE = 8 << 20 // bytes of one representation of a result
 const MAX_PLAIN = 1 << 20 // characters of text/plain, which is cut instead of left out
 const MAX_MESSAGE = 64 << 10 // characters of an error's value
@@ -196,23 +198,25 @@ function quietly(call) {
 const NAMED = String.raw`\{[^}]*\}`
 const CLAUSE = String.raw`(?:([\w$]+)\s*,?\s*)?(?:(${NAMED})|\*\s*as\s+([\w$]+))?`
 // Strings and comments come first, so that what looks like an import within them is passed over.
-const IMPORTS = new RegExp([
+const REWRITTEN = new RegExp([
   String.raw`\/\/[^\n]*|\/\*[^]*?\*\/|'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"|${'`'}(?:\\.|[^${'`'}\\])*${'`'}`,
   String.raw`(?<=^[ \t]*)import\s+(?:${CLAUSE}\s*from\s*)?(?<from>'[^'\n]*'|"[^"\n]*")`,
   String.raw`(?<![.\w$])import(?=\s*\()`,
+  String.raw`(?<=^|;[ \t]*)(?:const|var)(?=\s+[\w$[{])`,
 ].join('|'), 'gm')
 
-// rewriteImports replaces import declarations and import(), which V8 does not offer to code evaluated as this is.
-function rewriteImports(code) {
-  if (!/\bimport\b/.test(code)) return code
-  return code.replace(IMPORTS, (text, name, named, space, from) => {
+// rewrite replaces import declarations and import(), which V8 does not offer to code evaluated as this is, and makes
+// all variables of a cell's outermost level `let`: one that was declared may be declared again as the same kind only.
+function rewrite(code) {
+  return code.replace(REWRITTEN, (text, name, named, space, from) => {
     if (text === 'import') return '__import'
+    if (text === 'const' || text === 'var') return 'let'.padEnd(text.length)
     if (from === undefined) return text
     const members = named ? [named.slice(1, -1).replace(/\bas\b/g, ':')] : []
     if (name) members.unshift(`default: ${name}`)
     const module = `await __import(${from})`
-    if (space) return `const ${space} = ${module}${name ? `, ${name} = ${space}.default` : ''}`
-    return members.length > 0 ? `const { ${members.join(', ')} } = ${module}` : module
+    if (space) return `let ${space} = ${module}${name ? `, ${name} = ${space}.default` : ''};`
+    return members.length > 0 ? `let { ${members.join(', ')} } = ${module};` : `${module};`
   })
 }
 
@@ -260,7 +264,7 @@ function deferred() {
 
 // evaluate runs a cell's code as a console would: bindings stay and may be declared again, and await works.
 function evaluate(code) {
-  const expression = `${rewriteImports(code)}\n//# sourceURL=cell-${cell.count}`
+  const expression = `${rewrite(code)}\n//# sourceURL=cell-${cell.count}`
   const answer = deferred()
   interruptible(() => session.post('Runtime.evaluate', { expression, replMode: true, awaitPromise: true, objectGroup: 'cell' },
     (error, result) => (error ? answer.reject(new Error(error.message)) : answer.resolve(result))))
@@ -309,6 +313,8 @@ async function execute({ id, code, env }) {
   const before = Object.keys(env).map((name) => [name, process.env[name]])
   Object.assign(process.env, env)
   takeSignals()
+  // A signal that was meant for the cell before, and is still on its way, comes in this turn of the loop.
+  await new Promise((resolve) => nextTurn(resolve))
   cell.running = true
   const status = await statusOf(code)
   cell.running = false
@@ -324,10 +330,9 @@ async function execute({ id, code, env }) {
 
 const onInterrupt = () => { if (cell.running) cell.fail(new Interrupted('the cell was interrupted')) }
 
-// takeSignals makes SIGINT the kernel's again, whatever user code removed.
+// takeSignals makes SIGINT the kernel's again when user code removed its listener. While there is none, it kills.
 function takeSignals() {
-  process.off('SIGINT', onInterrupt)
-  process.on('SIGINT', onInterrupt)
+  if (!process.listeners('SIGINT').includes(onInterrupt)) process.on('SIGINT', onInterrupt)
 }
 
 function onUncaught(error) {
@@ -365,3 +370,5 @@ io.on('message', (request) => {
 })
 io.on('error', () => reallyExit(1))
 io.on('exit', (code) => reallyExit(code))
+// Only now, as from here on SIGINT ends no kernel.
+send({ type: 'ready', protocol: PROTOCOL, language: 'javascript', version: process.versions.node })

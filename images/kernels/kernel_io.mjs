@@ -11,7 +11,6 @@ import path from 'node:path'
 import { StringDecoder } from 'node:string_decoder'
 import { parentPort, workerData } from 'node:worker_threads'
 
-const PROTOCOL = 1
 const MAX_REQUEST = 16 << 20 // bytes of a request's line
 const REQUESTS = 3
 const EVENTS = 4
@@ -50,33 +49,28 @@ function writeLine(event) {
 class Pipe {
   constructor(name) {
     this.name = name
-    this.seen = 0
+    this.seen = 0 // the number of the latest mark
+    this.waiting = false // for the event of that mark to be sent
     this.rest = Buffer.alloc(0)
     this.decoder = new StringDecoder('utf8')
     const fd = openSync(path.join(workerData.pipes, name), constants.O_RDONLY | constants.O_NONBLOCK)
     this.socket = new Socket({ fd, readable: true, writable: false })
-    this.socket.on('data', (chunk) => this.read(chunk))
+    this.socket.on('data', (chunk) => {
+      this.rest = this.rest.length > 0 ? Buffer.concat([this.rest, chunk]) : chunk
+      if (!this.waiting) this.read()
+      deliver()
+    })
   }
 
-  // read sends the text up to the next mark; behind the mark it goes on once the mark's event is sent.
-  read(chunk) {
-    const data = this.rest.length > 0 ? Buffer.concat([this.rest, chunk]) : chunk
+  // read sends the text up to the next mark.
+  read() {
+    const data = this.rest
     const at = markAt(data)
     const end = data.indexOf(0, at + MARK.length)
     this.text(this.decoder.write(data.subarray(0, at)))
-    this.rest = data.subarray(at)
-    if (end < 0 || at + MARK.length > data.length) return
-    this.seen = Number(data.subarray(at + MARK.length, end))
-    this.rest = data.subarray(end + 1)
-    this.socket.pause()
-    deliver()
-  }
-
-  // goOn reads on behind a mark that both pipes have come to.
-  goOn() {
-    if (!this.socket.isPaused()) return
-    this.socket.resume()
-    if (this.rest.length > 0) this.read(Buffer.alloc(0))
+    this.waiting = end >= 0 && at + MARK.length < data.length
+    this.rest = data.subarray(this.waiting ? end + 1 : at)
+    if (this.waiting) this.seen = Number(data.subarray(at + MARK.length, end))
   }
 
   text(text) {
@@ -109,13 +103,23 @@ const pipes = [new Pipe('stdout'), new Pipe('stderr')]
 rmSync(workerData.pipes, { recursive: true, force: true })
 const posted = []
 
-// deliver sends the events whose marks have been read, then lets the pipes go on.
+let delivered = 0
+
+// deliver sends the events whose marks have been read in both pipes, and lets pipes go on behind them.
 function deliver() {
-  const both = Math.min(pipes[0].seen, pipes[1].seen)
-  while (posted.length > 0 && posted[0].sequence <= both) emit(posted.shift().event)
-  const last = Math.max(pipes[0].seen, pipes[1].seen)
-  if (posted.length > 0 && posted[0].sequence <= last) return
-  for (const pipe of pipes) pipe.goOn()
+  for (let ready = pipes; ready.length > 0;) {
+    const both = Math.min(...pipes.map((pipe) => pipe.seen))
+    while (posted.length > 0 && posted[0].sequence <= both) {
+      delivered = posted[0].sequence
+      emit(posted.shift().event)
+    }
+    ready = pipes.filter((pipe) => pipe.waiting && pipe.seen <= delivered)
+    for (const pipe of ready) pipe.read()
+  }
+  for (const { waiting, socket } of pipes) {
+    if (waiting) socket.pause()
+    else socket.resume()
+  }
 }
 
 function emit(event) {
@@ -219,4 +223,3 @@ parentPort.on('message', (message) => {
   posted.push(message)
   deliver()
 })
-write({ type: 'ready', protocol: PROTOCOL, language: 'javascript', version: process.versions.node })

@@ -115,6 +115,9 @@ func (k *kernel) kill() {
 	for range k.events {
 	}
 	_ = k.cmd.Wait()
+	if k.t.Failed() {
+		k.t.Logf("the kernel ended with %v", k.cmd.ProcessState)
+	}
 }
 
 func (k *kernel) next() event {

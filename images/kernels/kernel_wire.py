@@ -74,9 +74,13 @@ class Wire:
         return pipe
 
     def restore(self):
-        """Makes descriptors 1 and 2 what they should be, whatever the last cell did to them."""
-        for pipe in self.pipes:
+        """Makes descriptors 1 and 2 and the streams what they should be, whatever the last cell did to them."""
+        for at, pipe in enumerate(self.pipes):
             os.dup2(pipe.writer, pipe.fd)
+            if STREAMS[at].closed:
+                STREAMS[at] = Stream(pipe.fd)
+            if getattr(getattr(sys, pipe.name), "closed", False):
+                setattr(sys, pipe.name, STREAMS[at])
 
     def send(self, event, **fields):
         """Sends an event after all output that was written before it."""
@@ -259,4 +263,4 @@ def note(text):
 
 
 WIRE = Wire()
-STREAMS = (Stream(1), Stream(2))
+STREAMS = [Stream(1), Stream(2)]
