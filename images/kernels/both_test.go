@@ -53,7 +53,7 @@ func TestInterrupt(t *testing.T) {
 	}
 	both(t, func(t *testing.T, language string) {
 		k := start(t, language)
-		k.run("kept = 1")
+		k.run(pick(language, "import asyncio\nkept = 1", "const kept = 1"))
 		for name, codes := range busy {
 			t.Run(name, func(t *testing.T) {
 				k.t = t

@@ -22,6 +22,7 @@ import signal
 import sys
 import threading
 import types
+import warnings
 
 from kernel_result import PyplotHook, bundle, display, show, show_figures
 from kernel_wire import MAX_REQUEST, STREAMS, WIRE, flush, format_traceback, on_interrupt, send_error, user_code
@@ -130,8 +131,9 @@ class Cells:
 
     def run(self, code):
         """Runs a cell, and shows its value and its figures."""
-        import ast
-        import linecache
+        with WIRE:  # An import that is broken off leaves a broken module.
+            import ast
+            import linecache
         filename = f"<cell {self.count}>"
         linecache.cache[filename] = (len(code), None, [line + "\n" for line in code.split("\n")], filename)
         body = self.parse(code, filename).body
@@ -165,7 +167,8 @@ class Cells:
 
     def wait(self, coroutine):
         """Runs a coroutine in the kernel's loop; what it started goes on when the next cell awaits."""
-        import asyncio
+        with WIRE:
+            import asyncio
         if self.loop is None or self.loop.is_closed():
             self.loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self.loop)
@@ -277,6 +280,8 @@ def prepare():
     builtins.display, builtins.input, builtins.__wrenn_magic__ = display, cell_input, run_magic
     USER["__builtins__"] = builtins
     sys.modules["__main__"] = MODULE
+    # The thread that Python 3.12 warns of holds no lock that a child needs.
+    warnings.filterwarnings("ignore", message=".*use of fork", category=DeprecationWarning)
     os.register_at_fork(before=flush, after_in_child=WIRE.in_child)
 
 
