@@ -132,7 +132,8 @@ function plain(value, budget = { nodes: MAX_NODES }, depth = 0) {
   if (Array.isArray(value)) return value.every((item) => plain(item, budget, depth + 1))
   const prototype = Object.getPrototypeOf(value)
   if (prototype !== null && prototype !== Object.prototype) return false
-  return Object.values(Object.getOwnPropertyDescriptors(value)).every((property) => 'value' in property && plain(property.value, budget, depth + 1))
+  return Object.values(Object.getOwnPropertyDescriptors(value))
+    .every((property) => 'value' in property && plain(property.value, budget, depth + 1))
 }
 
 function bundle(value) {
@@ -347,9 +348,11 @@ function onUncaught(error) {
 
 function defineGlobals() {
   const module = { exports: {} }
-  const require = createRequire(path.join(process.cwd(), 'cell.js'))
+  const __dirname = process.cwd()
+  const __filename = path.join(__dirname, 'cell.js')
+  const require = createRequire(__filename)
   require.main = module
-  const globals = { require, module, exports: module.exports, __dirname: process.cwd(), __filename: path.join(process.cwd(), 'cell.js'), display, __import: importModule }
+  const globals = { require, module, exports: module.exports, __dirname, __filename, display, __import: importModule }
   for (const [name, value] of Object.entries(globals)) {
     Object.defineProperty(globalThis, name, { value, writable: true, configurable: true, enumerable: false })
   }

@@ -207,11 +207,15 @@ function parse(line) {
     return { id: '', problem: `not JSON: ${error.message.slice(0, 200)}` }
   }
   const id = request?.id
-  if (typeof id !== 'string' || id.length > 256) return { id: '', problem: 'a request is an object with an id, a string of at most 256 characters' }
+  if (typeof id !== 'string' || id.length > 256) {
+    return { id: '', problem: 'a request is an object with an id, a string of at most 256 characters' }
+  }
   if (request.op !== 'execute') return { id, problem: 'the only op is execute' }
   if (typeof request.code !== 'string') return { id, problem: 'code must be a string' }
   const env = request.env ?? {}
-  if (typeof env !== 'object' || Array.isArray(env) || !Object.entries(env).every(isVariable)) return { id, problem: 'env must be an object of strings' }
+  if (typeof env !== 'object' || Array.isArray(env) || !Object.entries(env).every(isVariable)) {
+    return { id, problem: 'env must be an object of strings' }
+  }
   return { id, request: { id, code: request.code, env } }
 }
 

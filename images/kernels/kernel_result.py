@@ -62,7 +62,8 @@ def bundle(value):
         represent(value, TABLE, table, data)
     if is_a(value, "matplotlib", "Figure"):
         represent(value, "image/png", png, data)
-        sys.modules["matplotlib.pyplot"].close(value) if "matplotlib.pyplot" in sys.modules else None
+        if "matplotlib.pyplot" in sys.modules:
+            sys.modules["matplotlib.pyplot"].close(value)  # Shown now, so not again at the cell's end.
     if kind in (dict, list):
         try:
             data["application/json"] = json.loads(json.dumps(value, allow_nan=False))

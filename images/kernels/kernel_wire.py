@@ -169,6 +169,7 @@ class Wire:
     def in_child(self):
         """A fork has no part in the protocol: its output comes through the pipes, its results are nobody's."""
         self.forked = True
+        self.lock = threading.RLock()  # A thread that is not here may have held it.
         for fd in (self.requests, self.events):
             os.close(fd)
 
