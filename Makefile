@@ -57,6 +57,7 @@ bench: deps images build ## measure what SPECIFICATION.md promises; writes build
 deps: ## install what running and building needs (Debian, Ubuntu; root)
 	@scripts/install-deps.sh base go run
 deps-test: deps
+	@scripts/install-deps.sh test
 deps-dev: deps-test
 	@scripts/install-deps.sh dev
 

@@ -4,7 +4,7 @@
 #   images/build.sh [--refresh] [template…]    default: every folder of images/templates
 #
 # --refresh takes the newest Debian packages; otherwise a template is built again only when
-# something in this folder changes. A changed envd costs a second an image.
+# something in this folder changes. A changed envd or kernel costs a second or two an image.
 #
 # Environment: WRENN_CACHE (/var/cache/wrenn), WRENN_ENVD (bin/envd), WRENN_GUEST_OUT (build/guest),
 # WRENN_DEBIAN_MIRROR and WRENN_DEBIAN_SECURITY_MIRROR (as this machine's apt is set up).
@@ -70,7 +70,7 @@ keys() {
   envd_digest=$(sha256sum <"$ENVD")
   for name in "${templates[@]}"; do
     rootfs_key[$name]=$({ echo "$base_key $base_id"; template_digest "$name"; } | cache_key)
-    digest[$name]=$({ echo "${rootfs_key[$name]} $envd_digest"; cat "$images/lib/image.sh"; } | sha256sum | cut -d' ' -f1)
+    digest[$name]=$({ echo "${rootfs_key[$name]} $envd_digest"; kernels_digest; cat "$images/lib/image.sh"; } | sha256sum | cut -d' ' -f1)
     image_key[$name]=$(echo "${digest[$name]} $kernel_key" | cache_key)
   done
 }

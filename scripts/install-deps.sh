@@ -6,6 +6,7 @@
 #   base    compiler, make, git, curl, CA certificates
 #   go      Go, when none on this machine is new enough for go.work
 #   run     what host agent and control plane use: QEMU, PostgreSQL, Redis, nftables, XFS tools
+#   test    what tests run beside that: Python and Node.js, for images/kernels
 #   dev     protoc and shellcheck
 #   image, rootfs, kernel, npm   asked for by images/build.sh when something has to be built
 #   guest   these four
@@ -40,6 +41,10 @@ mkfs.xfs xfsprogs
 mke2fs e2fsprogs
 ip iproute2
 LIST
+    test) cat <<'LIST' ;;
+python3 python3
+node nodejs
+LIST
     dev) cat <<'LIST' ;;
 protoc protobuf-compiler
 /usr/include/google/protobuf/descriptor.proto libprotobuf-dev
@@ -63,7 +68,7 @@ xz xz-utils
 LIST
     npm) echo npm npm ;;
     guest) for group in image rootfs kernel npm; do packages "$group"; done ;;
-    *) die "unknown group '$1': base, go, run, dev, guest, image, rootfs, kernel, npm" ;;
+    *) die "unknown group '$1': base, go, run, test, dev, guest, image, rootfs, kernel, npm" ;;
   esac
 }
 

@@ -24,6 +24,11 @@ prints() {
 
 at_least() { [ "$2" -ge "$1" ] || { echo "$2 < $1"; return 1; }; }
 
+# kernel_keeps LANGUAGE CODE CODE TEXT succeeds when the second cell, after the first, has that result.
+kernel_keeps() {
+  printf '{"id":"%s","op":"execute","code":"%s"}\n' 1 "$2" 2 "$3" | "/usr/local/lib/wrenn/kernel-$1" | grep -F "\"text/plain\":\"$4\""
+}
+
 check "user is 1000:1000" prints "uid=1000(user) gid=1000(user) groups=1000(user)" id
 check "the home folder is the user's" touch /home/user/.smoke
 check "the temporary folders are everybody's" prints "/tmp 1777 /var/tmp 1777 " stat --printf '%n %a ' /tmp /var/tmp

@@ -1,4 +1,4 @@
-# A finished image: the template's file system with envd inside, and its manifest.
+# A finished image: the template's file system with envd and kernels inside, and its manifest.
 # $images is the caller's: this folder.
 # shellcheck shell=bash disable=SC2154
 
@@ -8,9 +8,29 @@ image_make() {
   phase "adding envd"
   cp --sparse=always --reflink=auto "$rootfs/rootfs.ext4" "$out/rootfs.ext4"
   ext4_add "$out/rootfs.ext4" "$envd" /usr/local/bin/envd
+  kernels_add "$out/rootfs.ext4"
   cp "$rootfs/packages.txt" "$out/packages.txt"
   manifest "$name" "$digest" "$(envd_version "$envd")" "$kernel" >"$out/manifest.json"
 }
+
+# KERNELS is where the programs of code interpreter contexts (images/kernels) are in a guest.
+KERNELS=/usr/local/lib/wrenn
+
+# kernels_add IMAGE adds the kernels of the languages that the image has a program for.
+kernels_add() {
+  local image=$1 file
+  local -a files=()
+  if ext4_has "$image" /usr/bin/python3; then files+=(kernel-python kernel.py kernel_wire.py kernel_result.py); fi
+  if ext4_has "$image" /usr/local/bin/node; then files+=(kernel-javascript kernel.mjs kernel_io.mjs); fi
+  [ ${#files[@]} -gt 0 ] || return 0
+  debugfs -w -R "mkdir $KERNELS" "$image" >/dev/null 2>&1
+  for file in "${files[@]}"; do ext4_add "$image" "$images/kernels/$file" "$KERNELS/$file"; done
+}
+
+ext4_has() { debugfs -R "stat $2" "$1" 2>/dev/null | grep -q '^Inode:'; }
+
+# kernels_digest hashes the kernels, not their tests.
+kernels_digest() { files_digest "$images"/kernels/{kernel-*,*.py,*.mjs}; }
 
 # ext4_add IMAGE FILE PATH writes an executable, owned by root, into an image that is not mounted.
 # debugfs reports no failure in its status, so the result is read back.

@@ -8,3 +8,4 @@ check "npm installs a package of this machine" sh -c 'mkdir -p /tmp/a /tmp/b && 
 check "global packages are the user's" prints /home/user/.local npm prefix -g
 check "workers and crypto" node -e 'require("crypto").randomBytes(8); new (require("worker_threads").Worker)("process.exit(0)", { eval: true })'
 check "git" git --version
+check "the JavaScript kernel keeps variables" kernel_keeps javascript 'const x = 41' 'x + 1' 42

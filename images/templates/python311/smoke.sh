@@ -11,3 +11,4 @@ check "sqlite, zlib, lzma, ctypes" python3 -c 'import sqlite3, zlib, lzma, bz2, 
 check "time zones" python3 -c 'import zoneinfo; zoneinfo.ZoneInfo("Europe/Berlin")'
 check "the standard library is compiled" test -e /usr/lib/python3.11/__pycache__/os.cpython-311.pyc
 check "git" git --version
+check "the Python kernel keeps variables" kernel_keeps python 'x = 41' 'x + 1' 42
