@@ -28,10 +28,11 @@ import vm from 'node:vm'
 import { Worker } from 'node:worker_threads'
 
 const PROTOCOL = 1
-const MAX_VALUE = 8 << 20 // bytes of one representation of a result
+const MAX_RESULT = 8 << 20 // bytes of a result: all its representations but text/plain, which has a limit of its own
 const MAX_PLAIN = 1 << 20 // characters of text/plain, which is cut instead of left out
 const MAX_MESSAGE = 64 << 10 // characters of an error's value
 const MAX_TRACEBACK = 200 // lines
+const MAX_LINE = 4 << 10 // characters of a line of a traceback
 const MAX_NODES = 1_000_000 // of a value that is looked through for being plain data
 
 const nextTurn = setImmediate
@@ -104,7 +105,7 @@ function traceback(error) {
   const own = (line) => /^\s+at .*(node:|\/kernel(_io)?\.mjs)/.test(line)
   const last = lines.findLastIndex((line) => /^\s+at .*\bcell-\d+:/.test(line))
   const kept = (last < 0 ? lines : lines.slice(0, last + 1)).filter((line) => !own(line))
-  return kept.slice(0, MAX_TRACEBACK).map((line) => clip(line, MAX_MESSAGE))
+  return kept.slice(0, MAX_TRACEBACK).map((line) => clip(line, MAX_LINE))
 }
 
 // errorEvent never throws, whatever was thrown: its properties may be accessors that throw.
@@ -150,17 +151,20 @@ const isBundle = (value) => typeof value === 'object' && value !== null && Objec
 // show sends a result: bytes as base64, long text cut, what is too big left out and named.
 function show(data, main) {
   const event = { type: 'result', main, data: {} }
+  let total = 0
   for (const [mime, value] of Object.entries(data)) {
     let sent = ArrayBuffer.isView(value) ? Buffer.from(value.buffer, value.byteOffset, value.byteLength).toString('base64') : value
     if (mime === 'text/plain') sent = clip(String(value), MAX_PLAIN)
     const size = Buffer.byteLength(JSON.stringify(sent) ?? '')
     if (size === 0) continue
-    if (size <= MAX_VALUE) {
+    const counted = mime === 'text/plain' ? 0 : size
+    if (total + counted <= MAX_RESULT) {
+      total += counted
       event.data[mime] = JSON.parse(JSON.stringify(sent)) // As it is now, and fit for another thread.
       continue
     }
     event.omitted = { ...event.omitted, [mime]: size }
-    note(`${mime} was left out: ${size} bytes, of at most ${MAX_VALUE}`)
+    note(`${mime} was left out: ${size} bytes, of at most ${MAX_RESULT} for a result`)
   }
   send(event)
 }

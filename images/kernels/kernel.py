@@ -259,6 +259,7 @@ def serve(cells):
         if request is None:
             WIRE.send("error", name="BadRequest", value=problem, traceback=[])
         else:
+            WIRE.send("begin")
             status = cells.execute(request)
         signal.signal(signal.SIGINT, on_interrupt)
         WIRE.end(status, cells.count)

@@ -126,7 +126,7 @@ function emit(event) {
   if (event.type === 'begin') {
     flush()
     current = event.id
-    return
+    return writeLine({ type: 'begin' })
   }
   if (event.type === 'end') for (const pipe of pipes) pipe.text(pipe.decoder.end()) // Half characters too.
   write(event)

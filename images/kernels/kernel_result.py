@@ -5,7 +5,7 @@ import sys
 
 from kernel_wire import WIRE, exception_text, flush, note
 
-MAX_VALUE = 8 << 20         # bytes of one representation of a result
+MAX_RESULT = 8 << 20        # bytes of a result: all its representations but text/plain, which has a limit of its own
 MAX_PLAIN = 1 << 20         # characters of text/plain, which is cut instead of left out
 MAX_ROWS = 1000             # of a table
 
@@ -76,7 +76,7 @@ def bundle(value):
 
 def bound(data):
     """Makes data fit to be sent: bytes as base64, long text cut, what is too big left out and named."""
-    sent, omitted = {}, {}
+    sent, omitted, total = {}, {}, 0
     for mime, value in data.items():
         if isinstance(value, (bytes, bytearray)):
             import base64
@@ -90,11 +90,14 @@ def bound(data):
         except (TypeError, ValueError, RecursionError) as error:
             note(f"{mime} cannot be sent as JSON: {error}")
             continue
-        if size <= MAX_VALUE:
+        if mime == "text/plain":
+            size = 0
+        if total + size <= MAX_RESULT:
+            total += size
             sent[str(mime)] = value
         else:
             omitted[str(mime)] = size
-            note(f"{mime} was left out: {size} bytes, of at most {MAX_VALUE}")
+            note(f"{mime} was left out: {size} bytes, of at most {MAX_RESULT} for a result")
     return sent, omitted
 
 

@@ -40,6 +40,7 @@ type kernel struct {
 	cmd    *exec.Cmd
 	stdin  io.WriteCloser
 	events chan event
+	begun  int // how many requests have
 }
 
 // outcome is what a request came to.
@@ -120,18 +121,24 @@ func (k *kernel) kill() {
 	}
 }
 
+// next returns the next event; those that say that a request begins are only counted.
 func (k *kernel) next() event {
 	k.t.Helper()
-	select {
-	case e, ok := <-k.events:
-		if !ok {
-			k.t.Fatal("the kernel has ended")
+	for {
+		select {
+		case e, ok := <-k.events:
+			if !ok {
+				k.t.Fatal("the kernel has ended")
+			}
+			if e.Type != "begin" {
+				return e
+			}
+			k.begun++
+		case <-time.After(patience):
+			k.t.Fatal("the kernel says nothing")
+			return event{}
 		}
-		return e
-	case <-time.After(patience):
-		k.t.Fatal("the kernel says nothing")
 	}
-	return event{}
 }
 
 func (k *kernel) write(line string) {
@@ -226,6 +233,7 @@ type cell struct {
 
 func (k *kernel) check(c cell) {
 	k.t.Helper()
+	before := k.begun
 	o := k.run(c.code)
 	status := "ok"
 	if c.failure != "" {
@@ -243,8 +251,8 @@ func (k *kernel) check(c cell) {
 	if !strings.HasPrefix(o.failure(), c.failure) || (c.failure == "") != (o.failure() == "") {
 		k.t.Errorf("%s\nfailure %q, want %q", c.code, o.failure(), c.failure)
 	}
-	if o.end.Status != status {
-		k.t.Errorf("%s\nstatus %q, want %q", c.code, o.end.Status, status)
+	if o.end.Status != status || k.begun != before+1 {
+		k.t.Errorf("%s\nstatus %q, want %q; begun %d times", c.code, o.end.Status, status, k.begun-before)
 	}
 }
 

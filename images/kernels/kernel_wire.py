@@ -17,6 +17,7 @@ import types
 
 MAX_MESSAGE = 64 << 10      # characters of an error's value
 MAX_TRACEBACK = 200         # lines
+MAX_LINE = 4 << 10          # characters of a line of a traceback
 MAX_REQUEST = 16 << 20      # bytes of a request's line
 READ = 64 << 10             # bytes: the most that one stdout or stderr event carries
 GATHER = 0.005              # seconds that output is gathered for before it is sent
@@ -250,7 +251,7 @@ def format_traceback(error):
     if len(lines) > MAX_TRACEBACK:
         half = MAX_TRACEBACK // 2
         lines = lines[:half] + [f"  … {len(lines) - 2 * half} lines left out …"] + lines[-half:]
-    return [line[:MAX_MESSAGE] for line in lines]
+    return [line[:MAX_LINE] for line in lines]
 
 
 def send_error(error):

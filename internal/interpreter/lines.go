@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	// maxLine bounds one message of a kernel; kernels keep below it.
-	maxLine = 8 << 20
+	// maxLine bounds one message of a kernel; docs/design/context-protocol.md promises no more.
+	maxLine = 16 << 20
 	// maxStderr is how much of a kernel's own standard error is kept to explain its end.
 	maxStderr = 4 << 10
 )

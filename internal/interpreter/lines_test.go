@@ -24,7 +24,7 @@ func linesOf(events ...envdclient.Event) *lines {
 func TestLines(t *testing.T) {
 	huge := envdclient.Stdout(strings.Repeat("x", 1<<20))
 	flood := []envdclient.Event{}
-	for range 10 {
+	for range 20 {
 		flood = append(flood, huge)
 	}
 	for name, c := range map[string]struct {
