@@ -51,7 +51,7 @@ const (
 	// Ours; package processrpc of envd documents them.
 	headerReason           = "Wrenn-Reason"
 	headerKillOnDisconnect = "Wrenn-Kill-On-Disconnect"
-	headerExitSignal       = "Wrenn-Exit-Signal"
+	headerExtensions       = "Wrenn-Extensions"
 	reasonUnknownUser      = "unknown_user"
 )
 

@@ -3,11 +3,7 @@ package envdclient
 import (
 	"errors"
 	"io"
-	"net/http"
-	"strconv"
 	"syscall"
-
-	"connectrpc.com/connect"
 
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	pb "github.com/wrenn-sandbox/wrenn/proto/gen/envd/process"
@@ -41,7 +37,7 @@ func (e *Exec) receive() (Event, error) {
 	e.watch.arm()
 	defer e.watch.rest()
 	if !e.stream.Receive() {
-		return e.cut(e.stream.Err())
+		return nil, e.fail(streamError(e.stream.Err()))
 	}
 	switch event := e.stream.Msg().GetEvent().GetEvent().(type) {
 	case *pb.ProcessEvent_Data:
@@ -64,30 +60,19 @@ func output(data *pb.ProcessEvent_DataEvent) Event {
 	return nil
 }
 
-// end reads what follows the end event: the trailers, which name the signal.
+// end reads the end event, and that nothing follows it.
 func (e *Exec) end(end *pb.ProcessEvent_EndEvent) (Event, error) {
-	code := int(end.GetExitCode())
 	if e.stream.Receive() {
 		return nil, e.fail(errors.New("an event after the last one"))
 	}
 	if err := e.stream.Err(); err != nil {
-		return e.cut(err)
+		return nil, e.fail(err)
 	}
-	e.exited = &Exited{Code: code}
+	e.exited = &Exited{Code: int(end.GetExitCode()), TimedOut: end.GetTimedOut()}
 	if !end.GetExited() {
-		e.exited.Code, e.exited.Signal = -1, signalOf(e.stream.ResponseTrailer())
+		e.exited.Code, e.exited.Signal = -1, signalOf(end)
 	}
 	return *e.exited, nil
-}
-
-// cut explains a stream that ended without an end event. For a timeout that is how it is.
-func (e *Exec) cut(err error) (Event, error) {
-	var remote *connect.Error
-	if errors.As(err, &remote) && connect.IsWireError(err) && remote.Code() == connect.CodeDeadlineExceeded {
-		e.exited = &Exited{Code: -1, Signal: signalOf(remote.Meta()), TimedOut: true}
-		return *e.exited, nil
-	}
-	return nil, e.fail(streamError(err))
 }
 
 // fail explains what went wrong; the caller's own end goes before everything else.
@@ -104,10 +89,9 @@ func (e *Exec) fail(err error) error {
 
 // signalOf reads the signal of a process that one ended. A guest that names none, or
 // nonsense, has killed it.
-func signalOf(trailer http.Header) int {
-	sig, err := strconv.Atoi(trailer.Get(headerExitSignal))
-	if err != nil || sig < 1 || sig > maxSignal {
-		return int(syscall.SIGKILL)
+func signalOf(end *pb.ProcessEvent_EndEvent) int {
+	if sig := int(end.GetSignal()); sig >= 1 && sig <= maxSignal {
+		return sig
 	}
-	return sig
+	return int(syscall.SIGKILL)
 }

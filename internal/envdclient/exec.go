@@ -147,6 +147,7 @@ func (c *Client) startRequest(command Command) *connect.Request[pb.StartRequest]
 	header := req.Header()
 	c.authorize(header)
 	header.Set("Keepalive-Ping-Interval", keepaliveSeconds)
+	header.Set(headerExtensions, "1")
 	header.Set(headerKillOnDisconnect, "1")
 	if command.User != "" {
 		header.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(command.User+":")))

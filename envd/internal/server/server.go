@@ -121,7 +121,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST /shutdown", s.shutdown)
 	mux.HandleFunc("GET /files", file.Download)
 	mux.HandleFunc("POST /files", file.Upload)
-	mux.Handle(processrpc.New(s.processes, s.session, s.opts.Users))
+	processrpc.New(s.processes, s.session, s.opts.Users).Mount(mux)
 	return mux
 }
 
