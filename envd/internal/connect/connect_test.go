@@ -267,7 +267,7 @@ func post(t *testing.T, url string, body []byte, header ...string) (*http.Respon
 
 func TestMalformedUnary(t *testing.T) {
 	url := serve(t) + processconnect.ProcessSendSignalProcedure
-	bomb := zip(make([]byte, 64<<20))
+	bomb := zip(make([]byte, 8<<20))
 	for _, test := range []struct {
 		name   string
 		body   []byte
@@ -317,7 +317,7 @@ func TestMalformedStream(t *testing.T) {
 		"an end":        {frame(2, []byte("{}")), "", `"code":"invalid_argument"`},
 		"two":           {append(bytes.Clone(valid), valid...), "", `"code":"invalid_argument"`},
 		"secretly gzip": {frame(1, zip([]byte("{}"))), "", `"code":"invalid_argument"`},
-		"bomb":          {frame(1, zip(make([]byte, 64<<20))), "gzip", `"code":"resource_exhausted"`},
+		"bomb":          {frame(1, zip(make([]byte, 8<<20))), "gzip", `"code":"resource_exhausted"`},
 		"encoding":      {valid, "br", `"code":"unimplemented"`},
 	} {
 		t.Run(name, func(t *testing.T) {

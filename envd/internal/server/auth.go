@@ -1,14 +1,48 @@
 package server
 
 import (
+	"context"
+	"net"
 	"net/http"
+	"sync/atomic"
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/apierror"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/session"
 )
 
 const headerToken = "X-Access-Token"
 
-// authorize lets through what carries the token. Without one set, it lets through the /init
+// connection is what is known of a connection to the server.
+type connection struct {
+	grant atomic.Uint64 // the session.Grant of an authorized one
+}
+
+type connectionKey struct{}
+
+// remember gives each connection's requests a place for what is known of it.
+func remember(ctx context.Context, _ net.Conn) context.Context {
+	return context.WithValue(ctx, connectionKey{}, &connection{})
+}
+
+// authorizeConnection lets the connection's later requests do without the token, until that changes. The host
+// does so before it lets somebody else speak on the connection, who must not learn the token.
+func (s *Server) authorizeConnection(w http.ResponseWriter, r *http.Request) {
+	conn, ok := r.Context().Value(connectionKey{}).(*connection)
+	grant, authorized := s.session.Authorize(r.Header.Get(headerToken))
+	if ok && authorized {
+		conn.grant.Store(uint64(grant))
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// granted reports whether the request came on a connection that was authorized.
+func (s *Server) granted(r *http.Request) bool {
+	conn, ok := r.Context().Value(connectionKey{}).(*connection)
+	return ok && s.session.Valid(session.Grant(conn.grant.Load()))
+}
+
+// authorize lets through what carries the token, or comes on an authorized connection and carries none. Without one set, it lets through the /init
 // that will set it, and in development everything.
 func (s *Server) authorize(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -25,7 +59,11 @@ func (s *Server) refuse(r *http.Request) *apierror.Error {
 	case r.URL.Path == "/health":
 		return nil
 	case s.session.HasToken():
-		if !s.session.Authorized(r.Header.Get(headerToken)) {
+		token := r.Header.Values(headerToken)
+		if len(token) == 0 && s.granted(r) {
+			return nil
+		}
+		if _, ok := s.session.Authorize(r.Header.Get(headerToken)); !ok {
 			return apierror.New(http.StatusUnauthorized, "unauthorized access, please provide a valid access token")
 		}
 		return nil

@@ -2,11 +2,13 @@
 // to take a guest over and to look at it.
 //
 //	POST /process.Process/*   package processrpc (Connect)
+//	GET /ports/{port}         a connection to a server in the guest
 //	GET, POST /files          package files
 //	GET /health               204, with envd's version in X-Envd-Version
 //	GET /metrics, /envs       JSON
 //	POST /init                what the host knows and the guest does not; sets the token
 //	POST /shutdown            orderly end of the guest
+//	POST /authorize           lets the connection's later requests do without the token
 //
 // Only the host reaches the listeners that it is given, and yet nothing but /health is answered
 // without the token: before the first /init has set one, nothing but that /init.
@@ -67,6 +69,7 @@ type Server struct {
 	http      *http.Server
 	open      atomic.Int64 // connections
 	stat      cpuMeter
+	splices   splices
 	initMu    sync.Mutex // held during /init, so that one is applied at a time
 }
 
@@ -89,8 +92,8 @@ func New(opts Options) *Server {
 	s.http = &http.Server{
 		Handler: s, Protocols: protocols,
 		ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
-		ConnState: s.count,
-		ErrorLog:  slog.NewLogLogger(opts.Logger.Handler(), slog.LevelWarn),
+		ConnState: s.count, ConnContext: remember,
+		ErrorLog: slog.NewLogLogger(opts.Logger.Handler(), slog.LevelWarn),
 	}
 	return s
 }
@@ -119,6 +122,8 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /envs", s.envs)
 	mux.HandleFunc("POST /init", s.init)
 	mux.HandleFunc("POST /shutdown", s.shutdown)
+	mux.HandleFunc("POST /authorize", s.authorizeConnection)
+	mux.HandleFunc("GET /ports/{port}", s.port)
 	mux.HandleFunc("GET /files", file.Download)
 	mux.HandleFunc("POST /files", file.Upload)
 	processrpc.New(s.processes, s.session, s.opts.Users).Mount(mux)
@@ -156,6 +161,7 @@ func (s *Server) count(conn net.Conn, state http.ConnState) {
 // have ended.
 func (s *Server) Close() error {
 	err := s.http.Close()
+	s.splices.close()
 	s.processes.Close()
 	return err
 }

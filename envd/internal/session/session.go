@@ -27,7 +27,11 @@ type Session struct {
 	// token is the SHA-256 of the token: two values of equal length compare in constant time.
 	token    [sha256.Size]byte
 	hasToken bool
+	grant    Grant // of this token
 }
+
+// Grant stands for having shown the token. It is worth nothing once another token is set, and never is when zero.
+type Grant uint64
 
 // New returns a session that has no token yet and whose default user is user, or
 // FallbackUser if that is empty.
@@ -59,8 +63,10 @@ func (s *Session) Update(d Defaults, token string) {
 	if d.Env != nil {
 		s.defaults.Env = maps.Clone(d.Env)
 	}
-	if token != "" {
-		s.token, s.hasToken = sha256.Sum256([]byte(token)), true
+	sum := sha256.Sum256([]byte(token))
+	if token != "" && (!s.hasToken || sum != s.token) {
+		s.token, s.hasToken = sum, true
+		s.grant++
 	}
 }
 
@@ -71,11 +77,21 @@ func (s *Session) HasToken() bool {
 	return s.hasToken
 }
 
-// Authorized reports whether token is the one that was set. It takes the same time
-// however much of it is right, and is false while none is set.
-func (s *Session) Authorized(token string) bool {
+// Authorize reports whether token is the one that was set, and returns the grant that saves showing it
+// again. It takes the same time however much of it is right, and is false while none is set.
+func (s *Session) Authorize(token string) (Grant, bool) {
 	sum := sha256.Sum256([]byte(token))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.hasToken && subtle.ConstantTimeCompare(sum[:], s.token[:]) == 1
+	if !s.hasToken || subtle.ConstantTimeCompare(sum[:], s.token[:]) != 1 {
+		return 0, false
+	}
+	return s.grant, true
+}
+
+// Valid reports whether the token that a grant was given for is still the one.
+func (s *Session) Valid(grant Grant) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.hasToken && grant == s.grant
 }
