@@ -190,11 +190,11 @@ func TestPortEndsWithEitherSide(t *testing.T) {
 		ended <- err
 	})
 	before := measure(t)
-	conn, r := e.connectPort(port, "reset\n")
+	_, r := e.connectPort(port, "reset\n")
 	if _, err := r.ReadByte(); err == nil {
 		t.Error("a byte came from nowhere")
 	}
-	conn, _ = e.connectPort(port, "wait\n")
+	conn, _ := e.connectPort(port, "wait\n")
 	_ = conn.SetLinger(0)
 	_ = conn.Close() // a reset
 	select {
