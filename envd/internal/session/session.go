@@ -24,10 +24,11 @@ type Defaults struct {
 type Session struct {
 	mu       sync.Mutex
 	defaults Defaults
-	// token is the SHA-256 of the token: two values of equal length compare in constant time.
-	token    [sha256.Size]byte
-	hasToken bool
-	grant    Grant // of this token
+	// token is kept as it is because signatures are made with it; it is not written anywhere.
+	token string
+	// sum is its SHA-256: two values of equal length compare in constant time.
+	sum   [sha256.Size]byte
+	grant Grant // of this token
 }
 
 // Grant stands for having shown the token. It is worth nothing once another token is set, and never is when zero.
@@ -63,9 +64,8 @@ func (s *Session) Update(d Defaults, token string) {
 	if d.Env != nil {
 		s.defaults.Env = maps.Clone(d.Env)
 	}
-	sum := sha256.Sum256([]byte(token))
-	if token != "" && (!s.hasToken || sum != s.token) {
-		s.token, s.hasToken = sum, true
+	if token != "" && token != s.token {
+		s.token, s.sum = token, sha256.Sum256([]byte(token))
 		s.grant++
 	}
 }
@@ -74,7 +74,7 @@ func (s *Session) Update(d Defaults, token string) {
 func (s *Session) HasToken() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.hasToken
+	return s.token != ""
 }
 
 // Authorize reports whether token is the one that was set, and returns the grant that saves showing it
@@ -83,7 +83,7 @@ func (s *Session) Authorize(token string) (Grant, bool) {
 	sum := sha256.Sum256([]byte(token))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.hasToken || subtle.ConstantTimeCompare(sum[:], s.token[:]) != 1 {
+	if s.token == "" || subtle.ConstantTimeCompare(sum[:], s.sum[:]) != 1 {
 		return 0, false
 	}
 	return s.grant, true
@@ -93,5 +93,5 @@ func (s *Session) Authorize(token string) (Grant, bool) {
 func (s *Session) Valid(grant Grant) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.hasToken && grant == s.grant
+	return s.token != "" && grant == s.grant
 }
