@@ -25,8 +25,8 @@ func New(s *session.Session, users user.Database) *Handler {
 	return &Handler{session: s, users: users}
 }
 
-// Register adds the routes to mux.
-func (h *Handler) Register(mux *http.ServeMux) {
+// Mount adds the routes to mux.
+func (h *Handler) Mount(mux *http.ServeMux) {
 	mux.HandleFunc("GET /files", h.Download)
 	mux.HandleFunc("POST /files", h.Upload)
 	mux.HandleFunc("POST /files/compose", h.Compose)

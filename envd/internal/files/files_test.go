@@ -47,7 +47,7 @@ func newFixture(t *testing.T) *fixture {
 	}
 	h := New(session.New("tester"), db)
 	mux := http.NewServeMux()
-	h.Register(mux)
+	h.Mount(mux)
 	srv := httptest.NewServer(mux)
 	t.Cleanup(srv.Close)
 	transport := &http.Transport{DisableCompression: true} // it would ask for gzip and hide that it did

@@ -12,9 +12,6 @@ import (
 	"github.com/wrenn-sandbox/wrenn/envd/internal/user"
 )
 
-// path is where the service is mounted.
-const path = "/filesystem.Filesystem/"
-
 // Handler is the service.
 type Handler struct {
 	files   *filesystem.Service
@@ -22,24 +19,21 @@ type Handler struct {
 	users   user.Database
 }
 
-// New returns the path that the service is to be mounted at, and its handler.
-func New(files *filesystem.Service, s *session.Session, users user.Database) (string, http.Handler) {
-	h := &Handler{files: files, session: s, users: users}
-	mux := http.NewServeMux()
+// New returns the service of files.
+func New(files *filesystem.Service, s *session.Session, users user.Database) *Handler {
+	return &Handler{files: files, session: s, users: users}
+}
+
+// Mount adds the service's methods to mux.
+func (h *Handler) Mount(mux *http.ServeMux) {
 	for name, method := range map[string]*connect.Handler{
-		"Stat":             connect.Unary(h.Stat),
-		"MakeDir":          connect.Unary(h.MakeDir),
-		"Move":             connect.Unary(h.Move),
-		"ListDir":          connect.Unary(h.ListDir),
-		"Remove":           connect.Unary(h.Remove),
-		"WatchDir":         connect.ServerStream(h.WatchDir),
-		"CreateWatcher":    connect.Unary(h.CreateWatcher),
-		"GetWatcherEvents": connect.Unary(h.GetWatcherEvents),
-		"RemoveWatcher":    connect.Unary(h.RemoveWatcher),
+		"Stat": connect.Unary(h.Stat), "MakeDir": connect.Unary(h.MakeDir), "Move": connect.Unary(h.Move),
+		"ListDir": connect.Unary(h.ListDir), "Remove": connect.Unary(h.Remove), "WatchDir": connect.ServerStream(h.WatchDir),
+		"CreateWatcher": connect.Unary(h.CreateWatcher), "GetWatcherEvents": connect.Unary(h.GetWatcherEvents),
+		"RemoveWatcher": connect.Unary(h.RemoveWatcher),
 	} {
-		mux.Handle(path+name, method)
+		mux.Handle("/filesystem.Filesystem/"+name, method)
 	}
-	return path, mux
 }
 
 // Stat is the service's Stat.

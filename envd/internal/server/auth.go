@@ -42,8 +42,8 @@ func (s *Server) granted(r *http.Request) bool {
 	return ok && s.session.Valid(session.Grant(conn.grant.Load()))
 }
 
-// authorize lets through what carries the token, or comes on an authorized connection and carries none. Without one set, it lets through the /init
-// that will set it, and in development everything.
+// authorize lets through what refuse does not refuse. Without a token set, that is the /init that will set it,
+// and in development everything.
 func (s *Server) authorize(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if refusal := s.refuse(r); refusal != nil {
@@ -59,16 +59,27 @@ func (s *Server) refuse(r *http.Request) *apierror.Error {
 	case r.URL.Path == "/health":
 		return nil
 	case s.session.HasToken():
-		token := r.Header.Values(headerToken)
-		if len(token) == 0 && s.granted(r) {
-			return nil
-		}
-		if _, ok := s.session.Authorize(r.Header.Get(headerToken)); !ok {
-			return apierror.New(http.StatusUnauthorized, "unauthorized access, please provide a valid access token")
-		}
-		return nil
+		return s.refuseCaller(r)
 	case s.opts.Debug || r.URL.Path == "/init":
 		return nil
 	}
 	return apierror.New(http.StatusUnauthorized, "envd is not initialized")
+}
+
+// refuseCaller returns nil for who sends the token, or has sent it on this connection, or has a signature that
+// was made with it. What is sent is checked, also where the connection alone would do.
+func (s *Server) refuseCaller(r *http.Request) *apierror.Error {
+	_, authorized := s.session.Authorize(r.Header.Get(headerToken))
+	switch {
+	case authorized:
+		return nil
+	case len(r.Header.Values(headerToken)) > 0:
+	case signed(r):
+		return s.refuseSignature(r)
+	case s.granted(r):
+		return nil
+	case r.URL.Path == "/files":
+		return apierror.New(http.StatusUnauthorized, "missing signature query parameter")
+	}
+	return apierror.New(http.StatusUnauthorized, "unauthorized access, please provide a valid access token")
 }
