@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -64,6 +65,10 @@ func TestAuthorizedConnection(t *testing.T) {
 		{"GET", "/envs", "X-Access-Token:\r\n", 401},
 		{"POST", "/authorize", "", 204},
 		{"GET", "/envs", "", 200},
+		{"GET", "/files?path=/etc/passwd&username=root", "", 200},
+		// A signature is checked, so that what is passed on for a stranger may do no more than it says.
+		{"GET", "/files?path=/etc/passwd&username=root&signature=v1_x", "", 401},
+		{"GET", "/files?path=/etc/passwd&username=root&signature=" + url.QueryEscape(sign("/etc/passwd", "read", "root", "first")), "", 200},
 	} {
 		if got := status(step.method, step.path, step.header); got != step.want {
 			t.Errorf("%s %s with %q: %d, want %d", step.method, step.path, step.header, got, step.want)
