@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -75,6 +76,10 @@ func TestAuthorizedConnection(t *testing.T) {
 	a.wants(200, "GET /envs", "first", "")
 	a.wants(401, "GET /envs", "wrong", "") // a token that is there must be right
 	a.wants(204, "POST /authorize", "", "")
+	// A signature is checked, so that what is passed on for a stranger may do no more than it says.
+	a.wants(200, "GET /files?path=/etc/passwd&username=root", "", "")
+	a.wants(401, "GET /files?path=/etc/passwd&username=root&signature=v1_x", "", "")
+	a.wants(200, "GET /files?path=/etc/passwd&username=root&signature="+url.QueryEscape(sign("/etc/passwd", "read", "root", "first")), "", "")
 	b.wants(401, "GET /envs", "", "")
 
 	a.wants(401, "POST /init", "", `{"accessToken":"stolen"}`)

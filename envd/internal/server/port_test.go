@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+
 )
 
 // exchangeOn sends one request on a connection and reads its answer.
@@ -143,11 +144,11 @@ func TestPortEndsWithEitherSide(t *testing.T) {
 		ended <- err
 	})
 	before := measure(t)
-	conn, r := e.connectPort(port, "reset\n")
+	_, r := e.connectPort(port, "reset\n")
 	if _, err := r.ReadByte(); err == nil {
 		t.Error("a byte came from nowhere")
 	}
-	conn, _ = e.connectPort(port, "wait\n")
+	conn, _ := e.connectPort(port, "wait\n")
 	_ = conn.SetLinger(0)
 	_ = conn.Close() // a reset
 	select {
