@@ -229,7 +229,7 @@ func TestPortWebSocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.CloseNow()
+	defer func() { _ = conn.CloseNow() }()
 	if err := conn.Write(t.Context(), websocket.MessageText, []byte("hello")); err != nil {
 		t.Fatal(err)
 	}
@@ -273,7 +273,7 @@ func TestPortsEndWithTheSandbox(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.CloseNow()
+	defer func() { _ = conn.CloseNow() }()
 	r.call("DELETE", "/v1/sandboxes/"+r.sb, "")
 	if _, _, err := conn.Read(t.Context()); err == nil {
 		t.Error("the connection goes on")

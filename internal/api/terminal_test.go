@@ -232,7 +232,7 @@ func TestTerminalErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.CloseNow()
+	defer func() { _ = conn.CloseNow() }()
 	c := &terminalClient{t: t, conn: conn}
 	if m := c.next(); m.Type != "error" || m.Code != "not_found" {
 		t.Errorf("%+v", m)
