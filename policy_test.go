@@ -32,7 +32,7 @@ var bans = []struct {
 		"the nouns carry no storage or wire format"},
 	{"sdk/go", []string{module + "internal", "google.golang.org/", "github.com/"},
 		"the SDK is the standard library and nothing else"},
-	{"envd", []string{module + "internal", module + "db", "github.com/vishvananda/", "google.golang.org/grpc"},
+	{"envd", []string{module + "internal", module + "db", "github.com/vishvananda/", "google.golang.org/", "connectrpc.com/"},
 		"envd is in every guest: it is small, and shares only the protocol with the rest"},
 }
 

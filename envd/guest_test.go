@@ -131,7 +131,7 @@ func TestGuestHostsComeAndGo(t *testing.T) {
 	}
 }
 
-// A process that takes all memory is killed, and envd is not.
+// A process that takes all memory is killed, which its end says, and envd is not.
 func TestGuestOutOfMemory(t *testing.T) {
 	g := vmtest.Boot(t, vmtest.Options{MemoryMiB: 128})
 	g.Init("")
@@ -140,6 +140,9 @@ func TestGuestOutOfMemory(t *testing.T) {
 			t.Errorf("exit code %d, %v\n%s", exit, err, out)
 		}
 		contains(t, g.Run("echo", "alive"), "alive")
+	}
+	if list := g.Post("/process.Process/List", "{}"); strings.Count(list, `"signal":9,"oomKilled":true`) != 2 {
+		t.Errorf("not both were said to be killed for want of memory: %s", list)
 	}
 	if said := g.Console(); !strings.Contains(said, "Memory cgroup out of memory") || strings.Contains(said, "\nOut of memory") {
 		t.Errorf("not the process's cgroup was out of memory: %s", said)

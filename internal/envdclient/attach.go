@@ -114,7 +114,7 @@ func (a *Attachment) receive() (Event, error) {
 	case *pb.ProcessEvent_Gap:
 		return Gap{Bytes: event.Gap.GetBytes()}, nil
 	case *pb.ProcessEvent_End:
-		return exitOf(event.End, nil), nil
+		return exitOf(event.End), nil
 	case *pb.ProcessEvent_Keepalive:
 		return nil, nil
 	}

@@ -57,7 +57,6 @@ const (
 	// Ours; package processrpc of envd documents them.
 	headerReason           = "Wrenn-Reason"
 	headerKillOnDisconnect = "Wrenn-Kill-On-Disconnect"
-	headerExitSignal       = "Wrenn-Exit-Signal"
 	reasonUnknownUser      = "unknown_user"
 )
 

@@ -3,11 +3,7 @@ package envdclient
 import (
 	"errors"
 	"io"
-	"net/http"
-	"strconv"
 	"syscall"
-
-	"connectrpc.com/connect"
 
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	pb "github.com/wrenn-sandbox/wrenn/proto/gen/envd/process"
@@ -41,7 +37,7 @@ func (e *Exec) receive() (Event, error) {
 	e.watch.arm()
 	defer e.watch.rest()
 	if !e.stream.Receive() {
-		return e.cut(e.stream.Err())
+		return nil, e.fail(streamError(e.stream.Err()))
 	}
 	switch event := e.stream.Msg().GetEvent().GetEvent().(type) {
 	case *pb.ProcessEvent_Data:
@@ -66,41 +62,31 @@ func output(data *pb.ProcessEvent_DataEvent) Event {
 	return nil
 }
 
-// end reads what follows the end event: the trailers, which name the signal.
+// end reads the end event, and that nothing follows it.
 func (e *Exec) end(end *pb.ProcessEvent_EndEvent) (Event, error) {
 	if e.stream.Receive() {
 		return nil, e.fail(errors.New("an event after the last one"))
 	}
 	if err := e.stream.Err(); err != nil {
-		return e.cut(err)
+		return nil, e.fail(err)
 	}
-	exited := exitOf(end, e.stream.ResponseTrailer())
+	exited := exitOf(end)
 	e.exited = &exited
 	return exited, nil
 }
 
 // exitOf reads an end event. A guest that does not say which signal ended a process that did not
 // exit, or says nonsense, has killed it.
-func exitOf(end *pb.ProcessEvent_EndEvent, trailer http.Header) Exited {
+func exitOf(end *pb.ProcessEvent_EndEvent) Exited {
 	e := Exited{Code: int(end.GetExitCode()), TimedOut: end.GetTimedOut(), OOMKilled: end.GetOomKilled()}
 	if end.GetExited() {
 		return e
 	}
 	e.Code, e.Signal = -1, int(end.GetSignal())
 	if e.Signal < 1 || e.Signal > maxSignal {
-		e.Signal = signalOf(trailer)
+		e.Signal = int(syscall.SIGKILL)
 	}
 	return e
-}
-
-// cut explains a stream that ended without an end event. For a timeout that is how it is.
-func (e *Exec) cut(err error) (Event, error) {
-	var remote *connect.Error
-	if errors.As(err, &remote) && connect.IsWireError(err) && remote.Code() == connect.CodeDeadlineExceeded {
-		e.exited = &Exited{Code: -1, Signal: signalOf(remote.Meta()), TimedOut: true}
-		return *e.exited, nil
-	}
-	return nil, e.fail(streamError(err))
 }
 
 // fail explains what went wrong; the caller's own end goes before everything else.
@@ -113,14 +99,4 @@ func (e *Exec) fail(err error) error {
 		return models.Errorf(models.Unavailable, "the sandbox's guest went away while the process ran").WithCause(err)
 	}
 	return failure
-}
-
-// signalOf reads the signal of a process that one ended. A guest that names none, or
-// nonsense, has killed it.
-func signalOf(trailer http.Header) int {
-	sig, err := strconv.Atoi(trailer.Get(headerExitSignal))
-	if err != nil || sig < 1 || sig > maxSignal {
-		return int(syscall.SIGKILL)
-	}
-	return sig
 }

@@ -134,7 +134,7 @@ func processOf(p *pb.ProcessInfo) Process {
 		User: p.GetUser(), PTY: p.GetPty(), StartedAt: time.Unix(int64(sec), int64(frac*1e9)), OutputBytes: p.GetOutputBytes(),
 	}
 	if end := p.GetEnd(); end != nil {
-		exited := exitOf(end, nil)
+		exited := exitOf(end)
 		out.Exit = &exited
 	}
 	return out

@@ -42,6 +42,7 @@ func (m *Machine) makeCgroups() error {
 	}
 	m.Cgroup = userGroup
 	return errors.Join(
+		enableControllers(userGroup, "memory"), // memory.events tells which process was killed for want of memory
 		writeKnob(envdGroup+"/memory.min", strconv.Itoa(envdMemory)),
 		limitMemory(),
 		limitTasks(),

@@ -103,7 +103,7 @@ func (l *serialListener) hand(stream net.Conn) {
 		return
 	}
 	select {
-	case l.conns <- stream:
+	case l.conns <- serialConn{stream}:
 	case <-l.ctx.Done():
 		_ = stream.Close()
 	}
@@ -120,6 +120,13 @@ func (l *serialListener) greet(stream net.Conn) error {
 	}
 	return channel.Grant(stream, port)
 }
+
+// serialConn is a stream of the mux.
+type serialConn struct{ net.Conn }
+
+// CloseWrite tells the peer that no more comes. That is what a stream's Close does: what the peer still sends can be
+// read (yamux, Stream.Read).
+func (c serialConn) CloseWrite() error { return c.Conn.Close() }
 
 // Accept returns the next stream.
 func (l *serialListener) Accept() (net.Conn, error) {

@@ -15,6 +15,8 @@ const (
 	Ended
 	// Exhausted: a limit of the guest is reached.
 	Exhausted
+	// OutOfRange: there is no such place in a process's output.
+	OutOfRange
 	// Unavailable: the guest is ending.
 	Unavailable
 )

@@ -15,10 +15,16 @@ type input struct {
 
 	mu   sync.Mutex
 	pipe *os.File // nil when there is none, or none any more
+	// terminal is whether pipe is a terminal, whose output is read from the same file by somebody else.
+	terminal bool
 }
 
-func newInput(pipe *os.File) *input {
-	return &input{turn: make(chan struct{}, 1), pipe: pipe}
+func newInput(pipes *stdio) *input {
+	in := &input{turn: make(chan struct{}, 1), pipe: pipes.stdin}
+	if pipes.terminal != nil {
+		in.pipe, in.terminal = pipes.terminal, true
+	}
+	return in
 }
 
 // write returns once the pipe has taken all of data, the input is closed, the process has
@@ -42,7 +48,7 @@ func (in *input) write(ctx context.Context, data []byte) error {
 	n, err := pipe.Write(data)
 	if !stop() {
 		<-cut
-		_ = pipe.SetWriteDeadline(time.Time{}) // for the next writer
+		in.reopen() // for the next writer
 	}
 	return writeError(ctx, n, len(data), err)
 }
@@ -53,24 +59,39 @@ func (in *input) open() *os.File {
 	return in.pipe
 }
 
+// reopen takes back the deadline that ended a write.
+func (in *input) reopen() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.pipe != nil {
+		_ = in.pipe.SetWriteDeadline(time.Time{})
+	}
+}
+
 func writeError(ctx context.Context, n, size int, err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() != nil:
 		return errorf(Ended, "the request ended when the process had taken %d of %d bytes", n, size)
-	case errors.Is(err, os.ErrClosed), errors.Is(err, syscall.EPIPE):
+	case errors.Is(err, os.ErrClosed), errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.EIO), errors.Is(err, os.ErrDeadlineExceeded):
 		return errorf(Ended, "the process's standard input was closed after %d of %d bytes", n, size)
 	}
 	return err
 }
 
-// close gives the process end of file once it has read what the pipe holds. It can be repeated.
+// close gives the process end of file once it has read what the pipe holds. It can be repeated. A terminal has no
+// end: it only takes no more.
 func (in *input) close() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if in.pipe != nil {
+	switch {
+	case in.pipe == nil:
+		return
+	case in.terminal:
+		_ = in.pipe.SetWriteDeadline(time.Unix(1, 0)) // for whoever waits in its write
+	default:
 		_ = in.pipe.Close()
-		in.pipe = nil
 	}
+	in.pipe = nil
 }

@@ -6,21 +6,38 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
 
-func out(text string) Chunk { return Chunk{Stream: Stdout, Data: []byte(text)} }
+// ring is an output that holds n segments of up to minSegment bytes.
+func ring(n int) *output { return newOutput(n*(minSegment+chunkOverhead), &atomic.Int64{}) }
 
-// take reads everything that is there and says why it stopped.
+// piece fills one segment with letters.
+func piece(letter string) []byte { return []byte(strings.Repeat(letter, minSegment)) }
+
+func (o *output) addPieces(letters string) {
+	for _, letter := range letters {
+		o.add(Stdout, piece(string(letter)))
+	}
+}
+
+// take reads everything that is there and says why it stopped. Pieces are shortened to their letter, gaps to their size.
 func take(r *Reader) (string, error) {
 	var text strings.Builder
 	for {
 		c, err := r.Next()
-		if err != nil {
+		switch {
+		case err != nil:
 			return text.String(), err
+		case c.Gap > 0:
+			fmt.Fprintf(&text, "[%d]", c.Gap/minSegment)
+		case len(c.Data) == minSegment:
+			text.WriteByte(c.Data[0])
+		default:
+			text.Write(c.Data)
 		}
-		text.Write(c.Data)
 	}
 }
 
@@ -31,25 +48,37 @@ func wantTake(t *testing.T, r *Reader, text string, err error) {
 	}
 }
 
-// size is the limit of a queue that holds n chunks of one byte.
-func size(n int) int { return n * (1 + chunkOverhead) }
+func attach(t *testing.T, o *output, offset int64, gaps bool) *Reader {
+	t.Helper()
+	r, err := o.attach(offset, gaps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
 
-func TestFirstReaderIsWaitedFor(t *testing.T) {
-	o := newOutput(size(2))
-	r := o.attach()
-	o.add(out("a"))
-	o.add(out("b"))
+// blocked starts adding a piece and checks that this waits; the channel is closed when it does not any more.
+func blocked(t *testing.T, o *output, letter string) chan struct{} {
+	t.Helper()
 	added := make(chan struct{})
 	go func() {
-		o.add(out("c"))
+		o.addPieces(letter)
 		close(added)
 	}()
 	select {
 	case <-added:
-		t.Fatal("a chunk too many was taken")
+		t.Fatal("a piece too many was taken")
 	case <-time.After(50 * time.Millisecond):
 	}
-	if c, err := r.Next(); err != nil || string(c.Data) != "a" {
+	return added
+}
+
+func TestOwnerIsWaitedFor(t *testing.T) {
+	o := ring(2)
+	r := o.own()
+	o.addPieces("ab")
+	added := blocked(t, o, "c")
+	if c, err := r.Next(); err != nil || c.Data[0] != 'a' {
 		t.Fatalf("%q, %v", c.Data, err)
 	}
 	<-added
@@ -57,128 +86,156 @@ func TestFirstReaderIsWaitedFor(t *testing.T) {
 	wantTake(t, r, "bc", io.EOF)
 }
 
+// Others neither hold up the process nor the owner: they are told, or ended.
 func TestOtherReadersAreNotWaitedFor(t *testing.T) {
-	o := newOutput(size(2))
-	first, second := o.attach(), o.attach()
-	for _, text := range []string{"a", "b", "c", "d"} {
-		o.add(out(text))
-		if c, err := first.Next(); err != nil || string(c.Data) != text {
-			t.Fatalf("%q, %v", c.Data, err)
-		}
+	o := ring(2)
+	owner, ended, told := o.own(), attach(t, o, -1, false), attach(t, o, -1, true)
+	for _, letter := range []string{"a", "b", "c", "d"} {
+		o.addPieces(letter)
+		wantTake(t, owner, letter, ErrEmpty)
 	}
-	wantTake(t, second, "", ErrBehind)
-	wantTake(t, first, "", ErrEmpty)
+	wantTake(t, ended, "", ErrBehind)
+	wantTake(t, told, "[2]cd", ErrEmpty)
+	o.addPieces("e")
+	o.end()
+	wantTake(t, told, "e", io.EOF)
 }
 
-// When the first reader leaves, the next one takes its place and loses nothing from then on.
-func TestSecondReaderBecomesFirst(t *testing.T) {
-	o := newOutput(size(2))
-	first, second := o.attach(), o.attach()
-	o.add(out("a"))
-	o.add(out("b"))
-	added := make(chan struct{})
-	go func() {
-		o.add(out("c"))
-		close(added)
-	}()
-	first.Close()
-	select {
-	case <-added:
-		t.Fatal("a chunk too many was taken")
-	case <-time.After(50 * time.Millisecond):
-	}
-	if c, err := second.Next(); err != nil || string(c.Data) != "a" {
-		t.Fatalf("%q, %v", c.Data, err)
-	}
-	<-added
-	wantTake(t, second, "bc", ErrEmpty)
-	wantTake(t, first, "", ErrBehind)
-}
-
-// A process that waits for its only reader goes on when that leaves.
-func TestOnlyReaderLeaves(t *testing.T) {
-	o := newOutput(size(1))
-	r := o.attach()
-	o.add(out("a"))
-	added := make(chan struct{})
-	go func() {
-		o.add(out("b"))
-		close(added)
-	}()
-	select {
-	case <-added:
-		t.Fatal("a chunk too many was taken")
-	case <-time.After(50 * time.Millisecond):
-	}
+// A process that waits for its owner goes on when that leaves, and nobody takes its place.
+func TestOwnerLeaves(t *testing.T) {
+	o := ring(1)
+	r, other := o.own(), attach(t, o, 0, false)
+	o.addPieces("a")
+	added := blocked(t, o, "b")
 	r.Close()
 	select {
 	case <-added:
 	case <-time.After(time.Minute):
 		t.Fatal("the process still waits")
 	}
+	o.addPieces("c")
+	wantTake(t, r, "", ErrBehind)
+	wantTake(t, other, "", ErrBehind)
 }
 
-func TestKeptForTheNextReader(t *testing.T) {
-	o := newOutput(size(2))
-	r := o.attach()
-	o.add(out("a"))
-	wantTake(t, r, "a", ErrEmpty)
-	r.Close()
-	for _, text := range []string{"b", "c", "d"} {
-		o.add(out(text))
+func TestOffsets(t *testing.T) {
+	o := ring(3)
+	o.addPieces("abcd")
+	o.add(Stderr, []byte("err"))
+	wantTake(t, attach(t, o, 0, true), "[3]derr", ErrEmpty)
+	wantTake(t, attach(t, o, 3*minSegment, true), "derr", ErrEmpty)
+	wantTake(t, attach(t, o, 4*minSegment-2, true), "dderr", ErrEmpty)
+	wantTake(t, attach(t, o, 4*minSegment+1, true), "rr", ErrEmpty)
+	wantTake(t, attach(t, o, -1, true), "", ErrEmpty)
+	if _, err := o.attach(4*minSegment+4, true); err == nil {
+		t.Error("an offset beyond the end was accepted")
 	}
-	next := o.attach()
-	if next.Forgotten() != 1 {
-		t.Errorf("%d bytes were forgotten", next.Forgotten())
-	}
-	late := o.attach()
-	wantTake(t, next, "cd", ErrEmpty)
-	wantTake(t, late, "", ErrEmpty)
-	o.add(out("e"))
-	o.end()
-	wantTake(t, next, "e", io.EOF)
-	wantTake(t, late, "e", io.EOF)
-	if late.Forgotten() != 0 {
-		t.Errorf("%d bytes were forgotten twice", late.Forgotten())
+	if o.size() != 4*minSegment+3 {
+		t.Errorf("the size is %d", o.size())
 	}
 }
 
-// A chunk larger than the whole queue passes through it.
-func TestLargerThanTheQueue(t *testing.T) {
-	o := newOutput(10)
-	r := o.attach()
-	o.add(out(strings.Repeat("x", 1000)))
+// A piece larger than the whole ring passes through it.
+func TestLargerThanTheRing(t *testing.T) {
+	o := newOutput(10, &atomic.Int64{})
+	r := o.own()
+	o.add(Stdout, []byte(strings.Repeat("x", 1000)))
 	o.end()
 	wantTake(t, r, strings.Repeat("x", 1000), io.EOF)
 }
 
-// Small chunks cost memory too, and are counted as if they did.
-func TestSmallChunksAreBounded(t *testing.T) {
-	o := newOutput(64 << 10)
-	for range 100_000 {
-		o.add(out("x"))
+// Small pieces of a stream are joined while nobody has read them, and what a reader has got does not change.
+func TestSmallPiecesAreJoined(t *testing.T) {
+	o := ring(4)
+	r := o.own()
+	o.add(Stdout, []byte("a"))
+	first, err := r.Next()
+	if err != nil {
+		t.Fatal(err)
 	}
-	if len(o.chunks) > 64<<10/chunkOverhead {
-		t.Errorf("%d chunks are held", len(o.chunks))
+	for range 100 {
+		o.add(Stdout, []byte("b"))
+	}
+	second, err := r.Next()
+	if string(first.Data) != "a" || string(second.Data) != strings.Repeat("b", 100) || err != nil {
+		t.Errorf("%q, then %q, %v", first.Data, second.Data, err)
 	}
 }
 
-// Two writers, one first reader that must lose nothing, and others that come and go.
+// Pieces cost memory beside their data, and are counted as if they did.
+func TestMemoryIsBounded(t *testing.T) {
+	total := &atomic.Int64{}
+	o := newOutput(64<<10, total)
+	for i := range 100_000 {
+		o.add(Stream(i%2)+Stdout, []byte("x"))
+	}
+	if len(o.segments) > 64<<10/minSegment || o.held > 64<<10 || total.Load() != int64(o.held) {
+		t.Errorf("%d segments are held, %d and %d bytes", len(o.segments), o.held, total.Load())
+	}
+	o.end()
+	o.release()
+	if o.held != 0 || total.Load() != 0 {
+		t.Errorf("%d and %d bytes are left", o.held, total.Load())
+	}
+}
+
+// All rings together have a bound, within which each still passes on what comes.
+func TestAllRingsAreBounded(t *testing.T) {
+	total := &atomic.Int64{}
+	var rings []*output
+	for range 64 {
+		o := newOutput(ringSize, total)
+		rings = append(rings, o)
+		for range 10 {
+			o.add(Stdout, make([]byte, maxRead))
+		}
+	}
+	if most := int64(ringsSize + len(rings)*(maxRead+chunkOverhead)); total.Load() > most {
+		t.Errorf("%d bytes are held", total.Load())
+	}
+	r := attach(t, rings[63], 9*maxRead, false)
+	if c, err := r.Next(); err != nil || len(c.Data) != maxRead {
+		t.Errorf("the last ring has %d bytes, %v", len(c.Data), err)
+	}
+}
+
+// What has ended keeps less, once nobody reads.
+func TestEndedRingShrinks(t *testing.T) {
+	o := newOutput(ringSize, &atomic.Int64{})
+	r := o.own()
+	for range 16 {
+		o.add(Stdout, make([]byte, 12<<10))
+	}
+	o.end()
+	if o.held < 16*12<<10 {
+		t.Errorf("%d bytes are held for a reader", o.held)
+	}
+	r.Close()
+	if o.held > endedSize || o.held == 0 {
+		t.Errorf("%d bytes are held", o.held)
+	}
+}
+
+// Two writers, an owner that must lose nothing, and others that come and go.
 func TestConcurrentReaders(t *testing.T) {
-	o := newOutput(size(8))
-	first := o.attach()
+	o := ring(8)
+	owner := o.own()
 	var writers, guests sync.WaitGroup
 	for _, stream := range []Stream{Stdout, Stderr} {
 		writers.Go(func() {
 			for i := range 2000 {
-				o.add(Chunk{Stream: stream, Data: fmt.Appendf(nil, "%d,", i)})
+				o.add(stream, fmt.Appendf(nil, "%d,", i))
 			}
 		})
 	}
-	for range 4 {
+	for i := range 4 {
 		guests.Go(func() {
 			for range 50 {
-				r := o.attach()
+				r, err := o.attach(0, i%2 == 0)
+				if err != nil {
+					t.Error(err)
+					return
+				}
 				if _, err := take(r); errors.Is(err, ErrEmpty) {
 					<-r.Wake()
 				}
@@ -192,9 +249,9 @@ func TestConcurrentReaders(t *testing.T) {
 	}()
 	var got [Stderr + 1]strings.Builder
 	for {
-		c, err := first.Next()
+		c, err := owner.Next()
 		if errors.Is(err, ErrEmpty) {
-			<-first.Wake()
+			<-owner.Wake()
 			continue
 		}
 		if err != nil {
@@ -210,7 +267,8 @@ func TestConcurrentReaders(t *testing.T) {
 		fmt.Fprintf(&want, "%d,", i)
 	}
 	if got[Stdout].String() != want.String() || got[Stderr].String() != want.String() {
-		t.Error("the first reader lost something")
+		t.Error("the owner lost something")
 	}
-	first.Close()
+	owner.Close()
+	guests.Wait()
 }

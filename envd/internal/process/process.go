@@ -13,7 +13,6 @@ package process
 
 import (
 	"context"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,10 +21,6 @@ import (
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/reap"
 )
-
-// bufferSize is how much output of a process is held for readers that lag; with maxProcesses
-// it bounds what output takes.
-const bufferSize = 256 << 10
 
 // grace is how long after a process's end others may still add to its output. It is for the tail
 // of a pipeline that the shell did not wait for, as in `echo x > >(tee log)`.
@@ -37,9 +32,10 @@ type Process struct {
 	child *reap.Child
 	in    *input
 	out   *output
-	pipes [2]*os.File // the read ends of stdout and stderr
+	pumps []*pump     // of stdout and stderr, or of the terminal
 	timer *time.Timer // nil without a timeout
 	late  atomic.Bool // whether the timeout killed it
+	since time.Time
 
 	done chan struct{}
 	// exit is written once, before done is closed.
@@ -52,6 +48,8 @@ type Exit struct {
 	Signal   unix.Signal
 	Core     bool // whether it left a core dump
 	TimedOut bool // whether its timeout ended it
+	// OOMKilled is whether the kernel killed it, or something that it started, for want of memory.
+	OOMKilled bool
 }
 
 // PID returns the process id.
@@ -60,9 +58,15 @@ func (p *Process) PID() int { return p.child.PID() }
 // Spec returns what was started; it must not be changed.
 func (p *Process) Spec() *Spec { return p.spec }
 
-// Attach adds a reader of the output from now on, or, when there is no other, from where the
-// last one stopped. The caller closes it.
-func (p *Process) Attach() *Reader { return p.out.attach() }
+// Started returns when the process was started.
+func (p *Process) Started() time.Time { return p.since }
+
+// OutputSize returns how many bytes of output there have been.
+func (p *Process) OutputSize() uint64 { return p.out.size() }
+
+// Attach adds a reader of the output from offset on, or from now on if that is negative. With gaps it is told what
+// it has missed, and otherwise ended then. The caller closes it.
+func (p *Process) Attach(offset int64, gaps bool) (*Reader, error) { return p.out.attach(offset, gaps) }
 
 // Done is closed when the process has ended and all its output is queued; Exit then answers.
 func (p *Process) Done() <-chan struct{} { return p.done }
@@ -74,7 +78,13 @@ func (p *Process) Exit() Exit { return p.exit }
 func (p *Process) Write(ctx context.Context, data []byte) error { return p.in.write(ctx, data) }
 
 // CloseInput ends the standard input. It can be repeated.
-func (p *Process) CloseInput() { p.in.close() }
+func (p *Process) CloseInput() error {
+	if p.in.terminal {
+		return errorf(Ended, "a terminal has no end of input: send it the character ^D (4) instead")
+	}
+	p.in.close()
+	return nil
+}
 
 // Signal sends sig to the process's group. SIGKILL reaches everything that the process
 // started, wherever that went, if the guest has cgroups.
@@ -96,32 +106,29 @@ func (p *Process) expire() {
 
 // watch waits for the process and its output, and passes on what pipes are still open then.
 func (p *Process) watch(ended func(), leftover func(*pump)) {
-	pumps, copied := p.copyOutput()
+	copied := p.copyOutput()
 	status, _, err := p.child.Wait()
 	ended()
 	if p.timer != nil {
 		p.timer.Stop()
 	}
 	p.in.close()
-	for _, pipe := range p.pipes {
-		_ = pipe.SetReadDeadline(time.Now().Add(grace))
+	for _, pump := range p.pumps {
+		_ = pump.pipe.SetReadDeadline(time.Now().Add(grace))
 	}
 	copied.Wait()
 	p.exit = p.exitOf(status, err)
 	p.out.end()
 	close(p.done)
-	for _, pump := range pumps {
+	for _, pump := range p.pumps {
 		leftover(pump)
 	}
 }
 
 // copyOutput starts the pumps. Each one that has reached end of file closes its pipe.
-func (p *Process) copyOutput() ([]*pump, *sync.WaitGroup) {
+func (p *Process) copyOutput() *sync.WaitGroup {
 	var copied sync.WaitGroup
-	pumps := make([]*pump, 0, len(p.pipes))
-	for i, stream := range []Stream{Stdout, Stderr} {
-		pump := &pump{stream: stream, pipe: p.pipes[i], out: p.out}
-		pumps = append(pumps, pump)
+	for _, pump := range p.pumps {
 		copied.Go(func() {
 			if pump.run() {
 				_ = pump.pipe.Close()
@@ -129,7 +136,7 @@ func (p *Process) copyOutput() ([]*pump, *sync.WaitGroup) {
 			}
 		})
 	}
-	return pumps, &copied
+	return &copied
 }
 
 // exitOf translates a wait status. A reaper that was closed knows none.
@@ -140,8 +147,9 @@ func (p *Process) exitOf(status unix.WaitStatus, err error) Exit {
 	case status.Signaled():
 		return Exit{
 			Code: -1, Signal: status.Signal(), Core: status.CoreDump(),
-			TimedOut: p.late.Load() && status.Signal() == unix.SIGKILL,
+			TimedOut:  p.late.Load() && status.Signal() == unix.SIGKILL,
+			OOMKilled: p.child.OOMKilled(),
 		}
 	}
-	return Exit{Code: status.ExitStatus()}
+	return Exit{Code: status.ExitStatus(), OOMKilled: p.child.OOMKilled()}
 }

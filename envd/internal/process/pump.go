@@ -9,7 +9,7 @@ import (
 )
 
 // Reads start small, because most processes say little and an idle one holds the buffer,
-// and grow with what arrives. A chunk is one read.
+// and grow with what arrives.
 const minRead, maxRead = 4 << 10, 64 << 10
 
 // pump carries one pipe's output into a queue.
@@ -17,7 +17,8 @@ type pump struct {
 	stream Stream
 	pipe   *os.File
 	out    *output
-	ended  bool // run has reached end of file, and the pipe is closed
+	buf    []byte // what the next read may use
+	ended  bool   // run has reached end of file, and the pipe is closed
 }
 
 // run copies until end of file or until the pipe's read deadline has passed and what the
@@ -36,22 +37,16 @@ func (p *pump) run() (ended bool) {
 	}
 }
 
-// copyOnce makes a chunk of one read of at most size bytes.
+// copyOnce passes on one read of at most size bytes.
 func (p *pump) copyOnce(size int) (int, error) {
-	buf := make([]byte, size)
-	n, err := p.pipe.Read(buf)
-	if n > 0 {
-		p.out.add(Chunk{Stream: p.stream, Data: shrink(buf[:n])})
+	if cap(p.buf) < size || cap(p.buf) > 2*size {
+		p.buf = make([]byte, size)
+	}
+	n, err := p.pipe.Read(p.buf[:size])
+	if n > 0 && p.out.add(p.stream, p.buf[:n]) {
+		p.buf = nil
 	}
 	return n, err
-}
-
-// shrink returns data in memory of about its own size.
-func shrink(data []byte) []byte {
-	if len(data) > cap(data)/2 {
-		return data
-	}
-	return append(make([]byte, 0, len(data)), data...)
 }
 
 // drain copies what is in the pipe now and no more, so that a process that keeps on

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"os"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -23,8 +24,8 @@ func TestDrainAfterTheDeadline(t *testing.T) {
 	if err := r.SetReadDeadline(time.Unix(1, 0)); err != nil {
 		t.Fatal(err)
 	}
-	o := newOutput(1 << 20)
-	reader := o.attach()
+	o := newOutput(1<<20, &atomic.Int64{})
+	reader := o.own()
 	p := &pump{stream: Stdout, pipe: r, out: o}
 	if p.run() {
 		t.Error("end of file was reached")

@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/reap"
@@ -15,14 +16,19 @@ import (
 // start is not counted.
 const maxProcesses, maxLeftovers = 4096, 1024
 
+// keepEnded is how long a process that has ended can still be found, and maxEnded how many.
+const keepEnded, maxEnded = 5 * time.Minute, 64
+
 // Service starts processes and finds them again. Its methods may be called at the same time.
 type Service struct {
 	reaper *reap.Reaper
 	tasks  sync.WaitGroup
+	output atomic.Int64 // what the processes' rings hold
 
 	mu        sync.Mutex
 	closed    bool
 	running   map[int]*Process // by pid; holds only what has not been waited for
+	ended     []*Process       // the latest one last
 	starting  int
 	leftovers map[*os.File]struct{}
 }
@@ -50,7 +56,7 @@ func (s *Service) Start(spec *Spec) (*Process, *Reader, error) {
 		s.release(nil)
 		return nil, nil, err
 	}
-	reader := p.Attach()
+	reader := p.out.own()
 	s.release(p)
 	return p, reader, nil
 }
@@ -87,17 +93,31 @@ func (s *Service) release(p *Process) {
 	}
 }
 
+// forget moves a process to those that have ended.
 func (s *Service) forget(p *Process) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.running[p.PID()] == p { // the pid may have been given out again
 		delete(s.running, p.PID())
 	}
+	if s.ended = append(s.ended, p); len(s.ended) > maxEnded {
+		s.ended[0].out.release()
+		s.ended = slices.Delete(s.ended, 0, 1)
+	}
+	time.AfterFunc(keepEnded, func() { s.evict(p) })
+}
+
+// evict makes sure that an ended process is not found any more.
+func (s *Service) evict(p *Process) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = slices.DeleteFunc(s.ended, func(other *Process) bool { return other == p })
+	p.out.release()
 }
 
 // spawn starts the first of command's paths that can be.
 func (s *Service) spawn(command *command) (*Process, error) {
-	pipes, err := openPipes(command.spec.Stdin)
+	pipes, err := openStdio(command.spec)
 	if err != nil {
 		return nil, command.startError(err)
 	}
@@ -107,14 +127,24 @@ func (s *Service) spawn(command *command) (*Process, error) {
 		cmd := command.build(path)
 		pipes.connect(cmd)
 		if child, err = s.reaper.Start(cmd); err == nil {
-			return &Process{
-				spec: command.spec, child: child, in: newInput(pipes.stdin), out: newOutput(bufferSize),
-				pipes: [2]*os.File{pipes.stdout, pipes.stderr}, done: make(chan struct{}),
-			}, nil
+			return s.newProcess(command.spec, child, pipes), nil
 		}
 	}
 	pipes.closeOwnEnds()
 	return nil, command.startError(err)
+}
+
+func (s *Service) newProcess(spec *Spec, child *reap.Child, pipes *stdio) *Process {
+	p := &Process{
+		spec: spec, child: child, in: newInput(pipes), out: newOutput(ringSize, &s.output),
+		since: time.Now(), done: make(chan struct{}),
+	}
+	if pipes.terminal != nil {
+		p.pumps = []*pump{{stream: Terminal, pipe: pipes.terminal, out: p.out}}
+		return p
+	}
+	p.pumps = []*pump{{stream: Stdout, pipe: pipes.stdout, out: p.out}, {stream: Stderr, pipe: pipes.stderr, out: p.out}}
+	return p
 }
 
 // keep reads on what a daemon still writes into a dead process's pipe.
@@ -151,24 +181,49 @@ func (s *Service) List() []*Process {
 	return list
 }
 
-// ByPID returns the running process with that id, or a NotFound error.
-func (s *Service) ByPID(pid int) (*Process, error) {
+// Ended returns what has ended a while ago at most, the latest one first.
+func (s *Service) Ended() []*Process {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p := s.running[pid]; p != nil {
-		return p, nil
-	}
-	return nil, errorf(NotFound, "process with pid %d not found", pid)
+	list := slices.Clone(s.ended)
+	slices.Reverse(list)
+	return list
 }
 
-// ByTag returns the running process with that tag and the lowest pid, or a NotFound error.
-func (s *Service) ByTag(tag string) (*Process, error) {
-	for _, p := range s.List() {
-		if tag != "" && p.spec.Tag == tag {
-			return p, nil
-		}
+// ByPID returns the running process with that id, or else with ended the latest one that had it, or
+// a NotFound error.
+func (s *Service) ByPID(pid int, ended bool) (*Process, error) {
+	s.mu.Lock()
+	p := s.running[pid]
+	s.mu.Unlock()
+	if p == nil && ended {
+		p = first(s.Ended(), func(p *Process) bool { return p.PID() == pid })
 	}
-	return nil, errorf(NotFound, "process with tag %q not found", tag)
+	if p == nil {
+		return nil, errorf(NotFound, "process with pid %d not found", pid)
+	}
+	return p, nil
+}
+
+// ByTag returns the running process with that tag and the lowest pid, or else with ended the latest one that had it,
+// or a NotFound error.
+func (s *Service) ByTag(tag string, ended bool) (*Process, error) {
+	list := s.List()
+	if ended {
+		list = append(list, s.Ended()...)
+	}
+	p := first(list, func(p *Process) bool { return tag != "" && p.spec.Tag == tag })
+	if p == nil {
+		return nil, errorf(NotFound, "process with tag %q not found", tag)
+	}
+	return p, nil
+}
+
+func first(list []*Process, match func(*Process) bool) *Process {
+	if i := slices.IndexFunc(list, match); i >= 0 {
+		return list[i]
+	}
+	return nil
 }
 
 // Close kills what runs and waits until it has ended. Readers must be closed by then, or

@@ -42,8 +42,10 @@ type Spec struct {
 	Workdir string
 	User    *user.User
 	Tag     string
-	Stdin   bool          // whether there will be input; otherwise the process reads end of file
-	Timeout time.Duration // 0: none; when it runs out the process and all that it started are killed
+	// Terminal is the size of the terminal that the process runs on; nil: it has pipes.
+	Terminal *Size
+	Stdin    bool          // whether there will be input; otherwise the process reads end of file
+	Timeout  time.Duration // 0: none; when it runs out the process and all that it started are killed
 }
 
 // environ returns the environment, sorted, or an Invalid error.
@@ -148,6 +150,11 @@ func (s *Spec) prepare() (*command, error) {
 	if s.Cmd == "" {
 		return nil, errorf(Invalid, "no command was given")
 	}
+	if s.Terminal != nil {
+		if err := s.Terminal.check(); err != nil {
+			return nil, err
+		}
+	}
 	if strings.Contains(s.Cmd, "\x00") || slices.ContainsFunc(s.Args, func(a string) bool { return strings.Contains(a, "\x00") }) {
 		return nil, errorf(Invalid, "the command or an argument contains a NUL byte")
 	}
@@ -167,12 +174,12 @@ func (s *Spec) prepare() (*command, error) {
 }
 
 // build returns the exec.Cmd for one path. The process gets a session, and so a process
-// group, of its own, and the user's ids; niceness and oom_score_adj stay envd's own, which
+// group, of its own, whose controlling terminal is its standard input if it has one, and the user's ids; niceness and oom_score_adj stay envd's own, which
 // the kernel made 0 (PID 1 is never chosen by the OOM killer and needs no other).
 func (c *command) build(path string) *exec.Cmd {
 	cmd := &exec.Cmd{
 		Path: path, Args: append([]string{c.spec.Cmd}, c.spec.Args...), Env: c.env, Dir: c.dir,
-		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Setctty: c.spec.Terminal != nil, Ctty: 0},
 	}
 	if os.Geteuid() == 0 { // elsewhere there is only one user to be, see checkUser
 		u := c.spec.User

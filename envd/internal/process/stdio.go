@@ -5,16 +5,22 @@ import (
 	"os/exec"
 )
 
-// stdio are the pipes of a process that is about to start: own ends and the child's.
+// stdio are the pipes of a process that is about to start, or its terminal: own ends and the child's.
 type stdio struct {
 	stdin          *os.File // nil: the child reads /dev/null
 	stdout, stderr *os.File
+	terminal       *os.File // the master's side; the pipes are nil then
 	child          [3]*os.File
 }
 
-func openPipes(stdin bool) (*stdio, error) {
+func openStdio(spec *Spec) (*stdio, error) {
 	p := &stdio{}
-	err := p.open(stdin)
+	var err error
+	if spec.Terminal != nil {
+		err = p.openTerminal(spec)
+	} else {
+		err = p.openPipes(spec.Stdin)
+	}
 	if err != nil {
 		p.closeOwnEnds()
 		p.closeChildEnds()
@@ -23,7 +29,7 @@ func openPipes(stdin bool) (*stdio, error) {
 	return p, nil
 }
 
-func (p *stdio) open(stdin bool) (err error) {
+func (p *stdio) openPipes(stdin bool) (err error) {
 	if stdin {
 		p.child[0], p.stdin, err = os.Pipe()
 	} else {
@@ -45,12 +51,12 @@ func (p *stdio) connect(cmd *exec.Cmd) {
 
 func (p *stdio) closeChildEnds() {
 	for _, f := range p.child {
-		_ = f.Close() // nil is fine: (*os.File)(nil).Close only says that it is invalid
+		_ = f.Close() // nil is fine, and so is a terminal's second and third time: it is only said to be invalid
 	}
 }
 
 func (p *stdio) closeOwnEnds() {
-	for _, f := range []*os.File{p.stdin, p.stdout, p.stderr} {
+	for _, f := range []*os.File{p.stdin, p.stdout, p.stderr, p.terminal} {
 		_ = f.Close()
 	}
 }

@@ -3,95 +3,99 @@ package processrpc
 import (
 	"context"
 	"errors"
-	"fmt"
+	"io"
 
-	"connectrpc.com/connect"
 	"golang.org/x/sys/unix"
 
+	"github.com/wrenn-sandbox/wrenn/envd/internal/connect"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/process"
-	pb "github.com/wrenn-sandbox/wrenn/proto/gen/envd/process"
 )
 
 // maxSignal is SIGRTMAX of signal(7).
 const maxSignal = 64
 
-// SendSignal is the service's SendSignal.
-func (h *Handler) SendSignal(_ context.Context, req *connect.Request[pb.SendSignalRequest]) (*connect.Response[pb.SendSignalResponse], error) {
-	signal := req.Msg.GetSignal()
-	if signal < 1 || signal > maxSignal {
-		return nil, connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("invalid signal: %d", signal))
+func (h *Handler) sendSignal(_ context.Context, _ *connect.Call, req *SendSignalRequest) (*Empty, error) {
+	if req.Signal < 1 || req.Signal > maxSignal {
+		return nil, connect.Errorf(connect.InvalidArgument, "invalid signal: %d", req.Signal)
 	}
-	p, err := h.find(req.Msg.GetProcess())
+	p, err := h.find(req.Process, false)
 	if err != nil {
 		return nil, err
 	}
-	if err := p.Signal(unix.Signal(signal)); err != nil {
-		return nil, wireError(err)
-	}
-	return connect.NewResponse(&pb.SendSignalResponse{}), nil
+	return &Empty{}, wireError(p.Signal(unix.Signal(req.Signal)))
 }
 
-// SendInput is the service's SendInput.
-func (h *Handler) SendInput(ctx context.Context, req *connect.Request[pb.SendInputRequest]) (*connect.Response[pb.SendInputResponse], error) {
-	p, err := h.find(req.Msg.GetProcess())
+func (h *Handler) sendInput(ctx context.Context, _ *connect.Call, req *SendInputRequest) (*Empty, error) {
+	p, err := h.find(req.Process, false)
 	if err != nil {
 		return nil, err
 	}
-	if err := feed(ctx, p, req.Msg.GetInput()); err != nil {
-		return nil, err
-	}
-	return connect.NewResponse(&pb.SendInputResponse{}), nil
+	return &Empty{}, feed(ctx, p, req.Input)
 }
 
-// StreamInput is the service's StreamInput.
-func (h *Handler) StreamInput(ctx context.Context, stream *connect.ClientStream[pb.StreamInputRequest]) (*connect.Response[pb.StreamInputResponse], error) {
+func (h *Handler) streamInput(ctx context.Context, _ *connect.Call, receive func() (*StreamInputRequest, error)) (*Empty, error) {
 	var p *process.Process
-	for stream.Receive() {
-		var err error
-		switch event := stream.Msg().GetEvent().(type) {
-		case *pb.StreamInputRequest_Start:
-			p, err = h.find(event.Start.GetProcess())
-		case *pb.StreamInputRequest_Data:
-			if p == nil {
-				err = connect.NewError(connect.CodeInvalidArgument, errors.New("input came before a start event"))
-				break
-			}
-			err = feed(ctx, p, event.Data.GetInput())
-		case *pb.StreamInputRequest_Keepalive:
-		default:
-			err = connect.NewError(connect.CodeInvalidArgument, errors.New("an event says nothing"))
+	for {
+		event, err := receive()
+		if errors.Is(err, io.EOF) {
+			return &Empty{}, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case event.Start != nil:
+			p, err = h.find(event.Start.Process, false)
+		case event.Data != nil && p == nil:
+			err = connect.Errorf(connect.InvalidArgument, "input came before a start event")
+		case event.Data != nil:
+			err = feed(ctx, p, event.Data.Input)
+		case event.Keepalive == nil:
+			err = connect.Errorf(connect.InvalidArgument, "an event says nothing")
 		}
 		if err != nil {
 			return nil, err
 		}
 	}
-	if err := stream.Err(); err != nil {
-		return nil, err
-	}
-	return connect.NewResponse(&pb.StreamInputResponse{}), nil
 }
 
-func feed(ctx context.Context, p *process.Process, input *pb.ProcessInput) error {
-	switch in := input.GetInput().(type) {
-	case *pb.ProcessInput_Stdin:
-		return wireError(p.Write(ctx, in.Stdin))
-	case *pb.ProcessInput_Pty:
-		return unimplemented("input to a pty")
+func feed(ctx context.Context, p *process.Process, input *ProcessInput) error {
+	switch {
+	case input != nil && input.Stdin != nil && p.Terminal():
+		return connect.Errorf(connect.FailedPrecondition, "the process runs on a terminal: its input is pty, not stdin")
+	case input != nil && input.PTY != nil && !p.Terminal():
+		return connect.Errorf(connect.FailedPrecondition, "the process does not run on a terminal: its input is stdin, not pty")
+	case input != nil && input.Stdin != nil:
+		return wireError(p.Write(ctx, input.Stdin))
+	case input != nil && input.PTY != nil:
+		return wireError(p.Write(ctx, input.PTY))
 	}
-	return connect.NewError(connect.CodeInvalidArgument, errors.New("the input is empty"))
+	return connect.Errorf(connect.InvalidArgument, "the input is empty")
 }
 
-// CloseStdin is the service's CloseStdin.
-func (h *Handler) CloseStdin(_ context.Context, req *connect.Request[pb.CloseStdinRequest]) (*connect.Response[pb.CloseStdinResponse], error) {
-	p, err := h.find(req.Msg.GetProcess())
+func (h *Handler) closeStdin(_ context.Context, _ *connect.Call, req *CloseStdinRequest) (*Empty, error) {
+	p, err := h.find(req.Process, false)
 	if err != nil {
 		return nil, err
 	}
-	p.CloseInput()
-	return connect.NewResponse(&pb.CloseStdinResponse{}), nil
+	return &Empty{}, wireError(p.CloseInput())
 }
 
-// Update is the service's Update.
-func (h *Handler) Update(context.Context, *connect.Request[pb.UpdateRequest]) (*connect.Response[pb.UpdateResponse], error) {
-	return nil, unimplemented("resize a pty")
+func (h *Handler) update(_ context.Context, _ *connect.Call, req *UpdateRequest) (*Empty, error) {
+	p, err := h.find(req.Process, false)
+	if err != nil || req.PTY == nil {
+		return &Empty{}, err
+	}
+	return &Empty{}, wireError(p.Resize(*sizeOf(req.PTY)))
+}
+
+// sizeOf returns the size of a terminal, nil for none.
+func sizeOf(pty *PTY) *process.Size {
+	switch {
+	case pty == nil:
+		return nil
+	case pty.Size == nil:
+		return &process.Size{}
+	}
+	return &process.Size{Cols: pty.Size.Cols, Rows: pty.Size.Rows}
 }

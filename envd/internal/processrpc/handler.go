@@ -1,44 +1,34 @@
 // Package processrpc serves package process over Connect, as the service process.Process
 // of proto/envd/process/process.proto.
 //
-// Beside what that protocol says, it understands and sends a few headers of our own, which
-// other clients do not notice:
+// Beside what that says, a few headers are understood and sent:
 //
+//   - request header Wrenn-Extensions: 1 asks for the fields and events that are our own;
 //   - request header Wrenn-Kill-On-Disconnect: 1 on Start: the process is killed, with all that
 //     it started, when the caller goes away before it has ended;
-//   - trailer Wrenn-Exit-Signal: the number of the signal that ended the process;
-//   - trailer or header Wrenn-Reason: unknown_user, where a status alone does not tell;
-//   - header Wrenn-Output-Lost on Connect: how many bytes of output nobody was there to read.
+//   - trailer or header Wrenn-Reason: unknown_user, where a status alone does not tell.
 package processrpc
 
 import (
 	"context"
 	"encoding/base64"
 	"errors"
-	"fmt"
 	"net/http"
 	"os"
 	"strings"
 
-	"connectrpc.com/connect"
-
 	"github.com/wrenn-sandbox/wrenn/envd/internal/apierror"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/connect"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/process"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/session"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/user"
-	pb "github.com/wrenn-sandbox/wrenn/proto/gen/envd/process"
-	"github.com/wrenn-sandbox/wrenn/proto/gen/envd/process/processconnect"
 )
 
 // The headers of our own.
 const (
+	HeaderExtensions       = "Wrenn-Extensions"
 	HeaderKillOnDisconnect = "Wrenn-Kill-On-Disconnect"
-	HeaderExitSignal       = "Wrenn-Exit-Signal"
-	HeaderOutputLost       = "Wrenn-Output-Lost"
 )
-
-// maxMessage bounds one request message, and so one piece of input. It is gRPC's default too.
-const maxMessage = 4 << 20
 
 // Handler is the service.
 type Handler struct {
@@ -47,50 +37,36 @@ type Handler struct {
 	users     user.Database
 }
 
-// New returns the path that the service is to be mounted at, and its handler.
-func New(processes *process.Service, s *session.Session, users user.Database) (string, http.Handler) {
-	h := &Handler{processes: processes, session: s, users: users}
-	path, handler := processconnect.NewProcessHandler(h,
-		connect.WithReadMaxBytes(maxMessage),
-		connect.WithCompression("gzip", nil, nil)) // costs 1 MiB a stream and saves nothing on a local channel
-	return path, ownTimeout(handler)
+// New returns the service.
+func New(processes *process.Service, s *session.Session, users user.Database) *Handler {
+	return &Handler{processes: processes, session: s, users: users}
 }
 
-// List is the service's List.
-func (h *Handler) List(context.Context, *connect.Request[pb.ListRequest]) (*connect.Response[pb.ListResponse], error) {
-	list := &pb.ListResponse{}
-	for _, p := range h.processes.List() {
-		list.Processes = append(list.Processes, describe(p))
+// Mount adds the service's methods to a mux.
+func (h *Handler) Mount(mux *http.ServeMux) {
+	for name, method := range map[string]*connect.Handler{
+		"List": connect.Unary(h.list), "Connect": connect.ServerStream(h.connect), "Start": connect.ServerStream(h.start).OwnTimeout(),
+		"Update": connect.Unary(h.update), "StreamInput": connect.ClientStream(h.streamInput), "SendInput": connect.Unary(h.sendInput),
+		"SendSignal": connect.Unary(h.sendSignal), "CloseStdin": connect.Unary(h.closeStdin),
+	} {
+		mux.Handle("/process.Process/"+name, method)
 	}
-	return connect.NewResponse(list), nil
 }
 
-func describe(p *process.Process) *pb.ProcessInfo {
-	spec := p.Spec()
-	info := &pb.ProcessInfo{
-		Pid:    uint32(p.PID()),
-		Config: &pb.ProcessConfig{Cmd: spec.Cmd, Args: spec.Args, Envs: spec.Env},
-	}
-	if spec.Cwd != "" {
-		info.Config.Cwd = &spec.Cwd
-	}
-	if spec.Tag != "" {
-		info.Tag = &spec.Tag
-	}
-	return info
-}
+// extended reports whether the caller wants to know what is not E2B's.
+func extended(call *connect.Call) bool { return call.Header.Get(HeaderExtensions) == "1" }
 
-// find returns the process that a selector means.
-func (h *Handler) find(selector *pb.ProcessSelector) (*process.Process, error) {
+// find returns the process that a selector means, with ended also one that has ended.
+func (h *Handler) find(selector *ProcessSelector, ended bool) (*process.Process, error) {
 	var p *process.Process
 	var err error
-	switch by := selector.GetSelector().(type) {
-	case *pb.ProcessSelector_Pid:
-		p, err = h.processes.ByPID(int(by.Pid))
-	case *pb.ProcessSelector_Tag:
-		p, err = h.processes.ByTag(by.Tag)
+	switch {
+	case selector != nil && selector.PID != nil:
+		p, err = h.processes.ByPID(int(*selector.PID), ended)
+	case selector != nil && selector.Tag != nil:
+		p, err = h.processes.ByTag(*selector.Tag, ended)
 	default:
-		return nil, connect.NewError(connect.CodeInvalidArgument, errors.New("no process was selected"))
+		return nil, connect.Errorf(connect.InvalidArgument, "no process was selected")
 	}
 	return p, wireError(err)
 }
@@ -100,21 +76,18 @@ func (h *Handler) find(selector *pb.ProcessSelector) (*process.Process, error) {
 func (h *Handler) caller(header http.Header) (*user.User, error) {
 	name, err := basicUser(header.Get("Authorization"))
 	if err != nil {
-		return nil, connect.NewError(connect.CodeUnauthenticated, err)
+		return nil, connect.Errorf(connect.Unauthenticated, "%v", err)
 	}
 	if name == "" {
 		name = h.session.Defaults().User
 	}
 	u, err := h.users.Lookup(name)
 	if errors.Is(err, user.ErrUnknown) {
-		unknown := connect.NewError(connect.CodeUnauthenticated, fmt.Errorf("invalid username: '%s'", name))
-		unknown.Meta().Set(apierror.HeaderReason, apierror.ReasonUnknownUser)
+		unknown := connect.Errorf(connect.Unauthenticated, "invalid username: '%s'", name)
+		unknown.Header = http.Header{apierror.HeaderReason: {apierror.ReasonUnknownUser}}
 		return nil, unknown
 	}
-	if err != nil {
-		return nil, connect.NewError(connect.CodeInternal, err)
-	}
-	return u, nil
+	return u, wireError(err)
 }
 
 // basicUser returns the user name of a Basic authorization (RFC 7617), empty for none.
@@ -136,38 +109,39 @@ func wireError(err error) error {
 	if err == nil {
 		return nil
 	}
-	var coded *process.Error
-	if !errors.As(err, &coded) {
-		return connect.NewError(codeOf(err), err)
-	}
-	switch coded.Kind {
-	case process.NotFound:
-		return connect.NewError(connect.CodeNotFound, coded)
-	case process.Ended:
-		return connect.NewError(connect.CodeFailedPrecondition, coded)
-	case process.Exhausted:
-		return connect.NewError(connect.CodeResourceExhausted, coded)
-	case process.Unavailable:
-		return connect.NewError(connect.CodeUnavailable, coded)
-	default:
-		return connect.NewError(connect.CodeInvalidArgument, coded)
-	}
+	return connect.Errorf(codeOf(err), "%v", err)
 }
 
 func codeOf(err error) connect.Code {
+	var coded *process.Error
 	switch {
+	case errors.As(err, &coded):
+		return kindCode(coded.Kind)
 	case errors.Is(err, os.ErrProcessDone):
-		return connect.CodeNotFound
+		return connect.NotFound
 	case errors.Is(err, process.ErrBehind):
-		return connect.CodeResourceExhausted
+		return connect.ResourceExhausted
 	case errors.Is(err, context.Canceled):
-		return connect.CodeCanceled
+		return connect.Canceled
 	case errors.Is(err, context.DeadlineExceeded):
-		return connect.CodeDeadlineExceeded
+		return connect.DeadlineExceeded
 	}
-	return connect.CodeInternal
+	return connect.Internal
 }
 
-func unimplemented(what string) error {
-	return connect.NewError(connect.CodeUnimplemented, fmt.Errorf("%s: this version of envd has no terminals yet", what))
+func kindCode(kind process.Kind) connect.Code {
+	switch kind {
+	case process.NotFound:
+		return connect.NotFound
+	case process.Ended:
+		return connect.FailedPrecondition
+	case process.Exhausted:
+		return connect.ResourceExhausted
+	case process.OutOfRange:
+		return connect.OutOfRange
+	case process.Unavailable:
+		return connect.Unavailable
+	default:
+		return connect.InvalidArgument
+	}
 }

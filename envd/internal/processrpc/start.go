@@ -3,27 +3,19 @@ package processrpc
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"time"
 
-	"connectrpc.com/connect"
-
+	"github.com/wrenn-sandbox/wrenn/envd/internal/connect"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/process"
-	pb "github.com/wrenn-sandbox/wrenn/proto/gen/envd/process"
 )
 
 // defaultKeepalive is the protocol's; a request may ask for 1 s to maxKeepalive.
 const defaultKeepalive, maxKeepalive = 90 * time.Second, time.Hour
 
-// Start is the service's Start.
-func (h *Handler) Start(ctx context.Context, req *connect.Request[pb.StartRequest], stream *connect.ServerStream[pb.StartResponse]) error {
-	if req.Msg.GetPty() != nil {
-		return unimplemented("start on a pty")
-	}
-	spec, err := h.spec(ctx, req)
+func (h *Handler) start(ctx context.Context, call *connect.Call, req *StartRequest, send func(*EventResponse) error) error {
+	spec, err := h.spec(call, req)
 	if err != nil {
 		return err
 	}
@@ -32,50 +24,56 @@ func (h *Handler) Start(ctx context.Context, req *connect.Request[pb.StartReques
 		return wireError(err)
 	}
 	defer reader.Close()
-	f := follower{
-		p: p, reader: reader, keepalive: keepalive(req.Header()), trailer: stream.ResponseTrailer(),
-		send: func(e *pb.ProcessEvent) error { return stream.Send(&pb.StartResponse{Event: e}) },
-	}
+	f := follower{p: p, reader: reader, keepalive: keepalive(call.Header), extended: extended(call), send: send}
 	err = f.follow(ctx)
-	if errors.Is(err, errAbandoned) && req.Header().Get(HeaderKillOnDisconnect) == "1" {
+	if errors.Is(err, errAbandoned) && call.Header.Get(HeaderKillOnDisconnect) == "1" {
 		_ = p.Kill() // nobody is left to tell
 	}
 	return err
 }
 
 // spec is what a request asks to start.
-func (h *Handler) spec(ctx context.Context, req *connect.Request[pb.StartRequest]) (*process.Spec, error) {
-	u, err := h.caller(req.Header())
+func (h *Handler) spec(call *connect.Call, req *StartRequest) (*process.Spec, error) {
+	u, err := h.caller(call.Header)
 	if err != nil {
 		return nil, err
 	}
-	timeout, err := timeoutOf(ctx)
-	if err != nil {
-		return nil, connect.NewError(connect.CodeInvalidArgument, err)
+	config, defaults := req.Process, h.session.Defaults()
+	if config == nil {
+		config = &ProcessConfig{}
 	}
-	config, defaults := req.Msg.GetProcess(), h.session.Defaults()
 	return &process.Spec{
-		Cmd: config.GetCmd(), Args: config.GetArgs(), Env: config.GetEnvs(), BaseEnv: defaults.Env,
-		Cwd: config.GetCwd(), Workdir: defaults.Workdir, User: u, Tag: req.Msg.GetTag(),
-		Stdin: req.Msg.Stdin == nil || *req.Msg.Stdin, Timeout: timeout,
+		Cmd: config.Cmd, Args: config.Args, Env: config.Envs, BaseEnv: defaults.Env,
+		Cwd: deref(config.Cwd), Workdir: defaults.Workdir, User: u, Tag: deref(req.Tag), Terminal: sizeOf(req.PTY),
+		Stdin: req.Stdin == nil || *req.Stdin, Timeout: call.Timeout,
 	}, nil
 }
 
-// Connect is the service's Connect.
-func (h *Handler) Connect(ctx context.Context, req *connect.Request[pb.ConnectRequest], stream *connect.ServerStream[pb.ConnectResponse]) error {
-	p, err := h.find(req.Msg.GetProcess())
+func deref(text *string) string {
+	if text == nil {
+		return ""
+	}
+	return *text
+}
+
+func (h *Handler) connect(ctx context.Context, call *connect.Call, req *ConnectRequest, send func(*EventResponse) error) error {
+	p, err := h.find(req.Process, extended(call))
 	if err != nil {
 		return err
 	}
-	reader := p.Attach()
+	offset, gaps := int64(-1), false
+	if req.Offset != nil && extended(call) {
+		offset, gaps = *req.Offset, true
+	}
+	if offset < -1 {
+		return connect.Errorf(connect.InvalidArgument, "the offset %d is negative", offset)
+	}
+	reader, err := p.Attach(offset, gaps)
+	if err != nil {
+		return wireError(err)
+	}
 	defer reader.Close()
-	if lost := reader.Forgotten(); lost > 0 {
-		stream.ResponseHeader().Set(HeaderOutputLost, strconv.FormatInt(lost, 10))
-	}
-	f := follower{
-		p: p, reader: reader, keepalive: keepalive(req.Header()), trailer: stream.ResponseTrailer(),
-		send: func(e *pb.ProcessEvent) error { return stream.Send(&pb.ConnectResponse{Event: e}) },
-	}
+	f := follower{p: p, reader: reader, keepalive: keepalive(call.Header), extended: extended(call), send: send}
 	return f.follow(ctx)
 }
 
@@ -85,105 +83,4 @@ func keepalive(header http.Header) time.Duration {
 		return defaultKeepalive
 	}
 	return time.Duration(seconds) * time.Second
-}
-
-// errAbandoned is wrapped by the end of a call whose caller has gone away.
-var errAbandoned = errors.New("the caller went away")
-
-// follower sends a process's events to one caller.
-type follower struct {
-	p         *process.Process
-	reader    *process.Reader
-	keepalive time.Duration
-	trailer   http.Header
-	send      func(*pb.ProcessEvent) error
-}
-
-// follow sends the start event, the output, keepalives and the end event.
-func (f *follower) follow(ctx context.Context) error {
-	start := &pb.ProcessEvent_Start{Start: &pb.ProcessEvent_StartEvent{Pid: uint32(f.p.PID())}}
-	if err := f.event(&pb.ProcessEvent{Event: start}); err != nil {
-		return err
-	}
-	timer := time.NewTimer(f.keepalive)
-	defer timer.Stop()
-	for {
-		chunk, err := f.reader.Next()
-		switch {
-		case err == nil:
-			err = f.event(data(chunk))
-			timer.Reset(f.keepalive)
-		case errors.Is(err, io.EOF):
-			return f.end(ctx)
-		case errors.Is(err, process.ErrEmpty):
-			err = f.wait(ctx, timer)
-		default:
-			err = wireError(err)
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
-// wait waits until there may be output, sending keepalives meanwhile.
-func (f *follower) wait(ctx context.Context, timer *time.Timer) error {
-	select {
-	case <-f.reader.Wake():
-		return nil
-	case <-timer.C:
-		timer.Reset(f.keepalive)
-		return f.event(&pb.ProcessEvent{Event: &pb.ProcessEvent_Keepalive{Keepalive: &pb.ProcessEvent_KeepAlive{}}})
-	case <-ctx.Done():
-		return connect.NewError(codeOf(ctx.Err()), fmt.Errorf("%w: %w", errAbandoned, ctx.Err()))
-	}
-}
-
-func (f *follower) event(e *pb.ProcessEvent) error {
-	if err := f.send(e); err != nil {
-		return fmt.Errorf("%w: %w", errAbandoned, err)
-	}
-	return nil
-}
-
-func data(c process.Chunk) *pb.ProcessEvent {
-	event := &pb.ProcessEvent_DataEvent{Output: &pb.ProcessEvent_DataEvent_Stdout{Stdout: c.Data}}
-	if c.Stream == process.Stderr {
-		event.Output = &pb.ProcessEvent_DataEvent_Stderr{Stderr: c.Data}
-	}
-	return &pb.ProcessEvent{Event: &pb.ProcessEvent_Data{Data: event}}
-}
-
-// end reports how the process ended. A timeout is an error of the call, as the protocol has it.
-func (f *follower) end(ctx context.Context) error {
-	select {
-	case <-f.p.Done(): // a moment after the end of the output
-	case <-ctx.Done():
-		return connect.NewError(codeOf(ctx.Err()), fmt.Errorf("%w: %w", errAbandoned, ctx.Err()))
-	}
-	exit := f.p.Exit()
-	if exit.Signal != 0 {
-		f.trailer.Set(HeaderExitSignal, strconv.Itoa(int(exit.Signal)))
-	}
-	if exit.TimedOut {
-		return connect.NewError(connect.CodeDeadlineExceeded,
-			fmt.Errorf("the process was killed when its time of %s had run out", f.p.Spec().Timeout))
-	}
-	return f.event(&pb.ProcessEvent{Event: &pb.ProcessEvent_End{End: endEvent(exit)}})
-}
-
-// endEvent describes an exit in the words of os.ProcessState, which clients of the protocol know.
-func endEvent(exit process.Exit) *pb.ProcessEvent_EndEvent {
-	status := fmt.Sprintf("exit status %d", exit.Code)
-	if exit.Signal != 0 {
-		status = "signal: " + exit.Signal.String()
-		if exit.Core {
-			status += " (core dumped)"
-		}
-	}
-	event := &pb.ProcessEvent_EndEvent{ExitCode: int32(exit.Code), Exited: exit.Signal == 0, Status: status}
-	if exit.Code != 0 {
-		event.Error = &status
-	}
-	return event
 }

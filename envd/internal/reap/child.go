@@ -25,6 +25,8 @@ type Child struct {
 	done    chan struct{}
 	// status is written once, before done is closed.
 	status status
+	// starved is written with it: whether the kernel killed something for want of memory.
+	starved bool
 }
 
 func newChild(r *Reaper, cmd *exec.Cmd, group *group) *Child {
@@ -42,10 +44,15 @@ func newChild(r *Reaper, cmd *exec.Cmd, group *group) *Child {
 // finish records how the child ended. Its caller holds reaper.mu.
 func (c *Child) finish(st status) {
 	c.status = st
+	c.starved = c.group.starved()
 	close(c.done)
 	c.group.leaderEnded()
 	_ = c.process.Release() // closes the pidfd
 }
+
+// OOMKilled reports whether the kernel had killed something in the child's cgroup for want of memory by the time the
+// child ended. It may be called once Done is closed.
+func (c *Child) OOMKilled() bool { return c.starved }
 
 // PID returns the process id. Once Done is closed it may belong to another process.
 func (c *Child) PID() int { return c.pid }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 
@@ -90,6 +91,24 @@ func (g *group) remove() bool {
 		g.removed.Store(true)
 	}
 	return gone
+}
+
+// starved reports whether the kernel has killed a process of the cgroup for want of memory: memory.events of
+// cgroups(7), which counts it whichever cgroup's limit was the reason.
+func (g *group) starved() bool {
+	if g == nil {
+		return false
+	}
+	events, err := os.ReadFile(filepath.Join(g.path, "memory.events"))
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(events)) {
+		if count, ok := strings.CutPrefix(line, "oom_kill "); ok {
+			return strings.TrimSpace(count) != "0"
+		}
+	}
+	return false
 }
 
 // kill kills every process of the cgroup (cgroups(7), cgroup.kill, Linux 5.14). It

@@ -3,7 +3,6 @@ package server_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -229,8 +228,8 @@ type running struct {
 // result is what a process left behind.
 type result struct {
 	stdout, stderr bytes.Buffer
+	pty            bytes.Buffer
 	end            *pb.ProcessEvent_EndEvent
-	signal         string
 	keepalives     int
 	err            error
 }
@@ -249,11 +248,12 @@ func withInput(r *pb.StartRequest) *pb.StartRequest {
 	return r
 }
 
-// begin starts a process and reads its start event. header is pairs of names and values.
+// begin starts a process with our extensions and reads its start event. header is pairs of names and values.
 func (e *envd) begin(msg *pb.StartRequest, header ...string) (*running, error) {
 	e.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	req := connect.NewRequest(msg)
+	req.Header().Set("Wrenn-Extensions", "1")
 	for i := 0; i < len(header); i += 2 {
 		req.Header().Set(header[i], header[i+1])
 	}
@@ -298,6 +298,7 @@ func (r *running) finish() *result {
 		event := r.stream.Msg().GetEvent()
 		res.stdout.Write(event.GetData().GetStdout())
 		res.stderr.Write(event.GetData().GetStderr())
+		res.pty.Write(event.GetData().GetPty())
 		if event.GetKeepalive() != nil {
 			res.keepalives++
 		}
@@ -306,10 +307,6 @@ func (r *running) finish() *result {
 		}
 	}
 	res.err = r.stream.Err()
-	res.signal = r.stream.ResponseTrailer().Get("Wrenn-Exit-Signal")
-	if coded := (*connect.Error)(nil); errors.As(res.err, &coded) {
-		res.signal = coded.Meta().Get("Wrenn-Exit-Signal")
-	}
 	return res
 }
 

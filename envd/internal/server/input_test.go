@@ -115,7 +115,7 @@ func TestInputErrors(t *testing.T) {
 	wantCode(t, err, connect.CodeInvalidArgument, "empty")
 	pty := &pb.ProcessInput{Input: &pb.ProcessInput_Pty{Pty: []byte("x")}}
 	_, err = e.rpc.SendInput(t.Context(), connect.NewRequest(&pb.SendInputRequest{Process: byPID(r.pid), Input: pty}))
-	wantCode(t, err, connect.CodeUnimplemented, "terminals")
+	wantCode(t, err, connect.CodeFailedPrecondition, "terminal")
 	wantCode(t, e.send(t.Context(), r.pid, make([]byte, 5<<20)), connect.CodeResourceExhausted, "")
 	if err := errors.Join(e.closeStdin(r.pid), e.closeStdin(r.pid)); err != nil { // twice is fine
 		t.Error(err)

@@ -2,13 +2,13 @@
 // to take a guest over and to look at it.
 //
 //	POST /process.Process/*   package processrpc (Connect)
+//	GET /ports/{port}         a connection to a server in the guest
 //	GET, POST /files          package files
 //	GET /health               204, with envd's version in X-Envd-Version
 //	GET /metrics, /envs       JSON
 //	POST /init                what the host knows and the guest does not; sets the token
-//	POST /authorize           the token holds for what follows in the connection
 //	POST /shutdown            orderly end of the guest
-//	GET /ports/{port}         package port
+//	POST /authorize           lets the connection's later requests do without the token
 //
 // Only the host reaches the listeners that it is given, and yet nothing but /health is answered
 // without the token: before the first /init has set one, nothing but that /init.
@@ -27,7 +27,6 @@ import (
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/boot"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/files"
-	"github.com/wrenn-sandbox/wrenn/envd/internal/port"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/process"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/processrpc"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/reap"
@@ -70,6 +69,7 @@ type Server struct {
 	http      *http.Server
 	open      atomic.Int64 // connections
 	stat      cpuMeter
+	splices   splices
 	initMu    sync.Mutex // held during /init, so that one is applied at a time
 }
 
@@ -121,12 +121,12 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /metrics", s.metrics)
 	mux.HandleFunc("GET /envs", s.envs)
 	mux.HandleFunc("POST /init", s.init)
-	mux.HandleFunc("POST /authorize", s.authorizeConnection)
 	mux.HandleFunc("POST /shutdown", s.shutdown)
-	mux.HandleFunc("GET /ports/{port}", port.Connect)
+	mux.HandleFunc("POST /authorize", s.authorizeConnection)
+	mux.HandleFunc("GET /ports/{port}", s.port)
 	mux.HandleFunc("GET /files", file.Download)
 	mux.HandleFunc("POST /files", file.Upload)
-	mux.Handle(processrpc.New(s.processes, s.session, s.opts.Users))
+	processrpc.New(s.processes, s.session, s.opts.Users).Mount(mux)
 	return mux
 }
 
@@ -161,6 +161,7 @@ func (s *Server) count(conn net.Conn, state http.ConnState) {
 // have ended.
 func (s *Server) Close() error {
 	err := s.http.Close()
+	s.splices.close()
 	s.processes.Close()
 	return err
 }

@@ -24,19 +24,26 @@ func daemon(pidFile string) string {
 	return "(setsid sh -c 'echo $$ >" + pidFile + "; exec sleep 1000' &); while [ ! -s " + pidFile + " ]; do sleep 0.01; done; "
 }
 
+// A timeout is an error in E2B's protocol, and in ours a way to end.
 func TestTimeoutKillsTheTree(t *testing.T) {
 	needCgroup(t)
 	e := startDebug(t)
-	pidFile := filepath.Join(e.home, "pid")
-	r := e.mustBegin(shell(daemon(pidFile)+"trap '' TERM; echo up; sleep 1000"), "Connect-Timeout-Ms", "1500")
-	pid := readPID(t, pidFile)
-	res := r.finish()
-	wantCode(t, res.err, connect.CodeDeadlineExceeded, "1.5s")
-	if res.end != nil || res.signal != "9" || res.stdout.String() != "up\n" {
-		t.Errorf("end %v, signal %q, stdout %q", res.end, res.signal, &res.stdout)
+	for _, extensions := range []string{"0", "1"} {
+		pidFile := filepath.Join(e.home, "pid"+extensions)
+		r := e.mustBegin(shell(daemon(pidFile)+"trap '' TERM; echo up; sleep 1000"), "Connect-Timeout-Ms", "1500", "Wrenn-Extensions", extensions)
+		pid := readPID(t, pidFile)
+		res := r.finish()
+		if extensions == "0" {
+			wantCode(t, res.err, connect.CodeDeadlineExceeded, "1.5s")
+		} else if res.err != nil || res.end.GetSignal() != 9 || !res.end.GetTimedOut() {
+			t.Errorf("end %v, error %v", res.end, res.err)
+		}
+		if res.stdout.String() != "up\n" {
+			t.Errorf("stdout %q", &res.stdout)
+		}
+		eventually(t, gone(int(r.pid)))
+		eventually(t, gone(pid))
 	}
-	eventually(t, gone(int(r.pid)))
-	eventually(t, gone(pid))
 }
 
 // The timeout holds though the caller has gone away.
@@ -89,8 +96,8 @@ func TestKillReachesDaemons(t *testing.T) {
 	if err := e.signal(r.pid, 9); err != nil {
 		t.Fatal(err)
 	}
-	if res := r.finish(); res.signal != "9" || res.end.GetExited() {
-		t.Errorf("end %v, signal %q", res.end, res.signal)
+	if res := r.finish(); res.end.GetSignal() != 9 || res.end.GetExited() {
+		t.Errorf("end %v", res.end)
 	}
 	eventually(t, gone(pid))
 }
@@ -111,7 +118,7 @@ func TestIgnoredTerm(t *testing.T) {
 	if err := e.signal(r.pid, 9); err != nil {
 		t.Fatal(err)
 	}
-	if res := r.finish(); res.signal != "9" {
+	if res := r.finish(); res.end.GetSignal() != 9 {
 		t.Errorf("end %v, error %v", res.end, res.err)
 	}
 	wantCode(t, e.signal(r.pid, 9), connect.CodeNotFound, "not found")

@@ -5,15 +5,11 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"strings"
 	"testing"
 
-	"connectrpc.com/connect"
-
-	pb "github.com/wrenn-sandbox/wrenn/proto/gen/envd/process"
 	"github.com/wrenn-sandbox/wrenn/proto/gen/envd/process/processconnect"
 )
 
@@ -164,38 +160,7 @@ func TestHTTP2(t *testing.T) {
 	if err := e.signal(slow.pid, 9); err != nil {
 		t.Fatal(err)
 	}
-	if res := slow.finish(); res.signal != "9" {
+	if res := slow.finish(); res.end.GetSignal() != 9 {
 		t.Errorf("end %v, error %v", res.end, res.err)
 	}
-}
-
-// The other forms of the protocol are understood as well.
-func TestGRPC(t *testing.T) {
-	e := startDebug(t)
-	protocols := &http.Protocols{}
-	protocols.SetUnencryptedHTTP2(true)
-	client := &http.Client{Transport: &http.Transport{Protocols: protocols}}
-	defer client.CloseIdleConnections()
-	rpc := processconnect.NewProcessClient(client, e.url, connect.WithGRPC())
-	stream, err := rpc.Start(t.Context(), connect.NewRequest(command("echo", "grpc")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var events []string
-	for stream.Receive() {
-		events = append(events, eventName(stream.Msg().GetEvent()))
-	}
-	if fmt.Sprint(events) != "[start grpc\n end]" || stream.Err() != nil {
-		t.Errorf("events %q, error %v", events, stream.Err())
-	}
-}
-
-func eventName(event *pb.ProcessEvent) string {
-	switch {
-	case event.GetStart() != nil:
-		return "start"
-	case event.GetEnd() != nil:
-		return "end"
-	}
-	return string(event.GetData().GetStdout())
 }

@@ -18,11 +18,12 @@ import (
 // token is the access token that Init sets.
 const token = "a token for tests"
 
-// transport adds the token to every request.
+// transport adds the token to every request, and asks for what is not E2B's.
 type transport struct{ http.Transport }
 
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	r.Header.Set("X-Access-Token", token)
+	r.Header.Set("Wrenn-Extensions", "1")
 	return t.Transport.RoundTrip(r)
 }
 

@@ -1,0 +1,82 @@
+package server_test
+
+import (
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+
+	pb "github.com/wrenn-sandbox/wrenn/proto/gen/envd/process"
+)
+
+func (e *envd) listAll() []*pb.ProcessInfo {
+	e.Helper()
+	req := connect.NewRequest(&pb.ListRequest{})
+	req.Header().Set("Wrenn-Extensions", "1")
+	resp, err := e.rpc.List(e.Context(), req)
+	if err != nil {
+		e.Fatal(err)
+	}
+	return resp.Msg.GetProcesses()
+}
+
+// What has ended is found by who asks for it, with its output and its end; others do not see it.
+func TestEndedProcess(t *testing.T) {
+	e := startDebug(t)
+	msg := shell("echo text; exit 5")
+	tag := "build"
+	msg.Tag = &tag
+	r := e.mustBegin(msg)
+	r.finish()
+	if list := e.list(); len(list) != 0 {
+		t.Errorf("%v are listed without extensions", list)
+	}
+	list := e.listAll()
+	if len(list) != 1 || list[0].GetPid() != r.pid || list[0].GetUser() != "tester" || list[0].GetOutputBytes() != 5 || list[0].GetEnd().GetExitCode() != 5 {
+		t.Fatalf("%v are listed", list)
+	}
+	if started := list[0].GetStartedAt(); started > float64(time.Now().Unix()+1) || started < float64(time.Now().Add(-patience).Unix()) {
+		t.Errorf("it started at %f", started)
+	}
+	stream := e.attach(r.pid, 2)
+	if !stream.Receive() || string(stream.Msg().GetEvent().GetData().GetStdout()) != "xt\n" {
+		t.Errorf("second event %v, error %v", stream.Msg(), stream.Err())
+	}
+	if !stream.Receive() || stream.Msg().GetEvent().GetEnd().GetExitCode() != 5 || stream.Receive() || stream.Err() != nil {
+		t.Errorf("last event %v, error %v", stream.Msg(), stream.Err())
+	}
+	plain, err := e.rpc.Connect(t.Context(), connect.NewRequest(&pb.ConnectRequest{Process: byPID(r.pid)}))
+	if err != nil || plain.Receive() {
+		t.Fatalf("attached without extensions: %v, %v", plain.Msg(), err)
+	}
+	wantCode(t, plain.Err(), connect.CodeNotFound, "not found")
+}
+
+func TestOffsetBeyondTheOutput(t *testing.T) {
+	e := startDebug(t)
+	r := e.mustBegin(shell("echo text"))
+	r.finish()
+	for offset, code := range map[int64]connect.Code{6: connect.CodeOutOfRange, -2: connect.CodeInvalidArgument} {
+		req := connect.NewRequest(&pb.ConnectRequest{Process: byPID(r.pid), Offset: &offset})
+		req.Header().Set("Wrenn-Extensions", "1")
+		stream, err := e.rpc.Connect(t.Context(), req)
+		if err != nil || stream.Receive() {
+			t.Fatalf("offset %d: %v, %v", offset, stream.Msg(), err)
+		}
+		wantCode(t, stream.Err(), code, "offset")
+	}
+}
+
+// Of what has ended, so many are kept, and of those the newest.
+func TestEndedProcessesAreForgotten(t *testing.T) {
+	e := startDebug(t)
+	var last uint32
+	for range 70 {
+		r := e.mustBegin(command("true"))
+		r.finish()
+		last = r.pid
+	}
+	if list := e.listAll(); len(list) != 64 || list[0].GetPid() != last {
+		t.Errorf("%d are listed, the first is %v", len(list), list[0])
+	}
+}

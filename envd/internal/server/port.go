@@ -1,0 +1,227 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/wrenn-sandbox/wrenn/envd/internal/apierror"
+)
+
+const (
+	// maxSplices is how many connections to ports there may be at once.
+	maxSplices = 512
+	// dialTimeout bounds how long a server in the guest may take to accept.
+	dialTimeout = 5 * time.Second
+	// halfIdle is how long a connection one direction of which has ended may be silent in the other.
+	halfIdle = 10 * time.Minute
+)
+
+// port makes the request's connection one to a server in the guest: after status 101 both sides' bytes are passed on
+// as they are. Before that, an error is answered as on every route.
+func (s *Server) port(w http.ResponseWriter, r *http.Request) {
+	number, err := strconv.ParseUint(r.PathValue("port"), 10, 16)
+	if err != nil || number == 0 {
+		apierror.New(http.StatusBadRequest, "%.20q is not a port", r.PathValue("port")).Write(w)
+		return
+	}
+	if !asksForTCP(r) {
+		apierror.New(http.StatusBadRequest, "a port is reached over HTTP/1.1 with Connection: Upgrade and Upgrade: tcp").Write(w)
+		return
+	}
+	if !s.splices.enter() {
+		apierror.New(http.StatusTooManyRequests, "%d connections to ports are open, and no more are allowed", maxSplices).Write(w)
+		return
+	}
+	defer s.splices.leave()
+	target, err := dialGuest(r.Context(), strconv.FormatUint(number, 10))
+	if err != nil {
+		apierror.New(http.StatusBadGateway, "nothing listens on port %d of the sandbox", number).Write(w)
+		return
+	}
+	defer func() { _ = target.Close() }()
+	client, early, err := upgrade(w)
+	if err != nil {
+		return // the caller is gone
+	}
+	s.splices.run(client, target, early)
+}
+
+func asksForTCP(r *http.Request) bool {
+	for _, token := range strings.Split(r.Header.Get("Connection"), ",") {
+		if strings.EqualFold(strings.TrimSpace(token), "upgrade") {
+			return r.ProtoMajor == 1 && strings.EqualFold(r.Header.Get("Upgrade"), "tcp")
+		}
+	}
+	return false
+}
+
+// dialGuest connects to a port of the guest's own, in either version of IP.
+func dialGuest(ctx context.Context, port string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "tcp4", net.JoinHostPort("127.0.0.1", port))
+	if err == nil {
+		return conn, nil
+	}
+	return dialer.DialContext(ctx, "tcp6", net.JoinHostPort("::1", port))
+}
+
+// upgrade takes the connection over from the HTTP server and answers with 101. What the client sent after its request
+// comes out of the reader first.
+func upgrade(w http.ResponseWriter) (net.Conn, io.Reader, error) {
+	conn, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	_ = conn.SetDeadline(time.Time{}) // the HTTP server's own
+	if _, err := io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"); err != nil {
+		_ = conn.Close()
+		return nil, nil, err
+	}
+	early := make([]byte, buffered.Reader.Buffered())
+	_, _ = io.ReadFull(buffered, early) // it is in memory
+	return conn, io.MultiReader(strings.NewReader(string(early)), conn), nil
+}
+
+// splices counts the connections to ports, and ends them with the server. Its zero value is ready.
+type splices struct {
+	tasks sync.WaitGroup
+
+	mu     sync.Mutex
+	closed bool
+	count  int
+	conns  map[net.Conn]struct{} // of the clients
+}
+
+// enter takes a place for one more.
+func (s *splices) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.count >= maxSplices {
+		return false
+	}
+	s.count++
+	s.tasks.Add(1)
+	return true
+}
+
+func (s *splices) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.count--
+	s.tasks.Done()
+}
+
+// add makes close reach a connection, and reports false when it was too late for that.
+func (s *splices) add(conn net.Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conns == nil {
+		s.conns = map[net.Conn]struct{}{}
+	}
+	s.conns[conn] = struct{}{}
+	return !s.closed
+}
+
+func (s *splices) remove(conn net.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, conn)
+}
+
+// close ends all and waits for them.
+func (s *splices) close() {
+	s.mu.Lock()
+	s.closed = true
+	for conn := range s.conns {
+		_ = conn.SetDeadline(time.Unix(1, 0))
+	}
+	s.mu.Unlock()
+	s.tasks.Wait()
+}
+
+// run passes bytes between the two until both directions have ended, or one has failed. The end of one side's
+// bytes is passed on, and the other direction goes on.
+func (s *splices) run(client, target net.Conn, fromClient io.Reader) {
+	defer func() { _ = client.Close() }()
+	if !s.add(client) {
+		return
+	}
+	defer s.remove(client)
+	ended := make(chan error, 2)
+	in := &flow{from: client, to: target, reader: fromClient}
+	out := &flow{from: target, to: client, reader: target}
+	in.other, out.other = out, in
+	go func() { ended <- in.copy() }()
+	go func() { ended <- out.copy() }()
+	if err := <-ended; err != nil {
+		hurry := time.Unix(1, 0)
+		_, _ = client.SetDeadline(hurry), target.SetDeadline(hurry)
+	}
+	<-ended
+}
+
+// flow is one direction.
+type flow struct {
+	from, to net.Conn
+	reader   io.Reader
+	other    *flow
+
+	mu   sync.Mutex
+	half bool // whether the other direction has ended
+}
+
+// copy passes bytes on until their end, and then that.
+func (f *flow) copy() error {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := f.reader.Read(buf)
+		if n > 0 {
+			if _, err := f.to.Write(buf[:n]); err != nil {
+				return err
+			}
+			f.extend()
+		}
+		if errors.Is(err, io.EOF) {
+			f.other.limit()
+			return closeWrite(f.to)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// limit makes silence end the flow from now on.
+func (f *flow) limit() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.half = true
+	_ = f.from.SetReadDeadline(time.Now().Add(halfIdle))
+}
+
+// extend begins the time of silence anew.
+func (f *flow) extend() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.half {
+		_ = f.from.SetReadDeadline(time.Now().Add(halfIdle))
+	}
+}
+
+// closeWrite tells the peer that no more comes. An error means that the connection is gone, or knows no such thing.
+func closeWrite(conn net.Conn) error {
+	half, ok := conn.(interface{ CloseWrite() error })
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	return half.CloseWrite()
+}
