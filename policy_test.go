@@ -42,7 +42,7 @@ var layers = [][]string{
 	{"cmd/"},
 	{"internal/api", "internal/hostapi"},
 	{"internal/lifecycle/controller", "internal/lifecycle/agent"},
-	{"internal/scheduler", "internal/auth", "internal/hostclient"},
+	{"internal/scheduler", "internal/auth", "internal/hostclient", "internal/portproxy"},
 	{"internal/network", "internal/filesystem", "internal/envdclient", "internal/tunnel", "internal/vm", "db"},
 	{"internal/lifecycle", "internal/grpcerr", "internal/durable"},
 	{"internal/models"},

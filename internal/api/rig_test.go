@@ -39,6 +39,8 @@ type rig struct {
 	cache   *auth.Cache
 	ctl     *controller.Controller
 	sim     *hostsim.Host
+	auth    *auth.Authenticator
+	logger  *slog.Logger
 	handler http.Handler
 	server  *httptest.Server
 	key     auth.Secret
@@ -92,6 +94,7 @@ func newRigOn(t testing.TB, dbs stacktest.Databases, limits Limits) *rig {
 	}
 	r.ctl = controller.New(controller.Options{Store: r.store, Fleet: fleet, Log: log})
 	r.inBackground(fleet)
+	r.auth, r.logger = keys, log
 	r.key = r.newKey("acme")
 	r.handler = New(Options{Store: r.store, Auth: keys, Controller: r.ctl, Redis: r.cache, Log: log, Limits: limits}).Handler()
 	r.server = httptest.NewServer(r.handler)
@@ -277,7 +280,7 @@ func conform(t testing.TB, req *http.Request, resp *http.Response, body []byte) 
 }
 
 var (
-	routes = regexp.MustCompile(`^/(healthz|readyz|openapi.yaml|v1/(templates|sandboxes(/[^/]+(/(exec|files|files/x|files/(mkdir|move|chmod)|logs|events|watch|` +
+	routes = regexp.MustCompile(`^/(healthz|readyz|openapi.yaml|v1/(templates|sandboxes(/[^/]+(/(exec|files|files/x|files/(mkdir|move|chmod)|logs|events|watch|port-tokens|terminal|terminal-tickets|` +
 		`processes(/[0-9]+(/(output|stdin|signal|resize|wait))?)?|contexts(/ctx-[0-9a-f]{8}(/(execute|interrupt))?)?))?)?))$`)
 	fileOperation = regexp.MustCompile(`/files/(mkdir|move|chmod)$`)
 )

@@ -183,12 +183,18 @@ func (in *terminalRequest) open(ctx context.Context, guest *envdclient.Client) (
 			return nil, err
 		}
 	} else if in.resize {
-		if err := guest.Resize(ctx, in.selector(), in.size); err != nil && models.CodeOf(err) != models.Precondition {
-			return nil, in.missing(err)
+		// One that has ended needs no size. Whether there is one at all shows next.
+		if err := guest.Resize(ctx, in.selector(), in.size); err != nil && !ended(err) {
+			return nil, err
 		}
 	}
 	a, err := guest.Attach(ctx, in.selector(), in.offset)
 	return a, in.missing(err)
+}
+
+// ended tells whether an error says that a process does not run.
+func ended(err error) bool {
+	return models.CodeOf(err) == models.NotFound || models.CodeOf(err) == models.Precondition
 }
 
 func (in *terminalRequest) missing(err error) error {
@@ -206,7 +212,7 @@ func (in *terminalRequest) selector() envdclient.Selector {
 func (t *terminal) hangUp(ctx context.Context, which envdclient.Selector) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), execMargin)
 	defer cancel()
-	if err := t.guest.Signal(ctx, which, syscall.SIGKILL); err != nil && models.CodeOf(err) != models.NotFound && models.CodeOf(err) != models.Precondition {
+	if err := t.guest.Signal(ctx, which, syscall.SIGKILL); err != nil && !ended(err) {
 		aboutOf(t.r.Context()).cause = err
 	}
 }

@@ -88,8 +88,11 @@ func (c *Client) launch(ctx context.Context, spec Spec) (uint32, error) {
 		}
 		req.Msg.Pty = spec.PTY.wire()
 	}
-	ctx, cancel := c.bound(ctx)
+	// The deadline of ctx would be taken for the process's: package connect sends it as Connect-Timeout-Ms.
+	caller := ctx
+	ctx, cancel := c.bound(context.WithoutCancel(caller))
 	defer cancel(nil)
+	defer context.AfterFunc(caller, func() { cancel(context.Cause(caller)) })()
 	watch := newWatchdog(c.limits.answer, cancel)
 	watch.arm()
 	defer watch.stop()
@@ -159,8 +162,8 @@ func (c *Client) Process(ctx context.Context, which Selector) (Process, error) {
 }
 
 // SendInput feeds a process's standard input, in order. It returns once the pipe has taken all of data, which is as
-// late as the process likes; it ends earlier with ctx, and with a precondition error when the process has
-// ended or its input is closed.
+// late as the process likes; it ends earlier with ctx. It is NotFound when no such process runs, and Precondition when
+// it ends meanwhile or its input is closed.
 func (c *Client) SendInput(ctx context.Context, which Selector, data []byte) error {
 	return c.feed(ctx, which, data, func(piece []byte) *pb.ProcessInput {
 		return &pb.ProcessInput{Input: &pb.ProcessInput_Stdin{Stdin: piece}}

@@ -248,7 +248,7 @@ func TestWebSocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.CloseNow()
+	defer func() { _ = conn.CloseNow() }()
 	if conn.Subprotocol() != "echo" || resp.StatusCode != http.StatusSwitchingProtocols {
 		t.Errorf("%q, %d", conn.Subprotocol(), resp.StatusCode)
 	}

@@ -21,7 +21,7 @@ type wire struct {
 	read *bufio.Reader
 }
 
-func (e *envd) dial() *wire {
+func (e *envd) wire() *wire {
 	e.Helper()
 	conn, err := net.Dial("tcp", e.addr)
 	if err != nil {
@@ -64,7 +64,7 @@ func (w *wire) wants(status int, what, token, body string) {
 // A connection is authorized by the token alone, for itself alone, and until another token is set.
 func TestAuthorizedConnection(t *testing.T) {
 	e := start(t, server.Options{})
-	a, b := e.dial(), e.dial()
+	a, b := e.wire(), e.wire()
 	a.wants(401, "POST /authorize", "first", "") // before there is a token
 	e.init(`{"accessToken":"first"}`)
 	a.wants(401, "GET /envs", "", "")

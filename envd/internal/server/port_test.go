@@ -11,7 +11,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
 )
 
 // exchangeOn sends one request on a connection and reads its answer.
