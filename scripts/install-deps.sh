@@ -7,6 +7,7 @@
 #   go      Go, when none on this machine is new enough for go.work
 #   run     what host agent and control plane use: QEMU, PostgreSQL, Redis, nftables, XFS tools
 #   dev     protoc and shellcheck
+#   client  what E2B's released clients run on: Python with pip, npm (which brings a Node.js where there is none)
 #   image, rootfs, kernel, npm   asked for by images/build.sh when something has to be built
 #   guest   these four
 #
@@ -45,6 +46,11 @@ protoc protobuf-compiler
 /usr/include/google/protobuf/descriptor.proto libprotobuf-dev
 shellcheck shellcheck
 LIST
+    client) cat <<'LIST' ;;
+python3 python3
+pip3 python3-pip
+npm npm
+LIST
     image) echo mke2fs e2fsprogs ;;
     rootfs) cat <<'LIST' ;;
 mmdebstrap mmdebstrap
@@ -63,7 +69,7 @@ xz xz-utils
 LIST
     npm) echo npm npm ;;
     guest) for group in image rootfs kernel npm; do packages "$group"; done ;;
-    *) die "unknown group '$1': base, go, run, dev, guest, image, rootfs, kernel, npm" ;;
+    *) die "unknown group '$1': base, go, run, dev, client, guest, image, rootfs, kernel, npm" ;;
   esac
 }
 
