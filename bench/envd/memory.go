@@ -83,9 +83,9 @@ func (s *server) crowd(ctx context.Context, n int) (end func() error, err error)
 	var streams []*connect.ServerStreamForClient[process.StartResponse]
 	end = func() error {
 		defer cancel()
-		var failed []error
-		for _, stream := range streams {
-			failed = append(failed, s.endOf(ctx, stream))
+		failed := make([]error, len(streams))
+		for i, stream := range streams {
+			failed[i] = s.endOf(ctx, stream)
 		}
 		return errors.Join(failed...)
 	}
