@@ -18,23 +18,18 @@ const warmups = 20
 
 const mib = 1 << 20
 
-// slower is how much more rarely a login shell is timed: what it reads can take a hundred milliseconds.
-const slower = 4
-
 func (b *bench) execs(ctx context.Context) error {
-	n := b.options.execs
 	for _, e := range []struct {
 		name, how string
 		client    func(*server) processconnect.ProcessClient
-		n         int
 		cmd       []string
 	}{
-		{"envd_exec_ms", "Start of /bin/true until its end, JSON", viaJSON, n, []string{"/bin/true"}},
-		{"envd_exec_binary_ms", "the same, binary", viaBinary, n, []string{"/bin/true"}},
-		{"envd_exec_bash_ms", "Start of bash -l -c true until its end, JSON", viaJSON, n / slower, []string{"/bin/bash", "-l", "-c", "true"}},
-		{"envd_exec_bash_binary_ms", "the same, binary", viaBinary, n / slower, []string{"/bin/bash", "-l", "-c", "true"}},
+		{"envd_exec_ms", "Start of /bin/true until its end, JSON", viaJSON, []string{"/bin/true"}},
+		{"envd_exec_binary_ms", "the same, binary", viaBinary, []string{"/bin/true"}},
+		{"envd_exec_bash_ms", "Start of bash -l -c true with HOME=/ until its end, JSON", viaJSON, []string{"/bin/bash", "-l", "-c", "true"}},
+		{"envd_exec_bash_binary_ms", "the same, binary", viaBinary, []string{"/bin/bash", "-l", "-c", "true"}},
 	} {
-		err := b.byTurns(kind{name: e.name, unit: "ms", how: e.how}, min(warmups, e.n), e.n, func(s *server) (float64, error) {
+		err := b.byTurns(kind{name: e.name, unit: "ms", how: e.how}, warmups, b.options.execs, func(s *server) (float64, error) {
 			begin := time.Now()
 			_, err := s.exec(ctx, e.client(s), e.cmd[0], e.cmd[1:]...)
 			return float64(time.Since(begin)) / float64(time.Millisecond), err

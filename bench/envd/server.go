@@ -93,9 +93,12 @@ func (s *server) exec(ctx context.Context, client processconnect.ProcessClient, 
 	return written, nil
 }
 
+// start gives a process the environment that decides how long a login shell takes: servers differ in their
+// defaults, and a home has a profile.
 func start(cmd string, args ...string) *process.StartRequest {
 	stdin := false
-	return &process.StartRequest{Process: &process.ProcessConfig{Cmd: cmd, Args: args}, Stdin: &stdin}
+	env := map[string]string{"HOME": "/", "LANG": "C.UTF-8"}
+	return &process.StartRequest{Process: &process.ProcessConfig{Cmd: cmd, Args: args, Envs: env}, Stdin: &stdin}
 }
 
 // own is an envd that was started here.
