@@ -53,11 +53,18 @@ test-firecracker: deps-test images ## the VM suite against the real Firecracker,
 bench: deps images build ## measure what SPECIFICATION.md promises; writes build/bench.json
 	@scripts/bench.sh
 
+.PHONY: bench-envd
+bench-envd: build-envd ## measure envd, or TARGET=http://host:port and TARGET2=… by turns (TOKEN, ENVD_USER, PID, each also with 2; BENCH_FLAGS)
+	@go build -o build/tools/bench-envd ./bench/envd
+	@build/tools/bench-envd $(if $(TARGET),-target $(TARGET)) $(if $(TARGET2),-target2 $(TARGET2)) \
+	  $(if $(TOKEN),-token $(TOKEN)) $(if $(TOKEN2),-token2 $(TOKEN2)) $(if $(PID),-pid $(PID)) $(if $(PID2),-pid2 $(PID2)) \
+	  $(if $(ENVD_USER),-user $(ENVD_USER)) $(if $(ENVD_USER2),-user2 $(ENVD_USER2)) $(BENCH_FLAGS)
+
 .PHONY: deps deps-test deps-dev
 deps: ## install what running and building needs (Debian, Ubuntu; root)
 	@scripts/install-deps.sh base go run
 deps-test: deps
-	@scripts/install-deps.sh test
+	@scripts/install-deps.sh test client
 deps-dev: deps-test
 	@scripts/install-deps.sh dev
 

@@ -3,34 +3,18 @@
 package main
 
 import (
-	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
-	"slices"
 	"syscall"
-	"text/tabwriter"
 	"time"
 
+	"github.com/wrenn-sandbox/wrenn/bench/report"
 	"github.com/wrenn-sandbox/wrenn/sdk/go"
 )
-
-// result is one line of bench.json. The unit is part of the name as well, since names are all that a
-// reader of SPECIFICATION.md sees.
-type result struct {
-	Name string  `json:"name"`
-	Unit string  `json:"unit"`
-	N    int     `json:"n"`
-	P50  float64 `json:"p50"`
-	P95  float64 `json:"p95"`
-	P99  float64 `json:"p99"`
-	How  string  `json:"how"`
-}
 
 func main() {
 	out := flag.String("o", "build/bench.json", "file for the results")
@@ -52,7 +36,7 @@ type bench struct {
 	guest         string
 	rounds, execs int
 	client        *wrenn.Client
-	results       []result
+	results       []report.Result
 }
 
 func (b *bench) run(ctx context.Context, envd, out string) (err error) {
@@ -68,14 +52,12 @@ func (b *bench) run(ctx context.Context, envd, out string) (err error) {
 	if err := b.size(envd); err != nil {
 		return err
 	}
-	return b.report(out)
+	return errors.Join(report.Print(b.results), report.Merge(out, b.results))
 }
 
 // add notes samples, which it sorts.
 func (b *bench) add(name, unit, how string, samples []float64) {
-	slices.Sort(samples)
-	at := func(q float64) float64 { return samples[min(len(samples)-1, int(q*float64(len(samples))))] }
-	b.results = append(b.results, result{Name: name, Unit: unit, N: len(samples), P50: at(.5), P95: at(.95), P99: at(.99), How: how})
+	b.results = append(b.results, report.New(name, unit, how, samples))
 }
 
 func (b *bench) size(envd string) error {
@@ -85,36 +67,6 @@ func (b *bench) size(envd string) error {
 	}
 	b.add("envd_binary_mib", "MiB", "size of the stripped static binary", []float64{float64(info.Size()) / (1 << 20)})
 	return nil
-}
-
-// report prints the table and merges the results into out by name: other benchmarks write there too.
-func (b *bench) report(out string) error {
-	all := map[string]result{}
-	text, err := os.ReadFile(out)
-	if err == nil {
-		var old []result
-		if err := json.Unmarshal(text, &old); err != nil {
-			return fmt.Errorf("read %s: %w", out, err)
-		}
-		for _, r := range old {
-			all[r.Name] = r
-		}
-	}
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NAME\tUNIT\tN\tP50\tP95\tP99\tHOW")
-	for _, r := range b.results {
-		all[r.Name] = r
-		fmt.Fprintf(w, "%s\t%s\t%d\t%.1f\t%.1f\t%.1f\t%s\n", r.Name, r.Unit, r.N, r.P50, r.P95, r.P99, r.How)
-	}
-	merged := make([]result, 0, len(all))
-	for _, r := range all {
-		merged = append(merged, r)
-	}
-	slices.SortFunc(merged, func(x, y result) int { return cmp.Compare(x.Name, y.Name) })
-	if text, err = json.MarshalIndent(merged, "", "  "); err != nil {
-		return fmt.Errorf("encode the results: %w", err)
-	}
-	return errors.Join(w.Flush(), os.MkdirAll(filepath.Dir(out), 0o755), os.WriteFile(out, append(text, '\n'), 0o644))
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

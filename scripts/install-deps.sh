@@ -8,6 +8,7 @@
 #   run     what host agent and control plane use: QEMU, PostgreSQL, Redis, nftables, XFS tools
 #   test    what tests run beside that: Python and Node.js, for images/kernels
 #   dev     protoc and shellcheck
+#   client  what E2B's released clients run on: Python with pip, npm (which brings a Node.js where there is none)
 #   image, rootfs, kernel, npm   asked for by images/build.sh when something has to be built
 #   guest   these four
 #
@@ -50,6 +51,11 @@ protoc protobuf-compiler
 /usr/include/google/protobuf/descriptor.proto libprotobuf-dev
 shellcheck shellcheck
 LIST
+    client) cat <<'LIST' ;;
+python3 python3
+pip3 python3-pip
+npm npm
+LIST
     image) echo mke2fs e2fsprogs ;;
     rootfs) cat <<'LIST' ;;
 mmdebstrap mmdebstrap
@@ -68,7 +74,7 @@ xz xz-utils
 LIST
     npm) echo npm npm ;;
     guest) for group in image rootfs kernel npm; do packages "$group"; done ;;
-    *) die "unknown group '$1': base, go, run, test, dev, guest, image, rootfs, kernel, npm" ;;
+    *) die "unknown group '$1': base, go, run, test, dev, client, guest, image, rootfs, kernel, npm" ;;
   esac
 }
 
