@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -128,6 +129,31 @@ func TestGuestHostsComeAndGo(t *testing.T) {
 	}
 	if least > 400 {
 		t.Errorf("the threads of envd were switched %d times while no host was there", least)
+	}
+}
+
+// A connection to a port goes over the channel to the host like every other, and each side's end with it.
+func TestGuestPort(t *testing.T) {
+	g := vmtest.Boot(t, vmtest.Options{})
+	g.Init("")
+	ready, ended := make(chan struct{}), make(chan error, 1)
+	go func() {
+		_, err := g.Watch(context.Background(), "user", []string{"reverse", "8080"}, func([]byte) { close(ready) })
+		ended <- err
+	}()
+	<-ready
+	conn := g.Port(8080)
+	if _, err := io.WriteString(conn, "stressed"); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Close(); err != nil { // a stream's Close ends one direction
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(conn); string(got) != "desserts" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -21,6 +21,8 @@ const (
 	dialTimeout = 5 * time.Second
 	// halfIdle is how long a connection one direction of which has ended may be silent in the other.
 	halfIdle = 10 * time.Minute
+	// minCopy and maxCopy bound the buffer of each direction, which grows with what arrives: most connections are idle.
+	minCopy, maxCopy = 4 << 10, 64 << 10
 )
 
 // port makes the request's connection one to a server in the guest: after status 101 both sides' bytes are passed on
@@ -182,9 +184,13 @@ type flow struct {
 
 // copy passes bytes on until their end, and then that.
 func (f *flow) copy() error {
-	buf := make([]byte, 32<<10)
-	for {
+	var buf []byte
+	for size := minCopy; ; {
+		if len(buf) < size || len(buf) > 4*size {
+			buf = make([]byte, size)
+		}
 		n, err := f.reader.Read(buf)
+		size = min(max(2*n, minCopy), maxCopy)
 		if n > 0 {
 			if _, err := f.to.Write(buf[:n]); err != nil {
 				return err

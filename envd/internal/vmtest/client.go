@@ -1,6 +1,7 @@
 package vmtest
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/base64"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"time"
 
 	"connectrpc.com/connect"
 	pb "github.com/wrenn-sandbox/wrenn/proto/gen/envd/process"
@@ -57,6 +59,28 @@ func (g *Guest) Post(route, body string) string {
 		g.t.Fatalf("POST %s: %s: %s, %v", route, response.Status, answer, err)
 	}
 	return string(answer)
+}
+
+// Port connects to a port of the guest as the host does for others: the connection is authorized, then handed over.
+func (g *Guest) Port(port int) net.Conn {
+	g.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
+	defer cancel()
+	conn, err := g.Dial(ctx)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	_ = conn.SetDeadline(time.Now().Add(Patience))
+	_, _ = fmt.Fprintf(conn, "POST /authorize HTTP/1.1\r\nHost: envd\r\nX-Access-Token: %s\r\nContent-Length: 0\r\n\r\n", token)
+	_, _ = fmt.Fprintf(conn, "GET /ports/%d HTTP/1.1\r\nHost: envd\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n", port)
+	answers := bufio.NewReader(conn)
+	for _, want := range []int{http.StatusNoContent, http.StatusSwitchingProtocols} {
+		response, err := http.ReadResponse(answers, nil)
+		if err != nil || response.StatusCode != want {
+			g.t.Fatalf("port %d: %v, %v; want status %d", port, response, err, want)
+		}
+	}
+	return conn
 }
 
 // Init takes the guest over. more are members of the request besides the token.

@@ -29,6 +29,7 @@ var probes = map[string]func(args []string) error{
 	"orphan":   orphan,
 	"ping":     ping,
 	"resolve":  resolve,
+	"reverse":  reverse,
 	"stat":     stat,
 	"stubborn": stubborn,
 	"switches": switches,

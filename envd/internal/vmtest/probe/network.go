@@ -3,8 +3,10 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -55,4 +57,25 @@ func resolve(args []string) error {
 	}
 	fmt.Println(addresses, own, eth0.Flags, lo.Flags)
 	return nil
+}
+
+// reverse serves one connection on a port: it says "ready", reads until the client ends its side, and sends
+// everything back in the opposite order.
+func reverse(args []string) error {
+	listener, err := net.Listen("tcp", "127.0.0.1:"+args[0])
+	if err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	conn, err := listener.Accept()
+	if err != nil {
+		return err
+	}
+	all, err := io.ReadAll(conn)
+	if err != nil {
+		return err
+	}
+	slices.Reverse(all)
+	_, err = conn.Write(all)
+	return errors.Join(err, conn.Close())
 }
