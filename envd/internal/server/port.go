@@ -100,7 +100,7 @@ type splices struct {
 	mu     sync.Mutex
 	closed bool
 	count  int
-	conns  map[net.Conn]struct{} // of the clients
+	conns  map[net.Conn]struct{} // both sides'
 }
 
 // enter takes a place for one more.
@@ -122,21 +122,22 @@ func (s *splices) leave() {
 	s.tasks.Done()
 }
 
-// add makes close reach a connection, and reports false when it was too late for that.
-func (s *splices) add(conn net.Conn) bool {
+// add makes close reach both sides, and reports false when it was too late for that.
+func (s *splices) add(client, target net.Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.conns == nil {
 		s.conns = map[net.Conn]struct{}{}
 	}
-	s.conns[conn] = struct{}{}
+	s.conns[client], s.conns[target] = struct{}{}, struct{}{}
 	return !s.closed
 }
 
-func (s *splices) remove(conn net.Conn) {
+func (s *splices) remove(client, target net.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.conns, conn)
+	delete(s.conns, client)
+	delete(s.conns, target)
 }
 
 // close ends all and waits for them.
@@ -144,7 +145,7 @@ func (s *splices) close() {
 	s.mu.Lock()
 	s.closed = true
 	for conn := range s.conns {
-		_ = conn.SetDeadline(time.Unix(1, 0))
+		cut(conn)
 	}
 	s.mu.Unlock()
 	s.tasks.Wait()
@@ -154,10 +155,10 @@ func (s *splices) close() {
 // bytes is passed on, and the other direction goes on.
 func (s *splices) run(client, target net.Conn, fromClient io.Reader) {
 	defer func() { _ = client.Close() }()
-	if !s.add(client) {
+	defer s.remove(client, target)
+	if !s.add(client, target) {
 		return
 	}
-	defer s.remove(client)
 	ended := make(chan error, 2)
 	in := &flow{from: client, to: target, reader: fromClient}
 	out := &flow{from: target, to: client, reader: target}
@@ -166,10 +167,17 @@ func (s *splices) run(client, target net.Conn, fromClient io.Reader) {
 	go func() { ended <- out.copy() }()
 	for range 2 {
 		if err := <-ended; err != nil {
-			past := time.Unix(1, 0)
-			_, _ = client.SetDeadline(past), target.SetDeadline(past) // ends the other one
+			cut(client) // ends the other direction
+			cut(target)
 		}
 	}
+}
+
+// cut ends a connection and who waits in it: a stream of the serial transport is closed in one direction only, and
+// a deadline does the other.
+func cut(conn net.Conn) {
+	_ = conn.SetDeadline(time.Unix(1, 0))
+	_ = conn.Close()
 }
 
 // flow is one direction.

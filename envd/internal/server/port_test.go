@@ -193,8 +193,15 @@ func TestPortErrors(t *testing.T) {
 // The server's end is that of the connections to ports too.
 func TestCloseEndsPorts(t *testing.T) {
 	e := startDebug(t)
-	port := echoServer(t, "127.0.0.1:0", func(conn *net.TCPConn) { _, _ = io.Copy(io.Discard, conn) })
+	over := make(chan struct{})
+	defer close(over)
+	port := echoServer(t, "127.0.0.1:0", func(*net.TCPConn) { <-over })
 	_, r := e.connectPort(port, "x")
+	half, _ := e.connectPort(port, "x")
+	if err := half.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(50 * time.Millisecond) // lets envd see that; nothing depends on it
 	if err := e.server.Close(); err != nil {
 		t.Fatal(err)
 	}
