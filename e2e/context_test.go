@@ -102,7 +102,9 @@ func TestContexts(t *testing.T) {
 			if got := p.execute(context, c.use); got.Status != "ok" || len(got.Results) != 1 {
 				t.Errorf("after the interrupts: %+v", got)
 			}
-			var failure struct{ Error struct{ Code, Message string } }
+			var failure struct {
+				Error struct{ Code, Message string }
+			}
 			status, err := p.rest("POST", context+"/execute", map[string]any{"code": c.crash}, &failure)
 			if err != nil || status != http.StatusConflict || !strings.Contains(failure.Error.Message, "crashed") {
 				t.Errorf("a crash: %d %+v, %v", status, failure, err)
@@ -114,7 +116,9 @@ func TestContexts(t *testing.T) {
 		})
 	}
 	id := p.create("minimal").ID
-	var failure struct{ Error struct{ Code, Message string } }
+	var failure struct {
+		Error struct{ Code, Message string }
+	}
 	status, err := p.rest("POST", "/v1/sandboxes/"+id+"/contexts", map[string]string{"language": "python"}, &failure)
 	if err != nil || status != http.StatusConflict || failure.Error.Code != "precondition" {
 		t.Errorf("python where there is none: %d %+v, %v", status, failure, err)

@@ -66,10 +66,8 @@ func (s *Server) makeDirectory(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	e, err := guest.MakeDir(r.Context(), in.Path, in.User)
-	if models.CodeOf(err) == models.Conflict { // there is something
-		if e, err = guest.Stat(r.Context(), in.Path, in.User); err == nil && e.Type != envdclient.TypeDirectory {
-			err = models.Errorf(models.Precondition, "%s is there and is no directory", in.Path)
-		}
+	if models.CodeOf(err) == models.Conflict { // it is there
+		e, err = guest.Stat(r.Context(), in.Path, in.User)
 	}
 	if err != nil {
 		return err

@@ -234,7 +234,7 @@ func TestBadEntryRequests(t *testing.T) {
 		{"empty path", "GET " + files + "?path=", "", 400, models.Invalid, "path is required"},
 		{"content of a directory", "PUT " + files + dir + "/", "x", 400, models.Invalid, "directory"},
 		{"dots", "POST " + files + "/mkdir", `{"path":"/tmp/../etc/x"}`, 400, models.Invalid, ".."},
-		{"directory over a file", "POST " + files + "/mkdir", body(`{"path":"DIR/file"}`), 409, models.Precondition, "no directory"},
+		{"directory over a file", "POST " + files + "/mkdir", body(`{"path":"DIR/file"}`), 400, models.Invalid, "not a directory"},
 		{"move from nowhere", "POST " + files + "/move", body(`{"from":"DIR/none","to":"DIR/x"}`), 404, models.NotFound, "none"},
 		{"mode", "POST " + files + "/chmod", body(`{"path":"DIR/file","mode":"rwx"}`), 400, models.Invalid, "octal"},
 		{"chmod of what is missing", "POST " + files + "/chmod", body(`{"path":"DIR/none","mode":"644"}`), 404, models.NotFound, "none"},

@@ -209,7 +209,8 @@ func (s *Server) killProcess(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	// A process that has ended is what was asked for.
-	if err := guest.Signal(r.Context(), which, syscall.SIGKILL); err != nil && models.CodeOf(err) != models.Precondition {
+	err = orEnded(r.Context(), guest, which, guest.Signal(r.Context(), which, syscall.SIGKILL))
+	if err != nil && models.CodeOf(err) != models.Precondition {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), killLimit)
@@ -241,6 +242,17 @@ func (s *Server) waitProcess(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return s.answerProcess(w, r, guest, which)
+}
+
+// orEnded tells a process that has ended, with which the guest does nothing any more, from one that there never was.
+func orEnded(ctx context.Context, guest *envdclient.Client, which envdclient.Selector, err error) error {
+	if models.CodeOf(err) != models.NotFound {
+		return err
+	}
+	if p, known := guest.Process(ctx, which); known == nil && p.Exit != nil {
+		return models.Errorf(models.Precondition, "the process has ended").WithCause(err)
+	}
+	return err
 }
 
 // awaitEnd waits for the end of a process, or of ctx.
@@ -279,7 +291,7 @@ func (s *Server) signalProcess(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := guest.Signal(r.Context(), which, sig); err != nil {
+	if err := orEnded(r.Context(), guest, which, guest.Signal(r.Context(), which, sig)); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -313,7 +325,8 @@ func (s *Server) resizeProcess(w http.ResponseWriter, r *http.Request) error {
 	if err := in.check(); err != nil {
 		return err
 	}
-	if err := guest.Resize(r.Context(), which, envdclient.Size{Cols: in.Cols, Rows: in.Rows}); err != nil {
+	size := envdclient.Size{Cols: in.Cols, Rows: in.Rows}
+	if err := orEnded(r.Context(), guest, which, guest.Resize(r.Context(), which, size)); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -342,12 +355,12 @@ func (s *Server) processStdin(w http.ResponseWriter, r *http.Request) error {
 	if p.PTY {
 		send = guest.SendTerminal
 	}
-	if err := s.feed(w, r, func(b []byte) error { return send(r.Context(), which, b) }); err != nil {
-		return err
+	if err := feed(w, r, func(b []byte) error { return send(r.Context(), which, b) }); err != nil {
+		return orEnded(r.Context(), guest, which, err)
 	}
 	if end {
 		if err := guest.CloseStdin(r.Context(), which); err != nil {
-			return err
+			return orEnded(r.Context(), guest, which, err)
 		}
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -355,13 +368,14 @@ func (s *Server) processStdin(w http.ResponseWriter, r *http.Request) error {
 }
 
 // feed gives the body to send piece by piece, as it comes: its client may wait for long between two of them.
-func (s *Server) feed(w http.ResponseWriter, r *http.Request, send func([]byte) error) error {
-	_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/1.1: the answer may be written before the body's end
+func feed(w http.ResponseWriter, r *http.Request, send func([]byte) error) error {
 	buf := make([]byte, inputPiece)
 	for {
 		n, err := r.Body.Read(buf)
 		if n > 0 {
 			if err := send(buf[:n]); err != nil {
+				// The server would wait for the rest of the body before it answers.
+				_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0))
 				return err
 			}
 		}

@@ -29,10 +29,10 @@ type Chunk struct {
 const (
 	// ringSize is how much output of a process is held, for readers that lag and for those that come later.
 	ringSize = 256 << 10
-	// endedSize is what is left of it once the process has ended and nobody reads.
-	endedSize = 64 << 10
 	// ringsSize bounds what all rings hold together, but each has its newest chunk in any case.
 	ringsSize = 8 << 20
+	// endedSize is what those that have ended longest ago hold, when all together hold more than endedRoom.
+	endedSize, endedRoom = 64 << 10, ringsSize / 2
 	// chunkOverhead is what a segment takes beside its data, rounded up, so that a process that
 	// alternates between its streams is held to the same memory.
 	chunkOverhead = 64
@@ -169,13 +169,14 @@ func (o *output) end() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.ended = true
-	o.shrink(endedSize)
 	o.wakeReaders()
 }
 
-// shrink gives memory back if nobody reads the output of a process that has ended. The caller holds mu.
-func (o *output) shrink(limit int) {
-	for o.ended && len(o.readers) == 0 && o.held > limit {
+// yield gives memory back if nobody reads the output of a process that has ended.
+func (o *output) yield() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for o.ended && len(o.readers) == 0 && o.held > endedSize && len(o.segments) > 1 {
 		o.forgetOldest()
 	}
 }
@@ -296,5 +297,4 @@ func (r *Reader) Close() {
 		o.owner = nil
 		o.room.Broadcast()
 	}
-	o.shrink(endedSize)
 }

@@ -199,20 +199,26 @@ func TestAllRingsAreBounded(t *testing.T) {
 	}
 }
 
-// What has ended keeps less, once nobody reads.
-func TestEndedRingShrinks(t *testing.T) {
+// What has ended keeps all that it held, until others need the room and nobody reads it.
+func TestEndedRingYields(t *testing.T) {
 	o := newOutput(ringSize, &atomic.Int64{})
 	r := o.own()
-	for range 16 {
-		o.add(Stdout, make([]byte, 12<<10))
+	for range 3 {
+		o.add(Stdout, make([]byte, maxRead))
 	}
+	o.yield()
 	o.end()
-	if o.held < 16*12<<10 {
+	o.yield()
+	if o.held < 3*maxRead {
 		t.Errorf("%d bytes are held for a reader", o.held)
 	}
 	r.Close()
-	if o.held > endedSize || o.held == 0 {
-		t.Errorf("%d bytes are held", o.held)
+	if o.held < 3*maxRead {
+		t.Errorf("%d bytes are held before others need the room", o.held)
+	}
+	o.yield()
+	if o.held > maxRead+chunkOverhead || o.first() == o.written {
+		t.Errorf("%d bytes are held, the last of them from %d of %d on", o.held, o.first(), o.written)
 	}
 }
 

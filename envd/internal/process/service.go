@@ -104,6 +104,9 @@ func (s *Service) forget(p *Process) {
 		s.ended[0].out.release()
 		s.ended = slices.Delete(s.ended, 0, 1)
 	}
+	for i := 0; i < len(s.ended) && s.output.Load() > endedRoom; i++ {
+		s.ended[i].out.yield()
+	}
 	time.AfterFunc(keepEnded, func() { s.evict(p) })
 }
 
