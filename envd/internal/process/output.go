@@ -173,9 +173,10 @@ func (o *output) end() {
 	o.wakeReaders()
 }
 
-// shrink gives memory back if nobody reads the output of a process that has ended. The caller holds mu.
+// shrink gives memory back if nobody reads the output of a process that has ended. The newest chunk, which may be larger than
+// limit, stays: last words are what is asked for most. The caller holds mu.
 func (o *output) shrink(limit int) {
-	for o.ended && len(o.readers) == 0 && o.held > limit {
+	for o.ended && len(o.readers) == 0 && o.held > limit && len(o.segments) > 1 {
 		o.forgetOldest()
 	}
 }
