@@ -38,7 +38,10 @@ type frames struct {
 func (f *frames) next() ([]byte, error) {
 	var header [frameHeader]byte
 	if _, err := io.ReadFull(f.body, header[:]); err != nil {
-		return nil, cutOff(err, io.EOF)
+		if errors.Is(err, io.EOF) {
+			return nil, io.EOF
+		}
+		return nil, cutOff(err)
 	}
 	size := binary.BigEndian.Uint32(header[1:])
 	if size > maxMessage {
@@ -49,17 +52,14 @@ func (f *frames) next() ([]byte, error) {
 		err = io.ErrUnexpectedEOF
 	}
 	if err != nil {
-		return nil, cutOff(err, io.ErrUnexpectedEOF)
+		return nil, cutOff(err)
 	}
 	return f.open(header[0], data)
 }
 
-// cutOff explains why a frame could not be read; the end of the stream stays what it is.
-func cutOff(err, end error) error {
-	switch {
-	case errors.Is(err, end) && end == io.EOF:
-		return io.EOF
-	case errors.Is(err, io.ErrUnexpectedEOF):
+// cutOff explains why a frame could not be read.
+func cutOff(err error) error {
+	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return Errorf(InvalidArgument, "the request is cut off")
 	}
 	return Errorf(Canceled, "the request could not be read: %v", err)

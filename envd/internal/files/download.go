@@ -2,7 +2,9 @@ package files
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"io"
 	"mime"
 	"net/http"
 	"os"
@@ -14,51 +16,97 @@ import (
 	"github.com/wrenn-sandbox/wrenn/envd/internal/apierror"
 )
 
-// Download serves GET and HEAD /files, with ranges and conditions where the file has a size.
+// Download serves GET and HEAD /files: compressed where the caller likes that, otherwise with ranges
+// and conditions where the file has a size.
 func (h *Handler) Download(w http.ResponseWriter, r *http.Request) {
-	u, failure := h.user(r)
-	if failure != nil {
+	if failure := h.download(w, r); failure != nil {
 		failure.Write(w)
-		return
 	}
-	path, failure := absolute(r.URL.Query().Get("path"), u.Home)
+}
+
+func (h *Handler) download(w http.ResponseWriter, r *http.Request) *apierror.Error {
+	_, path, failure := h.target(r)
 	if failure != nil {
-		failure.Write(w)
-		return
+		return failure
 	}
 	file, info, failure := open(path)
 	if failure != nil {
-		failure.Write(w)
-		return
+		return failure
 	}
 	defer func() { _ = file.Close() }()
-	header := w.Header()
+	coding, failure := responseCoding(w, r)
+	if failure != nil {
+		return failure
+	}
+	describe(w.Header(), filepath.Base(path))
+	if coding == codingGzip {
+		w.Header().Set("Content-Encoding", codingGzip)
+		return serveCompressed(w, r, file, info.Size())
+	}
+	return serve(w, r, file, info)
+}
+
+// describe sets the headers of a download.
+func describe(header http.Header, name string) {
 	header.Set("Content-Type", "application/octet-stream")
 	header.Set("Cache-Control", "no-store")
-	name := map[string]string{"filename": filepath.Base(path)}
-	if disposition := mime.FormatMediaType("inline", name); disposition != "" {
+	if disposition := mime.FormatMediaType("inline", map[string]string{"filename": name}); disposition != "" {
 		header.Set("Content-Disposition", disposition)
 	}
-	serve(w, r, file, info)
 }
 
 // serve sends a file. A small one is read first, because files of /proc and /sys say that they
 // have 0 or 4096 bytes whatever they have.
-func serve(w http.ResponseWriter, r *http.Request, file *os.File, info os.FileInfo) {
+func serve(w http.ResponseWriter, r *http.Request, file *os.File, info os.FileInfo) *apierror.Error {
 	buf := buffers.Get().(*[64 << 10]byte)
 	defer buffers.Put(buf)
 	if info.Size() >= int64(len(buf)) {
 		http.ServeContent(w, r, "", info.ModTime(), file)
-		return
+		return nil
 	}
 	n, err := readFull(file, buf[:])
 	switch {
 	case err != nil:
-		pathError(file.Name(), err).Write(w)
+		return pathError(file.Name(), err)
 	case n < len(buf):
 		http.ServeContent(w, r, "", info.ModTime(), bytes.NewReader(buf[:n]))
-	default:
-		stream(w, r, file, buf)
+		return nil
+	}
+	abortOn(stream(r.Context(), w, file, buf[:], n))
+	return nil
+}
+
+// serveCompressed sends a file through gzip. That it gets shorter than size meanwhile is an error,
+// unless it is so small that its size may be made up.
+func serveCompressed(w http.ResponseWriter, r *http.Request, file *os.File, size int64) *apierror.Error {
+	buf := buffers.Get().(*[64 << 10]byte)
+	defer buffers.Put(buf)
+	n, err := readFull(file, buf[:])
+	if err != nil {
+		w.Header().Del("Content-Encoding")
+		return pathError(file.Name(), err)
+	}
+	if r.Method == http.MethodHead {
+		return nil
+	}
+	abortOn(compressed(w, func(to io.Writer) error {
+		if err := stream(r.Context(), to, file, buf[:], n); err != nil {
+			return err
+		}
+		sent, err := file.Seek(0, io.SeekCurrent)
+		if err == nil && size >= int64(len(buf)) && sent < size {
+			err = io.ErrUnexpectedEOF
+		}
+		return err
+	}))
+	return nil
+}
+
+// abortOn breaks the connection after an error, so that the caller does not take what it has for
+// the whole.
+func abortOn(err error) {
+	if err != nil {
+		panic(http.ErrAbortHandler)
 	}
 }
 
@@ -100,17 +148,21 @@ func checkRegular(path string, info os.FileInfo) *apierror.Error {
 	return nil
 }
 
-// stream sends a file whose size nobody knows before it is read, and of which buf holds the beginning.
-func stream(w http.ResponseWriter, r *http.Request, file *os.File, buf *[64 << 10]byte) {
-	for n := len(buf); n > 0 && r.Context().Err() == nil; {
+// stream sends a file of whose size nothing is known, and of which the first n bytes are in buf.
+func stream(ctx context.Context, w io.Writer, file *os.File, buf []byte, n int) error {
+	for n > 0 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		if _, err := w.Write(buf[:n]); err != nil {
-			return
+			return err
 		}
 		var err error
-		if n, err = readFull(file, buf[:]); err != nil {
-			panic(http.ErrAbortHandler) // breaks the connection, so that the caller does not take it for the whole file
+		if n, err = readFull(file, buf); err != nil {
+			return err
 		}
 	}
+	return nil
 }
 
 // readFull fills buf as far as the file goes: to its end, or to where a read would have to wait,

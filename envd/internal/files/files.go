@@ -1,9 +1,8 @@
-// Package files serves /files of E2B's envd protocol: files in the guest go in and out as
-// streams, of which a fixed buffer is held at a time.
+// Package files carries files in and out of the guest over plain HTTP: /files and /files/compose
+// of E2B's envd protocol, and /archive and /chmod, which are ours.
 //
-// envd is root and does not check permissions: whoever holds the sandbox's token may also run
-// any program as root. The user that a request names says where relative paths begin and to whom what
-// is made belongs.
+// Everything goes as a stream, of which a fixed buffer is held at a time. Who may do it, and
+// as whom, is as in package filesystem.
 package files
 
 import (
@@ -15,7 +14,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/envd/internal/user"
 )
 
-// Handler serves uploads and downloads.
+// Handler serves all of it.
 type Handler struct {
 	session *session.Session
 	users   user.Database
@@ -26,9 +25,18 @@ func New(s *session.Session, users user.Database) *Handler {
 	return &Handler{session: s, users: users}
 }
 
-// user returns the account that the query names, or the default one.
-func (h *Handler) user(r *http.Request) (*user.User, *apierror.Error) {
-	name := r.URL.Query().Get("username")
+// Mount adds the routes to mux.
+func (h *Handler) Mount(mux *http.ServeMux) {
+	mux.HandleFunc("GET /files", h.Download)
+	mux.HandleFunc("POST /files", h.Upload)
+	mux.HandleFunc("POST /files/compose", h.Compose)
+	mux.HandleFunc("GET /archive", h.Pack)
+	mux.HandleFunc("POST /archive", h.Unpack)
+	mux.HandleFunc("POST /chmod", h.Chmod)
+}
+
+// lookup returns the account called name, or the default one.
+func (h *Handler) lookup(name string) (*user.User, *apierror.Error) {
 	if name == "" {
 		name = h.session.Defaults().User
 	}
@@ -42,4 +50,15 @@ func (h *Handler) user(r *http.Request) (*user.User, *apierror.Error) {
 		return nil, apierror.New(http.StatusInternalServerError, "error looking up user '%s': %v", name, err)
 	}
 	return u, nil
+}
+
+// target returns the user and the path that a query names.
+func (h *Handler) target(r *http.Request) (*user.User, string, *apierror.Error) {
+	query := r.URL.Query()
+	u, failure := h.lookup(query.Get("username"))
+	if failure != nil {
+		return nil, "", failure
+	}
+	path, failure := absolute(query.Get("path"), u)
+	return u, path, failure
 }

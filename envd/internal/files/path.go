@@ -5,37 +5,29 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/apierror"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/filesystem"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/user"
 )
 
-// maxPath and maxName are PATH_MAX and NAME_MAX of limits.h; longer ones fail in the kernel anyway.
-const maxPath, maxName = 4096, 255
+// maxName is NAME_MAX of limits.h; longer ones fail in the kernel anyway.
+const maxName = 255
 
 // maxLinks is how many symbolic links are followed, as in the kernel (path_resolution(7)).
 const maxLinks = 40
 
-// absolute returns the path that text means for a user with that home: absolute, below the
-// home where it is relative or begins with "~/", and without "." and "..".
-func absolute(text, home string) (string, *apierror.Error) {
-	switch {
-	case text == "":
+// absolute returns the path that text means for u, which may not be empty.
+func absolute(text string, u *user.User) (string, *apierror.Error) {
+	if text == "" {
 		return "", apierror.New(http.StatusBadRequest, "a path is required")
-	case strings.Contains(text, "\x00"):
-		return "", apierror.New(http.StatusBadRequest, "the path contains a NUL byte")
-	case len(text) >= maxPath:
-		return "", apierror.New(http.StatusBadRequest, "the path is longer than %d bytes", maxPath-1)
 	}
-	path := text
-	if text == "~" || strings.HasPrefix(text, "~/") {
-		path = filepath.Join(home, text[1:])
-	} else if !filepath.IsAbs(text) {
-		path = filepath.Join(home, text)
+	path, err := filesystem.Resolve(text, u, "")
+	if err != nil {
+		return "", apierror.New(http.StatusBadRequest, "%v", err)
 	}
-	// A user without an absolute home has "/", as login(1) gives.
-	return filepath.Join("/", path), nil
+	return path, nil
 }
 
 // pathError describes the failure of an operation on path to the caller.

@@ -7,24 +7,32 @@ import (
 	"mime/multipart"
 	"net/http"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/apierror"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/filesystem"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/user"
 )
 
 // maxParts is how many files one multipart upload may hold.
 const maxParts = 1000
 
+// metadataPrefix begins the names of the request headers that give an uploaded file metadata.
+const metadataPrefix = "X-Metadata-"
+
 // entry describes an uploaded file in the answer. The protocol's clients refuse further fields.
 type entry struct {
-	Path string `json:"path"`
-	Name string `json:"name"`
-	Type string `json:"type"`
+	Path     string            `json:"path"`
+	Name     string            `json:"name"`
+	Type     string            `json:"type"`
+	Metadata map[string]string `json:"metadata,omitempty"`
 }
 
-func newEntry(path string) entry { return entry{Path: path, Name: filepath.Base(path), Type: "file"} }
+func newEntry(path string) entry {
+	return entry{Path: path, Name: filepath.Base(path), Type: "file", Metadata: filesystem.ReadMetadata(path)}
+}
 
 // Upload serves POST /files.
 func (h *Handler) Upload(w http.ResponseWriter, r *http.Request) {
@@ -33,93 +41,133 @@ func (h *Handler) Upload(w http.ResponseWriter, r *http.Request) {
 		failure.Write(w)
 		return
 	}
+	answer(w, written)
+}
+
+func answer(w http.ResponseWriter, value any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
-	_ = json.NewEncoder(w).Encode(written) // the caller is gone if this fails
+	_ = json.NewEncoder(w).Encode(value) // the caller is gone if this fails
 }
 
 func (h *Handler) upload(r *http.Request) ([]entry, *apierror.Error) {
-	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
-		return nil, apierror.New(http.StatusUnsupportedMediaType, "content encoding %q is not supported", encoding)
-	}
-	u, failure := h.user(r)
+	u, failure := h.lookup(r.URL.Query().Get("username"))
 	if failure != nil {
 		return nil, failure
+	}
+	metadata := metadataOf(r.Header)
+	if err := filesystem.CheckMetadata(metadata); err != nil {
+		return nil, apierror.New(http.StatusBadRequest, "invalid metadata: %v", err)
 	}
 	kind, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil {
 		return nil, apierror.New(http.StatusBadRequest, "the Content-Type header is missing or malformed")
 	}
+	body, failure := requestBody(r)
+	if failure != nil {
+		return nil, failure
+	}
 	switch kind {
 	case "application/octet-stream":
-		return h.uploadRaw(r, u)
+		return uploadRaw(r, body, u, metadata)
 	case "multipart/form-data":
-		return h.uploadParts(r, params["boundary"], u)
+		if params["boundary"] == "" {
+			return nil, apierror.New(http.StatusBadRequest, "the multipart boundary is missing")
+		}
+		p := parts{user: u, path: r.URL.Query().Get("path"), metadata: metadata}
+		written, failure := p.upload(multipart.NewReader(body, params["boundary"]))
+		if failure == nil {
+			failure = drain(body)
+		}
+		return written, failure
 	}
 	return nil, apierror.New(http.StatusBadRequest,
 		"content type %s is not supported, only multipart/form-data and application/octet-stream are", kind)
 }
 
+// metadataOf returns what the headers say; of several with the same name the first counts.
+func metadataOf(header http.Header) map[string]string {
+	metadata := map[string]string{}
+	for name, values := range header {
+		if key, ours := strings.CutPrefix(name, metadataPrefix); ours && key != "" {
+			metadata[strings.ToLower(key)] = values[0]
+		}
+	}
+	return metadata
+}
+
 // uploadRaw stores the body at the path of the query.
-func (h *Handler) uploadRaw(r *http.Request, u *user.User) ([]entry, *apierror.Error) {
-	path, failure := absolute(r.URL.Query().Get("path"), u.Home)
+func uploadRaw(r *http.Request, body io.Reader, u *user.User, metadata map[string]string) ([]entry, *apierror.Error) {
+	path, failure := absolute(r.URL.Query().Get("path"), u)
 	if failure != nil {
 		return nil, failure
 	}
-	if failure := checkSpace(path, r.ContentLength); failure != nil {
-		return nil, failure
+	if body == io.Reader(r.Body) {
+		failure = checkSpace(path, r.ContentLength)
 	}
-	if failure := write(path, u, r.Body); failure != nil {
+	if failure == nil {
+		failure = write(path, u, upload(body, metadata))
+	}
+	if failure != nil {
 		return nil, failure
 	}
 	return []entry{newEntry(path)}, nil
 }
 
-// uploadParts stores each part that is called "file": at the path of the query if there is one,
+// parts is an upload of several files.
+type parts struct {
+	user     *user.User
+	path     string // of the one file, or empty
+	metadata map[string]string
+	written  []entry
+}
+
+// upload stores each part that is called "file": at the path of the query if there is one,
 // which then fits one file only, else at the part's own file name.
-func (h *Handler) uploadParts(r *http.Request, boundary string, u *user.User) ([]entry, *apierror.Error) {
-	if boundary == "" {
-		return nil, apierror.New(http.StatusBadRequest, "the multipart boundary is missing")
-	}
-	reader, written := multipart.NewReader(r.Body, boundary), []entry{}
+func (p *parts) upload(reader *multipart.Reader) ([]entry, *apierror.Error) {
 	for count := 0; ; count++ {
 		part, err := reader.NextRawPart()
-		if err == io.EOF { // not errors.Is: a body without its last boundary gives a wrapped EOF
-			return written, nil
-		}
-		if err != nil {
+		switch {
+		case err == io.EOF: // not errors.Is: a body without its last boundary gives a wrapped EOF
+			return append([]entry{}, p.written...), nil
+		case err != nil:
 			return nil, apierror.New(http.StatusBadRequest, "malformed multipart body: %v", err)
-		}
-		if count == maxParts {
+		case count == maxParts:
 			return nil, apierror.New(http.StatusBadRequest, "more than %d parts in one upload", maxParts)
-		}
-		if part.FormName() != "file" {
+		case part.FormName() != "file":
 			continue
 		}
-		path, failure := partPath(r, part, u.Home, len(written))
-		if failure != nil {
+		if failure := p.store(part); failure != nil {
 			return nil, failure
 		}
-		if failure := write(path, u, part); failure != nil {
-			return nil, failure
-		}
-		written = append(written, newEntry(path))
 	}
 }
 
-func partPath(r *http.Request, part *multipart.Part, home string, before int) (string, *apierror.Error) {
-	if text := r.URL.Query().Get("path"); text != "" {
-		if before > 0 {
-			return "", apierror.New(http.StatusBadRequest, "several files for the one path '%s'; the first was stored", text)
+func (p *parts) store(part *multipart.Part) *apierror.Error {
+	path, failure := p.pathOf(part)
+	if failure != nil {
+		return failure
+	}
+	if failure := write(path, p.user, upload(part, p.metadata)); failure != nil {
+		return failure
+	}
+	p.written = append(p.written, newEntry(path))
+	return nil
+}
+
+func (p *parts) pathOf(part *multipart.Part) (string, *apierror.Error) {
+	if p.path != "" {
+		if len(p.written) > 0 {
+			return "", apierror.New(http.StatusBadRequest, "several files for the one path '%s'; the first was stored", p.path)
 		}
-		return absolute(text, home)
+		return absolute(p.path, p.user)
 	}
 	// Part.FileName would keep the last element only.
 	_, params, err := mime.ParseMediaType(part.Header.Get("Content-Disposition"))
 	if err != nil {
 		return "", apierror.New(http.StatusBadRequest, "malformed Content-Disposition of a part")
 	}
-	return absolute(params["filename"], home)
+	return absolute(params["filename"], p.user)
 }
 
 // checkSpace refuses early what cannot fit, before it fills the disk for everybody else.

@@ -12,12 +12,9 @@ import (
 	"syscall"
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/apierror"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/filesystem"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/user"
 )
-
-// temporaryPrefix begins the names of files that are being uploaded. One is left behind only
-// when the guest dies in the middle of an upload.
-const temporaryPrefix = ".wrenn-upload-"
 
 // buffers hold what an upload has read and not yet written.
 var buffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
@@ -25,67 +22,93 @@ var buffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
 // errBody wraps the failure to read what is to be written, as opposed to writing it.
 var errBody = errors.New("read the request body")
 
-// write makes the file at path hold what body delivers, all or nothing: the bytes go to a temporary
-// file in the same folder, which then takes the name. The file belongs to u; it keeps the mode
-// of the file it replaces. Missing folders are made and belong to u too.
+// fileMode is that of files that did not exist.
+const fileMode = 0o644
+
+// content is what a file is to hold.
+type content struct {
+	// fill writes it. Its error wraps errBody if it is not the file's.
+	fill     func(file *os.File) error
+	metadata map[string]string
+}
+
+// upload is the content that body delivers.
+func upload(body io.Reader, metadata map[string]string) content {
+	return content{fill: func(file *os.File) error { return copyBody(file, body) }, metadata: metadata}
+}
+
+// write makes the file at path hold c, all or nothing: the bytes go to a temporary file in the
+// same folder, which then takes the name. The file belongs to u; it keeps the mode of the file it
+// replaces, and nothing else of it. Missing folders are made and belong to u too.
 //
 // The data is not fsynced: a crash of the guest may lose it, like any file that a program in the
 // guest writes. Pausing and hibernating sync the whole guest.
-func write(path string, u *user.User, body io.Reader) *apierror.Error {
-	target, mode, failure := destination(path, u)
+func write(path string, u *user.User, c content) *apierror.Error {
+	to, failure := findDestination(path, u)
 	if failure != nil {
 		return failure
 	}
-	temp, err := createTemporary(filepath.Dir(target))
+	temp, err := to.create()
 	if err != nil {
 		return pathError(path, err)
 	}
-	if err := fill(temp, body, mode, u); err != nil {
+	err = complete(temp, c, to.mode, u)
+	if err == nil {
+		err = os.Rename(temp.Name(), to.path)
+	}
+	if err != nil {
 		_ = os.Remove(temp.Name())
 		return uploadError(path, err)
-	}
-	if err := os.Rename(temp.Name(), target); err != nil {
-		_ = os.Remove(temp.Name())
-		return pathError(path, err)
 	}
 	return nil
 }
 
-// destination finds out which file a write to path replaces and which mode it gets.
-func destination(path string, u *user.User) (string, os.FileMode, *apierror.Error) {
+// destination is the file that a write makes or replaces. Its temporary file is left behind only
+// when the guest dies in the middle.
+type destination struct {
+	path   string
+	mode   os.FileMode
+	prefix string // of the temporary file's name
+}
+
+// findDestination finds out which file a write to path replaces and which mode it gets.
+func findDestination(path string, u *user.User) (*destination, *apierror.Error) {
 	if len(filepath.Base(path)) > maxName {
-		return "", 0, pathError(path, syscall.ENAMETOOLONG)
+		return nil, pathError(path, syscall.ENAMETOOLONG)
 	}
 	target, err := followLinks(path)
 	if err != nil {
-		return "", 0, pathError(path, err)
+		return nil, pathError(path, err)
 	}
-	if err := makeFolders(filepath.Dir(target), u); err != nil {
-		return "", 0, pathError(path, err)
+	if err := filesystem.MakeFolders(filepath.Dir(target), u); err != nil {
+		return nil, pathError(path, err)
 	}
 	info, err := os.Lstat(target)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return target, fileMode, nil
+		return &destination{path: target, mode: fileMode, prefix: filesystem.TemporaryNew}, nil
 	case err != nil:
-		return "", 0, pathError(path, err)
+		return nil, pathError(path, err)
 	case info.IsDir():
-		return "", 0, directoryError(path)
+		return nil, directoryError(path)
 	case !info.Mode().IsRegular():
-		return "", 0, irregularError(path)
+		return nil, irregularError(path)
 	}
-	return target, info.Mode().Perm(), nil
+	return &destination{path: target, mode: info.Mode().Perm(), prefix: filesystem.TemporaryReplacement}, nil
 }
 
-// createTemporary makes a file of which nobody else knows the name, readable by nobody else yet.
-func createTemporary(dir string) (*os.File, error) {
-	name := filepath.Join(dir, temporaryPrefix+rand.Text())
+// create makes a file of which nobody else knows the name, readable by nobody else yet.
+func (d *destination) create() (*os.File, error) {
+	name := filepath.Join(filepath.Dir(d.path), d.prefix+rand.Text())
 	return os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
 }
 
-// fill writes, gives away and closes the file.
-func fill(file *os.File, body io.Reader, mode os.FileMode, u *user.User) error {
-	err := copyBody(file, body)
+// complete writes, gives away and closes the file.
+func complete(file *os.File, c content, mode os.FileMode, u *user.User) error {
+	err := c.fill(file)
+	if err == nil {
+		err = filesystem.WriteMetadata(file, c.metadata)
+	}
 	if err == nil && os.Geteuid() == 0 {
 		err = file.Chown(int(u.UID), int(u.GID))
 	}

@@ -126,7 +126,7 @@ type serialConn struct{ net.Conn }
 
 // CloseWrite tells the peer that no more comes. That is what a stream's Close does: what the peer still sends can be
 // read (yamux, Stream.Read).
-func (c serialConn) CloseWrite() error { return c.Conn.Close() }
+func (c serialConn) CloseWrite() error { return c.Close() }
 
 // Accept returns the next stream.
 func (l *serialListener) Accept() (net.Conn, error) {

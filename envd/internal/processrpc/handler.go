@@ -11,13 +11,11 @@ package processrpc
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"net/http"
 	"os"
-	"strings"
 
-	"github.com/wrenn-sandbox/wrenn/envd/internal/apierror"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/caller"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/connect"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/process"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/session"
@@ -71,37 +69,9 @@ func (h *Handler) find(selector *ProcessSelector, ended bool) (*process.Process,
 	return p, wireError(err)
 }
 
-// caller returns the user that a request is made as: that of its Basic authorization,
-// whose password means nothing, or else the default one.
+// caller returns the user that a request is made as.
 func (h *Handler) caller(header http.Header) (*user.User, error) {
-	name, err := basicUser(header.Get("Authorization"))
-	if err != nil {
-		return nil, connect.Errorf(connect.Unauthenticated, "%v", err)
-	}
-	if name == "" {
-		name = h.session.Defaults().User
-	}
-	u, err := h.users.Lookup(name)
-	if errors.Is(err, user.ErrUnknown) {
-		unknown := connect.Errorf(connect.Unauthenticated, "invalid username: '%s'", name)
-		unknown.Header = http.Header{apierror.HeaderReason: {apierror.ReasonUnknownUser}}
-		return nil, unknown
-	}
-	return u, wireError(err)
-}
-
-// basicUser returns the user name of a Basic authorization (RFC 7617), empty for none.
-func basicUser(authorization string) (string, error) {
-	scheme, credentials, _ := strings.Cut(authorization, " ")
-	if !strings.EqualFold(scheme, "Basic") {
-		return "", nil
-	}
-	plain, err := base64.StdEncoding.DecodeString(strings.TrimSpace(credentials))
-	if err != nil {
-		return "", errors.New("the Authorization header is not valid base64")
-	}
-	name, _, _ := strings.Cut(string(plain), ":")
-	return name, nil
+	return caller.User(header, h.users, h.session.Defaults().User)
 }
 
 // wireError translates an error of package process; nil stays nil.

@@ -3,16 +3,11 @@ package processrpc
 import (
 	"context"
 	"errors"
-	"net/http"
-	"strconv"
-	"time"
 
+	"github.com/wrenn-sandbox/wrenn/envd/internal/caller"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/connect"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/process"
 )
-
-// defaultKeepalive is the protocol's; a request may ask for 1 s to maxKeepalive.
-const defaultKeepalive, maxKeepalive = 90 * time.Second, time.Hour
 
 func (h *Handler) start(ctx context.Context, call *connect.Call, req *StartRequest, send func(*EventResponse) error) error {
 	spec, err := h.spec(call, req)
@@ -24,7 +19,7 @@ func (h *Handler) start(ctx context.Context, call *connect.Call, req *StartReque
 		return wireError(err)
 	}
 	defer reader.Close()
-	f := follower{p: p, reader: reader, keepalive: keepalive(call.Header), extended: extended(call), send: send}
+	f := follower{p: p, reader: reader, keepalive: caller.Keepalive(call.Header), extended: extended(call), send: send}
 	err = f.follow(ctx)
 	if errors.Is(err, errAbandoned) && call.Header.Get(HeaderKillOnDisconnect) == "1" {
 		_ = p.Kill() // nobody is left to tell
@@ -73,14 +68,6 @@ func (h *Handler) connect(ctx context.Context, call *connect.Call, req *ConnectR
 		return wireError(err)
 	}
 	defer reader.Close()
-	f := follower{p: p, reader: reader, keepalive: keepalive(call.Header), extended: extended(call), send: send}
+	f := follower{p: p, reader: reader, keepalive: caller.Keepalive(call.Header), extended: extended(call), send: send}
 	return f.follow(ctx)
-}
-
-func keepalive(header http.Header) time.Duration {
-	seconds, err := strconv.Atoi(header.Get("Keepalive-Ping-Interval"))
-	if err != nil || seconds < 1 || seconds > int(maxKeepalive/time.Second) {
-		return defaultKeepalive
-	}
-	return time.Duration(seconds) * time.Second
 }

@@ -7,40 +7,43 @@ import (
 	"sync/atomic"
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/apierror"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/session"
 )
 
 const headerToken = "X-Access-Token"
 
-// connection is what the server remembers of a connection: the generation of the token under which
-// it was authorized, 0 for not at all. Another token leaves it unauthorized.
-type connection struct{ authorized atomic.Uint64 }
+// connection is what is known of a connection to the server.
+type connection struct {
+	grant atomic.Uint64 // the session.Grant of an authorized one
+}
 
 type connectionKey struct{}
 
-// remember is the http.Server's ConnContext.
+// remember gives each connection's requests a place for what is known of it.
 func remember(ctx context.Context, _ net.Conn) context.Context {
 	return context.WithValue(ctx, connectionKey{}, &connection{})
 }
 
-// connectionOf returns the connection of a request, or one that lasts as long as the request where there is none.
-func connectionOf(r *http.Request) *connection {
-	if c, ok := r.Context().Value(connectionKey{}).(*connection); ok {
-		return c
-	}
-	return &connection{}
-}
-
-// authorizeConnection makes the token that it carries hold for all that follows in its connection, until
-// another token is set: the host can hand the connection on without the token.
+// authorizeConnection lets the connection's later requests do without the token, until that changes. The host
+// does so before it lets somebody else speak on the connection, who must not learn the token.
 func (s *Server) authorizeConnection(w http.ResponseWriter, r *http.Request) {
-	if generation := s.session.Authorize(r.Header.Get(headerToken)); generation != 0 {
-		connectionOf(r).authorized.Store(generation)
+	conn, ok := r.Context().Value(connectionKey{}).(*connection)
+	grant, authorized := s.session.Authorize(r.Header.Get(headerToken))
+	if ok && authorized {
+		conn.grant.Store(uint64(grant))
 	}
+	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// authorize lets through what carries the token, or comes in a connection that is authorized. Without a token
-// set, it lets through the /init that will set it, and in development everything.
+// granted reports whether the request came on a connection that was authorized.
+func (s *Server) granted(r *http.Request) bool {
+	conn, ok := r.Context().Value(connectionKey{}).(*connection)
+	return ok && s.session.Valid(session.Grant(conn.grant.Load()))
+}
+
+// authorize lets through what refuse does not refuse. Without a token set, that is the /init that will set it,
+// and in development everything.
 func (s *Server) authorize(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if refusal := s.refuse(r); refusal != nil {
@@ -56,21 +59,28 @@ func (s *Server) refuse(r *http.Request) *apierror.Error {
 	case r.URL.Path == "/health":
 		return nil
 	case s.session.HasToken():
-		if !s.authorized(r) {
-			return apierror.New(http.StatusUnauthorized, "unauthorized access, please provide a valid access token")
-		}
-		return nil
+		return s.refuseCaller(r)
 	case s.opts.Debug || r.URL.Path == "/init":
 		return nil
 	}
 	return apierror.New(http.StatusUnauthorized, "envd is not initialized")
 }
 
-// authorized trusts the connection where the request carries no token. Only with the token itself can
-// another one be set: whoever was handed a connection cannot lock the host out.
-func (s *Server) authorized(r *http.Request) bool {
-	if token := r.Header.Get(headerToken); token != "" || r.URL.Path == "/init" {
-		return s.session.Authorize(token) != 0
+// refuseCaller returns nil for who sends the token, or has sent it on this connection, or has a signature that
+// was made with it. What is sent is checked, also where the connection alone would do.
+func (s *Server) refuseCaller(r *http.Request) *apierror.Error {
+	_, authorized := s.session.Authorize(r.Header.Get(headerToken))
+	switch {
+	case authorized:
+		return nil
+	case len(r.Header.Values(headerToken)) > 0:
+	case signed(r):
+		return s.refuseSignature(r)
+	case r.URL.Path == "/init": // whoever was handed a connection cannot set another token and lock the host out
+	case s.granted(r):
+		return nil
+	case r.URL.Path == "/files":
+		return apierror.New(http.StatusUnauthorized, "missing signature query parameter")
 	}
-	return connectionOf(r).authorized.Load() == s.session.Generation()
+	return apierror.New(http.StatusUnauthorized, "unauthorized access, please provide a valid access token")
 }

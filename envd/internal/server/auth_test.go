@@ -61,7 +61,7 @@ func (w *wire) wants(status int, what, token, body string) {
 }
 
 // A connection is authorized by the token alone, for itself alone, and until another token is set.
-func TestAuthorizedConnection(t *testing.T) {
+func TestHandedConnection(t *testing.T) {
 	e := start(t, server.Options{})
 	a, b := e.wire(), e.wire()
 	a.wants(401, "POST /authorize", "first", "") // before there is a token
@@ -88,7 +88,7 @@ func TestAuthorizedConnection(t *testing.T) {
 }
 
 // The same in HTTP/2, where the requests of a connection go on side by side.
-func TestAuthorizedConnectionH2C(t *testing.T) {
+func TestHandedConnectionH2C(t *testing.T) {
 	e := start(t, server.Options{})
 	e.init(`{"accessToken":"first"}`)
 	protocols := &http.Protocols{}

@@ -162,11 +162,12 @@ func (s *splices) run(client, target net.Conn, fromClient io.Reader) {
 	in.other, out.other = out, in
 	go func() { ended <- in.copy() }()
 	go func() { ended <- out.copy() }()
-	if err := <-ended; err != nil {
-		hurry := time.Unix(1, 0)
-		_, _ = client.SetDeadline(hurry), target.SetDeadline(hurry)
+	for range 2 {
+		if err := <-ended; err != nil {
+			past := time.Unix(1, 0)
+			_, _ = client.SetDeadline(past), target.SetDeadline(past) // ends the other one
+		}
 	}
-	<-ended
 }
 
 // flow is one direction.

@@ -8,9 +8,12 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/wrenn-sandbox/wrenn/envd/internal/server"
 )
 
 // exchangeOn sends one request on a connection and reads its answer.
@@ -35,6 +38,56 @@ func (e *envd) dial() *net.TCPConn {
 	e.Cleanup(func() { _ = conn.Close() })
 	_ = conn.SetDeadline(time.Now().Add(patience))
 	return conn.(*net.TCPConn)
+}
+
+// An authorized connection needs no token, until that changes; others do, and a wrong token is wrong everywhere.
+func TestAuthorizedConnection(t *testing.T) {
+	e := start(t, server.Options{})
+	e.init(`{"accessToken":"first"}`)
+	conn := e.dial()
+	r := bufio.NewReader(conn)
+	status := func(method, path, header string) int {
+		resp := exchangeOn(t, conn, r, method+" "+path+" HTTP/1.1\r\nHost: x\r\n"+header+"\r\n")
+		_, _ = io.Copy(io.Discard, resp.Body)
+		return resp.StatusCode
+	}
+	for _, step := range []struct {
+		method, path, header string
+		want                 int
+	}{
+		{"GET", "/envs", "", 401},
+		{"POST", "/authorize", "", 401},
+		{"POST", "/authorize", "X-Access-Token: wrong\r\n", 401},
+		{"GET", "/envs", "", 401},
+		{"POST", "/authorize", "X-Access-Token: first\r\n", 204},
+		{"GET", "/envs", "", 200},
+		{"GET", "/envs", "X-Access-Token: wrong\r\n", 401},
+		{"GET", "/envs", "X-Access-Token:\r\n", 401},
+		{"POST", "/authorize", "", 204},
+		{"GET", "/envs", "", 200},
+		{"GET", "/files?path=/etc/passwd&username=root", "", 200},
+		// A signature is checked, so that what is passed on for a stranger may do no more than it says.
+		{"GET", "/files?path=/etc/passwd&username=root&signature=v1_x", "", 401},
+		{"GET", "/files?path=/etc/passwd&username=root&signature=" + url.QueryEscape(sign("/etc/passwd", "read", "root", "first")), "", 200},
+	} {
+		if got := status(step.method, step.path, step.header); got != step.want {
+			t.Errorf("%s %s with %q: %d, want %d", step.method, step.path, step.header, got, step.want)
+		}
+	}
+	if got, _ := e.request("GET", "/envs", "", nil); got != 401 {
+		t.Errorf("on another connection: %d", got)
+	}
+	again := func(token string, want int) {
+		t.Helper()
+		if got, _ := e.request("POST", "/init", `{"accessToken":"`+token+`"}`, http.Header{"X-Access-Token": {"first"}}); got != 204 {
+			t.Fatalf("init: %d", got)
+		}
+		if got := status("GET", "/envs", ""); got != want {
+			t.Errorf("after the token was set to %q: %d, want %d", token, got, want)
+		}
+	}
+	again("first", 200)
+	again("second", 401)
 }
 
 // echoServer listens on an address of the guest's own and handles each connection.
@@ -142,11 +195,11 @@ func TestPortEndsWithEitherSide(t *testing.T) {
 		ended <- err
 	})
 	before := measure(t)
-	conn, r := e.connectPort(port, "reset\n")
+	_, r := e.connectPort(port, "reset\n")
 	if _, err := r.ReadByte(); err == nil {
 		t.Error("a byte came from nowhere")
 	}
-	conn, _ = e.connectPort(port, "wait\n")
+	conn, _ := e.connectPort(port, "wait\n")
 	_ = conn.SetLinger(0)
 	_ = conn.Close() // a reset
 	select {

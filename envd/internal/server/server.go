@@ -1,14 +1,17 @@
 // Package server is envd's HTTP server: the process service, files, and what the host uses
 // to take a guest over and to look at it.
 //
-//	POST /process.Process/*   package processrpc (Connect)
-//	GET /ports/{port}         a connection to a server in the guest
-//	GET, POST /files          package files
-//	GET /health               204, with envd's version in X-Envd-Version
-//	GET /metrics, /envs       JSON
-//	POST /init                what the host knows and the guest does not; sets the token
-//	POST /shutdown            orderly end of the guest
-//	POST /authorize           lets the connection's later requests do without the token
+//	POST /process.Process/*        package processrpc (Connect)
+//	POST /filesystem.Filesystem/*  package filesystemrpc (Connect)
+//	GET, POST /files               package files, with a signature too
+//	POST /files/compose, /chmod    package files
+//	GET, POST /archive             package files
+//	GET /health                    204, with envd's version in X-Envd-Version
+//	GET /metrics, /envs            JSON
+//	POST /init                     what the host knows and the guest does not; sets the token
+//	POST /shutdown                 orderly end of the guest
+//	POST /authorize                lets the connection's later requests do without the token
+//	GET /ports/{port}              a connection to a server in the guest
 //
 // Only the host reaches the listeners that it is given, and yet nothing but /health is answered
 // without the token: before the first /init has set one, nothing but that /init.
@@ -27,6 +30,8 @@ import (
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/boot"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/files"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/filesystem"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/filesystemrpc"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/process"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/processrpc"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/reap"
@@ -65,6 +70,7 @@ type Server struct {
 	opts      Options
 	session   *session.Session
 	processes *process.Service
+	files     *filesystem.Service
 	handler   http.Handler
 	http      *http.Server
 	open      atomic.Int64 // connections
@@ -83,7 +89,7 @@ func New(opts Options) *Server {
 	}
 	s := &Server{
 		opts: opts, session: session.New(defaultUser(opts)),
-		processes: process.New(opts.Reaper),
+		processes: process.New(opts.Reaper), files: filesystem.New(opts.Users),
 	}
 	s.handler = s.authorize(s.routes())
 	protocols := &http.Protocols{}
@@ -115,7 +121,6 @@ func defaultUser(opts Options) string {
 }
 
 func (s *Server) routes() http.Handler {
-	file := files.New(s.session, s.opts.Users)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /health", s.health)
 	mux.HandleFunc("GET /metrics", s.metrics)
@@ -124,9 +129,9 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST /shutdown", s.shutdown)
 	mux.HandleFunc("POST /authorize", s.authorizeConnection)
 	mux.HandleFunc("GET /ports/{port}", s.port)
-	mux.HandleFunc("GET /files", file.Download)
-	mux.HandleFunc("POST /files", file.Upload)
+	files.New(s.session, s.opts.Users).Mount(mux)
 	processrpc.New(s.processes, s.session, s.opts.Users).Mount(mux)
+	filesystemrpc.New(s.files, s.session, s.opts.Users).Mount(mux)
 	return mux
 }
 
@@ -157,11 +162,12 @@ func (s *Server) count(conn net.Conn, state http.ConnState) {
 	}
 }
 
-// Close closes all listeners and connections at once, kills every process and waits until they
-// have ended.
+// Close closes all listeners and connections at once, kills every process, ends every watcher and
+// waits until they have ended.
 func (s *Server) Close() error {
 	err := s.http.Close()
 	s.splices.close()
 	s.processes.Close()
+	s.files.Close()
 	return err
 }

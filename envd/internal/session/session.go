@@ -24,11 +24,15 @@ type Defaults struct {
 type Session struct {
 	mu       sync.Mutex
 	defaults Defaults
-	// token is the SHA-256 of the token: two values of equal length compare in constant time.
-	token [sha256.Size]byte
-	// generation counts the tokens that were set: 0 means none yet.
-	generation uint64
+	// token is kept as it is because signatures are made with it; it is not written anywhere.
+	token string
+	// sum is its SHA-256: two values of equal length compare in constant time.
+	sum   [sha256.Size]byte
+	grant Grant // of this token
 }
+
+// Grant stands for having shown the token. It is worth nothing once another token is set, and never is when zero.
+type Grant uint64
 
 // New returns a session that has no token yet and whose default user is user, or
 // FallbackUser if that is empty.
@@ -60,30 +64,34 @@ func (s *Session) Update(d Defaults, token string) {
 	if d.Env != nil {
 		s.defaults.Env = maps.Clone(d.Env)
 	}
-	if sum := sha256.Sum256([]byte(token)); token != "" && (s.generation == 0 || sum != s.token) {
-		s.token = sum
-		s.generation++
+	if token != "" && token != s.token {
+		s.token, s.sum = token, sha256.Sum256([]byte(token))
+		s.grant++
 	}
 }
 
 // HasToken reports whether a token has been set.
-func (s *Session) HasToken() bool { return s.Generation() != 0 }
-
-// Generation changes whenever another token is set; it is 0 while there is none.
-func (s *Session) Generation() uint64 {
+func (s *Session) HasToken() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.generation
+	return s.token != ""
 }
 
-// Authorize returns the generation of the token if it is the one that is set, and 0 if it is not or none
-// is. It takes the same time however much of the token is right.
-func (s *Session) Authorize(token string) (generation uint64) {
+// Authorize reports whether token is the one that was set, and returns the grant that saves showing it
+// again. It takes the same time however much of it is right, and is false while none is set.
+func (s *Session) Authorize(token string) (Grant, bool) {
 	sum := sha256.Sum256([]byte(token))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if subtle.ConstantTimeCompare(sum[:], s.token[:]) != 1 {
-		return 0
+	if s.token == "" || subtle.ConstantTimeCompare(sum[:], s.sum[:]) != 1 {
+		return 0, false
 	}
-	return s.generation
+	return s.grant, true
+}
+
+// Valid reports whether the token that a grant was given for is still the one.
+func (s *Session) Valid(grant Grant) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.token != "" && grant == s.grant
 }

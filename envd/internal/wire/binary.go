@@ -86,8 +86,9 @@ func (f *field) appendOne(dst []byte, v reflect.Value) []byte {
 		return appendSized(dst, func(dst []byte) []byte { return appendTime(dst, v.Interface().(time.Time)) })
 	case kindDouble:
 		return binary.LittleEndian.AppendUint64(dst, math.Float64bits(v.Float()))
+	default:
+		return binary.AppendUvarint(dst, f.varint(v))
 	}
-	return binary.AppendUvarint(dst, f.varint(v))
 }
 
 // appendSized appends what body does with its length before it. The length is written once it is known,
@@ -125,8 +126,9 @@ func (f *field) varint(v reflect.Value) uint64 {
 		return v.Uint()
 	case kindSint:
 		return uint64(v.Int()<<1) ^ uint64(v.Int()>>63)
+	default:
+		return uint64(v.Int())
 	}
-	return uint64(v.Int())
 }
 
 var errTruncated = errors.New("the message is cut off or malformed")
@@ -292,8 +294,9 @@ func (f *field) setBytes(v reflect.Value, data []byte, depth int, elements *budg
 		return decodeTime(data, v)
 	case kindMap:
 		return f.decodeEntry(data, v)
+	default:
+		return decodeMessage(data, v, depth-1, elements)
 	}
-	return decodeMessage(data, v, depth-1, elements)
 }
 
 func (f *field) text(data []byte) (string, error) {

@@ -82,8 +82,9 @@ func (f *field) appendValue(dst []byte, v reflect.Value) []byte {
 		return strconv.AppendInt(dst, v.Int(), 10)
 	case kindTime:
 		return appendTimeJSON(dst, v.Interface().(time.Time))
+	default:
+		return appendObject(dst, v)
 	}
-	return appendObject(dst, v)
 }
 
 // quoteLong makes a string of an integer of 64 bits: JavaScript's numbers do not hold all of them.

@@ -109,8 +109,9 @@ func (p *parser) value(f *field, v reflect.Value, depth int) error {
 		return p.enum(f, v)
 	case kindDouble:
 		return p.double(v)
+	default:
+		return p.integer(f, v)
 	}
-	return p.integer(f, v)
 }
 
 func (p *parser) boolean(v reflect.Value) error {

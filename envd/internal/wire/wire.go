@@ -209,8 +209,9 @@ func kindOf(t reflect.Type) kind {
 		return kindBytes
 	case reflect.Struct:
 		return kindMessage
+	default:
+		panic("wire: no encoding for a " + t.String())
 	}
-	panic("wire: no encoding for a " + t.String())
 }
 
 func (k kind) wireType() uint64 {
@@ -219,8 +220,9 @@ func (k kind) wireType() uint64 {
 		return wire64
 	case kindString, kindBytes, kindMessage, kindTime, kindMap:
 		return wireBytes
+	default:
+		return wireVarint
 	}
-	return wireVarint
 }
 
 // present reports whether a field is sent: one with presence if it is set, another if it is not zero.

@@ -1,30 +1,29 @@
-package files
+package filesystem
 
 import (
 	"errors"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/user"
 )
 
-// folderMode and fileMode are those of what uploads create.
-const folderMode, fileMode = 0o755, 0o644
+// folderMode is that of the folders that are made.
+const folderMode = 0o755
 
-// makeFolders makes dir and its missing parents; those that it makes belong to u.
-func makeFolders(dir string, u *user.User) error {
+// MakeFolders makes dir and its missing parents; those that it makes belong to u.
+func MakeFolders(dir string, u *user.User) error {
 	info, err := os.Stat(dir)
 	if err == nil {
 		if !info.IsDir() {
-			return &os.PathError{Op: "mkdir", Path: dir, Err: syscall.ENOTDIR}
+			return notDirectory(dir)
 		}
 		return nil
 	}
 	if !errors.Is(err, os.ErrNotExist) || dir == "/" {
 		return err
 	}
-	if err := makeFolders(filepath.Dir(dir), u); err != nil {
+	if err := MakeFolders(filepath.Dir(dir), u); err != nil {
 		return err
 	}
 	if err := os.Mkdir(dir, folderMode); err != nil {
@@ -40,7 +39,7 @@ func makeFolders(dir string, u *user.User) error {
 func statFolder(dir string) error {
 	info, err := os.Stat(dir)
 	if err == nil && !info.IsDir() {
-		err = &os.PathError{Op: "mkdir", Path: dir, Err: syscall.ENOTDIR}
+		err = notDirectory(dir)
 	}
 	return err
 }
