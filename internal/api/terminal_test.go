@@ -132,7 +132,7 @@ func (c *terminalClient) send(kind websocket.MessageType, text string) {
 
 func TestTerminal(t *testing.T) {
 	r := newRig(t, Limits{})
-	sb := r.terminalSandbox()
+	sb := r.create().ID
 	c := r.openTerminal(sb, url.Values{"cmd": {echoing}})
 	c.until("ready")
 	c.send(websocket.MessageBinary, "bytes \x00\xff\r\n\x1b[A.")
@@ -145,7 +145,7 @@ func TestTerminal(t *testing.T) {
 // A client that comes back, after its connection dropped without a word, gets every byte once.
 func TestTerminalComesBack(t *testing.T) {
 	r := newRig(t, Limits{})
-	sb := r.terminalSandbox()
+	sb := r.create().ID
 	c := r.openTerminal(sb, url.Values{"cmd": {echoing}})
 	c.until("ready")
 	want := "ready"
@@ -172,7 +172,7 @@ func TestTerminalComesBack(t *testing.T) {
 
 func TestTerminalExit(t *testing.T) {
 	r := newRig(t, Limits{})
-	sb := r.terminalSandbox()
+	sb := r.create().ID
 	c := r.openTerminal(sb, url.Values{"cmd": {"printf bye; exit 3"}})
 	if m := c.next(); m.Type != "exit" || m.ExitCode != 3 || string(c.output) != "bye" {
 		t.Errorf("%+v after %q", m, c.output)
@@ -188,7 +188,7 @@ func TestTerminalExit(t *testing.T) {
 
 func TestTerminalDetach(t *testing.T) {
 	r := newRig(t, Limits{})
-	sb := r.terminalSandbox()
+	sb := r.create().ID
 	c := r.openTerminal(sb, url.Values{"cmd": {echoing}, "detach": {"false"}})
 	c.until("ready")
 	beside := r.openTerminal(sb, url.Values{"id": {c.id}})
@@ -200,7 +200,7 @@ func TestTerminalDetach(t *testing.T) {
 
 func TestTerminalErrors(t *testing.T) {
 	r := newRig(t, Limits{})
-	sb := r.terminalSandbox()
+	sb := r.create().ID
 	key := &websocket.DialOptions{HTTPHeader: http.Header{auth.Header: {string(r.key)}}}
 	for name, c := range map[string]struct {
 		sb      string
@@ -242,7 +242,7 @@ func TestTerminalErrors(t *testing.T) {
 // A browser opens a terminal with a ticket, which it can only put into the URL or a subprotocol.
 func TestTerminalTicket(t *testing.T) {
 	r := newRig(t, Limits{})
-	sb := r.terminalSandbox()
+	sb := r.create().ID
 	origin := http.Header{"Origin": {r.server.URL}}
 	for name, try := range map[string]func(ticket string) (*websocket.Conn, *http.Response, error){
 		"query": func(ticket string) (*websocket.Conn, *http.Response, error) {
@@ -271,7 +271,7 @@ func TestTerminalTicket(t *testing.T) {
 // A client that says nothing sensible is told so.
 func TestTerminalNonsense(t *testing.T) {
 	r := newRig(t, Limits{})
-	c := r.openTerminal(r.terminalSandbox(), url.Values{"cmd": {echoing}})
+	c := r.openTerminal(r.create().ID, url.Values{"cmd": {echoing}})
 	c.send(websocket.MessageText, `{"type":"resize","cols":100,"rows":50}`)
 	c.send(websocket.MessageText, `{"type":"nonsense"}`)
 	if m := c.next(); m.Type != "error" || m.Code != "invalid" {
@@ -282,7 +282,7 @@ func TestTerminalNonsense(t *testing.T) {
 // A client that does not answer is given up, a terminal with it not.
 func TestTerminalSilentClient(t *testing.T) {
 	r := newRig(t, Limits{KeepOpen: 20 * time.Millisecond, Idle: 200 * time.Millisecond})
-	sb := r.terminalSandbox()
+	sb := r.create().ID
 	c := r.openTerminal(sb, url.Values{"cmd": {echoing}})
 	c.until("ready")
 	r.eventually("the silent client is given up", func() bool { // it does not read, so it does not answer pings
