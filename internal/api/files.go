@@ -1,7 +1,6 @@
 package api
 
 import (
-	"context"
 	"errors"
 	"io"
 	"mime"
@@ -13,18 +12,24 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
-	"github.com/wrenn-sandbox/wrenn/internal/hostclient"
+	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
 
-// copyBuffer is what a download holds in memory besides the message that the host sent.
+// copyBuffer is what a download holds in memory besides the buffer of its connection.
 const copyBuffer = 64 << 10
 
+// fileName names a file in a guest.
+type fileName struct {
+	sandbox    id.Sandbox
+	path, user string // the user may be empty
+}
+
 // fileRef returns the file that a request means: by ?path=, or by the rest of the URL's path.
-func fileRef(r *http.Request) (hostclient.FileRef, error) {
+func fileRef(r *http.Request) (fileName, error) {
 	sb, err := sandboxID(r)
 	if err != nil {
-		return hostclient.FileRef{}, err
+		return fileName{}, err
 	}
 	inURL := strings.HasSuffix(chi.RouteContext(r.Context()).RoutePattern(), "/*")
 	known := []string{"user"}
@@ -33,18 +38,18 @@ func fileRef(r *http.Request) (hostclient.FileRef, error) {
 	}
 	q, err := query(r, known)
 	if err != nil {
-		return hostclient.FileRef{}, err
+		return fileName{}, err
 	}
-	f := hostclient.FileRef{Sandbox: sb, Path: q.Get("path"), User: q.Get("user")}
+	f := fileName{sandbox: sb, path: q.Get("path"), user: q.Get("user")}
 	if inURL {
-		if f.Path, err = pathInURL(r); err != nil {
+		if f.path, err = pathInURL(r); err != nil {
 			return f, err
 		}
 	}
-	if err := checkPath(f.Path); err != nil {
+	if err := checkPath(f.path); err != nil {
 		return f, err
 	}
-	return f, checkText("user", f.User, 0)
+	return f, checkText("user", f.user, 0)
 }
 
 // pathInURL is what follows …/files/, as an absolute path.
@@ -64,18 +69,17 @@ func (s *Server) readFile(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	client, err := s.Controller.Running(r.Context(), by(r).Account, ref.Sandbox)
+	guest, err := s.Controller.Guest(r.Context(), by(r).Account, ref.sandbox)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
-	f, err := client.ReadFile(ctx, ref)
+	f, err := guest.ReadFile(r.Context(), ref.path, ref.user)
 	if err != nil {
 		return err
 	}
+	defer f.Close()
 	w.Header().Set("Content-Type", "application/octet-stream")
-	if f.Size > 0 { // 0 may also be a file that tells no size, as those in /proc
+	if f.Size >= 0 { // the files of /proc tell none
 		w.Header().Set("Content-Length", strconv.FormatInt(f.Size, 10))
 	}
 	if err := s.send(w, f); err != nil {
@@ -97,7 +101,7 @@ func (s *Server) send(w http.ResponseWriter, f io.Reader) error {
 				return err
 			}
 		}
-		if errors.Is(err, io.EOF) {
+		if err == io.EOF { //nolint:errorlint // a file cut short may have io.EOF as its cause, and must not pass for whole
 			return nil
 		}
 		if err != nil {
@@ -123,17 +127,17 @@ func (s *Server) writeFile(w http.ResponseWriter, r *http.Request) error {
 	if r.ContentLength > s.Limits.Upload { // before the guest hears of it
 		return bodyError(&http.MaxBytesError{Limit: s.Limits.Upload})
 	}
-	client, err := s.Controller.Running(r.Context(), by(r).Account, ref.Sandbox)
+	guest, err := s.Controller.Guest(r.Context(), by(r).Account, ref.sandbox)
 	if err != nil {
 		return err
 	}
 	content := &patient{
 		r: http.MaxBytesReader(w, r.Body, s.Limits.Upload), rc: http.NewResponseController(w), idle: s.Limits.Idle,
 	}
-	info, err := client.WriteFile(r.Context(), ref, content)
-	var source *hostclient.SourceError
+	info, err := guest.WriteFile(r.Context(), ref.path, ref.user, content)
+	var source *sourceError
 	if errors.As(err, &source) {
-		return bodyError(source.Err)
+		return bodyError(source.error)
 	}
 	if err != nil {
 		return err
@@ -163,5 +167,12 @@ type patient struct {
 // Read implements io.Reader.
 func (p *patient) Read(b []byte) (int, error) {
 	_ = p.rc.SetReadDeadline(time.Now().Add(p.idle)) // unsupported only in unit tests
-	return p.r.Read(b)
+	n, err := p.r.Read(b)
+	if err != nil && err != io.EOF { //nolint:errorlint // io.EOF alone is the end of a body
+		err = &sourceError{err}
+	}
+	return n, err
 }
+
+// sourceError is a failure of the client's to send its file: the guest is not at fault.
+type sourceError struct{ error }

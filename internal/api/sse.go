@@ -1,26 +1,22 @@
 package api
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"time"
 
-	"github.com/wrenn-sandbox/wrenn/internal/hostclient"
+	"github.com/wrenn-sandbox/wrenn/internal/envdclient"
 )
 
 // stream answers with the events of p as they happen. A client that reads slowly slows the
 // program down; one that reads nothing for the idle limit has gone, which kills it.
-// cancel ends p.
-func (s *Server) stream(w http.ResponseWriter, r *http.Request, p *hostclient.Process, cancel context.CancelFunc) error {
+func (s *Server) stream(w http.ResponseWriter, r *http.Request, p *program) error {
 	h := w.Header()
 	h.Set("Content-Type", eventStream)
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Accel-Buffering", "no") // nginx would hold events back
 	e := &events{w: w, rc: http.NewResponseController(w), idle: s.Limits.Idle}
-	e.send("started", map[string]uint32{"pid": p.PID})
-
 	outputs, stop, done := make(chan output), make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
@@ -28,7 +24,7 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, p *hostclient.Pr
 	}()
 	defer func() {
 		close(stop)
-		cancel()
+		_ = p.Close() // it never fails, and ends Next
 		<-done
 	}()
 	keepOpen := time.NewTicker(s.Limits.KeepOpen)
@@ -46,20 +42,21 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, p *hostclient.Pr
 	return nil // the client has gone
 }
 
+// output is what Next returned.
 type output struct {
-	hostclient.Output
-	err error
+	event envdclient.Event
+	err   error
 }
 
-func read(p *hostclient.Process, to chan<- output, stop <-chan struct{}) {
+func read(p *program, to chan<- output, stop <-chan struct{}) {
 	for {
-		o, err := p.Next()
+		event, err := p.Next()
 		select {
-		case to <- output{o, err}:
+		case to <- output{event, err}:
 		case <-stop:
 			return
 		}
-		if err != nil || o.Exit != nil {
+		if _, exited := event.(envdclient.Exited); exited || err != nil {
 			return
 		}
 	}
@@ -67,18 +64,21 @@ func read(p *hostclient.Process, to chan<- output, stop <-chan struct{}) {
 
 // relay sends one output and reports whether it was the last.
 func (s *Server) relay(e *events, r *http.Request, o output) (last bool) {
-	switch {
-	case o.err != nil:
+	if o.err != nil {
 		aboutOf(r.Context()).cause = o.err
 		e.send("error", body(r, o.err))
 		return true
-	case o.Exit != nil:
-		e.send("exit", exit(*o.Exit))
+	}
+	switch event := o.event.(type) {
+	case envdclient.Started:
+		e.send("started", map[string]uint32{"pid": event.PID})
+	case envdclient.Stdout:
+		e.send("stdout", map[string][]byte{"data": event}) // JSON has bytes as base64
+	case envdclient.Stderr:
+		e.send("stderr", map[string][]byte{"data": event})
+	case envdclient.Exited:
+		e.send("exit", exit(event))
 		return true
-	case len(o.Stdout) > 0:
-		e.send("stdout", map[string][]byte{"data": o.Stdout}) // JSON has bytes as base64
-	case len(o.Stderr) > 0:
-		e.send("stderr", map[string][]byte{"data": o.Stderr})
 	}
 	return false
 }

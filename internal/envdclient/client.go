@@ -61,6 +61,7 @@ const base = "http://envd"
 // Client talks to one sandbox's envd. Connections are kept and used again. Its methods
 // may be called at the same time.
 type Client struct {
+	dialer Dial
 	limits limits
 	http   *http.Client
 	rpc    processconnect.ProcessClient
@@ -72,10 +73,11 @@ type Client struct {
 }
 
 // New returns a client. Nothing is dialled yet. Token is the sandbox's; it goes with every
-// request, and Init gives it to the guest. Close frees what the client holds.
+// request, and Init gives it to the guest. It is empty where dial gives connections that are authorized (Tunnel).
+// Close frees what the client holds.
 func New(dial Dial, token string) *Client {
 	c := &Client{
-		token:  token,
+		dialer: dial, token: token,
 		limits: limits{answer: 30 * time.Second, silence: time.Minute, killWait: 10 * time.Second, grace: 10 * time.Second},
 	}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
@@ -83,7 +85,7 @@ func New(dial Dial, token string) *Client {
 	protocols.SetHTTP1(true) // a connection a request: a stalled stream holds up no other
 	c.http = &http.Client{
 		Transport: &http.Transport{
-			DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dial(ctx, dial) },
+			DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dial(ctx) },
 			Protocols:              protocols,
 			DisableCompression:     true,
 			MaxIdleConns:           maxIdle,
@@ -102,10 +104,10 @@ func New(dial Dial, token string) *Client {
 }
 
 // dial ends with the client too: the transport lets a dial outlive its request.
-func (c *Client) dial(ctx context.Context, dial Dial) (net.Conn, error) {
+func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := c.bound(ctx)
 	defer cancel(nil)
-	return dial(ctx)
+	return c.dialer(ctx)
 }
 
 var errClosed = errors.New("the client was closed")

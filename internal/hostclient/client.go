@@ -1,12 +1,13 @@
 // Package hostclient is the control plane's typed view of a host agent.
 //
 // Every error is coded (see grpcerr.Decode). Calls that the agent answers within moments have a
-// deadline of their own; those that take as long as the guest wants end with their ctx.
+// deadline of their own; those that take longer end with their ctx.
 package hostclient
 
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -31,6 +32,11 @@ const (
 type Client struct {
 	conn *grpc.ClientConn
 	api  pb.HostAgentServiceClient
+
+	life context.Context // of tunnels; ends with Close
+	end  context.CancelFunc
+	mu   sync.Mutex     // guards left against an Add during Wait
+	left sync.WaitGroup // tunnels
 }
 
 // Dial returns a client of the agent at address (unix:///path or host:port) without
@@ -47,11 +53,20 @@ func Dial(address string) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("host agent address %q: %w", address, err)
 	}
-	return &Client{conn: conn, api: pb.NewHostAgentServiceClient(conn)}, nil
+	c := &Client{conn: conn, api: pb.NewHostAgentServiceClient(conn)}
+	c.life, c.end = context.WithCancel(context.Background())
+	return c, nil
 }
 
-// Close ends the connection and fails the calls under way.
-func (c *Client) Close() error { return c.conn.Close() }
+// Close ends the connection and all tunnels, and fails the calls under way.
+func (c *Client) Close() error {
+	c.mu.Lock()
+	c.end()
+	c.mu.Unlock()
+	err := c.conn.Close()
+	c.left.Wait()
+	return err
+}
 
 // State is what a host observes of a sandbox.
 type State string

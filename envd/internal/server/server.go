@@ -6,6 +6,7 @@
 //	GET /health               204, with envd's version in X-Envd-Version
 //	GET /metrics, /envs       JSON
 //	POST /init                what the host knows and the guest does not; sets the token
+//	POST /authorize           the token holds for what follows in the connection
 //	POST /shutdown            orderly end of the guest
 //
 // Only the host reaches the listeners that it is given, and yet nothing but /health is answered
@@ -89,8 +90,8 @@ func New(opts Options) *Server {
 	s.http = &http.Server{
 		Handler: s, Protocols: protocols,
 		ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
-		ConnState: s.count,
-		ErrorLog:  slog.NewLogLogger(opts.Logger.Handler(), slog.LevelWarn),
+		ConnState: s.count, ConnContext: remember,
+		ErrorLog: slog.NewLogLogger(opts.Logger.Handler(), slog.LevelWarn),
 	}
 	return s
 }
@@ -118,6 +119,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /metrics", s.metrics)
 	mux.HandleFunc("GET /envs", s.envs)
 	mux.HandleFunc("POST /init", s.init)
+	mux.HandleFunc("POST /authorize", s.authorizeConnection)
 	mux.HandleFunc("POST /shutdown", s.shutdown)
 	mux.HandleFunc("GET /files", file.Download)
 	mux.HandleFunc("POST /files", file.Upload)

@@ -25,8 +25,9 @@ type Session struct {
 	mu       sync.Mutex
 	defaults Defaults
 	// token is the SHA-256 of the token: two values of equal length compare in constant time.
-	token    [sha256.Size]byte
-	hasToken bool
+	token [sha256.Size]byte
+	// generation counts the tokens that were set: 0 means none yet.
+	generation uint64
 }
 
 // New returns a session that has no token yet and whose default user is user, or
@@ -59,23 +60,30 @@ func (s *Session) Update(d Defaults, token string) {
 	if d.Env != nil {
 		s.defaults.Env = maps.Clone(d.Env)
 	}
-	if token != "" {
-		s.token, s.hasToken = sha256.Sum256([]byte(token)), true
+	if sum := sha256.Sum256([]byte(token)); token != "" && (s.generation == 0 || sum != s.token) {
+		s.token = sum
+		s.generation++
 	}
 }
 
 // HasToken reports whether a token has been set.
-func (s *Session) HasToken() bool {
+func (s *Session) HasToken() bool { return s.Generation() != 0 }
+
+// Generation changes whenever another token is set; it is 0 while there is none.
+func (s *Session) Generation() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.hasToken
+	return s.generation
 }
 
-// Authorized reports whether token is the one that was set. It takes the same time
-// however much of it is right, and is false while none is set.
-func (s *Session) Authorized(token string) bool {
+// Authorize returns the generation of the token if it is the one that is set, and 0 if it is not or none
+// is. It takes the same time however much of the token is right.
+func (s *Session) Authorize(token string) (generation uint64) {
 	sum := sha256.Sum256([]byte(token))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.hasToken && subtle.ConstantTimeCompare(sum[:], s.token[:]) == 1
+	if subtle.ConstantTimeCompare(sum[:], s.token[:]) != 1 {
+		return 0
+	}
+	return s.generation
 }
