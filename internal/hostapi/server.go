@@ -15,6 +15,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/lifecycle/agent"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/tunnel"
 	pb "github.com/wrenn-sandbox/wrenn/proto/gen/hostagent/v1"
 )
 
@@ -32,7 +33,9 @@ type Server struct {
 // New returns a gRPC server that serves a. Whoever can connect to it owns every sandbox of the
 // host: it belongs on a unix socket or behind mutual TLS.
 func New(a *agent.Agent, info HostInfo, log *slog.Logger) *grpc.Server {
-	g := grpc.NewServer(grpc.UnaryInterceptor(grpcerr.UnaryServer(log)), grpc.StreamInterceptor(grpcerr.StreamServer(log)))
+	g := grpc.NewServer(grpc.UnaryInterceptor(grpcerr.UnaryServer(log)), grpc.StreamInterceptor(grpcerr.StreamServer(log)),
+		grpc.InitialWindowSize(tunnel.Window), grpc.InitialConnWindowSize(tunnel.ConnWindow),
+		grpc.ReadBufferSize(tunnel.IOBuffer), grpc.WriteBufferSize(tunnel.IOBuffer))
 	pb.RegisterHostAgentServiceServer(g, &Server{agent: a, info: info, open: &tunnels{of: map[id.Sandbox]int{}}})
 	return g
 }

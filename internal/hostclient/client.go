@@ -18,6 +18,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/grpcerr"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/tunnel"
 	pb "github.com/wrenn-sandbox/wrenn/proto/gen/hostagent/v1"
 )
 
@@ -49,7 +50,9 @@ func Dial(address string) (*Client, error) {
 	}
 	conn, err := grpc.NewClient(address,
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithConnectParams(params),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)), grpc.WithDisableServiceConfig(), grpc.WithNoProxy())
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)), grpc.WithDisableServiceConfig(), grpc.WithNoProxy(),
+		grpc.WithInitialWindowSize(tunnel.Window), grpc.WithInitialConnWindowSize(tunnel.ConnWindow),
+		grpc.WithReadBufferSize(tunnel.IOBuffer), grpc.WithWriteBufferSize(tunnel.IOBuffer))
 	if err != nil {
 		return nil, fmt.Errorf("host agent address %q: %w", address, err)
 	}
