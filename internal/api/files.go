@@ -101,7 +101,7 @@ func (s *Server) send(w http.ResponseWriter, f io.Reader) error {
 				return err
 			}
 		}
-		if err == io.EOF { //nolint:errorlint // a file cut short may have io.EOF as its cause, and must not pass for whole
+		if err == io.EOF { // a file cut short may have io.EOF as its cause, and must not pass for whole
 			return nil
 		}
 		if err != nil {
@@ -168,7 +168,7 @@ type patient struct {
 func (p *patient) Read(b []byte) (int, error) {
 	_ = p.rc.SetReadDeadline(time.Now().Add(p.idle)) // unsupported only in unit tests
 	n, err := p.r.Read(b)
-	if err != nil && err != io.EOF { //nolint:errorlint // io.EOF alone is the end of a body
+	if err != nil && err != io.EOF { // io.EOF alone is the end of a body
 		err = &sourceError{err}
 	}
 	return n, err

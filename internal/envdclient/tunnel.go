@@ -25,17 +25,13 @@ func (c *Client) Tunnel(ctx context.Context) (net.Conn, error) {
 		return nil, transportError(ctx, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(past) })
-	resp, err := c.authorizeConnection(conn)
+	err = c.authorizeConnection(conn)
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
 	}
-	switch {
-	case err != nil:
+	if err != nil {
 		_ = conn.Close() // it is of no use
 		return nil, transportError(ctx, err)
-	case resp.StatusCode != http.StatusNoContent:
-		_ = conn.Close()
-		return nil, statusError(resp)
 	}
 	return c.endWith(conn), nil
 }
@@ -46,21 +42,25 @@ func (c *Client) CloseIdle() { c.http.CloseIdleConnections() }
 // past is a deadline that ends what is under way on a connection.
 var past = time.Unix(1, 0)
 
-// authorizeConnection sends the token and reads the answer. What is in resp's body beyond the connection's buffer is cut.
-func (c *Client) authorizeConnection(conn net.Conn) (*http.Response, error) {
+// authorizeConnection sends the token and reads the answer, and nothing of what comes after it.
+func (c *Client) authorizeConnection(conn net.Conn) error {
 	_, err := fmt.Fprintf(conn, "POST /authorize HTTP/1.1\r\nHost: envd\r\n%s: %s\r\nContent-Length: 0\r\n\r\n", headerToken, c.currentToken())
 	if err != nil {
-		return nil, err
+		return err
 	}
-	read := bufio.NewReader(io.LimitReader(conn, maxHeader))
+	read := bufio.NewReader(io.LimitReader(conn, maxHeader+maxAnswer))
 	resp, err := http.ReadResponse(read, nil)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if resp.StatusCode == http.StatusNoContent && read.Buffered() > 0 {
-		return nil, errors.New("the guest answers what it was not asked")
+	defer func() { _ = resp.Body.Close() }() // the connection is what counts
+	switch {
+	case resp.StatusCode != http.StatusNoContent:
+		return statusError(resp)
+	case read.Buffered() > 0:
+		return errors.New("the guest says more than it was asked")
 	}
-	return resp, nil
+	return nil
 }
 
 // tunnelled is a connection that ends with its client.

@@ -33,9 +33,8 @@ type Server struct {
 // New returns a gRPC server that serves a. Whoever can connect to it owns every sandbox of the
 // host: it belongs on a unix socket or behind mutual TLS.
 func New(a *agent.Agent, info HostInfo, log *slog.Logger) *grpc.Server {
-	g := grpc.NewServer(grpc.UnaryInterceptor(grpcerr.UnaryServer(log)), grpc.StreamInterceptor(grpcerr.StreamServer(log)),
-		grpc.InitialWindowSize(tunnel.Window), grpc.InitialConnWindowSize(tunnel.ConnWindow),
-		grpc.ReadBufferSize(tunnel.IOBuffer), grpc.WriteBufferSize(tunnel.IOBuffer))
+	g := grpc.NewServer(append(tunnel.ServerOptions(),
+		grpc.UnaryInterceptor(grpcerr.UnaryServer(log)), grpc.StreamInterceptor(grpcerr.StreamServer(log)))...)
 	pb.RegisterHostAgentServiceServer(g, &Server{agent: a, info: info, open: &tunnels{of: map[id.Sandbox]int{}}})
 	return g
 }

@@ -14,9 +14,9 @@ import (
 )
 
 const (
-	// maxOfSandbox is half of the connections that envd takes, maxOfHost what the agent's memory has room for: each
-	// holds some hundred KiB when nobody reads what comes.
-	maxOfSandbox, maxOfHost = 512, 16384
+	// maxOfSandbox is half of the connections that envd takes. Of maxOfHost each holds some 20 KiB of the agent's memory, and
+	// 200 KiB while nobody reads what comes.
+	maxOfSandbox, maxOfHost = 512, 8192
 	// openLimit bounds the wait for a guest that does not take connections.
 	openLimit = 30 * time.Second
 )

@@ -48,11 +48,9 @@ func Dial(address string) (*Client, error) {
 		Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 		MinConnectTimeout: 2 * time.Second,
 	}
-	conn, err := grpc.NewClient(address,
+	conn, err := grpc.NewClient(address, append(tunnel.DialOptions(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithConnectParams(params),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)), grpc.WithDisableServiceConfig(), grpc.WithNoProxy(),
-		grpc.WithInitialWindowSize(tunnel.Window), grpc.WithInitialConnWindowSize(tunnel.ConnWindow),
-		grpc.WithReadBufferSize(tunnel.IOBuffer), grpc.WithWriteBufferSize(tunnel.IOBuffer))
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)), grpc.WithDisableServiceConfig(), grpc.WithNoProxy())...)
 	if err != nil {
 		return nil, fmt.Errorf("host agent address %q: %w", address, err)
 	}

@@ -22,6 +22,7 @@ import (
 
 	"github.com/wrenn-sandbox/wrenn/internal/grpcerr"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/tunnel"
 	pb "github.com/wrenn-sandbox/wrenn/proto/gen/hostagent/v1"
 )
 
@@ -109,7 +110,8 @@ func (h *Host) Restart() {
 		h.t.Fatalf("listen: %v", err)
 	}
 	log := slog.New(slog.DiscardHandler)
-	s := grpc.NewServer(grpc.UnaryInterceptor(grpcerr.UnaryServer(log)), grpc.StreamInterceptor(grpcerr.StreamServer(log)))
+	s := grpc.NewServer(append(tunnel.ServerOptions(),
+		grpc.UnaryInterceptor(grpcerr.UnaryServer(log)), grpc.StreamInterceptor(grpcerr.StreamServer(log)))...)
 	pb.RegisterHostAgentServiceServer(s, h)
 	served := make(chan struct{})
 	h.mu.Lock()

@@ -16,14 +16,6 @@ import (
 // MaxData is the most that one message carries.
 const MaxData = 256 << 10
 
-// The gRPC connection's own settings, for both ends of it: what a tunnel may hold that nobody has read, what all of
-// them together may have under way, and what one system call moves.
-const (
-	Window     = 256 << 10
-	ConnWindow = 4 << 20
-	IOBuffer   = 128 << 10
-)
-
 // linger is how long an end that was told to stop may take to do so before it is stopped.
 const linger = 5 * time.Second
 

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,8 +12,9 @@ import (
 	pb "github.com/wrenn-sandbox/wrenn/proto/gen/hostagent/v1"
 )
 
-// buffer is how much is read from the guest at once.
-const buffer = 64 << 10
+// What is read from the guest at once: little while little comes, since most tunnels wait for their next request
+// most of the time, and a lot otherwise.
+const small, large = 4 << 10, 64 << 10
 
 // past is a deadline that ends a read or write that is under way.
 var past = time.Unix(1, 0)
@@ -23,6 +25,7 @@ var past = time.Unix(1, 0)
 func Serve(stream serverStream, conn net.Conn) error {
 	s := &server{stream: stream, conn: conn, gone: make(chan struct{})}
 	defer s.end()
+	defer context.AfterFunc(stream.Context(), s.end)() // up may be waiting for the guest, and sees nothing of it
 	if err := stream.Send(&pb.TunnelResponse{}); err != nil {
 		return err
 	}
@@ -80,16 +83,21 @@ func (s *server) leave(reason error) {
 
 // down moves what the guest sends.
 func (s *server) down() error {
-	buf := make([]byte, buffer)
-	for {
+	little := make([]byte, small)
+	for buf := little; ; {
 		n, err := s.conn.Read(buf)
 		if n > 0 { // Send encodes the message before it returns: buf can be used again
 			if err := s.stream.Send(&pb.TunnelResponse{Data: buf[:n]}); err != nil {
 				return err
 			}
 		}
-		if err != nil {
+		switch {
+		case err != nil:
 			return s.ended(err)
+		case n < small:
+			buf = little
+		case len(buf) == small: // and it is full
+			buf = make([]byte, large)
 		}
 	}
 }
@@ -100,6 +108,9 @@ func (s *server) ended(err error) error {
 	case <-s.gone:
 		return s.reason
 	default:
+	}
+	if ended := s.stream.Context().Err(); ended != nil {
+		return ended
 	}
 	if errors.Is(err, io.EOF) {
 		return nil
