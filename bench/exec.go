@@ -6,14 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/internal/envdclient"
-	"github.com/wrenn-sandbox/wrenn/internal/vm"
-	"github.com/wrenn-sandbox/wrenn/internal/vm/qemu"
 	"github.com/wrenn-sandbox/wrenn/sdk/go"
 )
 
@@ -27,7 +22,7 @@ func (b *bench) execsAgainstEnvd(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	alone, end, err := b.bareVM(ctx)
+	alone, end, err := b.bareEnvd(ctx)
 	if err != nil {
 		return err
 	}
@@ -75,53 +70,23 @@ func execOn(ctx context.Context, guest *envdclient.Client) (float64, error) {
 	}
 }
 
-// bareVM boots a VM of the same kind without agent or control plane. end removes all of it.
-func (b *bench) bareVM(ctx context.Context) (guest *envdclient.Client, end func(), err error) {
-	dir, err := os.MkdirTemp("", "wrenn-bench")
+// bareEnvd returns a client of the envd in a VM without agent or control plane.
+func (b *bench) bareEnvd(ctx context.Context) (guest *envdclient.Client, end func(), err error) {
+	machine, endVM, err := b.bareVM(ctx, b.copyMinimal)
 	if err != nil {
-		return nil, nil, err
-	}
-	remove := func() { _ = os.RemoveAll(dir) } // a folder in the temporary folder
-	machine, err := b.boot(ctx, dir)
-	if err != nil {
-		remove()
 		return nil, nil, err
 	}
 	guest = envdclient.New(func(ctx context.Context) (net.Conn, error) { return machine.Dial(ctx, envdPort) }, "bench")
 	end = func() {
 		guest.Close()
-		if _, err := machine.Kill(); err != nil {
-			fmt.Fprintln(os.Stderr, "bench: the bare VM could not be killed:", err)
-		}
-		remove()
+		endVM()
 	}
 	if _, err = guest.Health(ctx); err == nil {
 		err = guest.Init(ctx, envdclient.Init{Now: time.Now(), DefaultUser: "user"})
 	}
 	if err != nil {
 		end()
-		return nil, nil, fmt.Errorf("boot a bare VM: %w", err)
+		return nil, nil, fmt.Errorf("reach the envd of a bare VM: %w", err)
 	}
 	return guest, end, nil
-}
-
-func (b *bench) boot(ctx context.Context, dir string) (vm.Running, error) {
-	disk := filepath.Join(dir, "rootfs.ext4")
-	image := filepath.Join(b.guest, "images", "minimal", "rootfs.ext4")
-	if out, err := exec.CommandContext(ctx, "cp", "-L", "--sparse=auto", "--reflink=auto", image, disk).CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("copy the image: %w: %s", err, out)
-	}
-	kernel, err := filepath.Abs(filepath.Join(b.guest, "vmlinux"))
-	if err != nil {
-		return nil, err
-	}
-	driver, err := qemu.New(ctx, qemu.Options{})
-	if err != nil {
-		return nil, err
-	}
-	configured, err := driver.Configure(ctx, vm.Spec{ID: "bench", Dir: dir, Kernel: kernel, Rootfs: disk, VCPUs: 1, MemoryMiB: 256})
-	if err != nil {
-		return nil, err
-	}
-	return configured.Start(ctx)
 }

@@ -22,10 +22,12 @@ func main() {
 	envd := flag.String("envd", "bin/envd", "the guest agent's binary")
 	rounds := flag.Int("rounds", 15, "creates to measure")
 	execs := flag.Int("execs", 100, "execs to measure")
+	transfers := flag.Int("transfers", 5, "transfers to measure, each way")
+	transferMiB := flag.Int64("transfer-mib", 512, "size of a transfer")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	b := bench{guest: *guest, rounds: *rounds, execs: *execs}
+	b := bench{guest: *guest, rounds: *rounds, execs: *execs, transfers: *transfers, transferSize: *transferMiB << 20}
 	if err := b.run(ctx, *envd, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
@@ -33,10 +35,11 @@ func main() {
 }
 
 type bench struct {
-	guest         string
-	rounds, execs int
-	client        *wrenn.Client
-	results       []report.Result
+	guest                    string
+	rounds, execs, transfers int
+	transferSize             int64 // in bytes
+	client                   *wrenn.Client
+	results                  []report.Result
 }
 
 func (b *bench) run(ctx context.Context, envd, out string) (err error) {
@@ -44,7 +47,7 @@ func (b *bench) run(ctx context.Context, envd, out string) (err error) {
 	if err != nil {
 		return err
 	}
-	for _, measure := range []func(context.Context) error{b.creates, b.execsAgainstEnvd} {
+	for _, measure := range []func(context.Context) error{b.creates, b.execsAgainstEnvd, b.transfersAgainstChannel} {
 		if err := measure(ctx); err != nil {
 			return err
 		}

@@ -12,6 +12,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/iotest"
+	"time"
 
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
@@ -259,4 +261,34 @@ func benchmarkFile(b *testing.B, upload bool) {
 		}
 		_ = f.Close()
 	}
+}
+
+// An upload goes out in full parts, however little its reader gives at a time, and what came before a failure goes too.
+func TestUploadParts(t *testing.T) {
+	for name, c := range map[string]struct {
+		end  error
+		want error
+	}{"whole": {io.EOF, nil}, "broken": {errors.ErrUnsupported, errors.ErrUnsupported}} {
+		t.Run(name, func(t *testing.T) {
+			text := bytes.Repeat([]byte("0123456789"), uploadPart/4)
+			body := io.MultiReader(iotest.HalfReader(bytes.NewReader(text)), iotest.ErrReader(c.end))
+			s := &source{reader: body, watch: newWatchdog(time.Minute, func(error) {})}
+			defer s.watch.stop()
+			var parts parts
+			if n, err := s.WriteTo(&parts); n != int64(len(text)) || !errors.Is(err, c.want) {
+				t.Errorf("%d bytes, %v", n, err)
+			}
+			if len(parts) != 3 || len(parts[0]) != uploadPart || len(parts[1]) != uploadPart || !bytes.Equal(bytes.Join(parts, nil), text) {
+				t.Errorf("%d parts, the first of %d bytes", len(parts), len(parts[0]))
+			}
+		})
+	}
+}
+
+// parts keeps what each Write was given.
+type parts [][]byte
+
+func (p *parts) Write(b []byte) (int, error) {
+	*p = append(*p, bytes.Clone(b))
+	return len(b), nil
 }

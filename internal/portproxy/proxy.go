@@ -22,6 +22,7 @@ package portproxy
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -29,6 +30,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/internal/models"
@@ -85,11 +87,42 @@ func (p *Proxy) Serve(w http.ResponseWriter, r *http.Request, to Target) {
 		ErrorHandler:   func(w http.ResponseWriter, r *http.Request, err error) { p.failed(w, r, to, err) },
 	}
 	// The server of the guest may answer while it still reads. It is unsupported only in HTTP/2, which needs no leave.
-	_ = http.NewResponseController(w).EnableFullDuplex()
+	rc := http.NewResponseController(w)
+	_ = rc.EnableFullDuplex()
+	body := &body{ReadCloser: r.Body}
+	defer body.end(rc)
+	r = r.WithContext(context.WithValue(r.Context(), targetKey{}, to))
+	if r.Body != http.NoBody {
+		r.Body = body
+	}
 	if to.Prefix == "" {
 		w.Header().Del("X-Content-Type-Options") // the platform's, which is for its own origin
 	}
-	pass.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), targetKey{}, to)))
+	pass.ServeHTTP(w, r)
+}
+
+// body is that of a request, which the transport may go on reading after the answer has ended.
+type body struct {
+	io.ReadCloser
+	ended atomic.Bool // it was read to its end
+}
+
+// Read implements io.Reader.
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if errors.Is(err, io.EOF) {
+		b.ended.Store(true)
+	}
+	return n, err
+}
+
+// end breaks off a read that is under way, and closes what is left of the body before the server does: with full duplex it
+// would, at the end of the body, begin to read the next request twice.
+func (b *body) end(rc *http.ResponseController) {
+	if !b.ended.Load() {
+		_ = rc.SetReadDeadline(time.Unix(1, 0)) // unsupported only in unit tests
+	}
+	_ = b.ReadCloser.Close() // the connection is closed if that was not all
 }
 
 func (p *Proxy) failed(w http.ResponseWriter, r *http.Request, to Target, err error) {

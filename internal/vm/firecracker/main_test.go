@@ -76,7 +76,7 @@ func simulated(h fctest.Hardware) {
 	if app.Hangs() {
 		select {}
 	}
-	for _, port := range []uint32{guestapp.HTTPPort, guestapp.EchoPort} {
+	for _, port := range guestapp.Ports() {
 		l, err := h.Listen(port)
 		if err != nil {
 			fmt.Fprintf(h.Console, "[    0.2] Kernel panic - not syncing: Attempted to kill init! (%v)\r\n", err)

@@ -53,7 +53,9 @@ func (d *Driver) accelerator() []string {
 	if d.info.Accelerator == KVM {
 		return []string{"-accel", "kvm", "-cpu", "host"}
 	}
-	return []string{"-accel", "tcg,thread=multi,tb-size=64", "-cpu", "max"}
+	// TCG runs the string instructions that erms and fsrm call fast byte by byte. Without them Linux copies whole words,
+	// and moving bytes over the channel takes the guest about a third less of its processor.
+	return []string{"-accel", "tcg,thread=multi,tb-size=64", "-cpu", "max,-erms,-fsrm"}
 }
 
 // disk gives up the host's caching guarantees: the clone of a rootfs is worth nothing after a crash of the host.

@@ -106,6 +106,26 @@ func largeData(w *world) {
 	}
 }
 
+// bulkData moves bytes one way at a time, twice over each connection, as a measurement of the channel does.
+func bulkData(w *world) {
+	running := w.boot(w.spec())
+	for port, transfer := range map[uint32]func(net.Conn, int64) error{
+		guestapp.DiscardPort: guestapp.Send,
+		guestapp.SourcePort:  guestapp.Receive,
+	} {
+		conn := w.dial(running, port)
+		for range 2 {
+			w.must(transfer(conn, 3<<20+1))
+		}
+		w.must(conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond)))
+		var late net.Error
+		if n, err := conn.Read(make([]byte, 1)); !errors.As(err, &late) || !late.Timeout() {
+			w.Errorf("port %d: %d bytes more, %v", port, n, err)
+		}
+		w.must(conn.Close())
+	}
+}
+
 // network talks to the guest through its network device alone.
 func network(w *world) {
 	if !w.subject.NIC {

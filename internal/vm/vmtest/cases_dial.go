@@ -44,7 +44,7 @@ func dialCancelled(w *world) {
 	}
 	ctx, cancel = context.WithTimeout(w.ctx(), 300*time.Millisecond)
 	defer cancel()
-	if conn, err := healthy.Dial(ctx, 9); err == nil {
+	if conn, err := healthy.Dial(ctx, 1); err == nil {
 		conn.Close()
 		w.Error("Dial of a port that nothing listens on succeeded")
 	}

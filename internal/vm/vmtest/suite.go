@@ -62,6 +62,7 @@ func cases() []testCase {
 		{"boots", boots},
 		{"two_at_once", twoAtOnce},
 		{"large_data", largeData},
+		{"bulk_data", bulkData},
 		{"network", network},
 		{"refused_spec", refusedSpec},
 		{"unbootable", unbootable},

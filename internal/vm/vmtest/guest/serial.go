@@ -26,8 +26,10 @@ func serveSerial(app guestapp.App) error {
 	if err != nil {
 		return err
 	}
-	listeners := map[uint32]*streams{guestapp.HTTPPort: newStreams(), guestapp.EchoPort: newStreams()}
-	for number, listener := range listeners {
+	listeners := map[uint32]*streams{}
+	for _, number := range guestapp.Ports() {
+		listener := newStreams()
+		listeners[number] = listener
 		go func() { fmt.Fprintln(os.Stderr, "guest:", app.Serve(listener, number)) }()
 	}
 	guest := channel.NewGuest(port)

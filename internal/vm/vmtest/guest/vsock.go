@@ -10,7 +10,7 @@ import (
 
 // serveVsock serves every port until one fails.
 func serveVsock(app guestapp.App) error {
-	ports := []uint32{guestapp.HTTPPort, guestapp.EchoPort}
+	ports := guestapp.Ports()
 	failed := make(chan error, len(ports))
 	for _, port := range ports {
 		listener, err := vsock.Listen(port, nil)

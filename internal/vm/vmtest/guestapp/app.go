@@ -21,11 +21,17 @@ import (
 	"time"
 )
 
-// Ports of the guest: HTTP is where a real guest has its envd, Echo returns every byte.
+// Ports of the guest: HTTP is where a real guest has its envd, Echo returns every byte, Discard takes what
+// Send sends, Source gives what Receive asks for.
 const (
-	HTTPPort = 49983
-	EchoPort = 7
+	HTTPPort    = 49983
+	EchoPort    = 7
+	DiscardPort = 9
+	SourcePort  = 19
 )
+
+// Ports returns all of them.
+func Ports() []uint32 { return []uint32{HTTPPort, EchoPort, DiscardPort, SourcePort} }
 
 // Kernel arguments that change what the guest does.
 const (
@@ -60,20 +66,25 @@ func (a App) Serve(listener net.Listener, port uint32) error {
 		}
 		return nil
 	case EchoPort:
-		return echo(listener)
+		return each(listener, func(conn net.Conn) { _, _ = io.Copy(conn, conn) })
+	case DiscardPort:
+		return each(listener, discard)
+	case SourcePort:
+		return each(listener, source)
 	}
 	return fmt.Errorf("nothing is served on port %d", port)
 }
 
-func echo(listener net.Listener) error {
+// each serves every connection of listener, until it fails.
+func each(listener net.Listener, serve func(net.Conn)) error {
 	for {
 		conn, err := listener.Accept()
 		if err != nil {
-			return fmt.Errorf("serve echo: %w", err)
+			return fmt.Errorf("accept a connection: %w", err)
 		}
 		go func() {
 			defer conn.Close()
-			_, _ = io.Copy(conn, conn)
+			serve(conn)
 		}()
 	}
 }

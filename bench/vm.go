@@ -1,0 +1,61 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"github.com/wrenn-sandbox/wrenn/internal/vm"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/qemu"
+)
+
+// bareVM boots a VM of the size that is measured, without agent or control plane, from the disk that makeDisk
+// makes. end removes all of it.
+func (b *bench) bareVM(ctx context.Context, makeDisk func(ctx context.Context, path string) error) (machine vm.Running, end func(), err error) {
+	dir, err := os.MkdirTemp("", "wrenn-bench")
+	if err != nil {
+		return nil, nil, err
+	}
+	remove := func() { _ = os.RemoveAll(dir) } // a folder in the temporary folder
+	disk := filepath.Join(dir, "rootfs.ext4")
+	if err = makeDisk(ctx, disk); err == nil {
+		machine, err = b.boot(ctx, dir, disk)
+	}
+	if err != nil {
+		remove()
+		return nil, nil, fmt.Errorf("boot a bare VM: %w", err)
+	}
+	return machine, func() {
+		if _, err := machine.Kill(); err != nil {
+			fmt.Fprintln(os.Stderr, "bench: the bare VM could not be killed:", err)
+		}
+		remove()
+	}, nil
+}
+
+// copyMinimal makes a disk of the template that is measured.
+func (b *bench) copyMinimal(ctx context.Context, disk string) error {
+	image := filepath.Join(b.guest, "images", "minimal", "rootfs.ext4")
+	if out, err := exec.CommandContext(ctx, "cp", "-L", "--sparse=auto", "--reflink=auto", image, disk).CombinedOutput(); err != nil {
+		return fmt.Errorf("copy the image: %w: %s", err, out)
+	}
+	return nil
+}
+
+func (b *bench) boot(ctx context.Context, dir, disk string) (vm.Running, error) {
+	kernel, err := filepath.Abs(filepath.Join(b.guest, "vmlinux"))
+	if err != nil {
+		return nil, err
+	}
+	driver, err := qemu.New(ctx, qemu.Options{})
+	if err != nil {
+		return nil, err
+	}
+	configured, err := driver.Configure(ctx, vm.Spec{ID: "bench", Dir: dir, Kernel: kernel, Rootfs: disk, VCPUs: 1, MemoryMiB: 256})
+	if err != nil {
+		return nil, err
+	}
+	return configured.Start(ctx)
+}
