@@ -355,8 +355,9 @@ func (s *Server) processStdin(w http.ResponseWriter, r *http.Request) error {
 	if p.PTY {
 		send = guest.SendTerminal
 	}
-	if err := feed(w, r, func(b []byte) error { return send(r.Context(), which, b) }); err != nil {
-		return orEnded(r.Context(), guest, which, err)
+	err = feed(w, r, func(b []byte) error { return orEnded(r.Context(), guest, which, send(r.Context(), which, b)) })
+	if err != nil {
+		return err
 	}
 	if end {
 		if err := guest.CloseStdin(r.Context(), which); err != nil {
@@ -374,7 +375,7 @@ func feed(w http.ResponseWriter, r *http.Request, send func([]byte) error) error
 		n, err := r.Body.Read(buf)
 		if n > 0 {
 			if err := send(buf[:n]); err != nil {
-				// The server would wait for the rest of the body before it answers.
+				// The server would wait for the rest of the body before it answers. This ends the request's context too.
 				_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0))
 				return err
 			}

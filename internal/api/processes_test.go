@@ -176,7 +176,7 @@ func TestProcessOutputForgets(t *testing.T) {
 			gap += int(e.data["bytes"].(float64))
 		}
 	}
-	if gap == 0 || len(text["stdout"]) < 256<<10 || gap+len(text["stdout"]) != size || all[len(all)-1].id != size {
+	if gap == 0 || len(text["stdout"]) < 128<<10 || gap+len(text["stdout"]) != size || all[len(all)-1].id != size {
 		t.Errorf("%d bytes, gap of %d, last id %d", len(text["stdout"]), gap, all[len(all)-1].id)
 	}
 }
