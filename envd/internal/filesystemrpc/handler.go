@@ -115,6 +115,7 @@ func describe(e *filesystem.Entry) *EntryInfo {
 	return &EntryInfo{
 		Name: e.Name, Type: FileType(e.Type), Path: e.Path, Size: e.Size, Mode: e.Mode, Permissions: e.Permissions,
 		Owner: e.Owner, Group: e.Group, ModifiedTime: &e.ModifiedTime, SymlinkTarget: e.SymlinkTarget, Metadata: e.Metadata,
+		IsSymlink: e.SymlinkTarget != nil,
 	}
 }
 

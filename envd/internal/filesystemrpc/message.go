@@ -38,6 +38,7 @@ type EntryInfo struct {
 	ModifiedTime  *time.Time        `wire:"9,modified_time"`
 	SymlinkTarget *string           `wire:"10,symlink_target"`
 	Metadata      map[string]string `wire:"11,metadata"`
+	IsSymlink     bool              `wire:"12,is_symlink"`
 }
 
 // PathRequest is the request of Stat, MakeDir and Remove.
