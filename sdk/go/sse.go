@@ -10,6 +10,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"time"
 )
 
 // maxEvent is the longest event that is accepted, in bytes. The service sends output in
@@ -20,7 +21,25 @@ const maxEvent = 32 << 20
 type eventStream struct {
 	body   io.ReadCloser
 	reader *bufio.Reader
-	cancel context.CancelFunc
+	cancel context.CancelCauseFunc
+}
+
+// maxSilence is how long a stream may give nothing, while it is read. The service sends something every 15 seconds.
+const maxSilence = time.Minute
+
+var errSilent = errors.New("the service has gone silent")
+
+// alive ends a stream that gives nothing for too long. A reader that takes its time is no silence.
+type alive struct {
+	io.Reader
+	silent func()
+	limit  time.Duration
+}
+
+func (a alive) Read(b []byte) (int, error) {
+	timer := time.AfterFunc(a.limit, a.silent)
+	defer timer.Stop()
+	return a.Reader.Read(b)
 }
 
 // event is one server-sent event.
@@ -32,18 +51,19 @@ type event struct {
 // events makes a call whose answer is a stream of events. The stream ends with ctx; the caller closes it.
 func (c *Client) events(ctx context.Context, call request) (*eventStream, error) {
 	call.accept = "text/event-stream"
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
 	resp, err := c.send(ctx, call)
 	if err != nil {
-		cancel()
+		cancel(nil)
 		return nil, err
 	}
 	if kind := contentType(resp); kind != "text/event-stream" {
-		cancel()
+		cancel(nil)
 		resp.Body.Close()
 		return nil, fmt.Errorf("the service did not answer with a stream of events but with %q", kind)
 	}
-	return &eventStream{body: resp.Body, reader: bufio.NewReaderSize(resp.Body, 64<<10), cancel: cancel}, nil
+	watched := alive{Reader: resp.Body, silent: func() { cancel(errSilent) }, limit: c.silence}
+	return &eventStream{body: resp.Body, reader: bufio.NewReaderSize(watched, 64<<10), cancel: cancel}, nil
 }
 
 // contentType is that of an answer, without its parameters.
@@ -57,7 +77,7 @@ func contentType(resp *http.Response) string {
 
 // Close ends the stream. It may be called again, and by another goroutine.
 func (s *eventStream) Close() error {
-	s.cancel()
+	s.cancel(nil)
 	return s.body.Close()
 }
 
