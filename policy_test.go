@@ -46,7 +46,7 @@ var layers = [][]string{
 	{"internal/api", "internal/hostapi"},
 	{"internal/lifecycle/controller", "internal/lifecycle/agent"},
 	{"internal/scheduler", "internal/auth", "internal/hostclient"},
-	{"internal/network", "internal/filesystem", "internal/envdclient", "internal/vm", "db"},
+	{"internal/network", "internal/filesystem", "internal/envdclient", "internal/tunnel", "internal/vm", "db"},
 	{"internal/lifecycle", "internal/grpcerr", "internal/durable"},
 	{"internal/models"},
 	{"internal/id"},

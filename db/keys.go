@@ -2,6 +2,7 @@ package db
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"time"
@@ -23,6 +24,9 @@ type Key struct {
 	LastUsedAt time.Time // zero for never
 	RevokedAt  time.Time // zero for a valid key
 }
+
+// signingKeySize is that of a signing key, in bytes.
+const signingKeySize = 32
 
 // NewKey is a key to be kept.
 type NewKey struct {
@@ -113,6 +117,20 @@ func (s *Store) TouchKeys(ctx context.Context, used map[id.Key]time.Time) error 
 		return struct{}{}, s.q.TouchKeys(ctx, p)
 	})
 	return err
+}
+
+// SigningKey returns the key of that name that all replicas share. The first to ask for it makes it.
+func (s *Store) SigningKey(ctx context.Context, name string) ([]byte, error) {
+	made := make([]byte, signingKeySize)
+	rand.Read(made) // never fails: crypto/rand aborts the program when the system has no randomness
+	return retry(ctx, func(ctx context.Context) ([]byte, error) {
+		p := dbgen.EnsureSigningKeyParams{Name: name, Key: made}
+		key, err := s.q.EnsureSigningKey(ctx, p)
+		if errors.Is(err, pgx.ErrNoRows) { // another replica made it after this statement began: now it is seen
+			key, err = s.q.EnsureSigningKey(ctx, p)
+		}
+		return key, err
+	})
 }
 
 // AuditEvent is one entry of the audit log.

@@ -60,6 +60,32 @@ func TestKeys(t *testing.T) {
 	}
 }
 
+// Replicas that need a signing key at the same time get the same, and names do not share one.
+func TestSigningKey(t *testing.T) {
+	s, _, _ := open(t)
+	keys := make(chan string, 8)
+	var wg sync.WaitGroup
+	for range cap(keys) {
+		wg.Go(func() {
+			key, err := s.SigningKey(t.Context(), "grants")
+			if err != nil {
+				t.Error(err)
+			}
+			keys <- string(key)
+		})
+	}
+	wg.Wait()
+	first := <-keys
+	for range cap(keys) - 1 {
+		if key := <-keys; key != first || len(key) != 32 {
+			t.Errorf("keys %x and %x", first, key)
+		}
+	}
+	if other, err := s.SigningKey(t.Context(), "others"); err != nil || string(other) == first {
+		t.Errorf("%x, %v", other, err)
+	}
+}
+
 func TestHosts(t *testing.T) {
 	s, account, _ := open(t)
 	ctx := t.Context()

@@ -36,6 +36,7 @@ func newServe(cfg *config.ControlPlane) *cobra.Command {
 	f := cmd.Flags()
 	f.BoolVar(&noMigrate, "no-migrate", false, "take the database's schema as it is")
 	f.StringVar(&cfg.Listen, "listen", cfg.Listen, "host:port of the API")
+	f.StringVar(&cfg.Domain, "domain", cfg.Domain, "below which ports of sandboxes have host names; *.domain must lead here")
 	f.StringVar(&cfg.Agent, "agent", cfg.Agent, "host agent: unix:///path or host:port")
 	f.DurationVar(&cfg.CreateTimeout, "create-timeout", cfg.CreateTimeout, "until a new sandbox must run")
 	f.DurationVar(&cfg.StopGrace, "stop-grace", cfg.StopGrace, "that a guest has to end in order")
@@ -106,7 +107,7 @@ func serve(ctx context.Context, cfg config.ControlPlane, log *slog.Logger) error
 	var wg sync.WaitGroup
 	wg.Go(func() { p.fleet.Run(behind) })
 	wg.Go(func() { controller.NewReconciler(p.ctl, p.store, controller.Pace{}).Run(behind) })
-	handler := api.New(api.Options{Store: p.store, Auth: p.auth, Controller: p.ctl, Redis: p.cache, Log: log}).Handler()
+	handler := api.New(api.Options{Store: p.store, Auth: p.auth, Controller: p.ctl, Redis: p.cache, Log: log, Domain: cfg.Domain}).Handler()
 
 	log.Info("serving", "url", "http://"+listener.Addr().String(), "agent", cfg.Agent, "version", version)
 	err = api.Serve(ctx, listener, handler, cfg.DrainTimeout, log)

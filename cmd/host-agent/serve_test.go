@@ -1,6 +1,10 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/wrenn-sandbox/wrenn/internal/envdclient"
 	"github.com/wrenn-sandbox/wrenn/internal/hostclient"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
@@ -136,20 +141,29 @@ func (a *process) kill() {
 // check runs a command line in the sandbox and fails the test when it does not say what it should.
 func (a *process) check(sb id.Sandbox, shell, want string) {
 	a.t.Helper()
-	p, err := a.client.Exec(a.t.Context(), hostclient.ExecStart{Sandbox: sb, Command: "/bin/sh", Args: []string{"-c", shell}})
+	ctx, cancel := context.WithTimeout(a.t.Context(), 2*time.Minute)
+	defer cancel()
+	guest := envdclient.New(func(ctx context.Context) (net.Conn, error) { return a.client.Tunnel(ctx, sb) }, "")
+	defer guest.Close()
+	run, err := guest.Exec(ctx, envdclient.Command{Cmd: "/bin/sh", Args: []string{"-c", shell}})
 	if err != nil {
 		a.t.Fatal(err)
 	}
+	defer run.Close()
 	var got strings.Builder
 	for {
-		o, err := p.Next()
+		event, err := run.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
 		if err != nil {
 			a.t.Fatal(err)
 		}
-		got.Write(o.Stdout)
-		got.Write(o.Stderr)
-		if o.Exit != nil {
-			break
+		switch e := event.(type) {
+		case envdclient.Stdout:
+			got.Write(e)
+		case envdclient.Stderr:
+			got.Write(e)
 		}
 	}
 	if got.String() != want {

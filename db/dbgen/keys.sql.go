@@ -29,6 +29,25 @@ func (q *Queries) EnsureAccount(ctx context.Context, arg EnsureAccountParams) (s
 	return id, err
 }
 
+const ensureSigningKey = `-- name: EnsureSigningKey :one
+WITH made AS (
+    INSERT INTO signing_keys (name, key) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING RETURNING key
+)
+SELECT key FROM made UNION ALL SELECT key FROM signing_keys WHERE name = $1 LIMIT 1
+`
+
+type EnsureSigningKeyParams struct {
+	Name string
+	Key  []byte
+}
+
+func (q *Queries) EnsureSigningKey(ctx context.Context, arg EnsureSigningKeyParams) ([]byte, error) {
+	row := q.db.QueryRow(ctx, ensureSigningKey, arg.Name, arg.Key)
+	var key []byte
+	err := row.Scan(&key)
+	return key, err
+}
+
 const insertKey = `-- name: InsertKey :exec
 WITH made AS (
     INSERT INTO api_keys (id, account_id, hash, prefix, name)

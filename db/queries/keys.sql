@@ -35,3 +35,9 @@ ORDER BY k.created_at, k.id;
 UPDATE api_keys SET last_used_at = greatest(last_used_at, used.at)
 FROM (SELECT unnest(@ids::text[]) AS id, unnest(@times::timestamptz[]) AS at) AS used
 WHERE api_keys.id = used.id;
+
+-- name: EnsureSigningKey :one
+WITH made AS (
+    INSERT INTO signing_keys (name, key) VALUES (@name, @key) ON CONFLICT (name) DO NOTHING RETURNING key
+)
+SELECT key FROM made UNION ALL SELECT key FROM signing_keys WHERE name = @name LIMIT 1;

@@ -19,6 +19,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/db"
 	"github.com/wrenn-sandbox/wrenn/internal/auth"
 	"github.com/wrenn-sandbox/wrenn/internal/lifecycle/controller"
+	"github.com/wrenn-sandbox/wrenn/internal/portproxy"
 )
 
 //go:embed openapi.yaml
@@ -52,7 +53,7 @@ func orDefault[T comparable](v, def T) T {
 	return v
 }
 
-// Options of a Server. All but Limits and Redis are required.
+// Options of a Server. All but Limits, Redis and Domain are required.
 type Options struct {
 	Store      *db.Store
 	Auth       *auth.Authenticator
@@ -60,35 +61,46 @@ type Options struct {
 	Redis      *auth.Cache // nil: readiness says that it is not configured
 	Log        *slog.Logger
 	Limits     Limits
+	Domain     string // below which the ports of sandboxes have host names; empty for none
 }
 
-// Server answers requests. All its state is in Options.
+// Server answers requests.
 type Server struct {
 	Options
+	ports  *portproxy.Proxy
+	grants grants
 }
 
 // New returns a server.
 func New(opts Options) *Server {
 	opts.Limits = opts.Limits.withDefaults()
-	return &Server{Options: opts}
+	s := &Server{Options: opts, grants: grants{store: opts.Store}}
+	s.ports = portproxy.New(opts.Log, s.portFailed)
+	return s
 }
 
 // Handler returns all routes.
 func (s *Server) Handler() chi.Router {
 	r := chi.NewRouter()
-	r.Use(s.identify, s.logAccess, s.recoverPanic)
+	r.Use(s.identify, s.logAccess, s.recoverPanic, s.portsByHost)
 	r.NotFound(s.handle(noRoute))
 	r.MethodNotAllowed(s.handle(wrongMethod))
 	r.Get("/healthz", s.handle(s.health))
 	r.Get("/readyz", s.handle(s.ready))
 	r.Get("/openapi.yaml", s.handle(s.openapi))
+	// No router of its own: a wrong method could not be told from a right one there.
+	const sandbox = "/sandboxes/{id}"
+	// These know other ways to tell who asks than an API key.
+	for _, method := range portMethods {
+		r.Method(method, "/v1"+sandbox+"/ports/{port}", s.handlePort(s.portByPath))
+		r.Method(method, "/v1"+sandbox+"/ports/{port}/*", s.handlePort(s.portByPath))
+	}
+	r.Get("/v1"+sandbox+"/terminal", s.handle(s.terminal))
 	r.Route("/v1", func(r chi.Router) {
 		r.Use(s.authenticate)
 		r.Get("/templates", s.handle(s.listTemplates))
 		r.Post("/sandboxes", s.handle(s.createSandbox))
 		r.Get("/sandboxes", s.handle(s.listSandboxes))
-		// No router of its own: a wrong method could not be told from a right one there.
-		const sandbox = "/sandboxes/{id}"
 		r.Get(sandbox, s.handle(s.getSandbox))
 		r.Delete(sandbox, s.handle(s.destroySandbox))
 		r.Post(sandbox+"/exec", s.handle(s.exec))
@@ -96,6 +108,31 @@ func (s *Server) Handler() chi.Router {
 		r.Put(sandbox+"/files", s.handle(s.writeFile))
 		r.Get(sandbox+"/files/*", s.handle(s.readFile))
 		r.Put(sandbox+"/files/*", s.handle(s.writeFile))
+		r.Delete(sandbox+"/files", s.handle(s.removeFile))
+		r.Delete(sandbox+"/files/*", s.handle(s.removeFile))
+		r.Post(sandbox+"/files/mkdir", s.handle(s.makeDirectory))
+		r.Post(sandbox+"/files/move", s.handle(s.moveFile))
+		r.Post(sandbox+"/files/chmod", s.handle(s.changeMode))
+		r.Get(sandbox+"/watch", s.handle(s.watch))
+		r.Post(sandbox+"/processes", s.handle(s.startProcess))
+		r.Get(sandbox+"/processes", s.handle(s.listProcesses))
+		const process = sandbox + "/processes/{pid}"
+		r.Get(process, s.handle(s.getProcess))
+		r.Delete(process, s.handle(s.killProcess))
+		r.Get(process+"/output", s.handle(s.processOutput))
+		r.Post(process+"/stdin", s.handle(s.processStdin))
+		r.Post(process+"/signal", s.handle(s.signalProcess))
+		r.Post(process+"/resize", s.handle(s.resizeProcess))
+		r.Get(process+"/wait", s.handle(s.waitProcess))
+		r.Post(sandbox+"/contexts", s.handle(s.createContext))
+		r.Get(sandbox+"/contexts", s.handle(s.listContexts))
+		const context = sandbox + "/contexts/{context}"
+		r.Get(context, s.handle(s.getContext))
+		r.Delete(context, s.handle(s.deleteContext))
+		r.Post(context+"/execute", s.handle(s.executeCode))
+		r.Post(context+"/interrupt", s.handle(s.interruptContext))
+		r.Post(sandbox+"/port-tokens", s.handle(s.createPortToken))
+		r.Post(sandbox+"/terminal-tickets", s.handle(s.createTerminalTicket))
 		r.Get(sandbox+"/logs", s.handle(s.readLogs))
 		r.Get(sandbox+"/events", s.handle(s.listEvents))
 	})

@@ -261,17 +261,23 @@ func (x *execution) view(began time.Time) executionView {
 	return v
 }
 
-// streamExecution answers with what happens as it happens. What fails before the first event is an ordinary error.
+// streamExecution answers with what happens as it happens. What fails before the code was accepted is an ordinary error.
 func (s *Server) streamExecution(w http.ResponseWriter, r *http.Request, guest *envdclient.Client, name id.Context, code interpreter.Code) error {
-	e := s.eventStream(w)
-	stop := e.keepOpen(s.Limits.KeepOpen)
-	err := interpreter.Execute(r.Context(), guest, name, code, func(event interpreter.Event) error { return relayExecution(e, event) })
-	stop()
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	e, stop := s.newEvents(w), func() {}
+	defer func() { stop() }()
+	err := interpreter.Execute(ctx, guest, name, code, func(event interpreter.Event) error {
+		if _, accepted := event.(interpreter.Accepted); accepted {
+			stop = e.keepOpen(s.Limits.KeepOpen, cancel)
+			return e.write(": accepted\n\n")
+		}
+		return relayExecution(e, event)
+	})
 	if err == nil || !e.begun() {
 		return err
 	}
-	aboutOf(r.Context()).cause = err
-	e.send("failure", body(r, err))
+	e.sendError(r, "failure", err)
 	return nil
 }
 
@@ -292,5 +298,3 @@ func relayExecution(e *events, event interpreter.Event) error {
 	}
 	return e.failure()
 }
-
-var _ context.Context // placeholder until the imports settle

@@ -3,18 +3,19 @@ package api
 import (
 	"context"
 	"encoding/base64"
-	"math"
 	"mime"
 	"net/http"
 	"strings"
 	"time"
+	"unicode/utf8"
 
-	"github.com/wrenn-sandbox/wrenn/internal/hostclient"
+	"github.com/wrenn-sandbox/wrenn/internal/envdclient"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
 
 const (
 	maxExecSeconds = 86400
+	maxOutput      = 16 << 20 // bytes of stdout, and of stderr, in a result
 	// execMargin is how long a host may take beyond a program's own limit to say that it ended it.
 	execMargin = 30 * time.Second
 
@@ -25,15 +26,11 @@ const (
 
 // execRequest is the schema Exec.
 type execRequest struct {
-	Cmd      string            `json:"cmd"`
-	Args     []string          `json:"args"`
-	Shell    string            `json:"shell"`
-	Cwd      string            `json:"cwd"`
-	Env      map[string]string `json:"env"`
-	User     string            `json:"user"`
-	Stdin    *string           `json:"stdin"`
-	Timeout  *float64          `json:"timeout_seconds"`
-	Encoding string            `json:"encoding"`
+	programRequest
+	Stdin     *string  `json:"stdin"`
+	Timeout   *float64 `json:"timeout_seconds"`
+	MaxOutput *int     `json:"max_output_bytes"`
+	Encoding  string   `json:"encoding"`
 }
 
 // execResult is the schema ExecResult.
@@ -49,13 +46,14 @@ type execResult struct {
 
 // exitView is the schema ExecExit.
 type exitView struct {
-	ExitCode int  `json:"exit_code"`
-	Signal   int  `json:"signal"`
-	TimedOut bool `json:"timed_out"`
+	ExitCode  int  `json:"exit_code"`
+	Signal    int  `json:"signal"`
+	TimedOut  bool `json:"timed_out"`
+	OOMKilled bool `json:"oom_killed"`
 }
 
-func exit(e hostclient.Exit) exitView {
-	v := exitView{ExitCode: e.Code, Signal: e.Signal, TimedOut: e.TimedOut}
+func exit(e envdclient.Exited) exitView {
+	v := exitView{ExitCode: e.Code, Signal: e.Signal, TimedOut: e.TimedOut, OOMKilled: e.OOMKilled}
 	if e.Signal != 0 {
 		v.ExitCode = 128 + e.Signal // as shells count
 	}
@@ -71,73 +69,94 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) error {
 	if err := s.decodeJSON(w, r, &in); err != nil {
 		return err
 	}
-	start, err := in.check(s.Limits.Exec)
+	command, err := in.check(s.Limits)
 	if err != nil {
 		return err
 	}
-	client, err := s.Controller.Running(r.Context(), by(r).Account, sb)
+	guest, err := s.guest(r, sb)
 	if err != nil {
 		return err
 	}
-	start.Sandbox = sb
 	// The end of r's context, when the client goes away, kills the program.
-	ctx, cancel := context.WithTimeout(r.Context(), start.Timeout+execMargin)
+	ctx, cancel := context.WithTimeout(r.Context(), command.Timeout+execMargin)
 	defer cancel()
 	began := time.Now()
-	p, err := client.Exec(ctx, start)
+	p, err := start(ctx, guest, command, in.Stdin)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		cancel()
-		p.Wait()
-	}()
+	defer p.end()
 	if accepts(r, eventStream) {
-		return s.stream(w, r, p, cancel)
+		return s.stream(w, r, p)
 	}
-	return s.collect(w, p, in.Encoding, began)
+	return s.collect(w, p, &in, began)
 }
 
-// check returns what to run.
-func (in *execRequest) check(limit time.Duration) (hostclient.ExecStart, error) {
-	start := hostclient.ExecStart{Command: in.Cmd, Args: in.Args, Cwd: in.Cwd, Env: in.Env, User: in.User, Timeout: limit}
-	if in.Stdin != nil {
-		start.Stdin = append([]byte{}, *in.Stdin...) // not nil: an empty stdin is one
+// program is a program that runs in a guest, and the feeding of its input.
+type program struct {
+	*envdclient.Exec
+	cancel context.CancelCauseFunc
+	fed    chan struct{} // closed when the feeding has ended
+}
+
+// start runs command and returns when it runs. The caller calls end. The program is killed when ctx ends.
+func start(ctx context.Context, guest *envdclient.Client, command envdclient.Command, stdin *string) (*program, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	run, err := guest.Exec(ctx, command)
+	if err != nil {
+		cancel(nil)
+		return nil, err
 	}
-	switch {
-	case (in.Cmd == "") == (in.Shell == ""):
-		return start, models.Errorf(models.Invalid, "give either cmd or shell").
-			WithHint(`{"cmd":"ls","args":["-l"]} or {"shell":"ls -l | head"}`)
-	case in.Shell != "" && in.Args != nil:
-		return start, models.Errorf(models.Invalid, "args belong to cmd, not to shell")
-	case in.Shell != "":
-		start.Command, start.Args = "/bin/sh", []string{"-c", in.Shell}
+	p := &program{Exec: run, cancel: cancel, fed: make(chan struct{})}
+	go func() {
+		defer close(p.fed)
+		if stdin != nil {
+			p.feed(ctx, []byte(*stdin))
+		}
+	}()
+	return p, nil
+}
+
+// feed gives the program its input. Where that fails, other than by a program that has ended or reads no more, the program is
+// killed for it: it would wait for the rest.
+func (p *program) feed(ctx context.Context, stdin []byte) {
+	err := p.WriteStdin(ctx, stdin)
+	if err == nil {
+		err = p.CloseStdin(ctx)
 	}
+	if err != nil && models.CodeOf(err) != models.Precondition {
+		p.cancel(err)
+	}
+}
+
+// end kills the program if it still runs, and returns when nothing of the call is left.
+func (p *program) end() {
+	_ = p.Close() // it never fails
+	p.cancel(nil)
+	<-p.fed
+}
+
+// check returns what to run, and gives what the request leaves open its default.
+func (in *execRequest) check(l Limits) (envdclient.Command, error) {
+	command, err := in.command()
+	if err != nil {
+		return command, err
+	}
+	command.Stdin = in.Stdin != nil
 	if in.Encoding == "" {
 		in.Encoding = encodingText
 	}
 	if in.Encoding != encodingText && in.Encoding != encodingBase64 {
-		return start, models.Errorf(models.Invalid, "encoding must be %s or %s", encodingText, encodingBase64)
+		return command, models.Errorf(models.Invalid, "encoding must be %s or %s", encodingText, encodingBase64)
 	}
-	if in.Timeout != nil {
-		if *in.Timeout <= 0 || *in.Timeout > maxExecSeconds {
-			return start, models.Errorf(models.Invalid, "timeout_seconds must be above 0 and at most %d", maxExecSeconds)
-		}
-		start.Timeout = time.Duration(math.Ceil(*in.Timeout * float64(time.Second)))
+	if in.MaxOutput == nil {
+		in.MaxOutput = &l.Output
 	}
-	return start, in.checkTexts()
-}
-
-func (in *execRequest) checkTexts() error {
-	for _, err := range []error{
-		checkText("cmd", in.Cmd, 0), checkText("shell", in.Shell, 0), checkText("cwd", in.Cwd, 0),
-		checkText("user", in.User, 0), checkText("args", strings.Join(in.Args, ""), 0), checkEnv(in.Env),
-	} {
-		if err != nil {
-			return err
-		}
+	if *in.MaxOutput < 0 || *in.MaxOutput > maxOutput {
+		return command, models.Errorf(models.Invalid, "max_output_bytes must be between 0 and %d", maxOutput)
 	}
-	return nil
+	command.Timeout, err = seconds(in.Timeout, l.Exec, maxExecSeconds)
+	return command, err
 }
 
 // accepts tells whether a request asks for a kind of answer by name.
@@ -153,24 +172,26 @@ func accepts(r *http.Request, kind string) bool {
 }
 
 // collect waits for the end of p and answers with all of it, up to the limit of output.
-func (s *Server) collect(w http.ResponseWriter, p *hostclient.Process, encoding string, began time.Time) error {
-	stdout, stderr := bounded{most: s.Limits.Output}, bounded{most: s.Limits.Output}
+func (s *Server) collect(w http.ResponseWriter, p *program, in *execRequest, began time.Time) error {
+	stdout, stderr, encoding := bounded{most: *in.MaxOutput}, bounded{most: *in.MaxOutput}, in.Encoding
 	for {
-		out, err := p.Next()
+		event, err := p.Next()
 		if err != nil {
 			return err
 		}
-		stdout.add(out.Stdout)
-		stderr.add(out.Stderr)
-		if out.Exit == nil {
-			continue
+		switch e := event.(type) {
+		case envdclient.Stdout:
+			stdout.add(e)
+		case envdclient.Stderr:
+			stderr.add(e)
+		case envdclient.Exited:
+			s.writeJSON(w, http.StatusOK, execResult{
+				exitView: exit(e), Encoding: encoding, DurationMS: float64(time.Since(began).Microseconds()) / 1000,
+				Stdout: stdout.text(encoding), StdoutTruncated: stdout.truncated,
+				Stderr: stderr.text(encoding), StderrTruncated: stderr.truncated,
+			})
+			return nil
 		}
-		s.writeJSON(w, http.StatusOK, execResult{
-			exitView: exit(*out.Exit), Encoding: encoding, DurationMS: float64(time.Since(began).Microseconds()) / 1000,
-			Stdout: stdout.text(encoding), StdoutTruncated: stdout.truncated,
-			Stderr: stderr.text(encoding), StderrTruncated: stderr.truncated,
-		})
-		return nil
 	}
 }
 
@@ -194,5 +215,22 @@ func (b *bounded) text(encoding string) string {
 	if encoding == encodingBase64 {
 		return base64.StdEncoding.EncodeToString(b.kept)
 	}
-	return strings.ToValidUTF8(string(b.kept), "\uFFFD")
+	kept := b.kept
+	if b.truncated { // the limit may have cut a character
+		kept = whole(kept)
+	}
+	return strings.ToValidUTF8(string(kept), "\uFFFD")
+}
+
+// whole leaves out the begin of a character at the end of p.
+func whole(p []byte) []byte {
+	for n := 1; n < utf8.UTFMax && n <= len(p); n++ {
+		if last := p[len(p)-n:]; utf8.RuneStart(last[0]) {
+			if !utf8.FullRune(last) {
+				return p[:len(p)-n]
+			}
+			return p
+		}
+	}
+	return p
 }

@@ -8,8 +8,13 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -22,6 +27,9 @@ func (r *rig) exec(sb, body string) execResult {
 	return decoded[execResult](r.t, r.call("POST", "/v1/sandboxes/"+sb+"/exec", body), http.StatusOK)
 }
 
+// flood and a number print that many x.
+const flood = `head -c 10000000 /dev/zero | tr '\\0' x | head -c`
+
 func TestExec(t *testing.T) {
 	r := newRig(t, Limits{Output: 100})
 	sb := r.create().ID
@@ -30,21 +38,23 @@ func TestExec(t *testing.T) {
 		want       execResult
 	}{
 		{"args", `{"cmd":"echo","args":["a","b c"]}`, execResult{Stdout: "a b c\n"}},
-		{"shell", `{"shell":"echo x y"}`, execResult{Stdout: "x y\n"}},
+		{"shell", `{"shell":"echo x; echo y >&2"}`, execResult{Stdout: "x\n", Stderr: "y\n"}},
 		{"exit status", `{"shell":"exit 3"}`, execResult{exitView: exitView{ExitCode: 3}}},
-		{"signal", `{"cmd":"signal","args":["15"]}`, execResult{exitView: exitView{ExitCode: 143, Signal: 15}}},
-		{"env", `{"cmd":"env","args":["K"],"env":{"K":"ü"}}`, execResult{Stdout: "ü"}},
-		{"cwd", `{"cmd":"pwd","cwd":"/tmp"}`, execResult{Stdout: "/tmp"}},
-		{"user", `{"cmd":"whoami","user":"root"}`, execResult{Stdout: "root"}},
+		{"signal", `{"shell":"kill -TERM $$"}`, execResult{exitView: exitView{ExitCode: 143, Signal: 15}}},
+		{"env", `{"shell":"printf %s \"$K\"","env":{"K":"ü"}}`, execResult{Stdout: "ü"}},
+		{"cwd", `{"cmd":"pwd","cwd":"/usr"}`, execResult{Stdout: "/usr\n"}},
+		{"user", `{"cmd":"id","args":["-un"],"user":"root"}`, execResult{Stdout: "root\n"}},
 		{"stdin", `{"cmd":"cat","stdin":"hello"}`, execResult{Stdout: "hello"}},
 		{"empty stdin", `{"cmd":"cat","stdin":""}`, execResult{}},
 		{"no stdin", `{"cmd":"cat"}`, execResult{}},
-		{"no UTF-8", `{"cmd":"bytes"}`, execResult{Stdout: "\uFFFD"}},
-		{"base64", `{"cmd":"bytes","encoding":"base64"}`, execResult{Stdout: "//4=", Encoding: "base64"}},
-		{"timeout", `{"cmd":"sleep","timeout_seconds":0.05}`, execResult{exitView: exitView{ExitCode: 137, Signal: 9, TimedOut: true}}},
-		{"output at the limit", `{"cmd":"flood","args":["100"]}`, execResult{Stdout: strings.Repeat("x", 100), Stderr: strings.Repeat("x", 100)}},
-		{"output beyond the limit", `{"cmd":"flood","args":["300000"]}`, execResult{
+		{"no UTF-8", `{"shell":"printf '\\377\\376'"}`, execResult{Stdout: "\uFFFD"}},
+		{"base64", `{"shell":"printf '\\377\\376'","encoding":"base64"}`, execResult{Stdout: "//4=", Encoding: "base64"}},
+		{"timeout", `{"cmd":"sleep","args":["600"],"timeout_seconds":0.05}`, execResult{exitView: exitView{ExitCode: 137, Signal: 9, TimedOut: true}}},
+		{"output at the limit", `{"shell":"` + flood + ` 100; ` + flood + ` 100 >&2"}`, execResult{Stdout: strings.Repeat("x", 100), Stderr: strings.Repeat("x", 100)}},
+		{"output beyond the limit", `{"shell":"` + flood + ` 300000; ` + flood + ` 300000 >&2"}`, execResult{
 			Stdout: strings.Repeat("x", 100), StdoutTruncated: true, Stderr: strings.Repeat("x", 100), StderrTruncated: true}},
+		{"one output beyond the limit", `{"shell":"` + flood + ` 100; ` + flood + ` 101 >&2"}`, execResult{
+			Stdout: strings.Repeat("x", 100), Stderr: strings.Repeat("x", 100), StderrTruncated: true}},
 	} {
 		got := r.exec(sb, c.body)
 		if got.DurationMS <= 0 {
@@ -58,16 +68,51 @@ func TestExec(t *testing.T) {
 			t.Errorf("%s: %+v, want %+v", c.name, got, c.want)
 		}
 	}
-	e := decoded[errorAnswer](t, r.call("POST", "/v1/sandboxes/"+sb+"/exec", `{"cmd":"vanish"}`), http.StatusInternalServerError).Error
-	if e.Code != models.Internal || strings.Contains(e.Message, "vanished") {
-		t.Errorf("a program that vanishes: %+v", e)
+}
+
+// TestTruncatedBetweenCharacters: what is kept of an output does not end in half a character.
+func TestTruncatedBetweenCharacters(t *testing.T) {
+	r := newRig(t, Limits{Output: 4})
+	if got := r.exec(r.create().ID, `{"cmd":"printf","args":["aüüü"]}`); got.Stdout != "aü" || !got.StdoutTruncated {
+		t.Errorf("%q, truncated %v", got.Stdout, got.StdoutTruncated)
+	}
+}
+
+// TestTimeoutKillsTheTree: also what the program has started. (What moves to a session of its own is for the guest's
+// cgroups, which this envd has none of.)
+func TestTimeoutKillsTheTree(t *testing.T) {
+	r := newRig(t, Limits{})
+	mark := filepath.Join(t.TempDir(), "pid")
+	body := fmt.Sprintf(`{"shell":"sh -c 'echo $$ > %s; exec sleep 600' & sleep 600","timeout_seconds":1}`, mark)
+	if got := r.exec(r.create().ID, body); !got.TimedOut {
+		t.Fatalf("%+v", got)
+	}
+	text, err := os.ReadFile(mark)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.eventually("the whole tree is killed", func() bool { return syscall.Kill(pid, 0) != nil })
+}
+
+// TestGuestBreaksOff: a guest that goes away has no say in what its caller is told.
+func TestGuestBreaksOff(t *testing.T) {
+	r := newRig(t, Limits{})
+	sb := r.create().ID
+	r.sim.Script(sb, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
+	e := decoded[errorAnswer](t, r.call("POST", "/v1/sandboxes/"+sb+"/exec", `{"cmd":"true"}`), http.StatusServiceUnavailable).Error
+	if e.Code != models.Unavailable {
+		t.Errorf("%+v", e)
 	}
 }
 
 // TestProgramMayTakeLongerThanAnIdleClient: the limit of a slow body does not hold for the wait for an answer.
 func TestProgramMayTakeLongerThanAnIdleClient(t *testing.T) {
 	r := newRig(t, Limits{Idle: 100 * time.Millisecond})
-	if got := r.exec(r.create().ID, `{"cmd":"sleep","timeout_seconds":0.4}`); !got.TimedOut {
+	if got := r.exec(r.create().ID, `{"cmd":"sleep","args":["600"],"timeout_seconds":0.4}`); !got.TimedOut {
 		t.Errorf("%+v", got)
 	}
 }
@@ -155,18 +200,19 @@ func TestExecStream(t *testing.T) {
 	r := newRig(t, Limits{})
 	sb := r.create().ID
 	var got []string
+	pid := regexp.MustCompile(`[1-9][0-9]+`)
 	for e := range r.openStream(t.Context(), sb, `{"cmd":"cat","stdin":"\u0000ü"}`) {
 		if e.name == "stdout" {
 			e.data = outputOf(t, e)
 		}
-		got = append(got, e.name+" "+e.data)
+		got = append(got, pid.ReplaceAllString(e.name+" "+e.data, "PID"))
 	}
-	want := []string{`started {"pid":42}`, "stdout \x00ü", `exit {"exit_code":0,"signal":0,"timed_out":false}`}
+	want := []string{`started {"pid":PID}`, "stdout \x00ü", `exit {"exit_code":0,"signal":0,"timed_out":false,"oom_killed":false}`}
 	if !slices.Equal(got, want) {
 		t.Errorf("events %q, want %q", got, want)
 	}
 	n := map[string]int{}
-	for e := range r.openStream(t.Context(), sb, `{"cmd":"flood","args":["3000000"]}`) {
+	for e := range r.openStream(t.Context(), sb, `{"shell":"`+flood+` 3000000; `+flood+` 3000000 >&2"}`) {
 		if e.name == "stdout" || e.name == "stderr" {
 			n[e.name] += len(outputOf(t, e))
 		}
@@ -180,7 +226,7 @@ func TestExecStream(t *testing.T) {
 func TestExecStreamFails(t *testing.T) {
 	r := newRig(t, Limits{})
 	sb := r.create().ID
-	events := r.openStream(t.Context(), sb, `{"cmd":"sleep"}`)
+	events := r.openStream(t.Context(), sb, `{"cmd":"sleep","args":["600"]}`)
 	<-events
 	r.sim.Kill()
 	last := <-events
@@ -205,7 +251,7 @@ func TestStreamIsKeptOpen(t *testing.T) {
 	r := newRig(t, Limits{KeepOpen: 10 * time.Millisecond})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	events := r.openStream(ctx, r.create().ID, `{"cmd":"sleep"}`)
+	events := r.openStream(ctx, r.create().ID, `{"cmd":"sleep","args":["600"]}`)
 	<-events
 	for range 3 {
 		if e := <-events; e.name != "comment" {
@@ -218,12 +264,11 @@ func TestStreamIsKeptOpen(t *testing.T) {
 func TestClientThatGoesAwayKillsItsProgram(t *testing.T) {
 	r := newRig(t, Limits{})
 	sb := r.create().ID
-	programs := func() int {
-		_, _, _, n := r.sim.Counts()
-		return n
-	}
+	mark := "600." + strconv.Itoa(os.Getpid()) // tells the program from others of this machine
+	body := `{"cmd":"sleep","args":["` + mark + `"]}`
+	programs := func() int { return programs(t, mark) }
 	ctx, cancel := context.WithCancel(t.Context())
-	events := r.openStream(ctx, sb, `{"cmd":"sleep"}`)
+	events := r.openStream(ctx, sb, body)
 	<-events
 	if programs() != 1 {
 		t.Errorf("%d programs run", programs())
@@ -232,7 +277,7 @@ func TestClientThatGoesAwayKillsItsProgram(t *testing.T) {
 	r.eventually("the streamed program is killed", func() bool { return programs() == 0 })
 
 	ctx, cancel = context.WithCancel(t.Context())
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.server.URL+"/v1/sandboxes/"+sb+"/exec", strings.NewReader(`{"cmd":"sleep"}`))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.server.URL+"/v1/sandboxes/"+sb+"/exec", strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -249,4 +294,20 @@ func TestClientThatGoesAwayKillsItsProgram(t *testing.T) {
 		t.Error("a cancelled request was answered")
 	}
 	r.eventually("the program is killed", func() bool { return programs() == 0 })
+}
+
+// programs counts the processes of this machine that have an argument.
+func programs(t *testing.T, argument string) (n int) {
+	t.Helper()
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range lines {
+		text, _ := os.ReadFile(line) // it may have ended meanwhile
+		if slices.Contains(strings.Split(string(text), "\x00"), argument) {
+			n++
+		}
+	}
+	return n
 }

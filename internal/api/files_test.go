@@ -4,16 +4,18 @@ import (
 	"bytes"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/internal/auth"
-	"github.com/wrenn-sandbox/wrenn/internal/hostsim"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
 
@@ -22,16 +24,16 @@ func TestFiles(t *testing.T) {
 	files := "/v1/sandboxes/" + r.create().ID + "/files"
 	content := make([]byte, 3<<20)
 	rand.Read(content)
+	dir := t.TempDir()
 	for _, c := range []struct{ name, put, get, path string }{
-		{"query", "?path=/home/user/a%20b", "/home/user/a%20b", "/home/user/a b"},
-		{"relative", "?path=notes.txt", "?path=notes.txt", "notes.txt"},
-		{"URL", "/home/user/x", "?path=/home/user/x", "/home/user/x"},
-		{"unicode", "/home/%E6%BC%A2/%F0%9F%99%82", "?path=/home/漢/🙂", "/home/漢/🙂"},
-		{"escaped percent", "/a%2525b", "?path=/a%2525b", "/a%25b"},
-		{"escaped slash", "/a%2Fb", "/a/b", "/a/b"},
-		{"dots in a name", "/a/..b/c..", "/a/..b/c..", "/a/..b/c.."},
-		{"two slashes", "//a2", "/a2", "/a2"},
-		{"user", "/u?user=root", "/u?user=root", "/u"},
+		{"query", "?path=" + dir + "/a%20b", dir + "/a%20b", dir + "/a b"},
+		{"URL", dir + "/x", "?path=" + dir + "/x", dir + "/x"},
+		{"unicode", dir + "/%E6%BC%A2/%F0%9F%99%82", "?path=" + dir + "/漢/🙂", dir + "/漢/🙂"},
+		{"escaped percent", dir + "/a%2525b", "?path=" + dir + "/a%2525b", dir + "/a%25b"},
+		{"escaped slash", dir + "/a%2Fb", dir + "/a/b", dir + "/a/b"},
+		{"dots in a name", dir + "/d/..b/c..", dir + "/d/..b/c..", dir + "/d/..b/c.."},
+		{"two slashes", "/" + dir + "/a2", dir + "/a2", dir + "/a2"},
+		{"user", dir + "/u?user=root", dir + "/u?user=root", dir + "/u"},
 	} {
 		written := decoded[writtenFile](t, r.call("PUT", files+c.put, string(content), "Content-Type", "application/octet-stream"), http.StatusOK)
 		if written.Path != c.path || written.Size != int64(len(content)) {
@@ -46,27 +48,50 @@ func TestFiles(t *testing.T) {
 		}
 	}
 	for _, kind := range []string{"", "text/plain", "application/x-www-form-urlencoded", "nonsense"} {
-		decoded[writtenFile](t, r.call("PUT", files+"/any", "x", "Content-Type", kind), http.StatusOK)
+		decoded[writtenFile](t, r.call("PUT", files+dir+"/any", "x", "Content-Type", kind), http.StatusOK)
 	}
-	if written := decoded[writtenFile](t, r.call("PUT", files+"/empty", ""), http.StatusOK); written.Size != 0 {
+	if written := decoded[writtenFile](t, r.call("PUT", files+dir+"/empty", ""), http.StatusOK); written.Size != 0 {
 		t.Errorf("empty: %+v", written)
 	}
-	if got := r.call("GET", files+"/empty", ""); got.status != http.StatusOK || len(got.body) != 0 {
+	if got := r.call("GET", files+dir+"/empty", ""); got.status != http.StatusOK || len(got.body) != 0 {
 		t.Errorf("empty: %d %q", got.status, got.body)
+	}
+}
+
+// TestRelativePath: it is the guest that knows the user's home.
+func TestRelativePath(t *testing.T) {
+	r := newRig(t, Limits{})
+	sb := r.create().ID
+	r.sim.Script(sb, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		if r.Method == http.MethodPost {
+			_, _ = fmt.Fprintf(w, `[{"path":"/home/%s/%s"}]`, q.Get("username"), q.Get("path"))
+			return
+		}
+		_, _ = io.WriteString(w, q.Get("path"))
+	}))
+	files := "/v1/sandboxes/" + sb + "/files?path=a/notes.txt&user=ann"
+	if written := decoded[writtenFile](t, r.call("PUT", files, "x"), http.StatusOK); written.Path != "/home/ann/a/notes.txt" {
+		t.Errorf("written %+v", written)
+	}
+	if got := r.call("GET", files, ""); string(got.body) != "a/notes.txt" {
+		t.Errorf("read %q", got.body)
 	}
 }
 
 // TestFilesInConstantMemory moves much more than may be held, in both directions.
 func TestFilesInConstantMemory(t *testing.T) {
 	r := newRig(t, Limits{})
-	files := r.server.URL + "/v1/sandboxes/" + r.create().ID + "/files"
+	sb := r.create().ID
+	files := r.server.URL + "/v1/sandboxes/" + sb + "/files"
 	const size = 512 << 20
 	const most = 64 << 20
+	r.sim.Script(sb, bottomless(size))
 	stop := make(chan struct{})
 	peak := make(chan uint64)
 	go func() { peak <- watchHeap(stop) }()
 
-	put, err := http.NewRequestWithContext(t.Context(), http.MethodPut, files+hostsim.Sink, io.LimitReader(zeros{}, size))
+	put, err := http.NewRequestWithContext(t.Context(), http.MethodPut, files+"/sink", io.LimitReader(zeros{}, size))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +99,7 @@ func TestFilesInConstantMemory(t *testing.T) {
 	if written := decoded[writtenFile](t, r.send(put), http.StatusOK); written.Size != size {
 		t.Errorf("written %+v", written)
 	}
-	get, err := http.NewRequestWithContext(t.Context(), http.MethodGet, files+hostsim.Zeros+"536870912", nil)
+	get, err := http.NewRequestWithContext(t.Context(), http.MethodGet, files+"/zeros", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,6 +116,22 @@ func TestFilesInConstantMemory(t *testing.T) {
 	if p := <-peak; p > most {
 		t.Errorf("the heap grew to %d MiB", p>>20)
 	}
+}
+
+// bottomless is a guest that takes any file and keeps nothing of it, and whose files have size zero bytes.
+func bottomless(size int64) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet {
+			w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
+			_, _ = io.CopyN(w, zeros{}, size)
+			return
+		}
+		if n, err := io.Copy(io.Discard, r.Body); n != size || err != nil {
+			w.WriteHeader(http.StatusInternalServerError)
+			return
+		}
+		_, _ = io.WriteString(w, `[{"path":"/sink"}]`)
+	})
 }
 
 type zeros struct{}
@@ -123,9 +164,17 @@ func watchHeap(stop <-chan struct{}) uint64 {
 // not its size is known.
 func TestBrokenDownload(t *testing.T) {
 	r := newRig(t, Limits{})
-	files := r.server.URL + "/v1/sandboxes/" + r.create().ID + "/files"
-	for _, path := range []string{hostsim.Broken, hostsim.Torn} {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, files+path+"1000000", nil)
+	sb := r.create().ID
+	r.sim.Script(sb, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("path") == "/broken" {
+			w.Header().Set("Content-Length", "1000001")
+		}
+		_, _ = io.CopyN(w, zeros{}, 1000000)
+		panic(http.ErrAbortHandler)
+	}))
+	files := r.server.URL + "/v1/sandboxes/" + sb + "/files"
+	for _, path := range []string{"/broken", "/torn"} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, files+path, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -146,6 +195,7 @@ func TestBrokenDownload(t *testing.T) {
 func TestBrokenUpload(t *testing.T) {
 	r := newRig(t, Limits{})
 	sb := r.create().ID
+	dir := t.TempDir()
 	for name, head := range map[string]string{
 		"length":  "Content-Length: 1000000\r\n\r\npart of the file",
 		"chunked": "Transfer-Encoding: chunked\r\n\r\n10\r\n0123456789abcdef\r\n",
@@ -154,27 +204,24 @@ func TestBrokenUpload(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = io.WriteString(conn, "PUT /v1/sandboxes/"+sb+"/files/"+name+" HTTP/1.1\r\nHost: x\r\nX-API-Key: "+string(r.key)+"\r\n"+head)
+		_, err = io.WriteString(conn, "PUT /v1/sandboxes/"+sb+"/files"+dir+"/"+name+" HTTP/1.1\r\nHost: x\r\nX-API-Key: "+string(r.key)+"\r\n"+head)
 		if err != nil {
 			t.Fatal(err)
 		}
 		conn.Close()
 	}
 	r.eventually("both are given up", func() bool { return strings.Count(r.log.String(), "ended early") == 2 })
-	for _, name := range []string{"/length", "/chunked"} {
-		if content, ok := r.sim.File(name); ok {
-			t.Errorf("%s holds %q", name, content)
-		}
-	}
+	empty(t, dir)
 }
 
 // TestSlowClients: who sends nothing for the idle limit is cut off.
 func TestSlowClients(t *testing.T) {
 	r := newRig(t, Limits{Idle: 50 * time.Millisecond})
 	sb := r.create().ID
+	dir := t.TempDir()
 	body, in := io.Pipe()
 	defer in.Close()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, r.server.URL+"/v1/sandboxes/"+sb+"/files/slow", body)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, r.server.URL+"/v1/sandboxes/"+sb+"/files"+dir+"/slow", body)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,14 +234,13 @@ func TestSlowClients(t *testing.T) {
 			t.Errorf("a slow upload was answered with %d", resp.StatusCode)
 		}
 	}
-	if _, ok := r.sim.File("/slow"); ok {
-		t.Error("a slow upload left a file")
-	}
+	empty(t, dir)
 }
 
 func TestUploadBeyondTheLimitWithoutALength(t *testing.T) {
 	r := newRig(t, Limits{Upload: 1000})
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, r.server.URL+"/v1/sandboxes/"+r.create().ID+"/files/x", io.LimitReader(zeros{}, 1001))
+	dir := t.TempDir()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, r.server.URL+"/v1/sandboxes/"+r.create().ID+"/files"+dir+"/x", io.LimitReader(zeros{}, 1001))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -203,16 +249,15 @@ func TestUploadBeyondTheLimitWithoutALength(t *testing.T) {
 	if e.Code != models.Invalid {
 		t.Errorf("%+v", e)
 	}
-	if _, ok := r.sim.File("/x"); ok {
-		t.Error("it left a file")
-	}
+	empty(t, dir)
 }
 
 func TestAgentDiesDuringUpload(t *testing.T) {
 	r := newRig(t, Limits{})
 	sb := r.create().ID
+	dir := t.TempDir()
 	body, in := io.Pipe()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, r.server.URL+"/v1/sandboxes/"+sb+"/files/x", body)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, r.server.URL+"/v1/sandboxes/"+sb+"/files"+dir+"/x", body)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -233,12 +278,27 @@ func TestAgentDiesDuringUpload(t *testing.T) {
 	body.Close()
 	r.sim.Kill()
 	r.sim.Restart()
-	if _, ok := r.sim.File("/x"); ok {
-		t.Error("it left a file")
-	}
+	empty(t, dir)
 }
 
 func write(w io.Writer) error {
 	_, err := w.Write(make([]byte, 64<<10))
 	return err
+}
+
+// empty waits until nothing is in dir: an upload that was cut off is forgotten a moment later.
+func empty(t *testing.T, dir string) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
+		left, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(left) == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("a refused or broken upload left %v", left)
+		}
+	}
 }

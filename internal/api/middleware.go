@@ -88,18 +88,22 @@ func (s *Server) recoverPanic(next http.Handler) http.Handler {
 
 func (s *Server) authenticate(next http.Handler) http.Handler {
 	return s.handle(func(w http.ResponseWriter, r *http.Request) error {
-		keys := r.Header.Values(auth.Header)
-		if len(keys) > 1 {
-			return models.Errorf(models.Unauthenticated, "the request has more than one API key")
-		}
-		p, err := s.Auth.Authenticate(r.Context(), auth.Secret(r.Header.Get(auth.Header)))
-		if err != nil {
+		if _, err := s.principal(r); err != nil {
 			return err
 		}
-		aboutOf(r.Context()).principal = p
 		next.ServeHTTP(w, r)
 		return nil
 	})
+}
+
+// principal returns whose API key a request has, and remembers it.
+func (s *Server) principal(r *http.Request) (auth.Principal, error) {
+	if keys := r.Header.Values(auth.Header); len(keys) > 1 {
+		return auth.Principal{}, models.Errorf(models.Unauthenticated, "the request has more than one API key")
+	}
+	p, err := s.Auth.Authenticate(r.Context(), auth.Secret(r.Header.Get(auth.Header)))
+	aboutOf(r.Context()).principal = p
+	return p, err
 }
 
 // by returns who asks, for the controller.

@@ -2,8 +2,6 @@ package api
 
 import (
 	"context"
-	"errors"
-	"io"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -11,6 +9,9 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/envdclient"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
+
+// lastEventID is the header by which a client that reconnects tells the last event that it has had.
+const lastEventID = "Last-Event-ID"
 
 // processOutput streams the output of a process from an offset on. The id of every event is the offset after it.
 func (s *Server) processOutput(w http.ResponseWriter, r *http.Request) error {
@@ -33,16 +34,17 @@ func (s *Server) processOutput(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer a.Close()
-	e := s.eventStream(w)
+	e := s.newEvents(w)
+	defer e.keepOpen(s.Limits.KeepOpen, cancel)()
 	f := follower{offset: a.Offset(), events: e}
-	e.sendID(f.offset, "started", map[string]uint64{"pid": uint64(a.PID()), "offset": f.offset})
-	s.follow(r, e, cancel, a.Next, f.relay)
+	f.send("started", map[string]uint64{"pid": uint64(a.PID()), "offset": f.offset})
+	s.follow(r, e, a.Next, f.relay)
 	return nil
 }
 
 // startOffset is where a client wants to begin: after the last event that it has had, or where it says.
 func startOffset(r *http.Request, q url.Values) (int64, error) {
-	text := r.Header.Get("Last-Event-ID")
+	text := r.Header.Get(lastEventID)
 	if text == "" {
 		text = q.Get("offset")
 	}
@@ -73,9 +75,9 @@ func (f *follower) relay(event envdclient.Event) (last bool) {
 		f.data("pty", e)
 	case envdclient.Gap:
 		f.offset += e.Bytes
-		f.events.sendID(f.offset, "gap", map[string]uint64{"bytes": e.Bytes})
+		f.send("gap", map[string]uint64{"bytes": e.Bytes})
 	case envdclient.Exited:
-		f.events.sendID(f.offset, "exit", exit(e))
+		f.send("exit", exit(e))
 		return true
 	}
 	return false
@@ -83,11 +85,9 @@ func (f *follower) relay(event envdclient.Event) (last bool) {
 
 func (f *follower) data(name string, data []byte) {
 	f.offset += uint64(len(data))
-	f.events.sendID(f.offset, name, map[string][]byte{"data": data}) // JSON has bytes as base64
+	f.send(name, bytesView(data))
 }
 
-// follow passes on what next gives until relay has had the last, next fails, or the client has gone. It keeps the
-// connection open meanwhile. cancel makes next return.
-func (s *Server) follow(r *http.Request, e *events, cancel context.CancelFunc, next func() (envdclient.Event, error), relay func(envdclient.Event) bool) {
-	_ = []any{r, e, cancel, next, relay, errors.Is, io.EOF}
+func (f *follower) send(name string, data any) {
+	f.events.sendID(strconv.FormatUint(f.offset, 10), name, data)
 }

@@ -33,7 +33,7 @@ const (
 
 // processRequest is the schema StartProcess.
 type processRequest struct {
-	program
+	programRequest
 	Stdin   bool          `json:"stdin"`
 	PTY     *terminalSize `json:"pty"`
 	Tag     string        `json:"tag"`
@@ -334,7 +334,15 @@ func (s *Server) processStdin(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := feed(r.Context(), guest, which, r.Body); err != nil {
+	p, err := guest.Process(r.Context(), which)
+	if err != nil {
+		return err
+	}
+	send := guest.SendInput
+	if p.PTY {
+		send = guest.SendTerminal
+	}
+	if err := s.feed(w, r, func(b []byte) error { return send(r.Context(), which, b) }); err != nil {
 		return err
 	}
 	if end {
@@ -346,12 +354,14 @@ func (s *Server) processStdin(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func feed(ctx context.Context, guest *envdclient.Client, which envdclient.Selector, body io.Reader) error {
+// feed gives the body to send piece by piece, as it comes: its client may wait for long between two of them.
+func (s *Server) feed(w http.ResponseWriter, r *http.Request, send func([]byte) error) error {
+	_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/1.1: the answer may be written before the body's end
 	buf := make([]byte, inputPiece)
 	for {
-		n, err := body.Read(buf)
+		n, err := r.Body.Read(buf)
 		if n > 0 {
-			if err := guest.SendInput(ctx, which, buf[:n]); err != nil {
+			if err := send(buf[:n]); err != nil {
 				return err
 			}
 		}

@@ -10,8 +10,8 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
 
-// program is what the schemas Exec and StartProcess have in common.
-type program struct {
+// programRequest is what the schemas Exec and StartProcess have in common.
+type programRequest struct {
 	Cmd   string            `json:"cmd"`
 	Args  []string          `json:"args"`
 	Shell string            `json:"shell"`
@@ -21,7 +21,7 @@ type program struct {
 }
 
 // command returns what to run.
-func (in *program) command() (envdclient.Command, error) {
+func (in *programRequest) command() (envdclient.Command, error) {
 	c := envdclient.Command{Cmd: in.Cmd, Args: in.Args, Cwd: in.Cwd, Env: in.Env, User: in.User}
 	switch {
 	case (in.Cmd == "") == (in.Shell == ""):

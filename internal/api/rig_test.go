@@ -276,7 +276,11 @@ func conform(t testing.TB, req *http.Request, resp *http.Response, body []byte) 
 	}
 }
 
-var routes = regexp.MustCompile(`^/(healthz|readyz|openapi.yaml|v1/(templates|sandboxes(/[^/]+(/(exec|files|files/x|logs|events))?)?))$`)
+var (
+	routes = regexp.MustCompile(`^/(healthz|readyz|openapi.yaml|v1/(templates|sandboxes(/[^/]+(/(exec|files|files/x|files/(mkdir|move|chmod)|logs|events|watch|` +
+		`processes(/[0-9]+(/(output|stdin|signal|resize|wait))?)?|contexts(/ctx-[0-9a-f]{8}(/(execute|interrupt))?)?))?)?))$`)
+	fileOperation = regexp.MustCompile(`/files/(mkdir|move|chmod)$`)
+)
 
 // documented is the request in the form that openapi.yaml has: a file's path is one element
 // there, and what is no route at all is held against the errors of one that is.
@@ -284,7 +288,7 @@ func documented(t testing.TB, req *http.Request, status int) *http.Request {
 	t.Helper()
 	out := req.Clone(req.Context())
 	path := req.URL.Path
-	if at := strings.Index(path, "/files/"); at >= 0 {
+	if at := strings.Index(path, "/files/"); at >= 0 && !(req.Method == http.MethodPost && fileOperation.MatchString(path)) {
 		path = path[:at] + "/files/x"
 	}
 	if status == http.StatusMethodNotAllowed || !routes.MatchString(path) {

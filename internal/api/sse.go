@@ -5,106 +5,147 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
+	"sync"
 	"time"
 
-	"github.com/wrenn-sandbox/wrenn/internal/hostclient"
+	"github.com/wrenn-sandbox/wrenn/internal/envdclient"
 )
 
 // stream answers with the events of p as they happen. A client that reads slowly slows the
 // program down; one that reads nothing for the idle limit has gone, which kills it.
-// cancel ends p.
-func (s *Server) stream(w http.ResponseWriter, r *http.Request, p *hostclient.Process, cancel context.CancelFunc) error {
-	h := w.Header()
-	h.Set("Content-Type", eventStream)
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Accel-Buffering", "no") // nginx would hold events back
-	e := &events{w: w, rc: http.NewResponseController(w), idle: s.Limits.Idle}
-	e.send("started", map[string]uint32{"pid": p.PID})
-
-	outputs, stop, done := make(chan output), make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		read(p, outputs, stop)
-	}()
-	defer func() {
-		close(stop)
-		cancel()
-		<-done
-	}()
-	keepOpen := time.NewTicker(s.Limits.KeepOpen)
-	defer keepOpen.Stop()
-	for e.err == nil {
-		select {
-		case o := <-outputs:
-			if s.relay(e, r, o) {
-				return nil
-			}
-		case <-keepOpen.C:
-			e.write(": still running\n\n")
+func (s *Server) stream(w http.ResponseWriter, r *http.Request, p *program) error {
+	e := s.newEvents(w)
+	defer e.keepOpen(s.Limits.KeepOpen, func() { _ = p.Close() })() // Close never fails, and ends Next
+	s.follow(r, e, p.Next, func(event envdclient.Event) (last bool) {
+		switch v := event.(type) {
+		case envdclient.Started:
+			e.send("started", map[string]uint32{"pid": v.PID})
+		case envdclient.Stdout:
+			e.send("stdout", bytesView(v))
+		case envdclient.Stderr:
+			e.send("stderr", bytesView(v))
+		case envdclient.Exited:
+			e.send("exit", exit(v))
+			return true
 		}
-	}
-	return nil // the client has gone
+		return false
+	})
+	return nil
 }
 
-type output struct {
-	hostclient.Output
-	err error
-}
+// bytesView is the schemas ExecOutput and ProcessOutput: JSON has bytes as base64.
+func bytesView(data []byte) map[string][]byte { return map[string][]byte{"data": data} }
 
-func read(p *hostclient.Process, to chan<- output, stop <-chan struct{}) {
-	for {
-		o, err := p.Next()
-		select {
-		case to <- output{o, err}:
-		case <-stop:
+// follow gives relay what next returns, until relay has had the last, next fails, or the client has gone.
+func (s *Server) follow(r *http.Request, e *events, next func() (envdclient.Event, error), relay func(envdclient.Event) (last bool)) {
+	for e.failure() == nil {
+		event, err := next()
+		if err != nil {
+			e.sendError(r, "error", err)
 			return
 		}
-		if err != nil || o.Exit != nil {
+		if relay(event) {
 			return
 		}
 	}
 }
 
-// relay sends one output and reports whether it was the last.
-func (s *Server) relay(e *events, r *http.Request, o output) (last bool) {
-	switch {
-	case o.err != nil:
-		aboutOf(r.Context()).cause = o.err
-		e.send("error", body(r, o.err))
-		return true
-	case o.Exit != nil:
-		e.send("exit", exit(*o.Exit))
-		return true
-	case len(o.Stdout) > 0:
-		e.send("stdout", map[string][]byte{"data": o.Stdout}) // JSON has bytes as base64
-	case len(o.Stderr) > 0:
-		e.send("stderr", map[string][]byte{"data": o.Stderr})
-	}
-	return false
-}
-
-// events writes server-sent events. After the first failure it writes nothing.
+// events writes server-sent events. The answer's header goes out with the first of them; after a failure nothing more is
+// written. Its methods may be called at the same time.
 type events struct {
 	w    http.ResponseWriter
 	rc   *http.ResponseController
 	idle time.Duration
-	err  error
+
+	mu      sync.Mutex // guards what follows and orders the writes
+	started bool
+	err     error
 }
 
-func (e *events) send(name string, data any) {
+func (s *Server) newEvents(w http.ResponseWriter) *events {
+	return &events{w: w, rc: http.NewResponseController(w), idle: s.Limits.Idle}
+}
+
+// keepOpen writes a comment now and then, until the returned function is called. When that fails, as the client has gone, it
+// calls gone.
+func (e *events) keepOpen(every time.Duration, gone func()) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		ticker := time.NewTicker(every)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ticker.C:
+				if e.write(": still running\n\n") != nil {
+					gone()
+					return
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+func (e *events) send(name string, data any) { e.sendID("", name, data) }
+
+// sendID sends an event with an id, which a client that reconnects tells.
+func (e *events) sendID(id, name string, data any) {
 	b, err := json.Marshal(data)
 	if err != nil {
 		panic(err) // every data is of a type of ours that can be encoded
 	}
-	e.write(fmt.Sprintf("event: %s\ndata: %s\n\n", name, b))
+	var text strings.Builder
+	if id != "" {
+		fmt.Fprintf(&text, "id: %s\n", id)
+	}
+	fmt.Fprintf(&text, "event: %s\ndata: %s\n\n", name, b)
+	_ = e.write(text.String()) // failure says it
 }
 
-func (e *events) write(s string) {
+// sendError ends a stream with an error.
+func (e *events) sendError(r *http.Request, name string, err error) {
+	aboutOf(r.Context()).cause = err
+	e.send(name, body(r, err))
+}
+
+// failure returns why nothing more is written.
+func (e *events) failure() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.err
+}
+
+// begun tells whether the answer has begun, so that an error can no longer be one.
+func (e *events) begun() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.started
+}
+
+func (e *events) write(text string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	if e.err != nil {
-		return
+		return e.err
+	}
+	if !e.started {
+		e.started = true
+		h := e.w.Header()
+		h.Set("Content-Type", eventStream)
+		h.Set("Cache-Control", "no-store")
+		h.Set("X-Accel-Buffering", "no") // nginx would hold events back
 	}
 	_ = e.rc.SetWriteDeadline(time.Now().Add(e.idle)) // unsupported only in unit tests
-	if _, e.err = e.w.Write([]byte(s)); e.err == nil {
+	if _, e.err = e.w.Write([]byte(text)); e.err == nil {
 		e.err = e.rc.Flush()
 	}
+	return e.err
 }

@@ -82,18 +82,16 @@ func checkEnv(env map[string]string) error {
 	return nil
 }
 
-// checkPath refuses what cannot name a file, and "..": a file has one name here, so that what
+// checkPath refuses what cannot name a file or directory, and "..": a file has one name here, so that what
 // is logged and what is opened are the same.
 func checkPath(p string) error {
 	switch {
-	case p == "" || path.Clean(p) == "/" || path.Clean(p) == ".":
+	case p == "":
 		return models.Errorf(models.Invalid, "path is required").WithHint("…/files?path=/home/user/x or …/files/home/user/x")
 	case len(p) > maxPath:
 		return models.Errorf(models.Invalid, "path must have at most %d bytes", maxPath)
 	case !utf8.ValidString(p):
 		return models.Errorf(models.Invalid, "path must be UTF-8")
-	case strings.HasSuffix(p, "/"):
-		return models.Errorf(models.Invalid, "%s names a directory", p)
 	}
 	for _, element := range strings.Split(p, "/") {
 		if element == ".." {
@@ -101,4 +99,12 @@ func checkPath(p string) error {
 		}
 	}
 	return checkText("path", p, 0)
+}
+
+// checkContentPath refuses what cannot be the path of a file with a content.
+func checkContentPath(p string) error {
+	if strings.HasSuffix(p, "/") || path.Clean(p) == "." {
+		return models.Errorf(models.Invalid, "%s names a directory", p)
+	}
+	return nil
 }

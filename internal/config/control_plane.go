@@ -2,6 +2,7 @@ package config
 
 import (
 	"net"
+	"regexp"
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/internal/models"
@@ -12,6 +13,7 @@ type ControlPlane struct {
 	DatabaseURL string `yaml:"database_url" env:"WRENN_DATABASE_URL"` // Postgres, for pgx
 	RedisURL    string `yaml:"redis_url" env:"WRENN_REDIS_URL"`       // redis://… or unix://…; "off" for none
 	Listen      string `yaml:"listen" env:"WRENN_LISTEN"`             // host:port of the API
+	Domain      string `yaml:"domain" env:"WRENN_DOMAIN"`             // *.domain leads here: host names of ports; empty for none
 	Agent       string `yaml:"agent" env:"WRENN_AGENT"`               // host agent: unix:///path or host:port
 	LogFormat   string `yaml:"log_format" env:"WRENN_LOG_FORMAT"`     // text or json
 
@@ -24,6 +26,9 @@ type ControlPlane struct {
 	MemoryOvercommit float64 `yaml:"memory_overcommit" env:"WRENN_MEMORY_OVERCOMMIT"`
 	DiskOvercommit   float64 `yaml:"disk_overcommit" env:"WRENN_DISK_OVERCOMMIT"`
 }
+
+// domainForm is a host name of RFC 1123.
+var domainForm = regexp.MustCompile(`^(?i)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$`)
 
 // NoRedis as RedisURL means that none is used.
 const NoRedis = "off"
@@ -44,6 +49,9 @@ func LoadControlPlane() (ControlPlane, error) {
 func (c ControlPlane) Check() error {
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return models.Errorf(models.Invalid, "listen must be host:port, not %q", c.Listen)
+	}
+	if c.Domain != "" && !domainForm.MatchString(c.Domain) {
+		return models.Errorf(models.Invalid, "domain must be a host name, not %q", c.Domain).WithHint("without scheme, port and asterisk")
 	}
 	for _, d := range []struct {
 		name  string

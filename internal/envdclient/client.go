@@ -67,8 +67,8 @@ const base = "http://envd"
 // Client talks to one sandbox's envd. Connections are kept and used again. Its methods
 // may be called at the same time.
 type Client struct {
-	limits limits
 	dialer Dial
+	limits limits
 	http   *http.Client
 	rpc    processconnect.ProcessClient
 	lists  processconnect.ProcessClient // takes longer answers than rpc
@@ -81,11 +81,11 @@ type Client struct {
 }
 
 // New returns a client. Nothing is dialled yet. Token is the sandbox's; it goes with every
-// request, and Init gives it to the guest. Close frees what the client holds.
+// request, and Init gives it to the guest. It is empty where dial gives connections that are authorized (Tunnel).
+// Close frees what the client holds.
 func New(dial Dial, token string) *Client {
 	c := &Client{
-		token:  token,
-		dialer: dial,
+		dialer: dial, token: token,
 		limits: limits{answer: 30 * time.Second, silence: time.Minute, killWait: 10 * time.Second, grace: 10 * time.Second},
 	}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
@@ -125,6 +125,9 @@ var errClosed = errors.New("the client was closed")
 // bound returns a context that ends with ctx, with the client, or with cancel.
 func (c *Client) bound(ctx context.Context) (context.Context, context.CancelCauseFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
+	if c.ctx.Err() != nil {
+		cancel(errClosed) // now, and not in a goroutine
+	}
 	stop := context.AfterFunc(c.ctx, func() { cancel(errClosed) })
 	return ctx, func(cause error) {
 		stop()

@@ -30,14 +30,14 @@ var entryTypes = map[pb.FileType]EntryType{
 
 // Entry describes a file or directory in the guest.
 type Entry struct {
-	Name, Path   string
-	Type         EntryType
-	Size         int64
-	Mode         uint32 // permission bits as in chmod(2)
-	Owner, Group string // names, or numbers where there is no name
-	ModifiedAt   time.Time
-	Target       string            // of a symbolic link
-	Metadata     map[string]string // extended attributes, as E2B's protocol has them
+	Name, Path    string
+	Type          EntryType
+	Size          int64
+	Mode          uint32 // permission bits as in chmod(2)
+	Owner, Group  string // names, or numbers where there is no name
+	ModifiedAt    time.Time
+	SymlinkTarget string
+	Metadata      map[string]string // extended attributes, as E2B's protocol has them
 }
 
 func entryOf(e *pb.EntryInfo) Entry {
@@ -47,7 +47,7 @@ func entryOf(e *pb.EntryInfo) Entry {
 	}
 	return Entry{
 		Name: e.GetName(), Path: e.GetPath(), Type: kind, Size: e.GetSize(), Mode: e.GetMode(), Owner: e.GetOwner(), Group: e.GetGroup(),
-		ModifiedAt: e.GetModifiedTime().AsTime(), Target: e.GetSymlinkTarget(), Metadata: e.GetMetadata(),
+		ModifiedAt: e.GetModifiedTime().AsTime(), SymlinkTarget: e.GetSymlinkTarget(), Metadata: e.GetMetadata(),
 	}
 }
 

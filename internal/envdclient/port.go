@@ -91,14 +91,6 @@ func (p *portConn) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// CloseWrite tells the guest that nothing more comes, where the connection can say that by itself.
-func (p *portConn) CloseWrite() error {
-	if half, ok := p.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return nil
-}
-
 // Close implements net.Conn.
 func (p *portConn) Close() error {
 	p.stop()

@@ -1,5 +1,5 @@
 // Package hostapi is the gRPC face of the host agent: it checks what comes in, calls
-// the agent and the guests, and streams what comes back.
+// the agent, and hands connections to the guests on.
 package hostapi
 
 import (
@@ -15,6 +15,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/lifecycle/agent"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/tunnel"
 	pb "github.com/wrenn-sandbox/wrenn/proto/gen/hostagent/v1"
 )
 
@@ -26,13 +27,15 @@ type Server struct {
 	pb.UnimplementedHostAgentServiceServer
 	agent *agent.Agent
 	info  HostInfo
+	open  *tunnels
 }
 
 // New returns a gRPC server that serves a. Whoever can connect to it owns every sandbox of the
 // host: it belongs on a unix socket or behind mutual TLS.
 func New(a *agent.Agent, info HostInfo, log *slog.Logger) *grpc.Server {
-	g := grpc.NewServer(grpc.UnaryInterceptor(grpcerr.UnaryServer(log)), grpc.StreamInterceptor(grpcerr.StreamServer(log)))
-	pb.RegisterHostAgentServiceServer(g, &Server{agent: a, info: info})
+	g := grpc.NewServer(append(tunnel.ServerOptions(),
+		grpc.UnaryInterceptor(grpcerr.UnaryServer(log)), grpc.StreamInterceptor(grpcerr.StreamServer(log)))...)
+	pb.RegisterHostAgentServiceServer(g, &Server{agent: a, info: info, open: &tunnels{of: map[id.Sandbox]int{}}})
 	return g
 }
 

@@ -1,12 +1,13 @@
 // Package hostclient is the control plane's typed view of a host agent.
 //
 // Every error is coded (see grpcerr.Decode). Calls that the agent answers within moments have a
-// deadline of their own; those that take as long as the guest wants end with their ctx.
+// deadline of their own; those that take longer end with their ctx.
 package hostclient
 
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -17,6 +18,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/grpcerr"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/tunnel"
 	pb "github.com/wrenn-sandbox/wrenn/proto/gen/hostagent/v1"
 )
 
@@ -31,6 +33,11 @@ const (
 type Client struct {
 	conn *grpc.ClientConn
 	api  pb.HostAgentServiceClient
+
+	life context.Context // of tunnels; ends with Close
+	end  context.CancelFunc
+	mu   sync.Mutex     // guards left against an Add during Wait
+	left sync.WaitGroup // tunnels
 }
 
 // Dial returns a client of the agent at address (unix:///path or host:port) without
@@ -41,17 +48,26 @@ func Dial(address string) (*Client, error) {
 		Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 		MinConnectTimeout: 2 * time.Second,
 	}
-	conn, err := grpc.NewClient(address,
+	conn, err := grpc.NewClient(address, append(tunnel.DialOptions(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithConnectParams(params),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)), grpc.WithDisableServiceConfig(), grpc.WithNoProxy())
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)), grpc.WithDisableServiceConfig(), grpc.WithNoProxy())...)
 	if err != nil {
 		return nil, fmt.Errorf("host agent address %q: %w", address, err)
 	}
-	return &Client{conn: conn, api: pb.NewHostAgentServiceClient(conn)}, nil
+	c := &Client{conn: conn, api: pb.NewHostAgentServiceClient(conn)}
+	c.life, c.end = context.WithCancel(context.Background())
+	return c, nil
 }
 
-// Close ends the connection and fails the calls under way.
-func (c *Client) Close() error { return c.conn.Close() }
+// Close ends the connection and all tunnels, and fails the calls under way.
+func (c *Client) Close() error {
+	c.mu.Lock()
+	c.end()
+	c.mu.Unlock()
+	err := c.conn.Close()
+	c.left.Wait()
+	return err
+}
 
 // State is what a host observes of a sandbox.
 type State string

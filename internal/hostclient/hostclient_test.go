@@ -3,12 +3,14 @@ package hostclient_test
 import (
 	"bytes"
 	"context"
-	"errors"
+	"crypto/rand"
 	"io"
+	"net"
+	"path/filepath"
 	"testing"
-	"testing/iotest"
 	"time"
 
+	"github.com/wrenn-sandbox/wrenn/internal/envdclient"
 	"github.com/wrenn-sandbox/wrenn/internal/grpcerr"
 	"github.com/wrenn-sandbox/wrenn/internal/hostclient"
 	"github.com/wrenn-sandbox/wrenn/internal/hostsim"
@@ -101,88 +103,93 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-func TestExec(t *testing.T) {
+// guest returns a client of the envd at the other end of tunnels, which has no token.
+func guest(t *testing.T, c *hostclient.Client) *envdclient.Client {
+	t.Helper()
+	g := envdclient.New(func(ctx context.Context) (net.Conn, error) { return c.Tunnel(ctx, sb) }, "")
+	t.Cleanup(g.Close)
+	return g
+}
+
+func TestTunnel(t *testing.T) {
 	c, sim := running(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	in := bytes.Repeat([]byte("0123456789"), 100_000)
-	p, err := c.Exec(ctx, hostclient.ExecStart{Sandbox: sb, Command: "cat", Stdin: in})
+	g := guest(t, c)
+	path := filepath.Join(t.TempDir(), "x")
+	content := make([]byte, 3<<20)
+	rand.Read(content)
+	if _, err := g.WriteFile(t.Context(), path, "", bytes.NewReader(content)); err != nil {
+		t.Fatal(err)
+	}
+	f, err := g.ReadFile(t.Context(), path, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var out []byte
-	for {
-		o, err := p.Next()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if out = append(out, o.Stdout...); o.Exit != nil {
-			break
-		}
+	defer f.Close()
+	if got, err := io.ReadAll(f); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("%d bytes of %d came back, %v", len(got), len(content), err)
 	}
-	cancel()
-	p.Wait()
-	if !bytes.Equal(out, in) {
-		t.Errorf("%d bytes came back of %d", len(out), len(in))
+	if now, ever := sim.Tunnels(); now != 1 || ever != 1 {
+		t.Errorf("%d tunnels are open of %d, want one that is used again", now, ever)
 	}
-	if _, err := c.Exec(t.Context(), hostclient.ExecStart{Sandbox: sb, Command: "nope"}); models.CodeOf(err) != models.Invalid {
-		t.Errorf("a command that does not exist: %v", err)
+	sim.Lose(sb, true)
+	if _, err := g.Health(t.Context()); models.CodeOf(err) != models.NotFound {
+		t.Errorf("a tunnel to a sandbox that is gone: %v", err)
 	}
-	ctx, cancel = context.WithCancel(t.Context())
-	defer cancel()
-	if p, err = c.Exec(ctx, hostclient.ExecStart{Sandbox: sb, Command: "sleep"}); err != nil {
+}
+
+// TestTunnelNeedsTheToken: without the agent's authorization the guest answers nothing.
+func TestTunnelNeedsTheToken(t *testing.T) {
+	c, sim := running(t)
+	g := guest(t, c)
+	if _, err := g.Metrics(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := sim.Guest().Init(t.Context(), envdclient.Init{Token: "another"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := g.Metrics(t.Context()); models.CodeOf(err) != models.Internal {
+		t.Errorf("a tunnel of before the token changed: %v", err)
+	}
+}
+
+func TestAgentDiesUnderATunnel(t *testing.T) {
+	c, sim := running(t)
+	g := guest(t, c)
+	e, err := g.Exec(t.Context(), envdclient.Command{Cmd: "sleep", Args: []string{"600"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	if _, err := e.Next(); err != nil { // it has started
 		t.Fatal(err)
 	}
 	sim.Kill()
-	if _, err := p.Next(); models.CodeOf(err) != models.Unavailable {
+	if _, err := e.Next(); models.CodeOf(err) != models.Unavailable {
 		t.Errorf("the agent's end during a program: %v", err)
 	}
-	cancel()
-	p.Wait()
-}
-
-func TestFiles(t *testing.T) {
-	c, sim := running(t)
-	content := bytes.Repeat([]byte("x"), 700_000)
-	ref := hostclient.FileRef{Sandbox: sb, Path: "/a"}
-	// A source that gives a byte at a time, and one that ends with data.
-	for _, source := range []io.Reader{iotest.HalfReader(bytes.NewReader(content)), iotest.DataErrReader(bytes.NewReader(content))} {
-		if info, err := c.WriteFile(t.Context(), ref, source); err != nil || info.Size != int64(len(content)) {
-			t.Fatalf("WriteFile = %+v, %v", info, err)
-		}
-		f, err := c.ReadFile(t.Context(), ref)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got, err := io.ReadAll(f); err != nil || !bytes.Equal(got, content) || f.Size != int64(len(content)) {
-			t.Errorf("read %d of %d bytes, %v", len(got), f.Size, err)
-		}
-	}
-	if _, err := c.ReadFile(t.Context(), hostclient.FileRef{Sandbox: sb, Path: "/nope"}); models.CodeOf(err) != models.NotFound {
-		t.Errorf("a file that does not exist: %v", err)
-	}
-	if _, err := c.WriteFile(t.Context(), hostclient.FileRef{Sandbox: sb, Path: hostsim.Full}, bytes.NewReader(content)); models.CodeOf(err) != models.Exhausted {
-		t.Errorf("a full disk: %v", err)
-	}
-	if _, ok := sim.File(hostsim.Full); ok {
-		t.Error("a refused file was written")
+	if _, err := c.Tunnel(t.Context(), sb); models.CodeOf(err) != models.Unavailable {
+		t.Errorf("a tunnel without an agent: %v", err)
 	}
 }
 
-// TestBrokenSourceWritesNothing: also when the source breaks off with the error that
-// io.ReadFull has for an early end.
-func TestBrokenSourceWritesNothing(t *testing.T) {
+// TestCloseEndsTunnels, also one that nobody closes.
+func TestCloseEndsTunnels(t *testing.T) {
 	c, sim := running(t)
-	for _, broken := range []error{io.ErrUnexpectedEOF, errors.New("disk error"), context.Canceled} {
-		source := io.MultiReader(bytes.NewReader(make([]byte, 500_000)), iotest.ErrReader(broken))
-		_, err := c.WriteFile(t.Context(), hostclient.FileRef{Sandbox: sb, Path: "/b"}, source)
-		var fault *hostclient.SourceError
-		if !errors.As(err, &fault) || !errors.Is(err, broken) {
-			t.Errorf("%v: WriteFile = %v", broken, err)
-		}
+	conn, err := c.Tunnel(t.Context(), sb)
+	if err != nil {
+		t.Fatal(err)
 	}
-	time.Sleep(20 * time.Millisecond) // for what might still arrive
-	if _, ok := sim.File("/b"); ok {
-		t.Error("a part of a file was written")
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); err == nil {
+		t.Error("a tunnel outlives its client")
+	}
+	for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
+		if now, _ := sim.Tunnels(); now == 0 {
+			break
+		} else if time.Now().After(end) {
+			t.Fatal("the agent keeps the tunnel")
+		}
 	}
 }

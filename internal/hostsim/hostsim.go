@@ -1,5 +1,7 @@
 // Package hostsim is a host agent without VMs, for tests of the control plane: a real gRPC
-// server on a unix socket that keeps sandboxes in memory and misbehaves when it is told to.
+// server on a unix socket that keeps sandboxes in memory and misbehaves when it is told to. The guest of
+// its sandboxes is a real envd on this machine, which does whatever it is asked as the user that the tests run as:
+// a test names no path and no process that is not its own.
 package hostsim
 
 import (
@@ -20,6 +22,7 @@ import (
 
 	"github.com/wrenn-sandbox/wrenn/internal/grpcerr"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/tunnel"
 	pb "github.com/wrenn-sandbox/wrenn/proto/gen/hostagent/v1"
 )
 
@@ -29,19 +32,24 @@ type Host struct {
 	t    testing.TB
 	path string
 
+	starting  sync.Once // of shared
+	shared    *guest
+	sharedErr error
+
 	mu        sync.Mutex // guards all of the following
 	server    *grpc.Server
 	served    chan struct{}
 	info      *pb.GetHostInfoResponse
 	sandboxes map[string]*pb.Sandbox
 	watchers  map[chan *pb.Sandbox]bool
-	files     map[string][]byte
+	scripted  map[string]*guest
+	tunnels   map[net.Conn]string // and their sandboxes
+	opens     int
 	creating  func(context.Context, *pb.CreateSandboxRequest) error
 	created   func()
 	destroy   func(context.Context, string) error
 	creates   int
 	destroys  int
-	running   int  // programs
 	hung      bool // it takes calls and does not answer them
 }
 
@@ -55,10 +63,15 @@ func Start(t testing.TB) *Host {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	h := &Host{
 		t: t, path: filepath.Join(dir, "agent.sock"), sandboxes: map[string]*pb.Sandbox{},
-		watchers: map[chan *pb.Sandbox]bool{}, files: map[string][]byte{}, info: defaultInfo(),
+		watchers: map[chan *pb.Sandbox]bool{}, scripted: map[string]*guest{}, tunnels: map[net.Conn]string{}, info: defaultInfo(),
 	}
 	h.Restart()
-	t.Cleanup(h.Kill)
+	t.Cleanup(func() {
+		h.Kill()
+		if h.shared != nil {
+			h.shared.close()
+		}
+	})
 	return h
 }
 
@@ -97,7 +110,8 @@ func (h *Host) Restart() {
 		h.t.Fatalf("listen: %v", err)
 	}
 	log := slog.New(slog.DiscardHandler)
-	s := grpc.NewServer(grpc.UnaryInterceptor(grpcerr.UnaryServer(log)), grpc.StreamInterceptor(grpcerr.StreamServer(log)))
+	s := grpc.NewServer(append(tunnel.ServerOptions(),
+		grpc.UnaryInterceptor(grpcerr.UnaryServer(log)), grpc.StreamInterceptor(grpcerr.StreamServer(log)))...)
 	pb.RegisterHostAgentServiceServer(s, h)
 	served := make(chan struct{})
 	h.mu.Lock()
@@ -144,6 +158,9 @@ func (h *Host) Put(sandbox string, state pb.SandboxState, reason string) {
 	defer h.mu.Unlock()
 	sb := &pb.Sandbox{SandboxId: sandbox, State: state, Reason: reason, CreatedAt: timestamppb.Now()}
 	h.sandboxes[sandbox] = sb
+	if state != pb.SandboxState_SANDBOX_STATE_RUNNING {
+		h.cut(sandbox)
+	}
 	h.publish(sb)
 }
 
@@ -152,6 +169,7 @@ func (h *Host) Lose(sandbox string, quietly bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.sandboxes, sandbox)
+	h.cut(sandbox)
 	if !quietly {
 		h.publish(&pb.Sandbox{SandboxId: sandbox, State: pb.SandboxState_SANDBOX_STATE_GONE})
 	}
@@ -167,12 +185,11 @@ func (h *Host) State(sandbox string) pb.SandboxState {
 	return pb.SandboxState_SANDBOX_STATE_GONE
 }
 
-// Counts returns how many creates and destroys were asked for, how many sandboxes there
-// are, and how many programs run.
-func (h *Host) Counts() (creates, destroys, sandboxes, programs int) {
+// Counts returns how many creates and destroys were asked for, and how many sandboxes there are.
+func (h *Host) Counts() (creates, destroys, sandboxes int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.creates, h.destroys, len(h.sandboxes), h.running
+	return h.creates, h.destroys, len(h.sandboxes)
 }
 
 // publish tells the watchers; the caller holds the lock.

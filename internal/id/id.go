@@ -30,11 +30,15 @@ type Request string
 // Context identifies an interpreter in a sandbox: "ctx-" and 8 lower-case hexadecimal digits.
 type Context string
 
+// Terminal identifies a terminal in a sandbox: "term-" and 16 lower-case hexadecimal digits.
+type Terminal string
+
 var (
-	contextForm = regexp.MustCompile(`^ctx-[0-9a-f]{8}$`)
-	sandboxForm = regexp.MustCompile(`^sb-[0-9a-f]{8}$`)
-	hostForm    = regexp.MustCompile(`^host-[0-9a-f]{8}$`)
-	keyForm     = regexp.MustCompile(`^key-[0-9a-f]{8}$`)
+	sandboxForm  = regexp.MustCompile(`^sb-[0-9a-f]{8}$`)
+	hostForm     = regexp.MustCompile(`^host-[0-9a-f]{8}$`)
+	contextForm  = regexp.MustCompile(`^ctx-[0-9a-f]{8}$`)
+	terminalForm = regexp.MustCompile(`^term-[0-9a-f]{16}$`)
+	keyForm      = regexp.MustCompile(`^key-[0-9a-f]{8}$`)
 )
 
 // NewSandbox returns a random sandbox id. With 32 bits of randomness two can be
@@ -55,6 +59,9 @@ func NewContext() Context { return Context("ctx-" + random(4)) }
 
 // NewRequest returns a random request id.
 func NewRequest() Request { return Request("req-" + random(8)) }
+
+// NewTerminal returns a random terminal id.
+func NewTerminal() Terminal { return Terminal("term-" + random(8)) }
 
 // ParseSandbox checks the form of a sandbox id.
 func ParseSandbox(s string) (Sandbox, error) {
@@ -78,6 +85,14 @@ func ParseContext(s string) (Context, error) {
 		return "", fmt.Errorf("context id %q is not of the form ctx-xxxxxxxx", s)
 	}
 	return Context(s), nil
+}
+
+// ParseTerminal checks the form of a terminal id.
+func ParseTerminal(s string) (Terminal, error) {
+	if !terminalForm.MatchString(s) {
+		return "", fmt.Errorf("terminal id %q is not of the form term-xxxxxxxxxxxxxxxx", s)
+	}
+	return Terminal(s), nil
 }
 
 // ParseKey checks the form of a key id.

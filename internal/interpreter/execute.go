@@ -22,9 +22,12 @@ type Code struct {
 	Timeout time.Duration // at which it is interrupted; 0 for none
 }
 
-// Event is what happens during an execution: any number of Stdout, Stderr, Result and Gap, at most one Failure,
+// Event is what happens during an execution: Accepted first; any number of Stdout, Stderr, Result and Gap, at most one Failure,
 // one End.
 type Event interface{ event() }
+
+// Accepted says that the context has the code; it may have other code to execute before.
+type Accepted struct{}
 
 // Stdout and Stderr are text that the code wrote.
 type (
@@ -64,12 +67,13 @@ type End struct {
 	ExecutionCount int // 0 when the code never began
 }
 
-func (Stdout) event()  {}
-func (Stderr) event()  {}
-func (Gap) event()     {}
-func (Result) event()  {}
-func (Failure) event() {}
-func (End) event()     {}
+func (Accepted) event() {}
+func (Stdout) event()   {}
+func (Stderr) event()   {}
+func (Gap) event()      {}
+func (Result) event()   {}
+func (Failure) event()  {}
+func (End) event()      {}
 
 // request is a line to a kernel.
 type request struct {
@@ -83,13 +87,14 @@ type execution struct {
 	guest Guest
 	which envdclient.Selector
 	id    string
+	begun chan struct{} // closed when its code runs
 }
 
 // Execute runs code in a context and gives each event to emit as it happens. When ctx ends or the code's time has run out,
 // the code is interrupted; if it does not heed that within stopLimit its context is ended. An error of emit counts as the
 // end of ctx. Errors: NotFound for an unknown context, Precondition for an interpreter that crashed meanwhile.
 func Execute(ctx context.Context, guest Guest, name id.Context, code Code, emit func(Event) error) error {
-	x := &execution{guest: guest, which: selector(name), id: string(id.NewRequest())}
+	x := &execution{guest: guest, which: selector(name), id: string(id.NewRequest()), begun: make(chan struct{})}
 	// The stream outlives ctx, until the interrupted code has ended.
 	streamCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -115,6 +120,9 @@ func Execute(ctx context.Context, guest Guest, name id.Context, code Code, emit 
 	ended := make(chan struct{})
 	defer close(ended)
 	go x.interruptAtEnd(runCtx, ended, cancel)
+	if err := emit(Accepted{}); err != nil {
+		stop(err)
+	}
 	return x.relay(runCtx, &lines{next: a.Next}, stop, emit)
 }
 
@@ -128,29 +136,30 @@ func (x *execution) send(ctx context.Context, r request) error {
 	return x.guest.SendInput(ctx, x.which, append(line, '\n'))
 }
 
-// interruptAtEnd asks the kernel to stop this execution when ctx ends before it, and kills the kernel if that does not help.
-// abandon ends the stream.
+// interruptAtEnd interrupts this execution when ctx ends before it, once it has begun: until then another one runs. It kills
+// the kernel if that does not help, and as the last means ends the stream by abandon.
 func (x *execution) interruptAtEnd(ctx context.Context, ended <-chan struct{}, abandon func()) {
 	select {
 	case <-ended:
 		return
 	case <-ctx.Done():
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopLimit)
-	defer cancel()
-	_ = x.send(ctx, request{ID: x.id, Op: "cancel"}) // what does not heed it is killed
 	select {
 	case <-ended:
-	case <-ctx.Done():
-		killCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopLimit)
+		return
+	case <-x.begun:
+	}
+	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGKILL} {
+		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopLimit)
 		defer cancel()
-		_ = x.guest.Signal(killCtx, x.which, syscall.SIGKILL) // its end is what relay waits for
+		_ = x.guest.Signal(limited, x.which, sig) // what does not heed it gets the next
 		select {
 		case <-ended:
-		case <-killCtx.Done():
-			abandon()
+			return
+		case <-limited.Done():
 		}
 	}
+	abandon()
 }
 
 // relay reads messages until the one that ends the execution.
@@ -184,6 +193,8 @@ func (x *execution) relay(ctx context.Context, from *lines, stop context.CancelC
 // event translates a message; nil for one that says nothing to the caller.
 func (x *execution) event(ctx context.Context, m message) Event {
 	switch m.Type {
+	case "begin":
+		x.begin()
 	case "stdout":
 		return Stdout(m.Text)
 	case "stderr":
@@ -196,6 +207,15 @@ func (x *execution) event(ctx context.Context, m message) Event {
 		return End{Status: x.status(ctx, m.Status), ExecutionCount: max(0, m.ExecutionCount)}
 	}
 	return nil
+}
+
+// begin notes that the code runs; a kernel may say it more than once.
+func (x *execution) begin() {
+	select {
+	case <-x.begun:
+	default:
+		close(x.begun)
+	}
 }
 
 // status is the kernel's, but for a timeout, of which the kernel knows nothing.

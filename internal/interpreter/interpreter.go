@@ -26,10 +26,10 @@ const tagPrefix = "wrenn-context:"
 // startLimit bounds the start of an interpreter. It is long because the guest may be busy.
 const startLimit = 30 * time.Second
 
-// commands are the kernels, by language; images/kernels installs them.
-var commands = map[string][]string{
-	"python":     {"python3", "/usr/local/lib/wrenn/kernel.py"},
-	"javascript": {"node", "/usr/local/lib/wrenn/kernel.mjs"},
+// kernels are the programs of the templates, by language; images/kernels has them.
+var kernels = map[string]string{
+	"python":     "/usr/local/lib/wrenn/kernel-python",
+	"javascript": "/usr/local/lib/wrenn/kernel-javascript",
 }
 
 // Guest is what this package needs of a sandbox; *envdclient.Client is one.
@@ -60,7 +60,7 @@ type New struct {
 // Create starts an interpreter and returns when it is ready. A language that the template has no interpreter for is
 // a Precondition error.
 func Create(ctx context.Context, guest Guest, n New) (Context, error) {
-	command, known := commands[n.Language]
+	kernel, known := kernels[n.Language]
 	if !known {
 		return Context{}, models.Errorf(models.Invalid, "language must be python or javascript, not %q", n.Language)
 	}
@@ -68,7 +68,7 @@ func Create(ctx context.Context, guest Guest, n New) (Context, error) {
 	defer cancel()
 	name := id.NewContext()
 	p, err := guest.Start(ctx, envdclient.Spec{
-		Command: envdclient.Command{Cmd: command[0], Args: command[1:], Cwd: n.Cwd, Env: n.Env, User: n.User, Stdin: true},
+		Command: envdclient.Command{Cmd: kernel, Cwd: n.Cwd, Env: n.Env, User: n.User, Stdin: true},
 		Tag:     tagPrefix + string(name),
 	})
 	if models.CodeOf(err) == models.Invalid || models.CodeOf(err) == models.NotFound {
@@ -145,8 +145,8 @@ func of(p envdclient.Process) (Context, bool) {
 		return Context{}, false
 	}
 	c := Context{ID: name, Cwd: p.Cwd, User: p.User, PID: p.PID, CreatedAt: p.StartedAt}
-	for language, command := range commands {
-		if slices.Contains(p.Args, command[1]) {
+	for language, kernel := range kernels {
+		if p.Cmd == kernel {
 			c.Language = language
 		}
 	}

@@ -39,7 +39,9 @@ func (e errExited) Error() string { return fmt.Sprintf("the kernel ended: %+v", 
 type gapError struct{ bytes uint64 }
 
 // Error tells how much.
-func (e gapError) Error() string { return fmt.Sprintf("%d bytes of the kernel's output are missing", e.bytes) }
+func (e gapError) Error() string {
+	return fmt.Sprintf("%d bytes of the kernel's output are missing", e.bytes)
+}
 
 // lines cuts a kernel's standard output into messages.
 type lines struct {

@@ -25,7 +25,7 @@ func token(t string) http.Header { return http.Header{"X-Access-Token": {t}} }
 func TestToken(t *testing.T) {
 	e := start(t, server.Options{Shutdown: func(string) { t.Error("the guest was shut down") }})
 	routes := []string{
-		"GET /metrics", "GET /envs", "POST /authorize", "GET /files?path=/etc/passwd&username=tester", "POST /files?path=x&username=tester", "POST /shutdown",
+		"GET /metrics", "GET /envs", "POST /authorize", "GET /ports/80", "GET /files?path=/etc/passwd&username=tester", "POST /files?path=x&username=tester", "POST /shutdown",
 		"POST /process.Process/Start", "POST /process.Process/List", "GET /nothing", "GET /init/", "GET //health", "GET /healthz",
 	}
 	refused := func(when string, header http.Header) {

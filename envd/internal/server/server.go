@@ -8,6 +8,7 @@
 //	POST /init                what the host knows and the guest does not; sets the token
 //	POST /authorize           the token holds for what follows in the connection
 //	POST /shutdown            orderly end of the guest
+//	GET /ports/{port}         package port
 //
 // Only the host reaches the listeners that it is given, and yet nothing but /health is answered
 // without the token: before the first /init has set one, nothing but that /init.
@@ -26,6 +27,7 @@ import (
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/boot"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/files"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/port"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/process"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/processrpc"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/reap"
@@ -121,6 +123,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST /init", s.init)
 	mux.HandleFunc("POST /authorize", s.authorizeConnection)
 	mux.HandleFunc("POST /shutdown", s.shutdown)
+	mux.HandleFunc("GET /ports/{port}", port.Connect)
 	mux.HandleFunc("GET /files", file.Download)
 	mux.HandleFunc("POST /files", file.Upload)
 	mux.Handle(processrpc.New(s.processes, s.session, s.opts.Users))

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/db"
-	"github.com/wrenn-sandbox/wrenn/internal/hostclient"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/scheduler"
@@ -69,6 +68,7 @@ type Options struct {
 // Controller carries out operations. All methods may be called at the same time.
 type Controller struct {
 	Options
+	guests *guests
 	base   context.Context // of all operations
 	cancel context.CancelFunc
 
@@ -84,11 +84,12 @@ func New(opts Options) *Controller {
 		opts.Overcommit = scheduler.DefaultOvercommit
 	}
 	base, cancel := context.WithCancel(context.Background())
-	return &Controller{Options: opts, base: base, cancel: cancel}
+	clients := &guests{dial: opts.Fleet.dial, kept: map[id.Sandbox]*guest{}}
+	return &Controller{Options: opts, guests: clients, base: base, cancel: cancel}
 }
 
 // Close refuses new operations and waits for those under way until ctx ends, then cancels
-// them and waits for their ends, which are written down.
+// them and waits for their ends, which are written down. At last it ends what is under way in guests.
 func (c *Controller) Close(ctx context.Context) {
 	c.mu.Lock()
 	c.closed = true
@@ -96,6 +97,7 @@ func (c *Controller) Close(ctx context.Context) {
 	defer context.AfterFunc(ctx, c.cancel)()
 	c.wg.Wait()
 	c.cancel()
+	c.guests.close()
 }
 
 // By is a request: who asks and for whom.
@@ -152,20 +154,11 @@ func (c *Controller) guarded(op func(context.Context) (models.Sandbox, error)) (
 func (c *Controller) write(ctx context.Context, change db.Change) (models.Sandbox, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeLimit)
 	defer cancel()
-	return c.Store.Transition(ctx, change)
-}
-
-// Running returns the client of the host of a running sandbox, NotFound, or Precondition
-// when the sandbox does not run.
-func (c *Controller) Running(ctx context.Context, account id.Account, sb id.Sandbox) (*hostclient.Client, error) {
-	row, err := c.Store.Sandbox(ctx, account, sb)
-	if err != nil {
-		return nil, err
+	row, err := c.Store.Transition(ctx, change)
+	if err == nil && (row.State == models.Stopped || row.State == models.Failed) {
+		c.guests.end(row.ID)
 	}
-	if row.State != models.Running {
-		return nil, notRunning(row)
-	}
-	return c.Fleet.Client(row.Host)
+	return row, err
 }
 
 func notRunning(sb models.Sandbox) error {

@@ -29,7 +29,7 @@ func TestCreateAndDestroy(t *testing.T) {
 	}
 	r.path(sb.ID, models.Pending, models.Starting, models.Running, models.Stopping, models.Stopped)
 	r.holds(0)
-	if _, destroys, _, _ := r.sim.Counts(); destroys != 1 {
+	if _, destroys, _ := r.sim.Counts(); destroys != 1 {
 		t.Errorf("the host was asked to destroy %d times", destroys)
 	}
 	audit, err := r.store.AuditLog(t.Context(), r.by.Account, 10)
@@ -55,7 +55,7 @@ func TestRefusedCreateLeavesNothing(t *testing.T) {
 			t.Errorf("%+v: %v, want %s", req, err, code)
 		}
 	}
-	if creates, _, _, _ := r.sim.Counts(); creates != 0 {
+	if creates, _, _ := r.sim.Counts(); creates != 0 {
 		t.Errorf("the host was asked %d times", creates)
 	}
 	if audit, _ := r.store.AuditLog(t.Context(), r.by.Account, 10); len(audit) != 0 {
@@ -301,7 +301,7 @@ func TestForeignSandboxIsNotFound(t *testing.T) {
 	if _, err := c.Destroy(t.Context(), foreign, sb.ID); models.CodeOf(err) != models.NotFound {
 		t.Errorf("destroy: %v", err)
 	}
-	if _, err := c.Running(t.Context(), other, sb.ID); models.CodeOf(err) != models.NotFound {
+	if _, err := c.Guest(t.Context(), other, sb.ID); models.CodeOf(err) != models.NotFound {
 		t.Errorf("use: %v", err)
 	}
 	if _, err := c.Console(t.Context(), other, sb.ID); models.CodeOf(err) != models.NotFound {

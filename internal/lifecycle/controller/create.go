@@ -166,7 +166,7 @@ func (c *Controller) explain(ctx context.Context, cause error) *models.Error {
 		return e
 	case c.base.Err() != nil:
 		return models.Errorf(models.Unavailable, "the control plane was stopped while the sandbox was being started")
-	case ctx.Err() != nil:
+	case ctx.Err() != nil || e.Code == models.Deadline: // the call's end can be heard of before ctx's
 		return models.Errorf(models.Deadline, "it did not start within %s", c.Limits.Create)
 	case e.Code == models.Unavailable:
 		return models.Errorf(models.Unavailable, "lost: the host agent went away while the sandbox was being started").

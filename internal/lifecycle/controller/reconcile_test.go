@@ -107,7 +107,7 @@ func TestVMFails(t *testing.T) {
 	if now.Reason != "guest panic: out of memory" {
 		t.Errorf("reason %q", now.Reason)
 	}
-	if _, err := c.Running(t.Context(), r.by.Account, sb.ID); models.CodeOf(err) != models.Precondition ||
+	if _, err := c.Guest(t.Context(), r.by.Account, sb.ID); models.CodeOf(err) != models.Precondition ||
 		!strings.Contains(models.AsError(err).Hint, "out of memory") {
 		t.Errorf("use of a failed sandbox: %v", err)
 	}

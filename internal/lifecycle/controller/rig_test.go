@@ -146,7 +146,7 @@ func (r *rig) becomes(sb id.Sandbox, want models.State) models.Sandbox {
 func (r *rig) holds(n int) {
 	r.t.Helper()
 	r.eventually(fmt.Sprintf("the host holds %d sandboxes", n), func() bool {
-		_, _, got, _ := r.sim.Counts()
+		_, _, got := r.sim.Counts()
 		return got == n
 	})
 }

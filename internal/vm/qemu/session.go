@@ -173,8 +173,15 @@ func (s *session) open(ctx context.Context, mux *yamux.Session, port uint32) (ne
 		stream.Close()
 		return nil, err
 	}
-	return stream, nil
+	return link{stream}, nil
 }
+
+// link is a connection to the guest.
+type link struct{ *yamux.Stream }
+
+// CloseWrite tells the guest that nothing more comes. It can answer for as long as channel.Client lets it; yamux
+// knows no other end of a stream than this.
+func (l link) CloseWrite() error { return l.Close() }
 
 // openStream exists because OpenStream knows nothing of contexts, and blocks while a guest does not take the streams
 // that are offered to it already. A call that is given up ends with its session at the latest.

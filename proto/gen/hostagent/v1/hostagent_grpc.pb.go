@@ -30,9 +30,6 @@ const (
 	HostAgentService_GetSandbox_FullMethodName     = "/wrenn.hostagent.v1.HostAgentService/GetSandbox"
 	HostAgentService_ListSandboxes_FullMethodName  = "/wrenn.hostagent.v1.HostAgentService/ListSandboxes"
 	HostAgentService_WatchSandboxes_FullMethodName = "/wrenn.hostagent.v1.HostAgentService/WatchSandboxes"
-	HostAgentService_Exec_FullMethodName           = "/wrenn.hostagent.v1.HostAgentService/Exec"
-	HostAgentService_ReadFile_FullMethodName       = "/wrenn.hostagent.v1.HostAgentService/ReadFile"
-	HostAgentService_WriteFile_FullMethodName      = "/wrenn.hostagent.v1.HostAgentService/WriteFile"
 	HostAgentService_Tunnel_FullMethodName         = "/wrenn.hostagent.v1.HostAgentService/Tunnel"
 	HostAgentService_ReadConsole_FullMethodName    = "/wrenn.hostagent.v1.HostAgentService/ReadConsole"
 	HostAgentService_GetHostInfo_FullMethodName    = "/wrenn.hostagent.v1.HostAgentService/GetHostInfo"
@@ -52,17 +49,10 @@ type HostAgentServiceClient interface {
 	// Sends every sandbox once, then a message with synced set, then each change as it
 	// happens. A consumer that cannot keep up is disconnected and starts again.
 	WatchSandboxes(ctx context.Context, in *WatchSandboxesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchSandboxesResponse], error)
-	// Runs one process in the guest. The first request holds start; later ones feed
-	// stdin or send signals. Closing the request side closes the process's stdin. The last response
-	// holds exited. Cancelling the call kills the process and all that it started.
-	Exec(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExecRequest, ExecResponse], error)
-	// The first response holds info, the following ones data.
-	ReadFile(ctx context.Context, in *ReadFileRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadFileResponse], error)
-	// The first request holds target, the following ones data. The file appears whole or not at all.
-	WriteFile(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[WriteFileRequest, WriteFileResponse], error)
 	// A connection to the guest's envd, as raw bytes: whatever is sent here envd receives, and the other way
 	// round. The first request names the sandbox; the first response, without data, says that envd accepts the connection:
-	// the agent has authorized it, so that requests in it need no token. The end of either side ends it.
+	// the agent has authorized it, so that requests in it need no token. Closing the request side is passed on where
+	// the connection can say it, and leaves the other way open; the guest's end ends the call.
 	Tunnel(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[TunnelRequest, TunnelResponse], error)
 	// The last part of what the guest wrote to its serial console, at most 512 KiB.
 	ReadConsole(ctx context.Context, in *ReadConsoleRequest, opts ...grpc.CallOption) (*ReadConsoleResponse, error)
@@ -136,54 +126,9 @@ func (c *hostAgentServiceClient) WatchSandboxes(ctx context.Context, in *WatchSa
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type HostAgentService_WatchSandboxesClient = grpc.ServerStreamingClient[WatchSandboxesResponse]
 
-func (c *hostAgentServiceClient) Exec(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExecRequest, ExecResponse], error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &HostAgentService_ServiceDesc.Streams[1], HostAgentService_Exec_FullMethodName, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	x := &grpc.GenericClientStream[ExecRequest, ExecResponse]{ClientStream: stream}
-	return x, nil
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type HostAgentService_ExecClient = grpc.BidiStreamingClient[ExecRequest, ExecResponse]
-
-func (c *hostAgentServiceClient) ReadFile(ctx context.Context, in *ReadFileRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadFileResponse], error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &HostAgentService_ServiceDesc.Streams[2], HostAgentService_ReadFile_FullMethodName, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	x := &grpc.GenericClientStream[ReadFileRequest, ReadFileResponse]{ClientStream: stream}
-	if err := x.ClientStream.SendMsg(in); err != nil {
-		return nil, err
-	}
-	if err := x.ClientStream.CloseSend(); err != nil {
-		return nil, err
-	}
-	return x, nil
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type HostAgentService_ReadFileClient = grpc.ServerStreamingClient[ReadFileResponse]
-
-func (c *hostAgentServiceClient) WriteFile(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[WriteFileRequest, WriteFileResponse], error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &HostAgentService_ServiceDesc.Streams[3], HostAgentService_WriteFile_FullMethodName, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	x := &grpc.GenericClientStream[WriteFileRequest, WriteFileResponse]{ClientStream: stream}
-	return x, nil
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type HostAgentService_WriteFileClient = grpc.ClientStreamingClient[WriteFileRequest, WriteFileResponse]
-
 func (c *hostAgentServiceClient) Tunnel(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[TunnelRequest, TunnelResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &HostAgentService_ServiceDesc.Streams[4], HostAgentService_Tunnel_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &HostAgentService_ServiceDesc.Streams[1], HostAgentService_Tunnel_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -228,17 +173,10 @@ type HostAgentServiceServer interface {
 	// Sends every sandbox once, then a message with synced set, then each change as it
 	// happens. A consumer that cannot keep up is disconnected and starts again.
 	WatchSandboxes(*WatchSandboxesRequest, grpc.ServerStreamingServer[WatchSandboxesResponse]) error
-	// Runs one process in the guest. The first request holds start; later ones feed
-	// stdin or send signals. Closing the request side closes the process's stdin. The last response
-	// holds exited. Cancelling the call kills the process and all that it started.
-	Exec(grpc.BidiStreamingServer[ExecRequest, ExecResponse]) error
-	// The first response holds info, the following ones data.
-	ReadFile(*ReadFileRequest, grpc.ServerStreamingServer[ReadFileResponse]) error
-	// The first request holds target, the following ones data. The file appears whole or not at all.
-	WriteFile(grpc.ClientStreamingServer[WriteFileRequest, WriteFileResponse]) error
 	// A connection to the guest's envd, as raw bytes: whatever is sent here envd receives, and the other way
 	// round. The first request names the sandbox; the first response, without data, says that envd accepts the connection:
-	// the agent has authorized it, so that requests in it need no token. The end of either side ends it.
+	// the agent has authorized it, so that requests in it need no token. Closing the request side is passed on where
+	// the connection can say it, and leaves the other way open; the guest's end ends the call.
 	Tunnel(grpc.BidiStreamingServer[TunnelRequest, TunnelResponse]) error
 	// The last part of what the guest wrote to its serial console, at most 512 KiB.
 	ReadConsole(context.Context, *ReadConsoleRequest) (*ReadConsoleResponse, error)
@@ -267,15 +205,6 @@ func (UnimplementedHostAgentServiceServer) ListSandboxes(context.Context, *ListS
 }
 func (UnimplementedHostAgentServiceServer) WatchSandboxes(*WatchSandboxesRequest, grpc.ServerStreamingServer[WatchSandboxesResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchSandboxes not implemented")
-}
-func (UnimplementedHostAgentServiceServer) Exec(grpc.BidiStreamingServer[ExecRequest, ExecResponse]) error {
-	return status.Error(codes.Unimplemented, "method Exec not implemented")
-}
-func (UnimplementedHostAgentServiceServer) ReadFile(*ReadFileRequest, grpc.ServerStreamingServer[ReadFileResponse]) error {
-	return status.Error(codes.Unimplemented, "method ReadFile not implemented")
-}
-func (UnimplementedHostAgentServiceServer) WriteFile(grpc.ClientStreamingServer[WriteFileRequest, WriteFileResponse]) error {
-	return status.Error(codes.Unimplemented, "method WriteFile not implemented")
 }
 func (UnimplementedHostAgentServiceServer) Tunnel(grpc.BidiStreamingServer[TunnelRequest, TunnelResponse]) error {
 	return status.Error(codes.Unimplemented, "method Tunnel not implemented")
@@ -390,31 +319,6 @@ func _HostAgentService_WatchSandboxes_Handler(srv interface{}, stream grpc.Serve
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type HostAgentService_WatchSandboxesServer = grpc.ServerStreamingServer[WatchSandboxesResponse]
 
-func _HostAgentService_Exec_Handler(srv interface{}, stream grpc.ServerStream) error {
-	return srv.(HostAgentServiceServer).Exec(&grpc.GenericServerStream[ExecRequest, ExecResponse]{ServerStream: stream})
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type HostAgentService_ExecServer = grpc.BidiStreamingServer[ExecRequest, ExecResponse]
-
-func _HostAgentService_ReadFile_Handler(srv interface{}, stream grpc.ServerStream) error {
-	m := new(ReadFileRequest)
-	if err := stream.RecvMsg(m); err != nil {
-		return err
-	}
-	return srv.(HostAgentServiceServer).ReadFile(m, &grpc.GenericServerStream[ReadFileRequest, ReadFileResponse]{ServerStream: stream})
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type HostAgentService_ReadFileServer = grpc.ServerStreamingServer[ReadFileResponse]
-
-func _HostAgentService_WriteFile_Handler(srv interface{}, stream grpc.ServerStream) error {
-	return srv.(HostAgentServiceServer).WriteFile(&grpc.GenericServerStream[WriteFileRequest, WriteFileResponse]{ServerStream: stream})
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type HostAgentService_WriteFileServer = grpc.ClientStreamingServer[WriteFileRequest, WriteFileResponse]
-
 func _HostAgentService_Tunnel_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(HostAgentServiceServer).Tunnel(&grpc.GenericServerStream[TunnelRequest, TunnelResponse]{ServerStream: stream})
 }
@@ -495,22 +399,6 @@ var HostAgentService_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "WatchSandboxes",
 			Handler:       _HostAgentService_WatchSandboxes_Handler,
 			ServerStreams: true,
-		},
-		{
-			StreamName:    "Exec",
-			Handler:       _HostAgentService_Exec_Handler,
-			ServerStreams: true,
-			ClientStreams: true,
-		},
-		{
-			StreamName:    "ReadFile",
-			Handler:       _HostAgentService_ReadFile_Handler,
-			ServerStreams: true,
-		},
-		{
-			StreamName:    "WriteFile",
-			Handler:       _HostAgentService_WriteFile_Handler,
-			ClientStreams: true,
 		},
 		{
 			StreamName:    "Tunnel",

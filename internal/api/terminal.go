@@ -1,0 +1,212 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/wrenn-sandbox/wrenn/internal/auth"
+	"github.com/wrenn-sandbox/wrenn/internal/auth/grant"
+	"github.com/wrenn-sandbox/wrenn/internal/envdclient"
+	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+)
+
+const (
+	terminalTag = "wrenn-terminal:"
+	ticketLife  = time.Minute
+	// terminalProtocol is the WebSocket subprotocol, ticketProtocol the begin of one that only carries a ticket: a
+	// browser can set no header.
+	terminalProtocol = "wrenn.terminal"
+	ticketProtocol   = "wrenn.ticket."
+
+	defaultCols, defaultRows = 80, 24
+	defaultTerminalSeconds   = 86400
+	maxTerminalSeconds       = 30 * 86400
+	// loginShell runs the user's own shell, else what there is.
+	loginShell = `for s in "$SHELL" /bin/bash; do [ -x "$s" ] && exec "$s" -l; done; exec /bin/sh -l`
+)
+
+// terminalEnv is what programs on a terminal look at; a browser's terminal and most others understand it.
+var terminalEnv = map[string]string{"TERM": "xterm-256color", "COLORTERM": "truecolor", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
+
+// terminalRequest is the query of the terminal.
+type terminalRequest struct {
+	id      id.Terminal // empty: a new one
+	offset  int64
+	size    envdclient.Size
+	resize  bool // of one that runs
+	command envdclient.Command
+	detach  bool
+}
+
+func (s *Server) createTerminalTicket(w http.ResponseWriter, r *http.Request) error {
+	sb, err := plainID(r)
+	if err != nil {
+		return err
+	}
+	ticket, expires, err := s.sign(r, grant.Grant{Kind: grant.Terminal, Sandbox: sb, Account: by(r).Account}, ticketLife)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	s.writeJSON(w, http.StatusCreated, struct {
+		Ticket    string  `json:"ticket"`
+		ExpiresAt apiTime `json:"expires_at"`
+	}{ticket, apiTime(expires)})
+	return nil
+}
+
+// terminal answers what is wrong with the request by a response, and all that happens later on the WebSocket.
+func (s *Server) terminal(w http.ResponseWriter, r *http.Request) error {
+	sb, err := sandboxID(r)
+	if err != nil {
+		return err
+	}
+	account, err := s.terminalAccess(r, sb)
+	if err != nil {
+		return err
+	}
+	in, err := readTerminalRequest(r)
+	if err != nil {
+		return err
+	}
+	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+		return withStatus(http.StatusUpgradeRequired, models.Errorf(models.Invalid, "a terminal is a WebSocket"))
+	}
+	guest, err := s.Controller.Guest(r.Context(), account, sb)
+	if err != nil {
+		return err
+	}
+	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{
+		Subprotocols: []string{terminalProtocol},
+		// A page of another origin cannot have the key in a header, which browsers do not set for WebSockets.
+		InsecureSkipVerify: r.Header.Get(auth.Header) != "",
+	})
+	if err != nil { // it has answered
+		aboutOf(r.Context()).cause = err
+		return nil
+	}
+	defer func() { _ = conn.CloseNow() }()
+	t := &terminal{server: s, r: r, conn: conn, guest: guest}
+	t.serve(in)
+	return nil
+}
+
+// terminalAccess returns whose sandbox it is, if the request has the owner's key or a ticket.
+func (s *Server) terminalAccess(r *http.Request, sb id.Sandbox) (id.Account, error) {
+	if ticket := ticketOf(r); ticket != "" {
+		signer, err := s.grants.get(r.Context())
+		if err != nil {
+			return "", err
+		}
+		g, err := signer.Check(grant.Terminal, ticket, time.Now())
+		if err == nil && g.Sandbox != sb {
+			err = models.Errorf(models.Forbidden, "the ticket is for another sandbox")
+		}
+		return g.Account, err
+	}
+	p, err := s.principal(r)
+	return p.Account, err
+}
+
+func ticketOf(r *http.Request) string {
+	if ticket := r.URL.Query().Get("ticket"); ticket != "" {
+		return ticket
+	}
+	for _, header := range r.Header.Values("Sec-WebSocket-Protocol") {
+		for protocol := range strings.SplitSeq(header, ",") {
+			if ticket, found := strings.CutPrefix(strings.TrimSpace(protocol), ticketProtocol); found {
+				return ticket
+			}
+		}
+	}
+	return ""
+}
+
+func readTerminalRequest(r *http.Request) (in terminalRequest, err error) {
+	q, err := query(r, []string{"id", "offset", "cols", "rows", "cmd", "cwd", "user", "detach", "timeout_seconds", "ticket"})
+	if err != nil {
+		return in, err
+	}
+	number := func(name string, otherwise, least, most int64) int64 {
+		text := q.Get(name)
+		if text == "" || err != nil {
+			return otherwise
+		}
+		n, failure := strconv.ParseInt(text, 10, 64)
+		if failure != nil || n < least || n > most {
+			err = models.Errorf(models.Invalid, "%s must be a number from %d to %d", name, least, most)
+		}
+		return n
+	}
+	const maxSize = 4096
+	in.resize = q.Has("cols") || q.Has("rows")
+	in.size.Cols, in.size.Rows = int(number("cols", defaultCols, 1, maxSize)), int(number("rows", defaultRows, 1, maxSize))
+	in.offset = number("offset", 0, envdclient.FromNow, 1<<62)
+	seconds := number("timeout_seconds", defaultTerminalSeconds, 1, maxTerminalSeconds)
+	if in.detach = q.Get("detach") != "false"; q.Has("detach") && q.Get("detach") != "true" && in.detach {
+		err = models.Errorf(models.Invalid, "detach must be true or false")
+	}
+	if text := q.Get("id"); text != "" && err == nil {
+		if in.id, err = id.ParseTerminal(text); err != nil {
+			err = models.Errorf(models.Invalid, "%v", err)
+		}
+	}
+	script := q.Get("cmd")
+	if script == "" {
+		script = loginShell
+	}
+	in.command = envdclient.Command{
+		Cmd: "/bin/sh", Args: []string{"-c", script}, Cwd: q.Get("cwd"), User: q.Get("user"), Env: terminalEnv,
+		Timeout: time.Duration(seconds) * time.Second, Stdin: true,
+	}
+	for _, name := range []string{"cmd", "cwd", "user"} {
+		if err == nil {
+			err = checkText(name, q.Get(name), 0)
+		}
+	}
+	return in, err
+}
+
+// open starts or finds the process of a terminal and attaches to it.
+func (in *terminalRequest) open(ctx context.Context, guest *envdclient.Client) (*envdclient.Attachment, error) {
+	if in.id == "" {
+		in.id, in.offset = id.NewTerminal(), 0
+		_, err := guest.Start(ctx, envdclient.Spec{Command: in.command, Tag: terminalTag + string(in.id), PTY: &in.size})
+		if err != nil {
+			return nil, err
+		}
+	} else if in.resize {
+		if err := guest.Resize(ctx, in.selector(), in.size); err != nil && models.CodeOf(err) != models.Precondition {
+			return nil, in.missing(err)
+		}
+	}
+	a, err := guest.Attach(ctx, in.selector(), in.offset)
+	return a, in.missing(err)
+}
+
+func (in *terminalRequest) missing(err error) error {
+	if models.CodeOf(err) != models.NotFound {
+		return err
+	}
+	return models.Errorf(models.NotFound, "there is no terminal %s, or it has ended a while ago", in.id).WithCause(err)
+}
+
+func (in *terminalRequest) selector() envdclient.Selector {
+	return envdclient.Selector{Tag: terminalTag + string(in.id)}
+}
+
+// hangUp ends a terminal whose client does not want it to outlive the connection.
+func (t *terminal) hangUp(ctx context.Context, which envdclient.Selector) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), execMargin)
+	defer cancel()
+	if err := t.guest.Signal(ctx, which, syscall.SIGKILL); err != nil && models.CodeOf(err) != models.NotFound && models.CodeOf(err) != models.Precondition {
+		aboutOf(t.r.Context()).cause = err
+	}
+}

@@ -1,0 +1,85 @@
+package hostapi
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/tunnel"
+	pb "github.com/wrenn-sandbox/wrenn/proto/gen/hostagent/v1"
+)
+
+const (
+	// maxOfSandbox is half of the connections that envd takes. Of maxOfHost each holds some 20 KiB of the agent's memory, and
+	// 200 KiB while nobody reads what comes.
+	maxOfSandbox, maxOfHost = 512, 8192
+	// openLimit bounds the wait for a guest that does not take connections.
+	openLimit = 30 * time.Second
+)
+
+// Tunnel implements HostAgentService.
+func (s *Server) Tunnel(stream grpc.BidiStreamingServer[pb.TunnelRequest, pb.TunnelResponse]) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	sb, err := parse(first.GetSandboxId())
+	if err != nil {
+		return err
+	}
+	if len(first.GetData()) > 0 {
+		return models.Errorf(models.Invalid, "the first request of a tunnel has no data")
+	}
+	guest, err := s.agent.Guest(sb)
+	if err != nil {
+		return err
+	}
+	if err := s.open.enter(sb); err != nil {
+		return err
+	}
+	defer s.open.leave(sb)
+	ctx, cancel := context.WithTimeout(stream.Context(), openLimit)
+	defer cancel()
+	conn, err := guest.Tunnel(ctx)
+	if err == nil {
+		err = tunnel.Serve(stream, conn)
+	}
+	if _, ended := s.agent.Guest(sb); ended != nil {
+		return ended // that is why
+	}
+	return err
+}
+
+// tunnels counts what is open.
+type tunnels struct {
+	mu  sync.Mutex // guards what follows
+	of  map[id.Sandbox]int
+	all int
+}
+
+func (t *tunnels) enter(sb id.Sandbox) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case t.of[sb] >= maxOfSandbox:
+		return models.Errorf(models.Exhausted, "the sandbox %s has %d connections open, and no more are possible", sb, maxOfSandbox)
+	case t.all >= maxOfHost:
+		return models.Errorf(models.Exhausted, "the host of the sandbox has %d connections open, and no more are possible", maxOfHost)
+	}
+	t.of[sb]++
+	t.all++
+	return nil
+}
+
+func (t *tunnels) leave(sb id.Sandbox) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.all--
+	if t.of[sb]--; t.of[sb] == 0 {
+		delete(t.of, sb)
+	}
+}
