@@ -93,14 +93,22 @@ func exitOf(end *pb.ProcessEvent_EndEvent, trailer http.Header) Exited {
 	return e
 }
 
-// cut explains a stream that ended without an end event. For a timeout that is how it is.
+// cut explains a stream that ended without an end event.
 func (e *Exec) cut(err error) (Event, error) {
-	var remote *connect.Error
-	if errors.As(err, &remote) && connect.IsWireError(err) && remote.Code() == connect.CodeDeadlineExceeded {
-		e.exited = &Exited{Code: -1, Signal: signalOf(remote.Meta()), TimedOut: true}
-		return *e.exited, nil
+	if exited, known := timedOut(err); known {
+		e.exited = &exited
+		return exited, nil
 	}
 	return nil, e.fail(streamError(err))
+}
+
+// timedOut reads the end of a process from a stream that ended without an end event: for a timeout that is how it is.
+func timedOut(err error) (Exited, bool) {
+	var remote *connect.Error
+	if errors.As(err, &remote) && connect.IsWireError(err) && remote.Code() == connect.CodeDeadlineExceeded {
+		return Exited{Code: -1, Signal: signalOf(remote.Meta()), TimedOut: true}, true
+	}
+	return Exited{}, false
 }
 
 // fail explains what went wrong; the caller's own end goes before everything else.

@@ -128,10 +128,7 @@ func (s *ProcessStream) open(call request) error {
 		events.Close()
 		return err
 	}
-	s.events, s.PID = events, started.PID
-	if s.offset < 0 {
-		s.offset = started.Offset
-	}
+	s.events, s.PID, s.offset = events, started.PID, started.Offset
 	return nil
 }
 

@@ -57,7 +57,7 @@ func (c *Client) OpenTerminal(ctx context.Context, id string, req TerminalReques
 		return nil, c.dialError(resp, err)
 	}
 	conn.SetReadLimit(maxTerminalMessage)
-	t := &Terminal{conn: conn, offset: req.Offset}
+	t := &Terminal{conn: conn}
 	if err := t.begin(ctx); err != nil {
 		_ = conn.CloseNow() // err says more
 		return nil, err
@@ -114,10 +114,7 @@ func (t *Terminal) begin(ctx context.Context) error {
 	}
 	switch first.Type {
 	case "started":
-		t.ID, t.PID = first.ID, first.PID
-		if t.offset < 0 {
-			t.offset = first.Offset
-		}
+		t.ID, t.PID, t.offset = first.ID, first.PID, first.Offset
 		return nil
 	case "error":
 		return streamError(data)
