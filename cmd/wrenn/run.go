@@ -54,9 +54,6 @@ it, and 125 when it could not be executed. Ctrl-C twice within two seconds gives
 	f.StringVarP(&opts.create.User, "user", "u", "", "user of the guest (default: the template's)")
 	f.DurationVar(&opts.timeout, "timeout", 0, "interrupt the code after this long (default 5m)")
 	f.BoolVar(&opts.asJSON, "json", false, "print output, results and error as JSON at the end")
-	for _, name := range []string{"language", "cwd", "user"} {
-		cmd.MarkFlagsMutuallyExclusive("context", name)
-	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		code, err := a.readCode(&opts, args[1:])
 		if err != nil {
@@ -75,6 +72,9 @@ it, and 125 when it could not be executed. Ctrl-C twice within two seconds gives
 func (a *app) readCode(opts *runOptions, file []string) (string, error) {
 	if (opts.code == "") == (len(file) == 0) {
 		return "", models.Errorf(models.Invalid, "name either a file (- for standard input) or --code")
+	}
+	if opts.contextID != "" && opts.language+opts.create.Cwd+opts.create.User != "" {
+		return "", models.Errorf(models.Invalid, "--language, --cwd and --user are for a new context, --context is for one that there is")
 	}
 	name := ""
 	if len(file) > 0 {

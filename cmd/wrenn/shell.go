@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/sdk/go"
 )
 
@@ -36,9 +37,12 @@ terminal is closed, or the command is ended by a signal, the shell gets SIGHUP.`
 	f.StringVarP(&req.User, "user", "u", "", "user of the guest (default: the template's)")
 	f.StringVarP(&req.Cwd, "cwd", "w", "", "working directory (default: the user's home)")
 	f.StringVar(&req.ID, "attach", "", "a terminal that was left running")
-	cmd.MarkFlagsMutuallyExclusive("attach", "user")
-	cmd.MarkFlagsMutuallyExclusive("attach", "cwd")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.shell(cmd.Context(), args[0], req) }
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if req.ID != "" && req.User+req.Cwd != "" {
+			return models.Errorf(models.Invalid, "--user and --cwd are for a new shell, --attach is for one that runs")
+		}
+		return a.shell(cmd.Context(), args[0], req)
+	}
 	return cmd
 }
 
