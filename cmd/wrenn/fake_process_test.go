@@ -127,7 +127,7 @@ func (p *fakeProcess) run() {
 		p.write("stdout", "ready\n")
 		for s := range p.signals {
 			p.write("stdout", s+"\n")
-			if s == "SIGTERM" {
+			if strings.HasSuffix(s, "TERM") {
 				p.end(143, 15, false)
 				return
 			}
@@ -140,6 +140,15 @@ func (p *fakeProcess) ended() map[string]any {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.exit
+}
+
+// wait waits for the end.
+func (p *fakeProcess) wait() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.exit == nil {
+		p.cond.Wait()
+	}
 }
 
 func (p *fakeProcess) view() map[string]any {
@@ -195,6 +204,9 @@ func (f *fake) processes(w http.ResponseWriter, r *http.Request, below string, b
 		var in struct{ Signal string }
 		_ = json.Unmarshal(body, &in) // the check sees what is wrong
 		p.signals <- in.Signal
+		if in.Signal == "TERM" { // so that a script sees what it did
+			p.wait()
+		}
 		w.WriteHeader(http.StatusNoContent)
 	}
 }
@@ -244,7 +256,7 @@ func (f *fake) stdin(w http.ResponseWriter, r *http.Request, p *fakeProcess) {
 	if p.req.Cmd != "wait" { // that reads nothing
 		_, _ = io.Copy(p.feed, r.Body)
 	} else if _, err := io.CopyN(io.Discard, r.Body, 1); err == nil {
-		<-r.Context().Done()
+		p.wait()
 	}
 	if p.ended() != nil {
 		refuse(w, 409, "precondition", "the process has ended", "")
