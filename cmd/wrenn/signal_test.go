@@ -241,6 +241,8 @@ type onTerminal struct {
 	cmd  *exec.Cmd
 	tty  *os.File
 	seen bytes.Buffer
+
+	shown chan []byte
 }
 
 func startOnTerminal(t *testing.T, url string, args ...string) *onTerminal {
@@ -250,22 +252,53 @@ func startOnTerminal(t *testing.T, url string, args ...string) *onTerminal {
 	if o.tty, err = pty.StartWithSize(o.cmd, &pty.Winsize{Cols: 100, Rows: 30}); err != nil {
 		t.Fatal(err)
 	}
+	o.shown = make(chan []byte, 1000)
+	go o.read()
 	t.Cleanup(func() { o.tty.Close() })
 	return o
+}
+
+// read ends with the command: the terminal is one whose reads have no deadline.
+func (o *onTerminal) read() {
+	defer close(o.shown)
+	for {
+		buf := make([]byte, 4096)
+		n, err := o.tty.Read(buf)
+		if n > 0 {
+			o.shown <- buf[:n]
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// control does something to the terminal.
+func (o *onTerminal) control(do func(fd int) error) {
+	o.t.Helper()
+	raw, err := o.tty.SyscallConn()
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	var failure error
+	if err := errors.Join(raw.Control(func(fd uintptr) { failure = do(int(fd)) }), failure); err != nil {
+		o.t.Fatal(err)
+	}
 }
 
 // await reads until text was shown.
 func (o *onTerminal) await(text string) {
 	o.t.Helper()
-	if err := o.tty.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
-		o.t.Fatal(err)
-	}
-	buf := make([]byte, 4096)
+	limit := time.After(20 * time.Second)
 	for !strings.Contains(o.seen.String(), text) {
-		n, err := o.tty.Read(buf)
-		o.seen.Write(buf[:n])
-		if err != nil {
-			o.t.Fatalf("%q does not come in %q: %v", text, o.seen.String(), err)
+		select {
+		case piece, more := <-o.shown:
+			if !more {
+				o.t.Fatalf("%q does not come in %q", text, o.seen.String())
+			}
+			o.seen.Write(piece)
+		case <-limit:
+			o.t.Fatalf("%q does not come in time in %q", text, o.seen.String())
 		}
 	}
 	_, rest, _ := strings.Cut(o.seen.String(), text)

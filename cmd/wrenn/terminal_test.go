@@ -5,7 +5,6 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
 
 	"github.com/wrenn-sandbox/wrenn/sdk/go"
@@ -13,26 +12,25 @@ import (
 
 func settings(t *testing.T, o *onTerminal) unix.Termios {
 	t.Helper()
-	got, err := unix.IoctlGetTermios(int(o.tty.Fd()), unix.TCGETS)
-	if err != nil {
-		t.Fatal(err)
-	}
+	var got *unix.Termios
+	o.control(func(fd int) (err error) {
+		got, err = unix.IoctlGetTermios(fd, unix.TCGETS)
+		return err
+	})
 	return *got
 }
 
 func TestExecOnATerminal(t *testing.T) {
 	_, url := service(t)
 	o := startOnTerminal(t, url, "exec", "-it", "-e", "A=it's", "sb-00000001", "--", "python3", "-c", "print(1)")
-	o.await(`size=100x30 cmd=exec env 'A=it'\''s' 'python3' '-c' 'print(1)' user= id= offset=0`)
+	o.await(`size=100x30 cmd=exec env 'A=it'\''s' 'python3' '-c' 'print(1)' user= id= offset=`)
 	o.await(`control {"type":"resize","cols":100,"rows":30}`)
 	if settings(t, o).Lflag&(unix.ICANON|unix.ECHO) != 0 {
 		t.Error("the terminal is not raw")
 	}
 	o.enter("abc\x03")
 	o.await("ABC\x03")
-	if err := pty.Setsize(o.tty, &pty.Winsize{Cols: 120, Rows: 40}); err != nil {
-		t.Fatal(err)
-	}
+	o.control(func(fd int) error { return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Col: 120, Row: 40}) })
 	o.await(`control {"type":"resize","cols":120,"rows":40}`)
 	o.enter("bye")
 	if status := ended(t, o.cmd); status != 3 {
@@ -47,7 +45,7 @@ func TestExecOnATerminal(t *testing.T) {
 func TestTerminalComesBack(t *testing.T) {
 	_, url := service(t)
 	o := startOnTerminal(t, url, "shell", "sb-00000001", "-u", "root")
-	o.await("size=100x30 cmd= user=root id= offset=0\r\n")
+	o.await("size=100x30 cmd= user=root id= offset=\r\n")
 	o.await("control")
 	o.enter("drop")
 	o.await("id=" + fakeTerminal + " offset=")
