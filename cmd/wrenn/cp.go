@@ -9,6 +9,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -21,14 +22,19 @@ func newCp(a *app) *cobra.Command {
 	var user string
 	cmd := &cobra.Command{
 		Use:   "cp SOURCE DESTINATION",
-		Short: "Copy a file into, out of or between sandboxes",
-		Long: `Copies one file. SOURCE and DESTINATION are SANDBOX:PATH, a local path, or - for standard
-input or output; at least one of them is in a sandbox. A PATH without a leading slash begins in the user's
-home directory. A destination that ends with a slash, or is a local folder, keeps the file's name. The file
-appears whole or not at all.`,
+		Short: "Copy a file or folder into, out of or between sandboxes",
+		Long: `Copies a file, or a folder with all that is in it. SOURCE and DESTINATION are SANDBOX:PATH, a local path, or -
+for standard input or output; at least one of them is in a sandbox. A PATH without a leading slash begins in the
+user's home directory. A destination that ends with a slash, or is a folder, keeps the source's name.
+
+A file appears whole or not at all. A new file gets the source's permissions, one that is replaced keeps its own. A
+folder that is there is copied into, file by file. A folder on standard output is a tar archive.
+On a terminal the progress is shown.`,
 		Example: `  wrenn cp main.py sb-0a1b2c3d:/tmp/main.py
   wrenn cp sb-0a1b2c3d:out/result.csv .
-  tar c src | wrenn cp - sb-0a1b2c3d:src.tar`,
+  wrenn cp src sb-0a1b2c3d:
+  pg_dump db | wrenn cp - sb-0a1b2c3d:db.sql
+  wrenn cp sb-0a1b2c3d:/var/log - | tar tv`,
 		Args: cobra.ExactArgs(2),
 	}
 	cmd.Flags().StringVarP(&user, "user", "u", "", "user of the guest (default: the template's)")
@@ -37,11 +43,15 @@ appears whole or not at all.`,
 		if err := checkPlaces(from, to); err != nil {
 			return err
 		}
-		var opts []wrenn.FileOption
-		if user != "" {
-			opts = append(opts, wrenn.AsUser(user))
+		client, err := a.client()
+		if err != nil {
+			return err
 		}
-		return a.copyFile(cmd.Context(), from, to, opts)
+		c := &copier{app: a, client: client}
+		if user != "" {
+			c.opts = append(c.opts, wrenn.AsUser(user))
+		}
+		return c.copy(cmd.Context(), from, to)
 	}
 	return cmd
 }
@@ -50,6 +60,13 @@ appears whole or not at all.`,
 type place struct {
 	sandbox string // "" for this machine
 	path    string // "-" on this machine: standard input or output
+}
+
+func (p place) String() string {
+	if p.sandbox == "" {
+		return p.path
+	}
+	return p.sandbox + ":" + p.path
 }
 
 var inSandbox = regexp.MustCompile(`^(sb-[^:/]*):(.*)$`)
@@ -65,8 +82,8 @@ func checkPlaces(from, to place) error {
 	switch {
 	case from.sandbox == "" && to.sandbox == "":
 		return models.Errorf(models.Invalid, "neither the source nor the destination is in a sandbox").WithHint("in a sandbox: sb-0a1b2c3d:/path")
-	case from.path == "" || from.sandbox != "" && strings.HasSuffix(from.path, "/"):
-		return models.Errorf(models.Invalid, "the source does not name a file").WithHint("folders: pack them with tar first")
+	case from.path == "":
+		return models.Errorf(models.Invalid, "the source does not name a file or folder").WithHint("the home directory is SANDBOX:.")
 	case to.sandbox == "" && to.path == "":
 		return models.Errorf(models.Invalid, "the destination does not name a file or folder")
 	case from.sandbox == "" && from.path == "-" && (to.path == "" || strings.HasSuffix(to.path, "/")):
@@ -75,71 +92,161 @@ func checkPlaces(from, to place) error {
 	return nil
 }
 
-func (a *app) copyFile(ctx context.Context, from, to place, opts []wrenn.FileOption) error {
-	client, err := a.client()
+// copier copies one thing.
+type copier struct {
+	app    *app
+	client *wrenn.Client
+	opts   []wrenn.FileOption
+}
+
+func (c *copier) copy(ctx context.Context, from, to place) error {
+	what, err := c.look(ctx, from)
 	if err != nil {
 		return err
 	}
-	if to.sandbox == "" {
-		return a.download(ctx, client, from, to, opts)
+	switch {
+	case to.sandbox != "" && what.folder:
+		return c.folderInto(ctx, what, to)
+	case to.sandbox != "":
+		return c.fileInto(ctx, what, to)
+	case what.folder:
+		return c.folderOut(ctx, what, to)
 	}
-	source, name, err := a.openSource(ctx, client, from, opts)
+	return c.fileOut(ctx, what, to)
+}
+
+// thing is what is copied.
+type thing struct {
+	place
+	name   string      // what it is called; "" for standard input
+	mode   os.FileMode // permissions; 0 where there are none
+	size   int64       // of a file; -1 where that is not known
+	folder bool
+}
+
+// look finds out what there is at a place.
+func (c *copier) look(ctx context.Context, at place) (thing, error) {
+	if at.sandbox != "" {
+		e, err := c.client.StatFile(ctx, at.sandbox, at.path, c.opts...)
+		if err != nil {
+			return thing{}, fmt.Errorf("read %s: %w", at, err)
+		}
+		if e.Type != wrenn.RegularFile && e.Type != wrenn.Directory {
+			return thing{}, models.Errorf(models.Invalid, "%s is neither a file nor a folder", at)
+		}
+		return thing{place: at, name: path.Base(e.Path), mode: modeOf(e), size: e.Size, folder: e.Type == wrenn.Directory}, nil
+	}
+	if at.path == "-" {
+		return thing{place: at, size: -1}, nil
+	}
+	info, err := os.Stat(at.path)
+	if err != nil {
+		return thing{}, localError(err)
+	}
+	what := thing{place: at, size: -1, folder: info.IsDir()}
+	if abs, err := filepath.Abs(at.path); err == nil {
+		what.name = filepath.Base(abs) // "." and ".." have one too
+	}
+	if info.Mode().IsRegular() {
+		what.size, what.mode = info.Size(), info.Mode().Perm()
+	}
+	return what, nil
+}
+
+// modeOf reads permissions; 0 for what is none.
+func modeOf(e *wrenn.Entry) os.FileMode {
+	mode, err := strconv.ParseUint(e.Mode, 8, 32)
+	if err != nil {
+		return 0
+	}
+	return os.FileMode(mode) & os.ModePerm
+}
+
+// open opens a file here or in a sandbox.
+func (c *copier) open(ctx context.Context, what thing) (io.ReadCloser, error) {
+	switch {
+	case what.sandbox != "":
+		f, err := c.client.ReadFile(ctx, what.sandbox, what.path, c.opts...)
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", what.place, err)
+		}
+		return f.ReadCloser, nil
+	case what.path == "-":
+		return io.NopCloser(c.app.stdin), nil
+	}
+	f, err := os.Open(what.path)
+	return f, localError(err)
+}
+
+// target is where in a sandbox something called name goes, and what is there, if anything.
+func (c *copier) target(ctx context.Context, to place, name string) (place, *wrenn.Entry, error) {
+	if to.path == "" || strings.HasSuffix(to.path, "/") {
+		to.path += name
+	}
+	for {
+		e, err := c.client.StatFile(ctx, to.sandbox, to.path, c.opts...)
+		switch {
+		case wrenn.CodeOf(err) == wrenn.NotFound:
+			return to, nil, nil // where it is the sandbox that is missing, the writing says so
+		case err != nil:
+			return to, nil, fmt.Errorf("write %s: %w", to, err)
+		case e.Type != wrenn.Directory || name == "":
+			return to, e, nil
+		}
+		to.path = strings.TrimSuffix(to.path, "/") + "/" + name
+		name = "" // only once
+	}
+}
+
+func (c *copier) fileInto(ctx context.Context, what thing, to place) error {
+	to, there, err := c.target(ctx, to, what.name)
+	if err != nil {
+		return err
+	}
+	if there != nil && there.Type == wrenn.Directory {
+		return models.Errorf(models.Invalid, "%s is a folder", to)
+	}
+	source, err := c.open(ctx, what)
 	if err != nil {
 		return err
 	}
 	defer source.Close()
-	if to.path == "" || strings.HasSuffix(to.path, "/") {
-		to.path += name
+	shown := c.app.progress(source, to.path, what.size)
+	defer shown.end()
+	if _, err := c.client.WriteFile(ctx, to.sandbox, to.path, shown, c.opts...); err != nil {
+		return fmt.Errorf("write %s: %w", to, err)
 	}
-	if _, err := client.WriteFile(ctx, to.sandbox, to.path, source, opts...); err != nil {
-		return fmt.Errorf("write %s:%s: %w", to.sandbox, to.path, err)
+	if there != nil || what.mode == 0 {
+		return nil
+	}
+	if _, err := c.client.ChangeMode(ctx, to.sandbox, to.path, uint32(what.mode), false, c.opts...); err != nil {
+		return fmt.Errorf("change the permissions of %s: %w", to, err)
 	}
 	return nil
 }
 
-// openSource opens a file here or in a sandbox and says what it is called.
-func (a *app) openSource(ctx context.Context, client *wrenn.Client, from place, opts []wrenn.FileOption) (io.ReadCloser, string, error) {
-	if from.sandbox != "" {
-		r, err := client.ReadFile(ctx, from.sandbox, from.path, opts...)
-		if err != nil {
-			return nil, "", fmt.Errorf("read %s:%s: %w", from.sandbox, from.path, err)
-		}
-		return r, path.Base(from.path), nil
-	}
-	if from.path == "-" {
-		return io.NopCloser(a.stdin), "", nil
-	}
-	f, err := os.Open(from.path)
-	if err != nil {
-		return nil, "", localError(err)
-	}
-	if info, err := f.Stat(); err != nil || info.IsDir() {
-		f.Close()
-		return nil, "", models.Errorf(models.Invalid, "%s is a folder", from.path).WithHint("pack it first: tar c %s | wrenn cp - SANDBOX:FILE.tar", from.path)
-	}
-	return f, filepath.Base(from.path), nil
-}
-
-func (a *app) download(ctx context.Context, client *wrenn.Client, from, to place, opts []wrenn.FileOption) error {
-	source, name, err := a.openSource(ctx, client, from, opts)
+func (c *copier) fileOut(ctx context.Context, what thing, to place) error {
+	source, err := c.open(ctx, what)
 	if err != nil {
 		return err
 	}
 	defer source.Close()
+	shown := c.app.progress(source, what.name, what.size)
+	defer shown.end()
 	if to.path == "-" {
-		_, err = io.Copy(a.stdout, source)
+		_, err = io.Copy(c.app.stdout, shown)
 	} else {
-		err = save(source, to.path, name)
+		err = save(shown, to.path, what.name, what.mode)
 	}
 	if err != nil {
-		return fmt.Errorf("copy %s:%s: %w", from.sandbox, from.path, localError(err))
+		return fmt.Errorf("copy %s: %w", what.place, localError(err))
 	}
 	return nil
 }
 
 // save writes what r gives to target, or under name in it if it is a folder. A regular file
-// changes all at once and keeps its mode; a device or pipe is written to as it is.
-func save(r io.Reader, target, name string) error {
+// changes all at once and keeps its mode, a new one gets mode; a device or pipe is written to as it is.
+func save(r io.Reader, target, name string, mode os.FileMode) error {
 	info, err := os.Stat(target)
 	if err == nil && info.IsDir() || strings.HasSuffix(target, "/") {
 		target = filepath.Join(target, name)
@@ -153,14 +260,13 @@ func save(r io.Reader, target, name string) error {
 		_, err = io.Copy(f, r)
 		return errors.Join(err, f.Close())
 	}
-	mode := os.FileMode(0o666) // less the umask
 	if err == nil {
 		mode = info.Mode().Perm()
 		if target, err = filepath.EvalSymlinks(target); err != nil {
 			return err
 		}
 	}
-	return replace(r, target, mode, info != nil)
+	return replace(r, target, mode, info != nil) // a new file's mode is less the umask
 }
 
 // replace writes a new file beside target and gives it target's name.

@@ -42,7 +42,8 @@ const statusText = `Exit statuses
 
 "wrenn exec" ends with the status of the program it ran (128 + n when signal n ended it). When
 the program's time ran out the status is 124; when it could not be run, or its end is not
-known, 125, and the reason is on standard error. "wrenn up -- CMD" ends with the status of CMD.`
+known, 125, and the reason is on standard error. "wrenn shell" ends with the status of
+the shell, "wrenn up -- CMD" with that of CMD; see "wrenn help run" for code.`
 
 func exitStatusTopic() *cobra.Command {
 	return &cobra.Command{Use: "exit-status", Short: "What the exit statuses mean", Long: statusText}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -31,7 +30,7 @@ type fake struct {
 	mu        sync.Mutex // guards the following
 	sandboxes []map[string]any
 	files     map[string]string // by sandbox:path
-
+	fakeGuest
 }
 
 // newFake starts a fake service and returns its URL.
@@ -49,13 +48,16 @@ func newFake(t *testing.T) string {
 	if len(errs) > 0 {
 		t.Fatal(errs)
 	}
-	f := &fake{t: t, validator: v, files: map[string]string{}}
+	f := &fake{t: t, validator: v, files: map[string]string{}, fakeGuest: newFakeGuest()}
 	server := httptest.NewServer(f)
 	t.Cleanup(server.Close)
 	return server.URL
 }
 
 func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if f.stream(w, r) {
+		return
+	}
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return // the client went away
@@ -202,102 +204,13 @@ func (f *fake) sandbox(w http.ResponseWriter, r *http.Request, id, below string,
 		_, _ = io.WriteString(w, "Linux version 6.1\x1b]0;title\a\n")
 	case s["state"] == "stopped":
 		refuse(w, 409, "precondition", "the sandbox is stopped", "create another one")
-	case below == "exec":
-		f.exec(w, r, body)
-	case below == "files":
-		f.file(w, r, id, body)
+	case strings.HasPrefix(below, "files"):
+		f.file(w, r, id, strings.TrimPrefix(below, "files"), body)
+	case strings.HasPrefix(below, "processes"):
+		f.processes(w, r, strings.TrimPrefix(below, "processes"), body)
+	case strings.HasPrefix(below, "contexts"):
+		f.contexts(w, r, strings.TrimPrefix(below, "contexts"), body)
+	case below == "port-tokens":
+		f.portToken(w, body)
 	}
-}
-
-func (f *fake) file(w http.ResponseWriter, r *http.Request, id string, body []byte) {
-	path := r.URL.Query().Get("path")
-	key := id + ":" + r.URL.Query().Get("user") + path
-	if path == "/denied" {
-		refuse(w, 403, "forbidden", "permission denied: /denied", "")
-		return
-	}
-	if r.Method == http.MethodPut {
-		f.files[key] = string(body)
-		reply(w, 200, map[string]any{"path": path, "size": len(body)})
-		return
-	}
-	content, exists := f.files[key]
-	if !exists {
-		refuse(w, 404, "not_found", "there is no file "+path, "")
-		return
-	}
-	w.Header().Set("Content-Type", "application/octet-stream")
-	_, _ = io.WriteString(w, content)
-}
-
-// exec knows a few programs: echo, cat, env, fail N, slow, killed, lost.
-func (f *fake) exec(w http.ResponseWriter, r *http.Request, body []byte) {
-	var req struct {
-		Cmd, Shell, Stdin, Cwd, User string
-		Args                         []string
-		Env                          map[string]string
-		TimeoutSeconds               float64 `json:"timeout_seconds"`
-	}
-	if err := json.Unmarshal(body, &req); err != nil {
-		refuse(w, 400, "invalid", "malformed", "")
-		return
-	}
-	exit := map[string]any{"exit_code": 0, "signal": 0, "timed_out": false}
-	stdout, stderr := "", ""
-	switch {
-	case req.Shell != "":
-		stdout = "shell: " + req.Shell + "\n"
-	case req.Cmd == "echo":
-		stdout = strings.Join(req.Args, " ") + "\n"
-	case req.Cmd == "cat":
-		stdout = req.Stdin
-	case req.Cmd == "env":
-		stdout = fmt.Sprintf("%s %s %s %v\n", req.Env["A"], req.Cwd, req.User, req.TimeoutSeconds)
-	case req.Cmd == "fail":
-		stderr = "it failed\n"
-		exit["exit_code"] = json.Number(req.Args[0])
-	case req.Cmd == "slow":
-		exit = map[string]any{"exit_code": 137, "signal": 9, "timed_out": true}
-	case req.Cmd == "killed":
-		exit = map[string]any{"exit_code": 143, "signal": 15, "timed_out": false}
-	case req.Cmd == "lost":
-		exit = nil
-	default:
-		refuse(w, 400, "invalid", "command not found: "+req.Cmd, "")
-		return
-	}
-	if r.Header.Get("Accept") == "text/event-stream" {
-		streamEvents(w, stdout, stderr, exit)
-		return
-	}
-	if exit == nil {
-		refuse(w, 503, "unavailable", "the sandbox is gone", "")
-		return
-	}
-	encode := func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
-	for k, v := range map[string]any{"stdout": encode(stdout), "stderr": encode(stderr), "stdout_truncated": false, "stderr_truncated": false,
-		"encoding": "base64", "duration_ms": 12.5} {
-		exit[k] = v
-	}
-	reply(w, 200, exit)
-}
-
-func streamEvents(w http.ResponseWriter, stdout, stderr string, exit map[string]any) {
-	w.Header().Set("Content-Type", "text/event-stream")
-	event := func(name string, v any) {
-		b, _ := json.Marshal(v) // of maps
-		fmt.Fprintf(w, "event: %s\ndata: %s\n\n", name, b)
-	}
-	event("started", map[string]any{"pid": 42})
-	if stdout != "" {
-		event("stdout", map[string]any{"data": []byte(stdout)})
-	}
-	if stderr != "" {
-		event("stderr", map[string]any{"data": []byte(stderr)})
-	}
-	if exit == nil {
-		event("error", map[string]any{"code": "unavailable", "message": "the sandbox is gone", "request_id": "req-1"})
-		return
-	}
-	event("exit", exit)
 }

@@ -27,9 +27,22 @@ func (s *Server) processOutput(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	return s.followProcess(w, r, func(ctx context.Context) (*envdclient.Attachment, error) {
+		return guest.Attach(ctx, which, offset)
+	})
+}
+
+// runProcess starts a process and streams its output, for which it waits. It outlives the stream.
+func (s *Server) runProcess(w http.ResponseWriter, r *http.Request, guest *envdclient.Client, spec envdclient.Spec) error {
+	return s.followProcess(w, r, func(ctx context.Context) (*envdclient.Attachment, error) {
+		return guest.Run(ctx, spec)
+	})
+}
+
+func (s *Server) followProcess(w http.ResponseWriter, r *http.Request, open func(context.Context) (*envdclient.Attachment, error)) error {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	a, err := guest.Attach(ctx, which, offset)
+	a, err := open(ctx)
 	if err != nil {
 		return err
 	}

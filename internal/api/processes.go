@@ -100,6 +100,9 @@ func (s *Server) startProcess(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if accepts(r, eventStream) {
+		return s.runProcess(w, r, guest, spec)
+	}
 	p, err := guest.Start(r.Context(), spec)
 	if err != nil {
 		return err

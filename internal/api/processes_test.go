@@ -181,6 +181,32 @@ func TestProcessOutputForgets(t *testing.T) {
 	}
 }
 
+// TestRunProcessWaitsForItsReader: a program that is followed from its start loses nothing, however much it writes, and how it
+// ended is told.
+func TestRunProcessWaitsForItsReader(t *testing.T) {
+	const size = 16 << 20
+	r := newRig(t, Limits{})
+	sb := r.create().ID
+	a := r.call("POST", "/v1/sandboxes/"+sb+"/processes", fmt.Sprintf(`{"shell":"head -c %d /dev/zero; exit 3"}`, size), "Accept", eventStream)
+	all, total := eventsOf(t, a.body), 0
+	for _, e := range all {
+		if e.name == "stdout" {
+			total += len(e.bytes(t))
+		} else if e.name != "started" && e.name != "exit" {
+			t.Errorf("event %s: %v", e.name, e.data)
+		}
+	}
+	first, last := all[0], all[len(all)-1]
+	if a.status != http.StatusOK || total != size || first.name != "started" || first.data["pid"] == nil || last.data["exit_code"] != 3.0 || last.id != size {
+		t.Errorf("%d, %d bytes, first %+v, last %+v", a.status, total, first, last)
+	}
+	a = r.call("POST", "/v1/sandboxes/"+sb+"/processes", `{"cmd":"sleep","args":["600"],"timeout_seconds":0.2}`, "Accept", eventStream)
+	all = eventsOf(t, a.body)
+	if last := all[len(all)-1]; last.name != "exit" || last.data["timed_out"] != true || last.data["exit_code"] != 137.0 {
+		t.Errorf("after its time: %+v", last)
+	}
+}
+
 // TestProcessStdinStreams: input goes in while its request lasts, and its end is the program's end of file.
 func TestProcessStdinStreams(t *testing.T) {
 	r := newRig(t, Limits{})

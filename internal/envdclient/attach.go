@@ -33,9 +33,27 @@ type Attachment struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	watch  *watchdog
-	stream *connect.ServerStreamForClient[pb.ConnectResponse]
+	stream reports
 	err    error // the last thing that Next returned
 }
+
+// reports are the messages of a call that follows a process.
+type reports interface {
+	Receive() bool
+	event() *pb.ProcessEvent
+	Err() error
+	Close() error
+}
+
+// reportsOf are those of Start or Connect.
+type reportsOf[T any, M interface {
+	*T
+	GetEvent() *pb.ProcessEvent
+}] struct {
+	*connect.ServerStreamForClient[T]
+}
+
+func (r reportsOf[T, M]) event() *pb.ProcessEvent { return M(r.Msg()).GetEvent() }
 
 // Attach follows a process that runs, or has ended a short while ago, from an offset in its output on, or
 // FromNow. It ends with ctx. The caller calls Close, which leaves the process as it is.
@@ -43,22 +61,48 @@ func (c *Client) Attach(ctx context.Context, which Selector, offset int64) (*Att
 	if offset < FromNow {
 		return nil, models.Errorf(models.Invalid, "the offset must not be negative")
 	}
+	req := connect.NewRequest(&pb.ConnectRequest{Process: which.wire(), Offset: &offset})
+	c.authorize(req.Header())
+	req.Header().Set(headerKeepalive, keepaliveSeconds)
+	return c.attachment(ctx, func(ctx context.Context) (reports, error) {
+		stream, err := c.rpc.Connect(ctx, req)
+		return reportsOf[pb.ConnectResponse, *pb.ConnectResponse]{stream}, err
+	})
+}
+
+// Run starts a process and follows it. There are no gaps: as long as it is attached, the process waits until its output is
+// read. It ends by itself, by a signal or by its timeout, not with ctx or Close.
+func (c *Client) Run(ctx context.Context, spec Spec) (*Attachment, error) {
+	req, err := c.specRequest(spec)
+	if err != nil {
+		return nil, err
+	}
+	return c.attachment(ctx, func(ctx context.Context) (reports, error) {
+		stream, err := c.rpc.Start(ctx, req)
+		return reportsOf[pb.StartResponse, *pb.StartResponse]{stream}, err
+	})
+}
+
+func (c *Client) attachment(ctx context.Context, call func(context.Context) (reports, error)) (*Attachment, error) {
 	a := &Attachment{client: c}
-	a.ctx, a.cancel = c.bound(ctx)
+	// Without ctx's deadline, which would be taken for the process's: package connect sends it as Connect-Timeout-Ms.
+	bound, cancel := c.bound(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
+	a.ctx, a.cancel = bound, func(cause error) {
+		stop()
+		cancel(cause)
+	}
 	a.watch = newWatchdog(c.limits.answer, a.cancel)
-	if err := a.open(which, offset); err != nil {
-		_ = a.Close()
+	if err := a.open(call); err != nil {
+		_ = a.Close() // err says more
 		return nil, err
 	}
 	return a, nil
 }
 
-func (a *Attachment) open(which Selector, offset int64) error {
+func (a *Attachment) open(call func(context.Context) (reports, error)) error {
 	a.watch.arm()
-	req := connect.NewRequest(&pb.ConnectRequest{Process: which.wire(), Offset: &offset})
-	a.client.authorize(req.Header())
-	req.Header().Set(headerKeepalive, keepaliveSeconds)
-	stream, err := a.client.rpc.Connect(a.ctx, req)
+	stream, err := call(a.ctx)
 	if err != nil {
 		return rpcError(a.ctx, err)
 	}
@@ -66,7 +110,7 @@ func (a *Attachment) open(which Selector, offset int64) error {
 	if !stream.Receive() {
 		return rpcError(a.ctx, streamError(stream.Err()))
 	}
-	start := stream.Msg().GetEvent().GetStart()
+	start := stream.event().GetStart()
 	if start.GetPid() == 0 {
 		return transportError(a.ctx, errors.New("the first event is no start event"))
 	}
@@ -108,7 +152,7 @@ func (a *Attachment) receive() (Event, error) {
 	if !a.stream.Receive() {
 		return nil, a.fail(streamError(a.stream.Err()))
 	}
-	switch event := a.stream.Msg().GetEvent().GetEvent().(type) {
+	switch event := a.stream.event().GetEvent().(type) {
 	case *pb.ProcessEvent_Data:
 		return output(event.Data), nil
 	case *pb.ProcessEvent_Gap:

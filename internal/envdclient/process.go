@@ -2,7 +2,6 @@ package envdclient
 
 import (
 	"context"
-	"errors"
 	"math"
 	"syscall"
 	"time"
@@ -66,17 +65,17 @@ type Process struct {
 
 // Start starts a process and leaves it running. It ends by itself, by a signal or by its timeout, not with ctx.
 func (c *Client) Start(ctx context.Context, spec Spec) (Process, error) {
-	pid, err := c.launch(ctx, spec)
+	a, err := c.Run(ctx, spec)
 	if err != nil {
 		return Process{}, err
 	}
-	return c.Process(ctx, Selector{PID: pid})
+	_ = a.Close() // it never fails
+	return c.Process(ctx, Selector{PID: a.PID()})
 }
 
-// launch begins the call that starts the process and ends it when it has.
-func (c *Client) launch(ctx context.Context, spec Spec) (uint32, error) {
+func (c *Client) specRequest(spec Spec) (*connect.Request[pb.StartRequest], error) {
 	if err := spec.check(); err != nil {
-		return 0, err
+		return nil, err
 	}
 	req := c.startRequest(spec.Command)
 	if spec.Tag != "" {
@@ -84,34 +83,11 @@ func (c *Client) launch(ctx context.Context, spec Spec) (uint32, error) {
 	}
 	if spec.PTY != nil {
 		if err := spec.PTY.check(); err != nil {
-			return 0, err
+			return nil, err
 		}
 		req.Msg.Pty = spec.PTY.wire()
 	}
-	// The deadline of ctx would be taken for the process's: package connect sends it as Connect-Timeout-Ms.
-	caller := ctx
-	ctx, cancel := c.bound(context.WithoutCancel(caller))
-	defer cancel(nil)
-	defer context.AfterFunc(caller, func() { cancel(context.Cause(caller)) })()
-	watch := newWatchdog(c.limits.answer, cancel)
-	watch.arm()
-	defer watch.stop()
-	stream, err := c.rpc.Start(ctx, req)
-	if err != nil {
-		return 0, rpcError(ctx, err)
-	}
-	defer func() {
-		cancel(nil) // Close waits for the rest of the stream otherwise
-		_ = stream.Close()
-	}()
-	if !stream.Receive() {
-		return 0, rpcError(ctx, streamError(stream.Err()))
-	}
-	pid := stream.Msg().GetEvent().GetStart().GetPid()
-	if pid == 0 {
-		return 0, transportError(ctx, errors.New("the first event is no start event"))
-	}
-	return pid, nil
+	return req, nil
 }
 
 // Processes lists what was started through envd and runs, and what has ended a short while ago.

@@ -33,6 +33,7 @@ type Client struct {
 	opts    Options
 	http    *http.Client
 	backoff time.Duration // before the first repetition, doubled each time
+	silence time.Duration // after which a stream of events counts as broken
 }
 
 // NewClient returns a client. It fails when BaseURL is not an http or https URL; it does not connect yet.
@@ -47,7 +48,7 @@ func NewClient(opts Options) (*Client, error) {
 	if strings.ContainsAny(opts.APIKey, "\r\n\x00") {
 		return nil, invalid("the API key contains a line break")
 	}
-	return &Client{base: strings.TrimRight(opts.BaseURL, "/"), opts: opts.withDefaults(), http: httpClient(opts.HTTPClient), backoff: 100 * time.Millisecond}, nil
+	return &Client{base: strings.TrimRight(opts.BaseURL, "/"), opts: opts.withDefaults(), http: httpClient(opts.HTTPClient), backoff: 100 * time.Millisecond, silence: maxSilence}, nil
 }
 
 func (o Options) withDefaults() Options {

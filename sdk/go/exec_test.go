@@ -28,12 +28,12 @@ func TestExecKeepsEveryByte(t *testing.T) {
 		if r.URL.Path != "/v1/sandboxes/"+testID+"/exec" || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s %v", r.URL, got)
 		}
-		answer(w, 200, `{"exit_code":137,"signal":9,"timed_out":true,"stdout":"`+base64.StdEncoding.EncodeToString([]byte(out))+
+		answer(w, 200, `{"exit_code":137,"signal":9,"timed_out":true,"oom_killed":true,"stdout":"`+base64.StdEncoding.EncodeToString([]byte(out))+
 			`","stderr":"","stdout_truncated":true,"stderr_truncated":false,"encoding":"base64","duration_ms":1500.25}`)
 	})
 	got, err := c.Exec(t.Context(), testID, ExecRequest{Cmd: "cat", Args: []string{"-"}, Cwd: "/tmp", Env: map[string]string{"A": "b"},
 		User: "root", Stdin: "in", Timeout: 1500 * time.Millisecond})
-	want := &ExecResult{ExecExit: ExecExit{137, 9, true}, Stdout: out, StdoutTruncated: true, Duration: 1500250 * time.Microsecond}
+	want := &ExecResult{ExecExit: ExecExit{137, 9, true, true}, Stdout: out, StdoutTruncated: true, Duration: 1500250 * time.Microsecond}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, %v", got, err)
 	}
@@ -135,7 +135,7 @@ func TestStreamSaysHowItFailed(t *testing.T) {
 		"bare error":    {"event: error\ndata: boom\n\n", func(err error) bool { return CodeOf(err) == Internal }},
 		"bad base64":    {"event: stdout\ndata: {\"data\":\"!\"}\n\n", func(err error) bool { return strings.Contains(err.Error(), "decode event stdout") }},
 		"endless line":  {"data: " + strings.Repeat("x", maxEvent+1), func(err error) bool { return strings.Contains(err.Error(), "longer than") }},
-		"endless event": {strings.Repeat("data: "+strings.Repeat("x", 1<<20)+"\n", 6), func(err error) bool { return strings.Contains(err.Error(), "longer than") }},
+		"endless event": {strings.Repeat("data: "+strings.Repeat("x", 1<<20)+"\n", maxEvent>>20+2), func(err error) bool { return strings.Contains(err.Error(), "longer than") }},
 	} {
 		_, err := stream(t, events(t, c.text)).Copy(nil, nil)
 		if err == nil || !c.ok(err) {
@@ -222,11 +222,11 @@ func FuzzReadEvent(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		r := bufio.NewReader(strings.NewReader(text))
 		for range len(text) + 1 {
-			name, data, err := readEvent(r)
+			e, err := readEvent(r)
 			if err != nil {
 				return
 			}
-			_, _ = parseEvent(name, data) // must not panic
+			_, _ = parseEvent(e.name, e.data) // must not panic
 		}
 		t.Error("more events than bytes")
 	})

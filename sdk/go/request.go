@@ -2,6 +2,7 @@ package wrenn
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -26,26 +27,35 @@ const (
 type request struct {
 	method, path string
 	accept       string
+	header       map[string]string // beside what every request has
 	body         []byte
 	stream       io.Reader // a body that cannot be sent again; excludes body
+	kind         string    // of stream; "" means application/octet-stream
 }
 
-// call sends in as JSON (nil for none) and reads the answer into out.
+// call sends in as JSON (nil for none) and reads the answer into out (nil for none).
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
 	ctx, cancel := c.bounded(ctx, c.opts.Timeout)
 	defer cancel()
 	req := request{method: method, path: path}
 	if in != nil {
-		b, err := json.Marshal(in)
-		if err != nil {
-			return invalid("encode request: %v", err)
+		var err error
+		if req.body, err = encode(in); err != nil {
+			return err
 		}
-		req.body = b
 	}
 	return c.exchange(ctx, req, out)
 }
 
-// exchange sends req and reads the JSON answer into out.
+func encode(v any) ([]byte, error) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return nil, invalid("encode request: %v", err)
+	}
+	return b, nil
+}
+
+// exchange sends req and reads the JSON answer into out; nil is for an answer without a body.
 func (c *Client) exchange(ctx context.Context, req request, out any) error {
 	resp, err := c.send(ctx, req)
 	if err != nil {
@@ -59,6 +69,9 @@ func decode(resp *http.Response, out any) error {
 	b, err := readAll(resp.Body, maxBody)
 	if err != nil {
 		return err
+	}
+	if out == nil {
+		return nil
 	}
 	if err := json.Unmarshal(b, out); err != nil {
 		return fmt.Errorf("decode answer: %w", err)
@@ -146,9 +159,12 @@ func (c *Client) build(ctx context.Context, req request) (*http.Request, error) 
 	if req.accept != "" {
 		r.Header.Set("Accept", req.accept)
 	}
+	for name, value := range req.header {
+		r.Header.Set(name, value)
+	}
 	switch {
 	case req.stream != nil:
-		r.Header.Set("Content-Type", "application/octet-stream")
+		r.Header.Set("Content-Type", cmp.Or(req.kind, "application/octet-stream"))
 		r.Header.Set("Expect", "100-continue") // a refusal comes before the body is sent
 	case req.body != nil:
 		r.Header.Set("Content-Type", "application/json")
