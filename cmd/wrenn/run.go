@@ -217,6 +217,7 @@ func (a *app) showExecution(event wrenn.ExecutionEvent) (err error) {
 	case wrenn.CodeError:
 		text := strings.Join(event.Error.Traceback, "\n")
 		fmt.Fprintln(a.stderr, strings.TrimSuffix(firstOf(text, event.Error.Name+": "+event.Error.Value), "\n"))
+	default: // the end is the caller's
 	}
 	return err
 }
@@ -230,6 +231,7 @@ func (a *app) executionStatus(status wrenn.ExecutionStatus) error {
 	case wrenn.ExecutionTimedOut:
 		fmt.Fprintln(a.stderr, "wrenn: the code's time ran out and it was interrupted")
 		return exitStatus(statusTimedOut)
+	case wrenn.ExecutionFailed:
 	}
 	return exitStatus(statusOf[wrenn.Internal])
 }

@@ -169,9 +169,9 @@ func unpackFile(r io.Reader, name string, root *os.Root, mode os.FileMode) error
 }
 
 // replaced makes something under a name beside the right one and then moves it there.
-func replaced(root *os.Root, name string, make func(tmp string) error) error {
+func replaced(root *os.Root, name string, put func(tmp string) error) error {
 	tmp := fmt.Sprintf("%s.wrenn-%d", name, os.Getpid())
-	err := make(tmp)
+	err := put(tmp)
 	if err == nil {
 		err = root.Rename(tmp, name)
 	}

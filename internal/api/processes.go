@@ -383,7 +383,7 @@ func feed(w http.ResponseWriter, r *http.Request, send func([]byte) error) error
 				return err
 			}
 		}
-		if err == io.EOF { //nolint:errorlint // a body's end is io.EOF itself; a wrapped one is a broken body
+		if err == io.EOF { // not errors.Is: a wrapped one is a broken body
 			return nil
 		}
 		if err != nil {

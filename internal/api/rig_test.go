@@ -291,7 +291,7 @@ func documented(t testing.TB, req *http.Request, status int) *http.Request {
 	t.Helper()
 	out := req.Clone(req.Context())
 	path := req.URL.Path
-	if at := strings.Index(path, "/files/"); at >= 0 && !(req.Method == http.MethodPost && fileOperation.MatchString(path)) {
+	if at := strings.Index(path, "/files/"); at >= 0 && (req.Method != http.MethodPost || !fileOperation.MatchString(path)) {
 		path = path[:at] + "/files/x"
 	}
 	if status == http.StatusMethodNotAllowed || !routes.MatchString(path) {

@@ -29,11 +29,11 @@ type Event interface{ event() }
 // Accepted says that the context has the code; it may have other code to execute before.
 type Accepted struct{}
 
-// Stdout and Stderr are text that the code wrote.
-type (
-	Stdout string
-	Stderr string
-)
+// Stdout is text that the code wrote to its standard output.
+type Stdout string
+
+// Stderr is the same of its standard error.
+type Stderr string
 
 // Gap says that this many bytes of the kernel's messages were lost, because they came faster than they were read.
 type Gap uint64

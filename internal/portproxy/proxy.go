@@ -122,7 +122,7 @@ func (b *body) end(rc *http.ResponseController) {
 	if !b.ended.Load() {
 		_ = rc.SetReadDeadline(time.Unix(1, 0)) // unsupported only in unit tests
 	}
-	_ = b.ReadCloser.Close() // the connection is closed if that was not all
+	_ = b.Close() // the connection is closed if that was not all
 }
 
 func (p *Proxy) failed(w http.ResponseWriter, r *http.Request, to Target, err error) {

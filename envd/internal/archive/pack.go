@@ -177,7 +177,7 @@ func (p *packer) link(name string, stat *unix.Stat_t) string {
 	if stat.Nlink < 2 {
 		return ""
 	}
-	id := inode{uint64(stat.Dev), stat.Ino}
+	id := inode{stat.Dev, stat.Ino}
 	first := p.linked[id]
 	if first == "" && len(p.linked) < maxLinked {
 		p.linked[id] = name

@@ -236,7 +236,7 @@ func (t *tree) decode(buf []byte, handle func(notice) error) error {
 		end := unix.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(buf[12:]))
 		name, _, _ := bytes.Cut(buf[unix.SizeofInotifyEvent:end], []byte{0})
 		e.name, buf = string(name), buf[end:]
-		watched := false
+		var watched bool
 		if e.dir, watched = t.byWD[e.wd]; !watched && e.mask&unix.IN_Q_OVERFLOW == 0 {
 			continue
 		}

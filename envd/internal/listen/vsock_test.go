@@ -27,7 +27,7 @@ func TestVsockConnDeadline(t *testing.T) {
 	if !errors.As(err, &timeout) || !timeout.Timeout() || !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("read after the deadline: %#v", err)
 	}
-	if _, ok := err.(net.Error); !ok { //nolint:errorlint // net/http asks in this way
+	if _, ok := err.(net.Error); !ok { // as net/http asks
 		t.Errorf("%T is no net.Error, so net/http takes it for a lost connection", err)
 	}
 }
