@@ -78,18 +78,26 @@ type targetKey struct{}
 
 // Serve passes a request on to the target and its answer back.
 func (p *Proxy) Serve(w http.ResponseWriter, r *http.Request, to Target) {
+	body := &body{ReadCloser: r.Body, http1: r.ProtoMajor == 1}
+	body.ended.Store(r.Body == http.NoBody)
 	pass := httputil.ReverseProxy{
-		Transport:      p.transport,
-		Rewrite:        func(pr *httputil.ProxyRequest) { to.request(pr) },
-		ModifyResponse: func(resp *http.Response) error { to.response(r, resp); return nil },
-		FlushInterval:  -1,
-		ErrorLog:       slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
-		ErrorHandler:   func(w http.ResponseWriter, r *http.Request, err error) { p.failed(w, r, to, err) },
+		Transport: p.transport,
+		Rewrite:   func(pr *httputil.ProxyRequest) { to.request(pr) },
+		ModifyResponse: func(resp *http.Response) error {
+			to.response(r, resp)
+			body.closeUnlessEnded(resp.Header)
+			return nil
+		},
+		FlushInterval: -1,
+		ErrorLog:      slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			body.closeUnlessEnded(w.Header())
+			p.failed(w, r, to, err)
+		},
 	}
 	// The server of the guest may answer while it still reads. It is unsupported only in HTTP/2, which needs no leave.
 	rc := http.NewResponseController(w)
 	_ = rc.EnableFullDuplex()
-	body := &body{ReadCloser: r.Body}
 	defer body.end(rc)
 	r = r.WithContext(context.WithValue(r.Context(), targetKey{}, to))
 	if r.Body != http.NoBody {
@@ -104,7 +112,16 @@ func (p *Proxy) Serve(w http.ResponseWriter, r *http.Request, to Target) {
 // body is that of a request, which the transport may go on reading after the answer has ended.
 type body struct {
 	io.ReadCloser
+	http1 bool
 	ended atomic.Bool // it was read to its end
+}
+
+// closeUnlessEnded has the server close the connection after an answer that goes before the end of the body: what follows on the
+// connection is the rest of that, and no request.
+func (b *body) closeUnlessEnded(answer http.Header) {
+	if b.http1 && !b.ended.Load() {
+		answer.Set("Connection", "close")
+	}
 }
 
 // Read implements io.Reader.

@@ -354,3 +354,57 @@ func TestHostileHeaders(t *testing.T) {
 		t.Errorf("status %d", resp.StatusCode)
 	}
 }
+
+// TestConnectionAfterRequests: a client's connection is used again after requests without a body and with one that was read, and
+// closed after one that was not: what follows on it is no request.
+func TestConnectionAfterRequests(t *testing.T) {
+	asked := make(chan string, 10)
+	r := newRig(t, false, func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.URL.Path
+		if r.URL.Path != "/unread" {
+			_, _ = io.Copy(io.Discard, r.Body)
+			w.WriteHeader(http.StatusNoContent)
+			return
+		}
+		conn, _, err := http.NewResponseController(w).Hijack() // package http would wait for the body
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_, _ = io.WriteString(conn, "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+		_ = conn.Close()
+	})
+	conn, err := net.Dial("tcp", r.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	read := bufio.NewReader(conn)
+	for _, request := range []string{
+		"GET /first HTTP/1.1\r\nHost: x\r\n\r\n",
+		"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello",
+		"GET /again HTTP/1.1\r\nHost: x\r\n\r\n",
+		"POST /unread HTTP/1.1\r\nHost: x\r\nContent-Length: 600\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n",
+	} {
+		if _, err := io.WriteString(conn, request); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(read, nil)
+		if err != nil || resp.StatusCode != http.StatusNoContent {
+			t.Fatalf("%q: %v, %v", request, resp, err)
+		}
+		_ = resp.Body.Close()
+	}
+	_, _ = io.WriteString(conn, "GET /later HTTP/1.1\r\nHost: x\r\n\r\n") // the connection may be closed already
+	if rest, err := io.ReadAll(read); len(rest) > 0 {
+		t.Errorf("after a body that was not read to its end: %q, %v", rest, err)
+	}
+	close(asked)
+	var paths []string
+	for path := range asked {
+		paths = append(paths, path)
+	}
+	if got := strings.Join(paths, " "); got != "/first /read /again /unread" {
+		t.Errorf("the server was asked for %s", got)
+	}
+}
