@@ -83,7 +83,7 @@ func TestPortsInVM(t *testing.T) {
 	}{
 		{"no credentials", port + "/", "", "", http.StatusUnauthorized},
 		{"a wrong token", port + "/", "X-Wrenn-Port-Token", grant.Token + "x", http.StatusUnauthorized},
-		{"another port with the token", "/v1/sandboxes/" + id + "/ports/8081/", "X-Wrenn-Port-Token", grant.Token, http.StatusUnauthorized},
+		{"another port with the token", "/v1/sandboxes/" + id + "/ports/8081/", "X-Wrenn-Port-Token", grant.Token, http.StatusForbidden},
 		{"nothing listens", "/v1/sandboxes/" + id + "/ports/8081/", "X-API-Key", p.key, http.StatusBadGateway},
 		{"envd's own port", "/v1/sandboxes/" + id + "/ports/49983/health", "X-API-Key", p.key, http.StatusBadGateway},
 	} {

@@ -55,7 +55,8 @@ func (s *Server) logAccess(next http.Handler) http.Handler {
 			if a.cause != nil {
 				attrs = append(attrs, "error", a.cause)
 			}
-			if rec.Status() >= http.StatusInternalServerError && r.Context().Err() == nil { // the client is still there
+			// A bad gateway is a sandbox's server, and no fault of ours; without a client nobody missed anything.
+			if s := rec.Status(); s >= http.StatusInternalServerError && s != http.StatusBadGateway && r.Context().Err() == nil {
 				level = slog.LevelError
 			}
 			s.Log.Log(r.Context(), level, "request", attrs...)
