@@ -218,7 +218,6 @@ func TestTerminalErrors(t *testing.T) {
 		"detach":            {sb, url.Values{"detach": {"maybe"}}, key, 400},
 		"id":                {sb, url.Values{"id": {"7"}}, key, 400},
 		"unknown parameter": {sb, url.Values{"shell": {"sh"}}, key, 400},
-		"another's page":    {sb, url.Values{"ticket": {r.ticket(sb)}}, &websocket.DialOptions{HTTPHeader: http.Header{"Origin": {"https://evil.example"}}}, 403},
 	} {
 		_, resp, err := r.dialTerminal(c.sb, c.q, c.options)
 		if err == nil || resp == nil || resp.StatusCode != c.status {
@@ -243,7 +242,7 @@ func TestTerminalErrors(t *testing.T) {
 func TestTerminalTicket(t *testing.T) {
 	r := newRig(t, Limits{})
 	sb := r.create().ID
-	origin := http.Header{"Origin": {r.server.URL}}
+	origin := http.Header{"Origin": {"https://app.example"}} // a ticket is good for a page of any origin
 	for name, try := range map[string]func(ticket string) (*websocket.Conn, *http.Response, error){
 		"query": func(ticket string) (*websocket.Conn, *http.Response, error) {
 			return r.dialTerminal(sb, url.Values{"ticket": {ticket}, "cmd": {echoing}}, &websocket.DialOptions{HTTPHeader: origin})
