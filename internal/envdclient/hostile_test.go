@@ -175,7 +175,7 @@ func TestHostileGuest(t *testing.T) {
 		"health/no content": true, "init/no content": true, "health/wrong type": true, "init/wrong type": true,
 		"health/bad chunk": true, "health/truncated body": true, "init/bad chunk": true, "init/truncated body": true,
 		"health/endless chunk line": true, "init/endless chunk line": true, "health/bad trailer": true, "init/bad trailer": true,
-		"read/wrong type": true,
+		"read/wrong type":  true,
 		"chmod/no content": true, "chmod/wrong type": true, "chmod/bad chunk": true, "chmod/truncated body": true,
 		"chmod/endless chunk line": true, "chmod/bad trailer": true,
 		"port/upgrade": true, // which it then is
