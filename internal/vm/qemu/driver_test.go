@@ -175,7 +175,7 @@ func TestSessionCut(t *testing.T) {
 func TestRefusedPort(t *testing.T) {
 	m := boot(t)
 	var refused *channel.RefusedError
-	if _, err := m.Dial(t.Context(), 9); !errors.As(err, &refused) {
+	if _, err := m.Dial(t.Context(), 1); !errors.As(err, &refused) {
 		t.Errorf("error %v, want the guest's", err)
 	}
 	checkHealth(t, m)
