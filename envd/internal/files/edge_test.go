@@ -195,7 +195,7 @@ func TestShrinkingFile(t *testing.T) {
 func testShrinkingFile(t *testing.T, coding string) {
 	f := newFixture(t)
 	path := filepath.Join(f.home, "file")
-	content := make([]byte, 64<<20) // more than socket buffers hold
+	content := make([]byte, 64<<20)                  // more than socket buffers hold
 	_, _ = rand.NewChaCha8([32]byte{}).Read(content) // it never fails
 	if err := os.WriteFile(path, content, 0o644); err != nil {
 		t.Fatal(err)
