@@ -85,13 +85,7 @@ func (c *Client) Run(ctx context.Context, spec Spec) (*Attachment, error) {
 
 func (c *Client) attachment(ctx context.Context, call func(context.Context) (reports, error)) (*Attachment, error) {
 	a := &Attachment{client: c}
-	// Without ctx's deadline, which would be taken for the process's: package connect sends it as Connect-Timeout-Ms.
-	bound, cancel := c.bound(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
-	a.ctx, a.cancel = bound, func(cause error) {
-		stop()
-		cancel(cause)
-	}
+	a.ctx, a.cancel = c.detached(ctx)
 	a.watch = newWatchdog(c.limits.answer, a.cancel)
 	if err := a.open(call); err != nil {
 		_ = a.Close() // err says more

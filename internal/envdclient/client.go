@@ -134,6 +134,17 @@ func (c *Client) bound(ctx context.Context) (context.Context, context.CancelCaus
 	}
 }
 
+// detached is bound without ctx's deadline, which package connect would send to the guest as Connect-Timeout-Ms: to be taken for a
+// process's, or to be answered a moment before ctx has ended.
+func (c *Client) detached(ctx context.Context) (context.Context, context.CancelCauseFunc) {
+	call, cancel := c.bound(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
+	return call, func(cause error) {
+		stop()
+		cancel(cause)
+	}
+}
+
 // Close ends all calls and connections. Processes that Exec started are killed by the guest when it
 // sees that, if there still is a guest.
 func (c *Client) Close() {

@@ -192,7 +192,7 @@ func unary[Req, Res any](
 	ctx context.Context, c *Client, limit time.Duration, user string,
 	call func(context.Context, *connect.Request[Req]) (*connect.Response[Res], error), message *Req,
 ) (*Res, error) {
-	ctx, cancel := c.bound(ctx)
+	ctx, cancel := c.detached(ctx)
 	defer cancel(nil)
 	if limit > 0 {
 		watch := newWatchdog(limit, cancel)
