@@ -26,7 +26,6 @@ const (
 
 	defaultCols, defaultRows = 80, 24
 	defaultTerminalSeconds   = 86400
-	maxTerminalSeconds       = 30 * 86400
 	// loginShell runs the user's own shell, else what there is.
 	loginShell = `for s in "$SHELL" /bin/bash; do [ -x "$s" ] && exec "$s" -l; done; exec /bin/sh -l`
 )
@@ -144,11 +143,10 @@ func readTerminalRequest(r *http.Request) (in terminalRequest, err error) {
 		}
 		return n
 	}
-	const maxSize = 4096
 	in.resize = q.Has("cols") || q.Has("rows")
-	in.size.Cols, in.size.Rows = int(number("cols", defaultCols, 1, maxSize)), int(number("rows", defaultRows, 1, maxSize))
+	in.size.Cols, in.size.Rows = int(number("cols", defaultCols, 1, maxTerminal)), int(number("rows", defaultRows, 1, maxTerminal))
 	in.offset = number("offset", 0, envdclient.FromNow, 1<<62)
-	seconds := number("timeout_seconds", defaultTerminalSeconds, 1, maxTerminalSeconds)
+	limit := number("timeout_seconds", defaultTerminalSeconds, 1, maxProcessSeconds)
 	if in.detach = q.Get("detach") != "false"; q.Has("detach") && q.Get("detach") != "true" && in.detach {
 		err = models.Errorf(models.Invalid, "detach must be true or false")
 	}
@@ -163,7 +161,7 @@ func readTerminalRequest(r *http.Request) (in terminalRequest, err error) {
 	}
 	in.command = envdclient.Command{
 		Cmd: "/bin/sh", Args: []string{"-c", script}, Cwd: q.Get("cwd"), User: q.Get("user"), Env: terminalEnv,
-		Timeout: time.Duration(seconds) * time.Second, Stdin: true,
+		Timeout: time.Duration(limit) * time.Second, Stdin: true,
 	}
 	for _, name := range []string{"cmd", "cwd", "user"} {
 		if err == nil {
