@@ -393,6 +393,9 @@ func TestConnectionAfterRequests(t *testing.T) {
 		if err != nil || resp.StatusCode != http.StatusNoContent {
 			t.Fatalf("%q: %v, %v", request, resp, err)
 		}
+		if unread := strings.Contains(request, "/unread"); resp.Close != unread {
+			t.Errorf("%q: the answer says that the connection is closed: %v", request, resp.Close)
+		}
 		_ = resp.Body.Close()
 	}
 	_, _ = io.WriteString(conn, "GET /later HTTP/1.1\r\nHost: x\r\n\r\n") // the connection may be closed already
