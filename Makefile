@@ -174,8 +174,9 @@ tidy: ## go mod tidy, all modules
 # --- deployment ----------------------------------------------------------------------------------
 
 .PHONY: setup-host
-setup-host: ## not built yet: one-time preparation of a production host
-	@echo "make setup-host is not built yet (SPECIFICATION.md, 'Hosts'). 'bin/wrenn doctor' says what this host lacks, each with the fix." >&2; exit 1
+setup-host: deps build ## prepare this host for sandboxes (root); SETUP_FLAGS=--check shows, --undo takes back, --with NAME adds
+	@scripts/install-deps.sh host
+	@bin/host-agent setup $(SETUP_FLAGS)
 
 .PHONY: install
 install: ## not built yet: binaries and systemd units
