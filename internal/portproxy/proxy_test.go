@@ -411,3 +411,31 @@ func TestConnectionAfterRequests(t *testing.T) {
 		t.Errorf("the server was asked for %s", got)
 	}
 }
+
+// TestInterimAnswers: those of the guest (1xx) stay behind. They would come without what the platform sets and
+// confines, and the server forgets the platform's own headers with each.
+func TestInterimAnswers(t *testing.T) {
+	r := newRig(t, true, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Set-Cookie", "a=b")
+		w.WriteHeader(http.StatusEarlyHints)
+		w.WriteHeader(http.StatusProcessing)
+		w.WriteHeader(http.StatusTeapot)
+	})
+	platform := r.Config.Handler
+	r.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		w.Header().Set("X-Request-Id", "req-1")
+		platform.ServeHTTP(w, req)
+	})
+	conn, err := (&net.Dialer{}).DialContext(within(t), "tcp", r.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := fmt.Fprintf(conn, "GET %s/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", prefix); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := io.ReadAll(conn)
+	if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 418 ") || !strings.Contains(string(answer), "X-Request-Id: req-1\r\n") || strings.Contains(string(answer), "Set-Cookie") {
+		t.Errorf("the client got %q, %v", answer, err)
+	}
+}
