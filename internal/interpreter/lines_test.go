@@ -79,8 +79,8 @@ func TestMessageOfNothings(t *testing.T) {
 		"traceback": `{"type":"error","traceback":[""` + strings.Repeat(`,""`, 1_000_000) + "]}\n",
 		"data":      `{"type":"result","data":{` + strings.Join(entries, ",") + "}}\n",
 	} {
-		m, err := linesOf(envdclient.Stdout(text + "{\"type\":\"end\"}\n")).message()
-		if err != nil || m.Type != "end" {
+		m, err := linesOf(envdclient.Stdout(text)).message()
+		if err != nil || len(m.Traceback)+len(m.Data) != map[string]int{"traceback": maxTraceback, "data": maxBundle}[name] {
 			t.Errorf("%s: %q with %d lines and %d entries, %v", name, m.Type, len(m.Traceback), len(m.Data), err)
 		}
 	}
