@@ -256,3 +256,26 @@ func TestNobodyReads(t *testing.T) {
 		t.Error("no error")
 	}
 }
+
+// FuzzClient: whatever QEMU says, a command ends, and so does the connection.
+func FuzzClient(f *testing.F) {
+	f.Add([]byte(greeting + `{"return":{},"id":1}` + "\n" + `{"return":{},"id":2}` + "\n"))
+	f.Add([]byte(greeting + `{"error":{"class":"x","desc":"y"},"id":1}` + "\n" + `{"event":"STOP","data":{}}` + "\n"))
+	f.Add([]byte(`{"QMP":null,"return":[],"event":""}` + "\n\n"))
+	f.Fuzz(func(t *testing.T, said []byte) {
+		ours, theirs := net.Pipe()
+		go func() { _, _ = io.Copy(io.Discard, theirs) }()
+		go func() {
+			defer theirs.Close()
+			_, _ = theirs.Write(said)
+		}()
+		client, err := New(t.Context(), ours)
+		if err != nil {
+			ours.Close()
+			return
+		}
+		_ = client.Execute(t.Context(), "stop", nil, &struct{ Status string }{})
+		client.Close()
+		<-client.Done()
+	})
+}
