@@ -174,8 +174,9 @@ tidy: ## go mod tidy, all modules
 # --- deployment ----------------------------------------------------------------------------------
 
 .PHONY: setup-host
-setup-host: deps build ## prepare this host for sandboxes (root); SETUP_FLAGS=--check shows, --undo takes back, --with NAME adds
-	@scripts/install-deps.sh host
+setup-host: ## prepare this host for sandboxes (root); SETUP_FLAGS=--check shows what that is, --undo takes it back
+	@[ -x bin/host-agent ] || $(MAKE) deps build
+	@case '$(SETUP_FLAGS)' in *--check*|*--undo*) ;; *) scripts/install-deps.sh run host ;; esac
 	@bin/host-agent setup $(SETUP_FLAGS)
 
 .PHONY: install
