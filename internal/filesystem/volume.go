@@ -262,10 +262,14 @@ func noVolume(err error) error {
 func HasReflinks(dir string) (bool, error) { return hasReflinks(dir) }
 
 // RemoveEmptyVolume removes the volume that EnsureReflinkVolume made in dir, unless a file is on it: then it reports that,
-// and leaves the volume mounted. It succeeds when there is none.
+// and leaves the volume mounted. Where there is none, it removes what an attempt to make one has left.
 func RemoveEmptyVolume(ctx context.Context, dir string) (held bool, err error) {
+	lock := filepath.Join(dir, volumeLock)
 	if !VolumeExists(dir) {
-		return false, nil
+		if err = os.Remove(lock); errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return false, err
 	}
 	v, err := EnsureReflinkVolume(ctx, dir, VolumeConfig{}) // what is on it can be seen only while it is mounted
 	if err != nil {
@@ -277,7 +281,7 @@ func RemoveEmptyVolume(ctx context.Context, dir string) (held bool, err error) {
 	if err := v.Unmount(ctx); err != nil {
 		return false, err
 	}
-	err = errors.Join(durable.RemoveAll(v.image()), os.Remove(v.Dir), os.Remove(filepath.Join(v.base, volumeLock)))
+	err = errors.Join(durable.RemoveAll(v.image()), os.Remove(v.Dir), os.Remove(lock))
 	return false, err
 }
 

@@ -62,7 +62,7 @@ func fakeMachine(t *testing.T) *machine {
 		if held {
 			return true, nil
 		}
-		return false, os.Remove(dir + "/volume.xfs")
+		return false, errors.Join(os.RemoveAll(dir+"/volume.xfs"), os.RemoveAll(dir+"/volume.lock"))
 	}
 	return m
 }

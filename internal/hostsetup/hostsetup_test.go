@@ -171,7 +171,9 @@ func TestWhatCannotBeChanged(t *testing.T) {
 		return errors.New(program + " is not installed")
 	}
 	m.remount = func(string, uintptr, string) error { return unix.EPERM }
-	m.volume = func(context.Context, string, int) error { return errors.New("no loop devices here") }
+	m.volume = func(_ context.Context, dir string, _ int) error { // as package filesystem does
+		return errors.Join(errors.New("no loop devices here"), os.WriteFile(filepath.Join(dir, "volume.lock"), nil, 0o600))
+	}
 	s := mustOpen(t, m)
 	all := s.apply(t)
 	for name, words := range map[string]string{

@@ -2,6 +2,7 @@ package hostsetup
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 )
 
@@ -18,7 +19,12 @@ func (volume) read(_ context.Context, m *machine, target string) (state, error) 
 
 func (volume) write(ctx context.Context, m *machine, target string, to state) error {
 	if to.Present {
-		return m.volume(ctx, m.path(target), m.VolumeGiB)
+		err := m.volume(ctx, m.path(target), m.VolumeGiB)
+		if err != nil && !m.exists(filepath.Join(target, "volume.xfs")) {
+			_, undoErr := m.unvolume(ctx, m.path(target))
+			err = errors.Join(err, undoErr)
+		}
+		return err
 	}
 	held, err := m.unvolume(ctx, m.path(target))
 	if held {
