@@ -23,12 +23,14 @@ func ServeContent(w ResponseWriter, r *Request, modified time.Time, content io.R
 	modified = modified.Truncate(time.Second)
 	header := w.Header()
 	header.Set("Last-Modified", modified.UTC().Format(TimeFormat))
-	header.Set("Accept-Ranges", "bytes")
 	if status := condition(r, modified); status != StatusOK {
-		header.Del("Content-Type")
+		if status == StatusNotModified {
+			header.Del("Content-Type")
+		}
 		w.WriteHeader(status)
 		return
 	}
+	header.Set("Accept-Ranges", "bytes")
 	status, at := StatusOK, span{length: size}
 	if wanted := r.Header.Get("Range"); wanted != "" && rangeCounts(r, modified) {
 		status, at = choose(wanted, size)

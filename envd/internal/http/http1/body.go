@@ -2,6 +2,7 @@ package http1
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"io"
 	"strconv"
@@ -169,7 +170,7 @@ func unexpected(err error) error {
 func (c *chunked) next() error {
 	if c.inner {
 		if text, err := c.line(maxChunkLine); err != nil || text != "" {
-			return cmpErr(err, errChunk)
+			return cmp.Or(err, errChunk)
 		}
 	}
 	text, err := c.line(maxChunkLine)
@@ -196,7 +197,7 @@ func (c *chunked) trailer() error {
 		case text == "":
 			return io.EOF
 		}
-		left -= len(text)
+		left -= len(text) + len("\r\n")
 	}
 }
 
@@ -209,11 +210,4 @@ func (c *chunked) line(limit int) (string, error) {
 		return "", errChunk
 	}
 	return text, unexpected(err)
-}
-
-func cmpErr(err, otherwise error) error {
-	if err != nil {
-		return err
-	}
-	return otherwise
 }

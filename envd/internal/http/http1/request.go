@@ -61,7 +61,7 @@ func readRequestLine(ctx context.Context, in *lines) (*request, error) {
 	}
 	method, rest, ok := strings.Cut(line, " ")
 	target, version, ok2 := strings.Cut(rest, " ")
-	if !ok || !ok2 {
+	if !ok || !ok2 || !strings.HasPrefix(version, "HTTP/") {
 		return nil, badf(http.StatusBadRequest, "malformed request line")
 	}
 	if version != "HTTP/1.1" && version != "HTTP/1.0" {
