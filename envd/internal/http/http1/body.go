@@ -179,7 +179,7 @@ func (c *chunked) next() error {
 	}
 	size, _, _ := strings.Cut(text, ";")
 	size = strings.TrimRight(size, " \t")
-	if c.left, err = strconv.ParseUint(size, 16, 63); err != nil || strings.HasPrefix(size, "+") || strings.Contains(size, "_") {
+	if c.left, err = strconv.ParseUint(size, 16, 63); err != nil || !http.ValidValue(text) {
 		return errChunk
 	}
 	if c.inner = true; c.left > 0 {
@@ -196,6 +196,9 @@ func (c *chunked) trailer() error {
 			return err
 		case text == "":
 			return io.EOF
+		}
+		if _, _, ok := parseField(text); !ok {
+			return errChunk
 		}
 		left -= len(text) + len("\r\n")
 	}

@@ -59,7 +59,11 @@ func FuzzRequests(f *testing.F) {
 		http1.Serve(context.Background(), conn, nil, &server.Service, func() { t.Error("the connection is taken") })
 		theirs := bufio.NewReader(bytes.NewReader(data))
 		for _, got := range requests {
-			if diff := cmp.Diff(readWithLibrary(t, theirs), got); diff != "" {
+			want := readWithLibrary(t, theirs)
+			if !got.Whole {
+				want.Body, want.Whole = got.Body, false // what is refused in the middle of a body need not be so elsewhere
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("of %q (-standard library +ours)\n%s", data, diff)
 			}
 			if !got.Whole {

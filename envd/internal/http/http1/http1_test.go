@@ -140,7 +140,7 @@ func TestMalformedBodies(t *testing.T) {
 	for _, body := range []string{
 		"x\r\n", "-1\r\n", "+1\r\na\r\n0\r\n\r\n", "0x1\r\na\r\n", "1_0\r\n", "\r\n", "1\r\nab\r\n0\r\n\r\n", "1\r\na\n0\r\n\r\n", "1\na\r\n0\r\n\r\n",
 		"8000000000000000\r\n", "10000000000000001\r\n", "1;" + strings.Repeat("x", 1000) + "\r\na\r\n0\r\n\r\n",
-		"0\r\n" + strings.Repeat("a: b\r\n", 1000) + "\r\n",
+		"0\r\n" + strings.Repeat("a: b\r\n", 1000) + "\r\n", "0\r\n0\r\n\r\n", "1;\r\r\na\r\n0\r\n\r\n",
 	} {
 		c := dial(t, httptest.Server(echo))
 		_, text := c.ask("POST / HTTP/1.1\r\nHost: envd\r\nTransfer-Encoding: chunked\r\n\r\n" + body)

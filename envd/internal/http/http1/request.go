@@ -82,10 +82,9 @@ func readFields(in *lines, header http.Header) error {
 		if err != nil || line == "" {
 			return err
 		}
-		name, value, ok := strings.Cut(line, ":")
-		value = strings.Trim(value, " \t")
+		name, value, ok := parseField(line)
 		switch {
-		case !ok || !http.ValidToken(name) || !http.ValidValue(value):
+		case !ok:
 			return badf(http.StatusBadRequest, "malformed header field")
 		case count == http.MaxFields:
 			return badf(http.StatusRequestHeaderFieldsTooLarge, "more than %d header fields", http.MaxFields)
@@ -93,6 +92,12 @@ func readFields(in *lines, header http.Header) error {
 		name = textproto.CanonicalMIMEHeaderKey(name)
 		header[name] = append(header[name], value)
 	}
+}
+
+func parseField(line string) (name, value string, ok bool) {
+	name, value, ok = strings.Cut(line, ":")
+	value = strings.Trim(value, " \t")
+	return name, value, ok && http.ValidToken(name) && http.ValidValue(value)
 }
 
 // frame finds out what the head says about the body and the connection, and takes those fields away that handlers have no use for.
