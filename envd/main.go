@@ -31,7 +31,6 @@ const gcPercent = 50
 var version = "dev"
 
 func main() {
-	debug.SetGCPercent(gcPercent)
 	if os.Getpid() == 1 {
 		runGuest()
 	}
@@ -43,6 +42,7 @@ func main() {
 
 // runGuest is the life of a guest: boot, serve, end. It does not return.
 func runGuest() {
+	debug.SetGCPercent(gcPercent)
 	console := boot.OpenConsole()
 	guest := shutdown.New(console)
 	defer guest.EndOnPanic()

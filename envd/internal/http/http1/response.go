@@ -13,8 +13,8 @@ import (
 )
 
 // maxChunk is the most that is put together with what goes around it, in one write: each one is a frame, or a packet, on the
-// way to the host.
-const maxChunk = 64 << 10
+// way to the host. A read of a process's output, 64 KiB, fits as a message in either form.
+const maxChunk = 96 << 10
 
 // overhead is more than a chunk's size and ends take.
 const overhead = 64
