@@ -2,7 +2,6 @@ package network
 
 import (
 	"math/bits"
-	"net"
 	"strconv"
 	"time"
 
@@ -171,8 +170,8 @@ func flagged(d direction, flag uint32) []expr.Any {
 }
 
 // prefixStep is the distance of the lengths of networks that the sets hold: a /22 is held as four /24, so that
-// few questions find whether an address is in one.
-const prefixStep = 4
+// few questions find whether an address is in one, each for the first bytes of the address.
+const prefixStep = 8
 
 // ownRulesOf are a policy's rules by address: what it allows, also by name, then what it denies.
 func ownRulesOf(d direction) []rule {
@@ -191,17 +190,18 @@ func ownRulesOf(d direction) []rule {
 	return rules
 }
 
-// iif . ip daddr & mask . length @set
+// iif . ip daddr, its first bytes . length @set
 func inNetwork(d direction, set string, length int) []expr.Any {
-	return []expr.Any{
-		loadMeta(d.device, first), loadAddress(d.remote, second), bitAndIn(second, net.CIDRMask(length, 32)),
-		loadWord(uint32(length), third), in(set),
+	bytes := expr.Any(&expr.Payload{DestRegister: second, Base: expr.PayloadBaseNetworkHeader, Offset: d.remote, Len: uint32(length / 8)})
+	if length == 0 {
+		bytes = loadWord(0, second)
 	}
+	return []expr.Any{loadMeta(d.device, first), bytes, loadWord(uint32(length), third), in(set)}
 }
 
-// iif map @marks . ip daddr @pins
+// iif . ip daddr @pins
 func pinned(d direction) []expr.Any {
-	return []expr.Any{loadMeta(d.device, first), mapped(marks, first), loadAddress(d.remote, second), in(pins)}
+	return []expr.Any{loadMeta(d.device, first), loadAddress(d.remote, second), in(pins)}
 }
 
 // The classes of connection limits: a class is the logarithm of the number of connections. They are counted in a

@@ -72,21 +72,31 @@ const (
 	refusalsPerSecond  = 20
 )
 
-// maxPrefixes is how many networks a policy may name.
-const maxPrefixes = 1000
+// maxPrefixes is how many networks a policy may name, and maxNetworks how many they may be for the rules, which know
+// networks of whole bytes: a /9 is 128 of them, a /24 is one.
+const (
+	maxPrefixes = 1000
+	maxNetworks = 20_000
+)
 
 // check says what of a policy cannot be.
 func (p Policy) check() error {
 	if n := len(p.Allow) + len(p.Deny); n > maxPrefixes {
 		return models.Errorf(models.Invalid, "a network policy names %d networks; %d are possible", n, maxPrefixes)
 	}
+	count := 0
 	for _, list := range [][]netip.Prefix{p.Allow, p.Deny} {
 		for _, network := range list {
 			if !network.IsValid() || !network.Addr().Is4() {
 				return models.Errorf(models.Invalid, "a network policy cannot name %s: sandboxes have IPv4 alone", network).
 					WithHint("name IPv4 networks, as in 203.0.113.0/24")
 			}
+			count += 1 << (-network.Bits() & (prefixStep - 1))
 		}
+	}
+	if count > maxNetworks {
+		return models.Errorf(models.Invalid, "a network policy names networks that are %d when cut to whole bytes; %d are possible", count, maxNetworks).
+			WithHint("name fewer, or such as are a /8, a /16, a /24 or a /32")
 	}
 	return nil
 }
@@ -150,23 +160,4 @@ func split(p netip.Prefix) []netip.Prefix {
 		list[i] = netip.PrefixFrom(address(uint32(n)), bits)
 	}
 	return list
-}
-
-// allows says whether the policy lets a sandbox reach an address, not counting pins.
-func (p Policy) allows(to netip.Addr) bool {
-	in := func(list []netip.Prefix) bool {
-		for _, network := range list {
-			if network.Contains(to) {
-				return true
-			}
-		}
-		return false
-	}
-	switch {
-	case in(p.Allow):
-		return true
-	case in(p.Deny), in(PrivateRanges):
-		return false
-	}
-	return p.Internet
 }
