@@ -59,7 +59,7 @@ func (n *Network) attachedHere(ctx context.Context) ([]id.Sandbox, error) {
 		return nil, err
 	}
 	defer end()
-	links, err := n.route.LinkList()
+	links, err := whole(n.route.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list network devices: %w", err)
 	}

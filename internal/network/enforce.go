@@ -2,7 +2,6 @@ package network
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -106,7 +105,7 @@ func (n *Network) SetPolicy(ctx context.Context, sandbox id.Sandbox, p Policy) e
 func (n *Network) enforce(sandbox id.Sandbox, index int, slot Slot, p Policy) error {
 	one := attachment{sandbox: sandbox, slot: slot, device: uint32(index), policy: p}
 	mark := n.held.mark(one.device)
-	same := mark != 0 && n.held.has(one.device, p.elements(one.device, n.limitsOf(p)))
+	same := mark != 0 && n.held.has(one.device, p.elements(one.device, mark, n.limitsOf(p)))
 	if !same {
 		mark = nextMark(mark, slot)
 	}
@@ -141,7 +140,7 @@ func (n *Network) elements(one attachment, mark uint32) []element {
 	for i := range Rules {
 		list = append(list, element{slotOf{refusals, device + word(uint32(i))}, content{counted: true}})
 	}
-	return append(list, one.policy.elements(one.device, n.limitsOf(one.policy))...)
+	return append(list, one.policy.elements(one.device, mark, n.limitsOf(one.policy))...)
 }
 
 // A connection's mark tells under which policy it passed: markOurs, then a number that grows with every policy of the
@@ -192,6 +191,3 @@ func countOf(list []element, sets ...string) (count int) {
 	}
 	return count
 }
-
-// deviceOf is the device in the key of an element.
-func deviceOf(key string) uint32 { return binary.NativeEndian.Uint32([]byte(key[:4])) }

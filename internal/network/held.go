@@ -17,7 +17,7 @@ import (
 
 // perDevice are the sets whose elements belong to a device and are made and removed by us.
 func perDevice(can abilities) []string {
-	list := []string{guests, gateways, marks, current, flags, allowed, denied, limits, refusals}
+	list := []string{marks, guests, gateways, current, flags, allowed, denied, limits, refusals, pins}
 	if can.arp {
 		list = append(list, arpGuests)
 	}
@@ -97,17 +97,14 @@ func (h *held) pinsOf(device uint32) (list []element) {
 
 // pin lets a device reach addresses for a time, as long as it has room. An address that is pinned for
 // longer already stays so.
-func (h *held) pin(device uint32, addrs []netip.Addr, ttl time.Duration) error {
+func (h *held) pin(device, mark uint32, addrs []netip.Addr, ttl time.Duration) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(h.pinsOf(device))+len(addrs) > maxPins {
 		return models.Errorf(models.Exhausted, "the sandbox has %d addresses allowed by name already", len(h.pins[device]))
 	}
-	if h.pins[device] == nil {
-		h.pins[device] = map[string]time.Time{}
-	}
 	for _, a := range addrs {
-		key, until := word(device)+ip(a), time.Now().Add(ttl)
+		key, until := word(mark)+ip(a), time.Now().Add(ttl)
 		if until.Before(h.pins[device][key]) {
 			continue
 		}
@@ -119,7 +116,7 @@ func (h *held) pin(device uint32, addrs []netip.Addr, ttl time.Duration) error {
 		if err != nil {
 			return err
 		}
-		h.pins[device][key] = until
+		put(h.pins, device, key, until)
 	}
 	return nil
 }
@@ -151,34 +148,44 @@ func (h *held) mark(device uint32) uint32 {
 	return binary.NativeEndian.Uint32([]byte(c.data))
 }
 
-// read learns what the kernel holds.
+// byMark are the sets whose keys begin with the mark of a policy; those of the others begin with a device.
+var byMark = map[string]bool{flags: true, allowed: true, denied: true, pins: true}
+
+// read learns what the kernel holds. What belongs to a mark that no device has is listed under device 0, which is none.
 func (h *held) read() error {
 	h.elements, h.pins = map[uint32]map[slotOf]content{}, map[uint32]map[string]time.Time{}
-	now := time.Now()
-	err := h.kernel.list(pins, func(e element, _ counter) {
-		device := deviceOf(e.key)
-		if h.pins[device] == nil {
-			h.pins[device] = map[string]time.Time{}
+	devices, now := map[uint32]uint32{}, time.Now()
+	note := func(e element, _ counter) {
+		device := beginning(e.key)
+		switch {
+		case e.set == marks:
+			devices[beginning(e.data)] = device
+		case byMark[e.set]:
+			device = devices[device]
 		}
-		h.pins[device][e.key] = now.Add(e.ttl)
-	})
-	if err != nil {
-		return fmt.Errorf("list set %s: %w", pins, err)
+		if e.set == pins {
+			put(h.pins, device, e.key, now.Add(e.ttl))
+			return
+		}
+		put(h.elements, device, e.slotOf, e.content)
 	}
-	for _, set := range h.sets {
-		err := h.kernel.list(set, func(e element, _ counter) {
-			device := deviceOf(e.key)
-			if h.elements[device] == nil {
-				h.elements[device] = map[slotOf]content{}
-			}
-			h.elements[device][e.slotOf] = e.content
-		})
-		if err != nil {
+	for _, set := range h.sets { // marks is the first
+		if err := h.kernel.list(set, note); err != nil {
 			return fmt.Errorf("list set %s: %w", set, err)
 		}
 	}
 	return nil
 }
+
+func put[K comparable, V any](all map[uint32]map[K]V, device uint32, key K, value V) {
+	if all[device] == nil {
+		all[device] = map[K]V{}
+	}
+	all[device][key] = value
+}
+
+// beginning is the device or the mark that a key or a value begins with.
+func beginning(key string) uint32 { return binary.NativeEndian.Uint32([]byte(key[:4])) }
 
 // keep removes what belongs to devices that are not to be kept.
 func (h *held) keep(devices map[uint32]bool) error {
@@ -187,7 +194,11 @@ func (h *held) keep(devices map[uint32]bool) error {
 	if err := h.read(); err != nil {
 		return err
 	}
-	for device := range h.elements { // who has pins has more
+	for device := range h.pins { // who has pins has elements, too, unless somebody has tampered with them
+		put(h.elements, device, slotOf{}, content{})
+		delete(h.elements[device], slotOf{})
+	}
+	for device := range h.elements {
 		if !devices[device] {
 			if err := h.change(device, nil, false); err != nil {
 				return fmt.Errorf("remove what device %d left: %w", device, err)

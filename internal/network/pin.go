@@ -40,7 +40,7 @@ func (n *Network) Pin(ctx context.Context, sandbox id.Sandbox, addrs []netip.Add
 			public = append(public, addr)
 		}
 	}
-	if err := n.held.pin(one.device, public, min(max(ttl, time.Second), maxPinTime)); err != nil {
+	if err := n.held.pin(one.device, n.held.mark(one.device), public, min(max(ttl, time.Second), maxPinTime)); err != nil {
 		return fmt.Errorf("pin addresses for %s: %w", sandbox, err)
 	}
 	return nil

@@ -116,10 +116,10 @@ func (p Policy) bits(l Limits) uint32 {
 	return bits
 }
 
-// elements are the policy of a device, without its mark.
-func (p Policy) elements(device uint32, l Limits) []element {
+// elements are the policy of a device: what it says, found by its mark, and limits, found by the device.
+func (p Policy) elements(device, mark uint32, l Limits) []element {
 	list := []element{
-		{slotOf{flags, word(device)}, content{data: word(p.bits(l))}},
+		{slotOf{flags, word(mark)}, content{data: word(p.bits(l))}},
 		limited(device, limitPackets, limit{rate: l.Packets}),
 		limited(device, limitConnections, limit{rate: uint64(l.NewConnections)}),
 		limited(device, limitNames, limit{rate: namesPerSecond}),
@@ -128,8 +128,8 @@ func (p Policy) elements(device uint32, l Limits) []element {
 		limited(device, limitUpload, limit{l.UploadBytes, true}),
 		limited(device, limitDownload, limit{l.DownloadBytes, true}),
 	}
-	list = append(list, networks(device, allowed, p.Allow)...)
-	return append(list, networks(device, denied, p.Deny)...)
+	list = append(list, networks(mark, allowed, p.Allow)...)
+	return append(list, networks(mark, denied, p.Deny)...)
 }
 
 func limited(device, kind uint32, l limit) element {
@@ -137,13 +137,13 @@ func limited(device, kind uint32, l limit) element {
 }
 
 // networks are prefixes as elements, each once, of lengths that the rules ask for.
-func networks(device uint32, set string, prefixes []netip.Prefix) (list []element) {
+func networks(mark uint32, set string, prefixes []netip.Prefix) (list []element) {
 	seen := map[netip.Prefix]bool{}
 	for _, prefix := range prefixes {
 		for _, network := range split(prefix.Masked()) {
 			if !seen[network] {
 				seen[network] = true
-				list = append(list, element{slotOf: slotOf{set, word(device) + ip(network.Addr()) + word(uint32(network.Bits()))}})
+				list = append(list, element{slotOf: slotOf{set, word(mark) + ip(network.Addr()) + word(uint32(network.Bits()))}})
 			}
 		}
 	}

@@ -138,7 +138,7 @@ func (p *pool) end(slot, device int) {
 
 // drain forgets what is ready and deletes it.
 func (n *Network) drain(ctx context.Context) error {
-	links, err := n.route.LinkList()
+	links, err := whole(n.route.LinkList)
 	if err != nil {
 		return fmt.Errorf("list network devices: %w", err)
 	}

@@ -14,10 +14,10 @@ const (
 	gateways   = "gateways"     // device . address of its gateway
 	marks      = "marks"        // device : mark of the connections that its present policy let pass
 	current    = "current"      // device . that mark
-	flags      = "policy_flags" // device : what its policy says in bits, see flagInternet
-	allowed    = "allowed"      // device . network . bits of the network
-	denied     = "denied"       // device . network . bits of the network
-	pins       = "pins"         // device . address, for a time
+	flags      = "policy_flags" // mark: what that policy says in bits, see flagInternet
+	allowed    = "allowed"      // mark . network . bits of the network
+	denied     = "denied"       // mark . network . bits of the network
+	pins       = "pins"         // mark . address, for a time
 	limits     = "rate_limits"  // device . kind, with a limit
 	refusals   = "refusals"     // device . number of the rule, with a counter
 	dnsPorts   = "dns_ports"    // protocol : port of ListenDNS
@@ -59,10 +59,10 @@ func inetSets() []set {
 		{name: gateways, key: types{device, addr}},
 		{name: marks, key: types{device}, data: &mark},
 		{name: current, key: types{device, mark}},
-		{name: flags, key: types{device}, data: &mark},
-		{name: allowed, key: types{device, addr, number}},
-		{name: denied, key: types{device, addr, number}},
-		{name: pins, key: types{device, addr}, timeout: -1, size: maxPinsOnHost},
+		{name: flags, key: types{mark}, data: &mark},
+		{name: allowed, key: types{mark, addr, number}},
+		{name: denied, key: types{mark, addr, number}},
+		{name: pins, key: types{mark, addr}, timeout: -1, size: maxPinsOnHost},
 		{name: limits, key: types{device, number}},
 		{name: refusals, key: types{device, number}},
 		{name: dnsPorts, key: types{proto}, data: &port},
