@@ -113,7 +113,7 @@ func (n *Network) discard(ctx context.Context, name string) error {
 
 // vacate frees the addresses of a slot.
 func (n *Network) vacate(link netlink.Link, slot Slot) error {
-	if err := forgetConnections(n.ns, slot); err != nil {
+	if err := n.kernel.forgetConnections(slot); err != nil {
 		return err
 	}
 	gateway := &netlink.Addr{IPNet: &net.IPNet{IP: slot.Gateway.AsSlice(), Mask: net.CIDRMask(slotBits, 32)}}
