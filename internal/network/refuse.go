@@ -1,8 +1,6 @@
 package network
 
 import (
-	"slices"
-
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
@@ -78,6 +76,3 @@ func logTo(reason string) *expr.Log {
 		Group: nflogGroup, Snaplen: sampleBytes, Data: []byte(reason),
 	}
 }
-
-// ruleNumber is the place of a rule in Rules.
-func ruleNumber(reason string) uint32 { return uint32(slices.Index(Rules, reason)) }
