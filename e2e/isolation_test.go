@@ -52,6 +52,10 @@ var isolation = []probe{
 	{"multicast", "udp('224.0.0.251', text)", false},
 	{"broadcast", "frame(ipv4(own_address(), '255.255.255.255', datagram(text)))", false},
 
+	{"UDP to a private network", "udp('192.168.7.7', text)", false},
+	{"UDP to a carrier's network", "udp('100.64.7.7', text)", false},
+	{"UDP beyond the sandboxes' own", "udp('10.77.7.7', text)", false},
+
 	{"the outside as another sandbox", "spoofed(OTHER, NET, text)", false},
 	{"the outside as the host", "spoofed(HOST, NET, text)", false},
 	{"the outside as a stranger", "spoofed('198.18.7.7', NET, text)", false},

@@ -43,6 +43,7 @@ mkfs.xfs xfsprogs
 mke2fs e2fsprogs
 ip iproute2
 LIST
+    bench) echo iptables iptables ;;
     test) cat <<'LIST' ;;
 python3 python3
 node nodejs
