@@ -1,6 +1,7 @@
 package hostsetup
 
 import (
+	"os"
 	"runtime"
 	"strings"
 	"testing"
@@ -39,6 +40,9 @@ func TestRealKernel(t *testing.T) {
 		if err := unix.Mount("none", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC, "size=1024k"); err != nil {
 			t.Errorf("mount: %v", err)
 			return
+		}
+		if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("0"), 0); err != nil { // a new namespace may inherit it
+			t.Error(err)
 		}
 		for _, c := range []struct {
 			change change
