@@ -23,7 +23,7 @@ func TestKillStale(t *testing.T) {
 	}
 	other := spawn(t, shell(similar, "exec sleep 600"))
 	await(t, "3 processes are found", func() bool { return len(find(t, dir)) == 3 })
-	if err := KillStale(t.Context(), dir); err != nil {
+	if err := KillStale(t.Context(), dir, 0); err != nil {
 		t.Fatal(err)
 	}
 	if left := find(t, dir); len(left) != 0 {
@@ -37,7 +37,7 @@ func TestKillStale(t *testing.T) {
 	if got := find(t, similar); !slices.Equal(got, []int{other.Identity().PID}) {
 		t.Errorf("of the other VM %v runs, want %d", got, other.Identity().PID)
 	}
-	if err := KillStale(t.Context(), dir); err != nil {
+	if err := KillStale(t.Context(), dir, 0); err != nil {
 		t.Errorf("with nothing to kill: %v", err)
 	}
 }
@@ -45,7 +45,7 @@ func TestKillStale(t *testing.T) {
 // TestKillStaleSparesItsCaller holds that an agent that was itself started with the variable does not kill itself.
 func TestKillStaleSparesItsCaller(t *testing.T) {
 	if dir := os.Getenv(DirEnv); dir != "" {
-		if err := KillStale(t.Context(), dir); err != nil {
+		if err := KillStale(t.Context(), dir, 0); err != nil {
 			t.Fatal(err)
 		}
 		return
@@ -59,7 +59,7 @@ func TestKillStaleSparesItsCaller(t *testing.T) {
 
 func find(t *testing.T, dir string) []int {
 	t.Helper()
-	pids, err := Find(dir)
+	pids, err := Find(dir, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

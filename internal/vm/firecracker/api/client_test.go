@@ -31,7 +31,7 @@ func serve(t *testing.T, handler http.HandlerFunc) *Client {
 	served := make(chan struct{})
 	go func() { defer close(served); _ = server.Serve(listener) }()
 	t.Cleanup(func() { server.Close(); <-served })
-	c := New(path)
+	c := New(dialer(path))
 	t.Cleanup(c.Close)
 	return c
 }
@@ -151,9 +151,13 @@ func TestContextEndsCall(t *testing.T) {
 }
 
 func TestNobodyListens(t *testing.T) {
-	err := New(filepath.Join(t.TempDir(), "api.sock")).PutEntropy(t.Context(), Entropy{})
+	err := New(dialer(filepath.Join(t.TempDir(), "api.sock"))).PutEntropy(t.Context(), Entropy{})
 	var fault *Fault
 	if !errors.Is(err, os.ErrNotExist) || errors.As(err, &fault) {
 		t.Errorf("a call to nobody: %v", err)
 	}
+}
+
+func dialer(path string) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "unix", path) }
 }
