@@ -49,7 +49,7 @@ func (b *bench) boot(ctx context.Context, dir, disk string) (vm.Running, error) 
 	if err != nil {
 		return nil, err
 	}
-	driver, err := qemu.New(ctx, qemu.Options{})
+	driver, err := qemu.New(ctx, qemu.Options{Unjailed: true})
 	if err != nil {
 		return nil, err
 	}
