@@ -19,7 +19,7 @@ func openJails(cfg config.Agent, subnet netip.Prefix, log *slog.Logger) (*agent.
 		return nil, nil
 	}
 	count := uint32(1) << (30 - min(30, subnet.Bits())) // slots
-	if err := jail.CheckFree(cfg.OwnerBase, count); err != nil {
+	if err := jail.CheckFree("/etc", cfg.OwnerBase, count); err != nil {
 		return nil, models.Errorf(models.Precondition, "the user ids %d to %d, which VMMs are to run as, are not free: %v",
 			cfg.OwnerBase, cfg.OwnerBase+count-1, err).WithHint("set owner_base to the first of %d ids that nobody has", count)
 	}

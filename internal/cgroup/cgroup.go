@@ -17,9 +17,6 @@ import (
 	"strings"
 )
 
-// DefaultParent is where groups lie unless the operator says otherwise.
-const DefaultParent = "wrenn.slice/sandboxes"
-
 // ErrUnavailable is the error of Open where this host cannot limit anything. What it is wrapped with says why.
 var ErrUnavailable = errors.New("no limits can be set through cgroup v2")
 
@@ -43,7 +40,7 @@ func Open(parent string) (*Tree, error) {
 	if root == "" {
 		return nil, fmt.Errorf("%w: it is not mounted on this host", ErrUnavailable)
 	}
-	return open(root, parent)
+	return OpenAt(root, parent)
 }
 
 // findMount returns where cgroup v2 is mounted, according to a text like /proc/self/mountinfo; proc_pid_mountinfo(5).
@@ -58,7 +55,8 @@ func findMount(mountinfo string) string {
 	return ""
 }
 
-func open(root, parent string) (*Tree, error) {
+// OpenAt is Open for the hierarchy that is mounted on root.
+func OpenAt(root, parent string) (*Tree, error) {
 	if !filepath.IsLocal(parent) {
 		return nil, fmt.Errorf("%q is no path below the root of the cgroups", parent)
 	}

@@ -59,7 +59,7 @@ func TestFindMount(t *testing.T) {
 
 func TestOpenSwitchesControllersOn(t *testing.T) {
 	root := fake(t, "cpuset cpu io memory pids", "a", "a/b")
-	tree, err := open(root, "a/b")
+	tree, err := OpenAt(root, "a/b")
 	must(t, err)
 	if !tree.IO() || tree.Dir() != filepath.Join(root, "a/b") {
 		t.Errorf("tree %+v", tree)
@@ -72,14 +72,14 @@ func TestOpenSwitchesControllersOn(t *testing.T) {
 }
 
 func TestOpenSaysWhatIsMissing(t *testing.T) {
-	if _, err := open(fake(t, "cpuset hugetlb"), "a"); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "controller cpu") {
+	if _, err := OpenAt(fake(t, "cpuset hugetlb"), "a"); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "controller cpu") {
 		t.Errorf("without controllers: %v", err)
 	}
-	if _, err := open(fake(t, "cpu memory pids"), "a"); !errors.Is(err, ErrUnavailable) { // the folder a has no files
+	if _, err := OpenAt(fake(t, "cpu memory pids"), "a"); !errors.Is(err, ErrUnavailable) { // the folder a has no files
 		t.Errorf("where controllers cannot be switched on: %v", err)
 	}
 	for _, parent := range []string{"../a", "/a", ""} {
-		if _, err := open(fake(t, "cpu memory pids"), parent); err == nil {
+		if _, err := OpenAt(fake(t, "cpu memory pids"), parent); err == nil {
 			t.Errorf("the path %q was taken", parent)
 		}
 	}
@@ -87,7 +87,7 @@ func TestOpenSaysWhatIsMissing(t *testing.T) {
 
 func TestMakeSetsLimits(t *testing.T) {
 	root := fake(t, "cpu memory pids", "p", "p/vm")
-	tree, err := open(root, "p")
+	tree, err := OpenAt(root, "p")
 	must(t, err)
 	group, err := tree.Make("vm", Limits{CPUs: 2.5, MemoryMiB: 300, PIDs: 40})
 	must(t, err)
@@ -112,7 +112,7 @@ func TestMakeSetsLimits(t *testing.T) {
 
 func TestMakeRefusesAnOccupiedGroup(t *testing.T) {
 	root := fake(t, "cpu memory pids", "p", "p/vm")
-	tree, err := open(root, "p")
+	tree, err := OpenAt(root, "p")
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(root, "p/vm/cgroup.events"), []byte("populated 1\nfrozen 0\n"), 0o600))
 	if _, err := tree.Make("vm", Limits{CPUs: 1, MemoryMiB: 1, PIDs: 1}); !errors.Is(err, ErrOccupied) {
@@ -123,7 +123,7 @@ func TestMakeRefusesAnOccupiedGroup(t *testing.T) {
 // TestMakeLeavesNothingAfterAnError: the new folder of a fake hierarchy has no files to write to.
 func TestMakeLeavesNothingAfterAnError(t *testing.T) {
 	root := fake(t, "cpu memory pids", "p")
-	tree, err := open(root, "p")
+	tree, err := OpenAt(root, "p")
 	must(t, err)
 	if _, err := tree.Make("vm", Limits{CPUs: 1, MemoryMiB: 1, PIDs: 1}); err == nil {
 		t.Error("limits that cannot be set were taken for set")

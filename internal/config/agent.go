@@ -26,6 +26,9 @@ type Agent struct {
 	LogFormat string   `yaml:"log_format" env:"WRENN_LOG_FORMAT"`     // text or json
 }
 
+// DefaultOwnerBase is beyond the users of people and services, and beyond the ids that useradd gives to the first user's containers.
+const DefaultOwnerBase = 200_000
+
 // maxOwnerBase leaves room for the users of the largest subnet below 2^31, from where on some programs take user ids for negative.
 const maxOwnerBase = 1<<31 - 1<<16
 
@@ -35,7 +38,7 @@ func LoadAgent() (Agent, error) {
 		Data: "/var/lib/wrenn", Listen: "unix:///run/wrenn/agent.sock",
 		Kernel: "build/guest/vmlinux", Images: "build/guest/images",
 		Driver: "auto", Volume: "auto", Subnet: "10.0.0.0/16",
-		Jail: "on", OwnerBase: 200_000, Cgroup: "wrenn.slice/sandboxes",
+		Jail: "on", OwnerBase: DefaultOwnerBase, Cgroup: "wrenn.slice/sandboxes",
 		DNS: []string{"1.1.1.1", "8.8.8.8"}, LogFormat: "text",
 	}
 	return cfg, load(&cfg)

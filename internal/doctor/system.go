@@ -68,7 +68,9 @@ func (m *machine) memory(field string) uint64 {
 }
 
 func checkCgroups(_ context.Context, m *machine) Finding {
-	const name, fix = "cgroup", "boot with systemd.unified_cgroup_hierarchy=1: the limits of sandboxes are set through cgroup v2"
+	const name = "cgroup"
+	const fix = "the limits of sandboxes are set through cgroup v2, and are off: boot with systemd.unified_cgroup_hierarchy=1 cgroup_no_v1=all on the " +
+		"kernel's command line (/etc/default/grub, then update-grub); without systemd: mount -t cgroup2 none /sys/fs/cgroup"
 	controllers := m.read("sys/fs/cgroup/cgroup.controllers")
 	if controllers == "" {
 		controllers = m.read("sys/fs/cgroup/unified/cgroup.controllers")

@@ -68,9 +68,9 @@ type Spec struct {
 }
 
 // Jail says whose a VMM is. With one, the VMM runs as a user of its own without any privilege, in namespaces of its own, and sees nothing of
-// the host but its program, its kernel, which it can only read, and its disk. Start gives the disk to that user alone.
+// the host but its program, its kernel, which it can only read, and its disk.
 type Jail struct {
-	Owner  uint32 // uid and gid, of no other process or file; not 0. The TAP belongs to it
+	Owner  uint32 // uid and gid, of no other process or file; not 0. Start gives it the disk and the TAP
 	Cgroup string // folder of the cgroup v2 that the VMM is started in; "" for this program's
 }
 

@@ -192,7 +192,6 @@ func TestTAP(t *testing.T) {
 	d, spec := newDriver(t, binary), vmtest.GuestSpec(t, kernel)
 	tap := &netlink.Tuntap{
 		LinkAttrs: netlink.LinkAttrs{Name: "tap-fake"}, Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_VNET_HDR | netlink.TUNTAP_ONE_QUEUE,
-		Owner: spec.Jail.Owner, Group: spec.Jail.Owner,
 	}
 	must(t, netlink.LinkAdd(tap))
 	t.Cleanup(func() { must(t, netlink.LinkDel(tap)) })

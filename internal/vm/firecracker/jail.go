@@ -54,7 +54,7 @@ func (c *configured) command() (vmm.Command, error) {
 	}, nil
 }
 
-// furnish gives the VM's user its disk, and its ends of the pipes, which get a second name in the jail. The first one is where that user cannot
+// furnish gives the VM's user its disk, its TAP, and its ends of the pipes, which get a second name in the jail. The first one is where that user cannot
 // reach it, so that an agent that comes back opens what it made itself.
 func (c *configured) furnish() error {
 	root := c.driver.jailRoot(c.spec)
@@ -68,7 +68,10 @@ func (c *configured) furnish() error {
 			return err
 		}
 	}
-	return nil
+	if c.spec.NIC == nil {
+		return nil
+	}
+	return vmm.GiveTAP(c.spec.NIC.TAP, c.spec.Jail.Owner) // Firecracker opens it by its name
 }
 
 // places are the paths by which Firecracker finds what it opens by name.

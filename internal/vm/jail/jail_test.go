@@ -158,12 +158,12 @@ func TestCheckFree(t *testing.T) {
 	for base, want := range map[uint32]string{
 		200_000: "somebody", 200_006: "", 299_999: "crew", 300_001: "", 165_530: "somebody", 165_536: "", 465_535: "other", 399_990: "other",
 	} {
-		err := checkFree(etc, base, 100)
+		err := CheckFree(etc, base, 100)
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("from %d on: %v, want %q", base, err, want)
 		}
 	}
-	if err := checkFree(filepath.Join(etc, "none"), 1000, 1); err != nil {
+	if err := CheckFree(filepath.Join(etc, "none"), 1000, 1); err != nil {
 		t.Error(err)
 	}
 }

@@ -11,11 +11,9 @@ import (
 	"strings"
 )
 
-// CheckFree returns an error that names who has one of the count user or group ids from base on, according to the files of this machine: a user of
+// CheckFree returns an error that names who has one of the count user or group ids from base on, according to the files in etc, which is /etc: a user of
 // passwd(5), a group of group(5), or somebody's containers, subuid(5) and subgid(5). Users from elsewhere are not known of.
-func CheckFree(base, count uint32) error { return checkFree("/etc", base, count) }
-
-func checkFree(etc string, base, count uint32) error {
+func CheckFree(etc string, base, count uint32) error {
 	for _, list := range []struct {
 		file string
 		ids  func(fields []string) (first, n uint64, err error)

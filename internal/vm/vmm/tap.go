@@ -1,6 +1,7 @@
 package vmm
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -24,4 +25,25 @@ func OpenTAP(name string) (*os.File, error) {
 		return nil, fmt.Errorf("open tap %s: %w", name, err)
 	}
 	return os.NewFile(uintptr(fd), name), nil
+}
+
+// GiveTAP lets owner, and beside root nobody else, open an existing TAP device by its name. It fails with EBUSY while a VMM has it.
+func GiveTAP(name string, owner uint32) error {
+	tap, err := OpenTAP(name)
+	if err != nil {
+		return err
+	}
+	defer tap.Close()
+	raw, err := tap.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("give tap %s away: %w", name, err)
+	}
+	var inner error
+	err = raw.Control(func(fd uintptr) {
+		inner = errors.Join(unix.IoctlSetInt(int(fd), unix.TUNSETOWNER, int(owner)), unix.IoctlSetInt(int(fd), unix.TUNSETGROUP, int(owner)))
+	})
+	if err := errors.Join(err, inner); err != nil {
+		return fmt.Errorf("give tap %s away: %w", name, err)
+	}
+	return nil
 }

@@ -132,7 +132,7 @@ func network(w *world) {
 		w.Skip("the driver under test has no network device")
 	}
 	spec := w.spec("wrenn.ip=10.0.0.2/30", "wrenn.gw=10.0.0.1")
-	tap := makeTAP(w, spec.Jail)
+	tap := makeTAP(w)
 	spec.NIC = &vm.NIC{TAP: tap, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 2}}
 	running := w.boot(spec)
 	dialer := net.Dialer{}

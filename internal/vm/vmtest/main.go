@@ -11,8 +11,6 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
-
-	"github.com/wrenn-sandbox/wrenn/internal/vm"
 )
 
 // isolatedEnv marks a test binary that runs in a network namespace of its own.
@@ -50,8 +48,8 @@ func Main(m *testing.M) int {
 	return 1
 }
 
-// makeTAP makes a persistent TAP device with the address 10.0.0.1/30 for a VM's user, and removes it after the case.
-func makeTAP(w *world, owner *vm.Jail) string {
+// makeTAP makes a persistent TAP device with the address 10.0.0.1/30, and removes it after the case.
+func makeTAP(w *world) string {
 	w.Helper()
 	if os.Getenv(isolatedEnv) == "" {
 		w.Fatal("TestMain does not call vmtest.Main as root: devices would be made in the host's own namespace")
@@ -60,9 +58,6 @@ func makeTAP(w *world, owner *vm.Jail) string {
 		LinkAttrs: netlink.LinkAttrs{Name: "tap-test"},
 		Mode:      netlink.TUNTAP_MODE_TAP,
 		Flags:     netlink.TUNTAP_ONE_QUEUE | netlink.TUNTAP_VNET_HDR,
-	}
-	if owner != nil {
-		tap.Owner, tap.Group = owner.Owner, owner.Owner
 	}
 	w.must(netlink.LinkAdd(tap))
 	w.Cleanup(func() { w.must(netlink.LinkDel(tap)) })
