@@ -21,6 +21,9 @@ type Jails struct {
 // vmmCPUs is the processor time that a sandbox may take beside that of its own processors: for what its VMM does for it.
 const vmmCPUs = 0.5
 
+// pageTables is the part of a guest's memory that its VMM and its host may take to keep account of it.
+const pageTables = 16
+
 // owner is the user of the VMM in this slot, 0 for none.
 func (a *Agent) owner(slot int) uint32 {
 	if a.cfg.Jails == nil || slot < 0 {
@@ -54,7 +57,7 @@ func (a *Agent) jail(s *sandbox) (*vm.Jail, error) {
 	driver := a.cfg.Driver.Info()
 	group, err := a.cfg.Jails.Cgroups.Make(string(s.id), cgroup.Limits{
 		CPUs:      float64(rec.Size.VCPUs) + vmmCPUs,
-		MemoryMiB: int64(rec.Size.MemoryMiB + driver.OverheadMiB),
+		MemoryMiB: int64(rec.Size.MemoryMiB + driver.OverheadMiB + rec.Size.MemoryMiB/pageTables),
 		PIDs:      rec.Size.VCPUs + driver.Processes,
 		DiskMiBs:  a.cfg.Jails.DiskMiBs, Disk: a.dir(s.id),
 	})

@@ -36,7 +36,7 @@ const defaultBinary = "qemu-system-x86_64"
 // What a QEMU takes beside its guest's memory, in MiB: vmm_overhead_mib_qemu of bench measures it under emulation, where 64 MiB of it are
 // the cache of translated code; with KVM there is none.
 const (
-	overheadTCG = 160
+	overheadTCG = 128
 	overheadKVM = overheadTCG - 64
 )
 
