@@ -20,7 +20,7 @@ type Agent struct {
 	Subnet    string   `yaml:"subnet" env:"WRENN_SUBNET"`             // of the guests, cut into /30s
 	DNS       []string `yaml:"dns" env:"WRENN_DNS"`                   // name servers of the guests
 	Jail      string   `yaml:"jail" env:"WRENN_JAIL"`                 // on: each VMM has a user and a view of its own; off: VMMs run as root and see all
-	OwnerBase uint32   `yaml:"owner_base" env:"WRENN_OWNER_BASE"`     // first of the users of VMMs, one for each /30 of the subnet; with jails
+	OwnerBase uint32   `yaml:"owner_base" env:"WRENN_OWNER_BASE"`     // first of the users of VMMs, one for each /30 of the subnet; no other agent of the host may have them
 	Cgroup    string   `yaml:"cgroup" env:"WRENN_CGROUP"`             // the cgroup v2 that limits sandboxes, below the root; off: no limits; with jails
 	DiskMiBs  int      `yaml:"disk_mib_s" env:"WRENN_DISK_MIB_S"`     // MiB a second that a sandbox may read, and write, on the host's disk; 0: as many as it can
 	LogFormat string   `yaml:"log_format" env:"WRENN_LOG_FORMAT"`     // text or json

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -53,22 +54,19 @@ func Find(dir string, owner uint32) ([]int, error) {
 	return found, nil
 }
 
-// belongsTo looks at the user first: a VMM that was taken over can change its environment, or may never have had one, but not
-// its user.
+// belongsTo reports whether a process says that it is of the VM in dir, or is owner's and does not say that it is of another VM: another agent of
+// this machine may have been given the same users. A jailed Firecracker says nothing.
 func belongsTo(pid int, dir string, owner uint32) bool {
-	if owner != 0 && runsAs(pid, owner) {
-		return true
-	}
 	environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 	if err != nil {
 		return false // it has ended
 	}
 	for entry := range bytes.SplitSeq(environ, []byte{0}) {
-		if string(entry) == DirEnv+"="+dir {
-			return true
+		if its, found := strings.CutPrefix(string(entry), DirEnv+"="); found {
+			return its == dir
 		}
 	}
-	return false
+	return owner != 0 && runsAs(pid, owner)
 }
 
 // runsAs reports whether a process that is no zombie has owner as its real user id: proc_pid_status(5).

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+
+	"github.com/wrenn-sandbox/wrenn/internal/testlane"
 )
 
 func TestKillStale(t *testing.T) {
@@ -64,4 +66,28 @@ func find(t *testing.T, dir string) []int {
 		t.Fatal(err)
 	}
 	return pids
+}
+
+// TestFindByUser holds that a process that says nothing of its VM is found by its user, and one of another VM is not.
+func TestFindByUser(t *testing.T) {
+	testlane.NeedRoot(t)
+	const owner = 4_100_001
+	start := func(env ...string) int {
+		cmd := exec.Command("/bin/sleep", "600")
+		cmd.Env = append([]string{"A=b"}, env...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: owner, Gid: owner}}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _, _ = cmd.Process.Kill(), cmd.Wait() })
+		return cmd.Process.Pid
+	}
+	mute := start()
+	start(DirEnv + "=/somewhere/else")
+	if found, err := Find("/nowhere", owner); err != nil || !slices.Equal(found, []int{mute}) {
+		t.Errorf("found %v, %v, want %d", found, err, mute)
+	}
+	if found, err := Find("/nowhere", owner+1); err != nil || len(found) > 0 {
+		t.Errorf("another user has %v, %v", found, err)
+	}
 }
