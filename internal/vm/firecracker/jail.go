@@ -43,7 +43,7 @@ func (c *configured) command() (vmm.Command, error) {
 	owner, root := strconv.FormatUint(uint64(c.spec.Jail.Owner), 10), c.driver.jailRoot(c.spec)
 	args := []string{
 		"--id", c.spec.ID, "--exec-file", c.driver.binary, "--uid", owner, "--gid", owner,
-		"--chroot-base-dir", filepath.Join(c.spec.Dir, jailFolder), "--",
+		"--chroot-base-dir", filepath.Join(c.spec.Dir, jailFolder), "--resource-limit", "no-file=" + strconv.Itoa(jail.MaxFiles), "--",
 	}
 	return vmm.Command{
 		Path: c.driver.jailer, Args: append(args, c.arguments(c.places())...),

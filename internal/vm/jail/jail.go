@@ -23,10 +23,17 @@ type Confinement struct {
 	Cgroup string // folder of its cgroup v2; "" for this program's
 }
 
-// limits of every confined process. None dumps core: its memory is a customer's. 512 descriptors are several times what a VMM holds.
-var limits = map[int]unix.Rlimit{
-	unix.RLIMIT_CORE:   {},
-	unix.RLIMIT_NOFILE: {Cur: 512, Max: 512},
+// MaxFiles is how many descriptors a confined process may have: several times what a VMM holds.
+const MaxFiles = 512
+
+// limits of every confined process. None dumps core: its memory is a customer's. A program that drops its privileges itself
+// sees to its number of descriptors as well.
+func (c *Confinement) limits() map[int]unix.Rlimit {
+	limits := map[int]unix.Rlimit{unix.RLIMIT_CORE: {}}
+	if c.Owner != 0 {
+		limits[unix.RLIMIT_NOFILE] = unix.Rlimit{Cur: MaxFiles, Max: MaxFiles}
+	}
+	return limits
 }
 
 // Start calls start, with what it has to start its process with, on a thread for which everything else is prepared.
@@ -108,7 +115,7 @@ func dropBounds() error {
 // limit sets the resource limits, which are a process's and not a thread's. A root without CAP_SYS_RESOURCE, as in some containers, may
 // not: then they are this program's. On failure the process is killed.
 func (c *Confinement) limit(process *os.Process) error {
-	for resource, limit := range limits {
+	for resource, limit := range c.limits() {
 		err := unix.Prlimit(process.Pid, resource, &limit, nil)
 		if err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.EPERM) {
 			_ = process.Kill()

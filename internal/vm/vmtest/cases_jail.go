@@ -104,8 +104,8 @@ func jailView(w *world) {
 	}
 }
 
-// mayHave reports whether a file that a VMM sees is its user's alone, or can be written by nobody there: because of its mount,
-// or because it is root's and closed to others. A device leads to no file.
+// mayHave reports whether a file that a VMM sees is its user's alone, or cannot be written there: because of its mount, or because it is
+// closed to others than its owner. A device leads to no file.
 func (w *world) mayHave(path string, spec vm.Spec) bool {
 	var stat unix.Stat_t
 	var mount unix.Statfs_t
@@ -113,7 +113,7 @@ func (w *world) mayHave(path string, spec vm.Spec) bool {
 	if stat.Mode&unix.S_IFMT == unix.S_IFCHR || mount.Flags&unix.ST_RDONLY != 0 {
 		return true
 	}
-	return stat.Uid == spec.Jail.Owner && stat.Nlink <= 2
+	return stat.Uid == spec.Jail.Owner && stat.Nlink <= 2 || stat.Uid != spec.Jail.Owner && stat.Mode&0o022 == 0
 }
 
 // jailNeighbours holds that one VM's user reaches nothing of another VM, even where the folders that lead there are open.

@@ -90,6 +90,12 @@ func parseJail(args []string) (o jailOptions, rest []string, err error) {
 		}
 		delete(given, name)
 	}
+	if limit, ok := strings.CutPrefix(given["--resource-limit"], "no-file="); ok {
+		if _, err := strconv.ParseUint(limit, 10, 64); err != nil {
+			return o, nil, fmt.Errorf("invalid limit: %w", err)
+		}
+		delete(given, "--resource-limit")
+	}
 	if len(given) > 0 {
 		return o, nil, fmt.Errorf("arguments %v weren't expected", given)
 	}
