@@ -222,3 +222,17 @@ func TestExitInWords(t *testing.T) {
 		}
 	}
 }
+
+// TestJailsAreAskedFor holds that a VM without a jail runs only where that was allowed, and one with a jail not without.
+func TestJailsAreAskedFor(t *testing.T) {
+	spec := vmtest.GuestSpec(t, testKernel(t))
+	spec.Jail = &vm.Jail{Owner: 1 << 20}
+	if _, err := newDriverWith(t, Options{Unjailed: true}).Configure(t.Context(), spec); !errors.Is(err, errJail) {
+		t.Errorf("a VM with a jail, none there: %v", err)
+	}
+	spec.Jail = nil
+	d := newDriver(t)
+	if _, err := d.Configure(t.Context(), spec); (err == nil) != (d.view == nil) {
+		t.Errorf("a VM without a jail: %v", err)
+	}
+}
