@@ -151,12 +151,12 @@ func TestCheckFree(t *testing.T) {
 	for name, text := range map[string]string{
 		"passwd": "root:x:0:0::/root:/bin/sh\nsomebody:x:200005:100::/:\nbroken\n",
 		"group":  "users:x:100:\ncrew:x:300000:\n",
-		"subuid": "somebody:100000:65536\nother:400000:65536\n",
+		"subuid": "somebody:100000:65536\nother:400000:65536\nwrenn:600000:65536\n",
 	} {
 		must(t, os.WriteFile(filepath.Join(etc, name), []byte(text), 0o600))
 	}
 	for base, want := range map[uint32]string{
-		200_000: "somebody", 200_006: "", 299_999: "crew", 300_001: "", 165_530: "somebody", 165_536: "", 465_535: "other", 399_990: "other",
+		200_000: "somebody", 200_006: "", 299_999: "crew", 300_001: "", 165_530: "somebody", 165_536: "", 465_535: "other", 399_990: "other", 600_000: "",
 	} {
 		err := CheckFree(etc, base, 100)
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
