@@ -23,7 +23,7 @@ func openJails(cfg config.Agent, subnet netip.Prefix, log *slog.Logger) (*agent.
 		return nil, models.Errorf(models.Precondition, "the user ids %d to %d, which VMMs are to run as, are not free: %v",
 			cfg.OwnerBase, cfg.OwnerBase+count-1, err).WithHint("set owner_base to the first of %d ids that nobody has", count)
 	}
-	jails := &agent.Jails{OwnerBase: cfg.OwnerBase, DiskMiBs: cfg.DiskMiBs}
+	jails := &agent.Jails{DiskMiBs: cfg.DiskMiBs}
 	if cfg.Cgroup == "off" {
 		log.Warn("limits of sandboxes are switched off: one of them can take all of the host")
 		return jails, nil

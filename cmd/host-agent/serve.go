@@ -99,7 +99,15 @@ func assemble(ctx context.Context, cfg config.Agent, log *slog.Logger) (p *parts
 	if err != nil {
 		return p, err
 	}
-	if p.net, err = network.Open(ctx, network.Config{Subnet: subnet, Logger: log}); err != nil {
+	jails, err := openJails(cfg, subnet, log)
+	if err != nil {
+		return p, err
+	}
+	owners := cfg.OwnerBase
+	if jails == nil {
+		owners = 0 // VMMs are root
+	}
+	if p.net, err = network.Open(ctx, network.Config{Subnet: subnet, OwnerBase: owners, Logger: log}); err != nil {
 		return p, fmt.Errorf("open the network: %w", err)
 	}
 	dns, err := cfg.DNSAddrs()
@@ -109,10 +117,6 @@ func assemble(ctx context.Context, cfg config.Agent, log *slog.Logger) (p *parts
 	kernel, err := filepath.Abs(cfg.Kernel)
 	if err != nil {
 		return p, fmt.Errorf("find the guest kernel: %w", err)
-	}
-	jails, err := openJails(cfg, subnet, log)
-	if err != nil {
-		return p, err
 	}
 	p.agent, err = agent.Open(ctx, agent.Config{
 		Dir: p.volume.Dir, Kernel: kernel, DNS: dns, Driver: p.driver, Network: p.net, Images: p.images, Jails: jails, Logger: log,

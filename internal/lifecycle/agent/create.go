@@ -167,7 +167,7 @@ func (a *Agent) prepare(ctx context.Context, s *sandbox, clock *stopwatch) error
 	if err != nil {
 		return err
 	}
-	s.update(func(r *record) { r.Owner = a.owner(slot.Index) })
+	s.update(func(r *record) { r.Owner = slot.Owner })
 	rec := s.hold(slot)
 	if err := os.MkdirAll(a.runDir(s.id), 0o700); err != nil {
 		return fmt.Errorf("make the folder of %s: %w", s.id, err)
@@ -191,7 +191,7 @@ func (a *Agent) provide(ctx context.Context, s *sandbox, tmpl filesystem.Templat
 	})
 	group.Go(func() (err error) {
 		slot, _ := s.holds() // prepare took it
-		link, err = a.cfg.Network.Attach(ctx, s.id, slot)
+		link, err = a.cfg.Network.Attach(ctx, s.id, slot, network.DefaultPolicy)
 		return err
 	})
 	err := group.Wait()

@@ -11,11 +11,10 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/vm/vmm"
 )
 
-// Jails is how the VMMs of a host are confined.
+// Jails is how the VMMs of a host are confined. Each is the user that its network slot says, Slot.Owner.
 type Jails struct {
-	OwnerBase uint32       // the VMM of network slot i is user and group OwnerBase+i
-	Cgroups   *cgroup.Tree // where each has its group; nil where the host has no cgroup v2: then nothing is limited
-	DiskMiBs  int          // that a sandbox may read, and write, a second; 0 for as many as it can
+	Cgroups  *cgroup.Tree // where each has its group; nil where the host has no cgroup v2: then nothing is limited
+	DiskMiBs int          // that a sandbox may read, and write, a second; 0 for as many as it can
 }
 
 // vmmCPUs is the processor time that a sandbox may take beside that of its own processors: for what its VMM does for it.
@@ -23,14 +22,6 @@ const vmmCPUs = 0.5
 
 // pageTables is the part of a guest's memory that its VMM and its host may take to keep account of it.
 const pageTables = 16
-
-// owner is the user of the VMM in this slot, 0 for none.
-func (a *Agent) owner(slot int) uint32 {
-	if a.cfg.Jails == nil || slot < 0 {
-		return 0
-	}
-	return a.cfg.Jails.OwnerBase + uint32(slot)
-}
 
 // ownerOf is the user of a sandbox's VMM: that of its record or, where that could not be read, that of its disk.
 func (a *Agent) ownerOf(s *sandbox) uint32 {

@@ -17,7 +17,7 @@ const testOwners = 3_000_000
 
 func TestVMMsHaveTheirSlotsUser(t *testing.T) {
 	r := newRig(t)
-	r.jails = &Jails{OwnerBase: testOwners}
+	r.jails, r.owners = &Jails{}, testOwners
 	r.close()
 	r.open()
 	for range 2 {
@@ -49,7 +49,7 @@ func TestLimitsThatCannotBeSet(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.jails = &Jails{OwnerBase: testOwners, Cgroups: tree}
+	r.jails, r.owners = &Jails{Cgroups: tree}, testOwners
 	r.close()
 	r.open()
 	if _, err := r.create(); err == nil || models.CodeOf(err) != models.Internal {

@@ -34,6 +34,7 @@ type rig struct {
 	net    *network.Network
 	agent  *Agent
 	jails  *Jails
+	owners uint32
 }
 
 func newRig(t *testing.T) *rig {
@@ -66,7 +67,7 @@ func (r *rig) open() {
 		r.t.Fatal(err)
 	}
 	err = netns.Do(r.netns, func() (err error) {
-		r.net, err = network.Open(ctx, network.Config{Subnet: netip.MustParsePrefix("10.0.0.0/24"), Logger: log})
+		r.net, err = network.Open(ctx, network.Config{Subnet: netip.MustParsePrefix("10.0.0.0/24"), OwnerBase: r.owners, Logger: log})
 		return err
 	})
 	if err != nil {
@@ -120,7 +121,7 @@ func (r *rig) left() []string {
 	err = netns.Do(r.netns, func() error {
 		links, err := net.Interfaces()
 		for _, link := range links {
-			if strings.HasPrefix(link.Name, "tap-") {
+			if strings.HasPrefix(link.Name, "tap-sb-") {
 				left = append(left, "device "+link.Name)
 			}
 		}
