@@ -49,7 +49,7 @@ var layers = [][]string{
 	{"internal/lifecycle/controller", "internal/lifecycle/agent", "internal/doctor"},
 	{"internal/scheduler", "internal/auth", "internal/hostclient", "internal/portproxy", "internal/hostsetup"},
 	{"internal/network", "internal/filesystem", "internal/envdclient", "internal/tunnel", "internal/vm", "db"},
-	{"internal/lifecycle", "internal/grpcerr", "internal/durable"},
+	{"internal/lifecycle", "internal/grpcerr", "internal/durable", "internal/cgroup"},
 	{"internal/models"},
 	{"internal/id"},
 }

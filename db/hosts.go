@@ -24,6 +24,7 @@ type Host struct {
 	Accelerator   string
 	VCPUs         int
 	MemoryMiB     int64
+	OverheadMiB   int64 // of the memory, that a VM takes beside its guest's
 	DiskMiB       int64
 	Reflinks      bool
 	Templates     []Template
@@ -101,7 +102,7 @@ func hostParams(h Host, connected bool) (dbgen.UpsertHostParams, error) {
 	p := dbgen.UpsertHostParams{
 		ID: string(h.ID), Name: h.Name, Address: h.Address, AgentVersion: h.AgentVersion,
 		Driver: h.Driver, DriverVersion: h.DriverVersion, Accelerator: h.Accelerator,
-		VCPUs: int32(h.VCPUs), MemoryMiB: h.MemoryMiB, DiskMiB: h.DiskMiB, Reflinks: h.Reflinks, Templates: templates,
+		VCPUs: int32(h.VCPUs), MemoryMiB: h.MemoryMiB, OverheadMiB: h.OverheadMiB, DiskMiB: h.DiskMiB, Reflinks: h.Reflinks, Templates: templates,
 	}
 	if connected {
 		p.Connects = 1
@@ -113,7 +114,7 @@ func host(r dbgen.Host) (Host, error) {
 	h := Host{
 		ID: id.Host(r.ID), Name: r.Name, Address: r.Address, AgentVersion: r.AgentVersion,
 		Driver: r.Driver, DriverVersion: r.DriverVersion, Accelerator: r.Accelerator,
-		VCPUs: int(r.VCPUs), MemoryMiB: r.MemoryMiB, DiskMiB: r.DiskMiB, Reflinks: r.Reflinks,
+		VCPUs: int(r.VCPUs), MemoryMiB: r.MemoryMiB, OverheadMiB: r.OverheadMiB, DiskMiB: r.DiskMiB, Reflinks: r.Reflinks,
 		Connects: r.Connects, LastSeenAt: r.LastSeenAt,
 	}
 	if err := json.Unmarshal(r.Templates, &h.Templates); err != nil {

@@ -99,7 +99,15 @@ func assemble(ctx context.Context, cfg config.Agent, log *slog.Logger) (p *parts
 	if err != nil {
 		return p, err
 	}
-	if p.net, err = network.Open(ctx, network.Config{Subnet: subnet, Logger: log}); err != nil {
+	jails, err := openJails(cfg, subnet, log)
+	if err != nil {
+		return p, err
+	}
+	owners := cfg.OwnerBase
+	if jails == nil {
+		owners = 0 // VMMs are root
+	}
+	if p.net, err = network.Open(ctx, network.Config{Subnet: subnet, OwnerBase: owners, Logger: log}); err != nil {
 		return p, fmt.Errorf("open the network: %w", err)
 	}
 	dns, err := cfg.DNSAddrs()
@@ -111,7 +119,7 @@ func assemble(ctx context.Context, cfg config.Agent, log *slog.Logger) (p *parts
 		return p, fmt.Errorf("find the guest kernel: %w", err)
 	}
 	p.agent, err = agent.Open(ctx, agent.Config{
-		Dir: p.volume.Dir, Kernel: kernel, DNS: dns, Driver: p.driver, Network: p.net, Images: p.images, Logger: log,
+		Dir: p.volume.Dir, Kernel: kernel, DNS: dns, Driver: p.driver, Network: p.net, Images: p.images, Jails: jails, Logger: log,
 	})
 	return p, err
 }
@@ -158,13 +166,13 @@ func openVolume(ctx context.Context, cfg config.Agent, log *slog.Logger) (*files
 func openDriver(ctx context.Context, cfg config.Agent, log *slog.Logger) (vm.Driver, error) {
 	verdict := kvm.Probe(ctx, kvm.Device)
 	if cfg.Driver == firecracker.Name || cfg.Driver == "auto" && verdict.Usable {
-		driver, err := firecracker.New(ctx, firecracker.Options{})
+		driver, err := firecracker.New(ctx, firecracker.Options{Unjailed: cfg.Jail == "off"})
 		if err == nil || cfg.Driver == firecracker.Name {
 			return driver, err
 		}
 		log.Info("Firecracker cannot be used; taking QEMU", "reason", err)
 	}
-	return qemu.New(ctx, qemu.Options{KVM: &verdict, Log: log})
+	return qemu.New(ctx, qemu.Options{KVM: &verdict, Unjailed: cfg.Jail == "off", Log: log})
 }
 
 // openImages takes in every template image that is offered and not there yet.

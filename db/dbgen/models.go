@@ -39,6 +39,7 @@ type Host struct {
 	CreatedAt     time.Time
 	ConnectedAt   time.Time
 	LastSeenAt    time.Time
+	OverheadMiB   int64
 }
 
 type Sandbox struct {

@@ -144,6 +144,7 @@ type Info struct {
 	Driver, DriverVersion, Accelerator string
 	VCPUs                              int
 	MemoryMiB, DiskMiB                 int64
+	OverheadMiB                        int64 // of the memory, that a VM takes beside its guest's
 	Reflinks                           bool
 	Templates                          []Template
 }
@@ -169,7 +170,7 @@ func (c *Client) Info(ctx context.Context) (Info, error) {
 	info := Info{
 		ID: host, Hostname: r.GetHostname(), AgentVersion: r.GetAgentVersion(),
 		Driver: r.GetDriver(), DriverVersion: r.GetDriverVersion(), Accelerator: r.GetAccelerator(),
-		VCPUs: int(r.GetVcpus()), MemoryMiB: r.GetMemoryMib(), DiskMiB: r.GetDiskMib(), Reflinks: r.GetReflinks(),
+		VCPUs: int(r.GetVcpus()), MemoryMiB: r.GetMemoryMib(), OverheadMiB: r.GetOverheadMib(), DiskMiB: r.GetDiskMib(), Reflinks: r.GetReflinks(),
 	}
 	for _, t := range r.GetTemplates() {
 		info.Templates = append(info.Templates, Template{

@@ -43,6 +43,7 @@ type Config struct {
 	Driver  vm.Driver
 	Network *network.Network
 	Images  *filesystem.Store
+	Jails   *Jails // how VMMs are confined; nil for not at all
 	Logger  *slog.Logger
 }
 

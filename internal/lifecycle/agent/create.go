@@ -167,6 +167,7 @@ func (a *Agent) prepare(ctx context.Context, s *sandbox, clock *stopwatch) error
 	if err != nil {
 		return err
 	}
+	s.update(func(r *record) { r.Owner = slot.Owner })
 	rec := s.hold(slot)
 	if err := os.MkdirAll(a.runDir(s.id), 0o700); err != nil {
 		return fmt.Errorf("make the folder of %s: %w", s.id, err)
@@ -203,11 +204,15 @@ func (a *Agent) provide(ctx context.Context, s *sandbox, tmpl filesystem.Templat
 // start boots the VM and records its process.
 func (a *Agent) start(ctx context.Context, s *sandbox, link network.Link) error {
 	size := s.view().Size
+	jail, err := a.jail(s)
+	if err != nil {
+		return err
+	}
 	configured, err := a.cfg.Driver.Configure(ctx, vm.Spec{
 		ID: string(s.id), Dir: a.runDir(s.id), Kernel: a.cfg.Kernel, Rootfs: a.diskPath(s.id),
 		VCPUs: size.VCPUs, MemoryMiB: size.MemoryMiB,
 		NIC:  &vm.NIC{TAP: link.TAP, MAC: link.MAC},
-		Args: a.kernelArgs(s.id, link),
+		Args: a.kernelArgs(s.id, link), Jail: jail,
 	})
 	if err != nil {
 		return fmt.Errorf("configure the VM: %w", err)
@@ -279,6 +284,8 @@ func (a *Agent) explain(s *sandbox, err error) error {
 		return err
 	case machine == nil:
 		return models.Errorf(models.Internal, "the sandbox's VM could not be made").WithCause(err)
+	case errors.Is(err, errDied) && machine.Exit().OOM:
+		return models.Errorf(models.Exhausted, "the sandbox did not boot: %s", machine.Exit().Reason).WithCause(err)
 	case errors.Is(err, errDied):
 		return a.notBooted(s, machine.Exit().Reason, err)
 	case told && coded.Code != models.Deadline && coded.Code != models.Unavailable:

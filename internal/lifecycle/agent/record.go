@@ -23,7 +23,8 @@ type record struct {
 	Reason    string        `json:"reason,omitempty"`
 	Template  string        `json:"template"`
 	Size      models.Size   `json:"size"`
-	Slot      int           `json:"slot"` // of the network; -1 for none
+	Slot      int           `json:"slot"`            // of the network; -1 for none
+	Owner     uint32        `json:"owner,omitempty"` // user of the VMM; 0 for none of its own
 	Token     string        `json:"token"`
 	VM        *vm.Saved     `json:"vm,omitempty"`
 	CreatedAt time.Time     `json:"created_at"`

@@ -99,7 +99,7 @@ func (a *Agent) adopt(ctx context.Context, s *sandbox) error {
 	machine, err := a.cfg.Driver.Adopt(ctx, *rec.VM)
 	switch {
 	case errors.Is(err, vm.ErrGone):
-		return a.fail(s, "its VM ended while the host agent was down")
+		return a.fail(s, a.whyGone(rec))
 	case err != nil:
 		return fmt.Errorf("adopt the VM of %s: %w", s.id, err)
 	}

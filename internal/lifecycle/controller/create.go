@@ -83,9 +83,9 @@ func views(hosts []db.HostUse, up map[id.Host]bool) []scheduler.Host {
 			continue // no agent address of this control plane leads to it
 		}
 		v := scheduler.Host{
-			ID: h.ID, Reachable: reachable,
+			ID: h.ID, Reachable: reachable, OverheadMiB: h.OverheadMiB,
 			Capacity: scheduler.Room{VCPUs: int64(h.VCPUs), MemoryMiB: h.MemoryMiB, DiskMiB: h.DiskMiB},
-			Allotted: scheduler.Room{VCPUs: h.Use.VCPUs, MemoryMiB: h.Use.MemoryMiB, DiskMiB: h.Use.DiskMiB},
+			Allotted: scheduler.Room{VCPUs: h.Use.VCPUs, MemoryMiB: h.Use.MemoryMiB + h.Use.Sandboxes*h.OverheadMiB, DiskMiB: h.Use.DiskMiB},
 		}
 		for _, t := range h.Templates {
 			v.Templates = append(v.Templates, scheduler.Template{

@@ -1092,8 +1092,10 @@ type GetHostInfoResponse struct {
 	MemoryMib     int64  `protobuf:"varint,8,opt,name=memory_mib,json=memoryMib,proto3" json:"memory_mib,omitempty"`
 	DiskMib       int64  `protobuf:"varint,9,opt,name=disk_mib,json=diskMib,proto3" json:"disk_mib,omitempty"`
 	// Whether disk clones share blocks with their template.
-	Reflinks      bool        `protobuf:"varint,10,opt,name=reflinks,proto3" json:"reflinks,omitempty"`
-	Templates     []*Template `protobuf:"bytes,11,rep,name=templates,proto3" json:"templates,omitempty"`
+	Reflinks  bool        `protobuf:"varint,10,opt,name=reflinks,proto3" json:"reflinks,omitempty"`
+	Templates []*Template `protobuf:"bytes,11,rep,name=templates,proto3" json:"templates,omitempty"`
+	// What a VM takes of the memory at most, beside what its guest has.
+	OverheadMib   int64 `protobuf:"varint,12,opt,name=overhead_mib,json=overheadMib,proto3" json:"overhead_mib,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1203,6 +1205,13 @@ func (x *GetHostInfoResponse) GetTemplates() []*Template {
 		return x.Templates
 	}
 	return nil
+}
+
+func (x *GetHostInfoResponse) GetOverheadMib() int64 {
+	if x != nil {
+		return x.OverheadMib
+	}
+	return 0
 }
 
 type Template struct {
@@ -1363,7 +1372,7 @@ const file_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\")\n" +
 	"\x13ReadConsoleResponse\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\"\x14\n" +
-	"\x12GetHostInfoRequest\"\xf8\x02\n" +
+	"\x12GetHostInfoRequest\"\x9b\x03\n" +
 	"\x13GetHostInfoResponse\x12\x17\n" +
 	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12#\n" +
@@ -1377,7 +1386,8 @@ const file_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\bdisk_mib\x18\t \x01(\x03R\adiskMib\x12\x1a\n" +
 	"\breflinks\x18\n" +
 	" \x01(\bR\breflinks\x12:\n" +
-	"\ttemplates\x18\v \x03(\v2\x1c.wrenn.hostagent.v1.TemplateR\ttemplates\"\xc6\x01\n" +
+	"\ttemplates\x18\v \x03(\v2\x1c.wrenn.hostagent.v1.TemplateR\ttemplates\x12!\n" +
+	"\foverhead_mib\x18\f \x01(\x03R\voverheadMib\"\xc6\x01\n" +
 	"\bTemplate\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x19\n" +
