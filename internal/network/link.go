@@ -31,6 +31,7 @@ type Link struct {
 	Guest   netip.Prefix     // the guest's address, with the length of its /30
 	Gateway netip.Addr       // the guest's default route
 	Index   int              // of the slot
+	Owner   uint32           // uid and gid that the TAP belongs to; 0: root
 }
 
 // TAPName is the name of a sandbox's TAP. It has 15 bytes, as many as a device's name can have.
@@ -53,7 +54,7 @@ func GuestMAC(sandbox id.Sandbox) net.HardwareAddr {
 //
 // Errors: Precondition when the slot is not held, Conflict when it belongs to another
 // sandbox, or when the sandbox is attached with another slot.
-func (n *Network) Attach(ctx context.Context, sandbox id.Sandbox, slot Slot) (Link, error) {
+func (n *Network) Attach(ctx context.Context, sandbox id.Sandbox, slot Slot, p Policy) (Link, error) {
 	end, err := n.beginFor(ctx, sandbox)
 	if err != nil {
 		return Link{}, err
@@ -65,7 +66,7 @@ func (n *Network) Attach(ctx context.Context, sandbox id.Sandbox, slot Slot) (Li
 	if err := n.attach(ctx, TAPName(sandbox), slot); err != nil {
 		return Link{}, fmt.Errorf("attach %s: %w", TAPName(sandbox), err)
 	}
-	return Link{TAPName(sandbox), GuestMAC(sandbox), slot.Guest, slot.Gateway, slot.Index}, nil
+	return Link{TAPName(sandbox), GuestMAC(sandbox), slot.Guest, slot.Gateway, slot.Index, slot.Owner}, nil
 }
 
 func (n *Network) attach(ctx context.Context, name string, slot Slot) error {

@@ -45,7 +45,10 @@ const requestTimeout = 10 * time.Second
 // Config says which addresses the sandboxes get.
 type Config struct {
 	Subnet netip.Prefix // from /16 to /30, IPv4; zero: DefaultSubnet
-	Logger *slog.Logger // nil: slog.Default()
+	// OwnerBase is the uid that owns the TAP of slot 0; the TAP of slot i belongs to OwnerBase+i, which that slot's VMM
+	// runs as. 0: root owns all.
+	OwnerBase uint32
+	Logger    *slog.Logger // nil: slog.Default()
 }
 
 // Info says what Open found.

@@ -21,6 +21,7 @@ type Slot struct {
 	Index   int          // what Take needs after a restart
 	Gateway netip.Addr   // the host's end: .1
 	Guest   netip.Prefix // the guest's address, with the /30's length: .2/30
+	Owner   uint32       // uid and gid that the TAP belongs to, which its VMM runs as; 0: root
 
 	lease uint64 // tells this holder of the slot from the one before it
 }

@@ -135,7 +135,7 @@ func (w *world) attach(n *network.Network, sandbox id.Sandbox) (network.Slot, ne
 	w.Helper()
 	slot, err := n.Reserve(w.Context())
 	w.must(err)
-	link, err := n.Attach(w.Context(), sandbox, slot)
+	link, err := n.Attach(w.Context(), sandbox, slot, network.DefaultPolicy)
 	w.must(err)
 	return slot, link
 }
