@@ -113,8 +113,9 @@ func noIPv6(text string) error {
 	return Errorf(Invalid, "%s is IPv6, which no sandbox has", text).WithHint("leave it out: what has an IPv4 address too is reached by that")
 }
 
-// names turns a name into its ASCII form as RFC 5891 does for a look-up, underscores allowed.
-var names = idna.New(idna.MapForLookup(), idna.BidiRule(), idna.Transitional(false), idna.StrictDomainName(false))
+// names turns a name into its ASCII form as RFC 5891 does for a look-up. Underscores, and hyphens in the third and fourth place,
+// are in names that are in use.
+var names = idna.New(idna.MapForLookup(), idna.BidiRule(), idna.Transitional(false), idna.StrictDomainName(false), idna.CheckHyphens(false))
 
 // parseName returns the form in which a name is kept.
 func parseName(text string) (string, error) {

@@ -113,6 +113,7 @@ var PrivateRanges = []Range{
 	{netip.MustParsePrefix("100.64.0.0/10"), "shared addresses of carriers (RFC 6598)"},
 	{netip.MustParsePrefix("172.16.0.0/12"), "private addresses (RFC 1918)"},
 	{netip.MustParsePrefix("192.0.0.0/24"), "protocol assignments (RFC 6890)"},
+	{netip.MustParsePrefix("192.88.99.0/24"), "relays to IPv6 (RFC 7526)"},
 	{netip.MustParsePrefix("192.168.0.0/16"), "private addresses (RFC 1918)"},
 	{netip.MustParsePrefix("198.18.0.0/15"), "benchmarks (RFC 2544)"},
 }

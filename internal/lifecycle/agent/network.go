@@ -63,6 +63,11 @@ func (a *Agent) enforce(ctx context.Context, s *sandbox, p models.NetworkPolicy)
 		return err
 	}
 	s.update(func(r *record) { r.Network = &p })
+	for pin, until := range s.pins.allowed(p, time.Now()) {
+		if err := a.cfg.Network.Pin(ctx, s.id, []netip.Addr{pin.addr}, time.Until(until)); err != nil { // the guest asks again
+			a.log.Warn("address of a name not pinned anew", "sandbox_id", s.id, "name", pin.name, "error", err)
+		}
+	}
 	return nil
 }
 
@@ -119,8 +124,14 @@ func (n names) Policy(addr netip.Addr) (dns.Policy, bool) {
 	return dns.Policy{Sandbox: sb, NetworkPolicy: s.policy()}, true
 }
 
+// Holds implements dns.Host.
+func (n names) Holds(sb id.Sandbox) bool {
+	_, err := n.find(sb)
+	return err == nil
+}
+
 // Pin implements dns.Host.
-func (n names) Pin(ctx context.Context, p dns.Policy, addrs []netip.Addr, ttl time.Duration) error {
+func (n names) Pin(ctx context.Context, p dns.Policy, name string, addrs []netip.Addr, ttl time.Duration) error {
 	s, err := n.find(p.Sandbox)
 	if err != nil {
 		return err
@@ -130,7 +141,12 @@ func (n names) Pin(ctx context.Context, p dns.Policy, addrs []netip.Addr, ttl ti
 	if s.policy().Generation != p.Generation {
 		return dns.ErrChanged
 	}
-	return n.cfg.Network.Pin(ctx, p.Sandbox, addrs, ttl)
+	if err := n.cfg.Network.Pin(ctx, p.Sandbox, addrs, ttl); err != nil {
+		return err
+	}
+	now := time.Now()
+	s.pins.add(name, addrs, now.Add(ttl), now)
+	return nil
 }
 
 // Refused implements dns.Host.

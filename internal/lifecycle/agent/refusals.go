@@ -48,7 +48,7 @@ func (a *Agent) keepJournals(ctx context.Context) {
 
 func refusal(r network.Refusal) models.NetworkRefusal {
 	return models.NetworkRefusal{
-		Last: r.At.UTC(), Protocol: r.Protocol, To: r.To, Rule: r.Rule, Why: network.Why(r.Rule), Count: int64(r.Count),
+		Last: r.At.UTC(), Protocol: r.Protocol, To: r.To, Rule: r.Rule, Why: why(r.Rule), Count: int64(r.Count),
 	}
 }
 

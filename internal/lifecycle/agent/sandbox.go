@@ -52,6 +52,7 @@ type sandbox struct {
 
 	// network is held for writing while the network policy changes, and for reading by what must not go on under another one.
 	network sync.RWMutex
+	pins    pins
 	journal *journal.Journal
 
 	mu    sync.Mutex // guards what follows

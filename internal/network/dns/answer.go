@@ -167,7 +167,7 @@ func (f *Forwarder) letReach(ctx context.Context, p Policy, v verdict, name stri
 	if !v.pinned || len(pins) == 0 {
 		return nil
 	}
-	if err := f.cfg.Host.Pin(ctx, p, pins, max(ttl, pinFloor)+pinGrace); err != nil {
+	if err := f.cfg.Host.Pin(ctx, p, name, pins, max(ttl, pinFloor)+pinGrace); err != nil {
 		if errors.Is(err, ErrChanged) {
 			return err
 		}

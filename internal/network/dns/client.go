@@ -22,11 +22,13 @@ const (
 // who ask much leave room for those who ask little.
 const crowd, fairShare = 4096, 4
 
-// idleClient is how long what is kept for a sandbox outlives its last query; sweepEvery is how often that is looked at.
-const idleClient, sweepEvery = 2 * time.Hour, time.Minute
+// sweepEvery is how often is looked for sandboxes that are gone.
+const sweepEvery = time.Minute
 
 // clients keeps what belongs to each sandbox.
 type clients struct {
+	holds func(id.Sandbox) bool // whether the host has a sandbox
+
 	mu       sync.Mutex // guards what follows, and the counts of every client
 	of       map[id.Sandbox]*client
 	underWay int
@@ -39,10 +41,11 @@ type client struct {
 	cache          *cache
 	underWay       int
 	streams        int
-	used           time.Time
 }
 
-func newClients() *clients { return &clients{of: map[id.Sandbox]*client{}} }
+func newClients(holds func(id.Sandbox) bool) *clients {
+	return &clients{holds: holds, of: map[id.Sandbox]*client{}}
+}
 
 func (c *clients) get(sandbox id.Sandbox, now time.Time) *client {
 	c.mu.Lock()
@@ -56,28 +59,21 @@ func (c *clients) get(sandbox id.Sandbox, now time.Time) *client {
 		}
 		c.of[sandbox] = known
 	}
-	known.used = now
 	c.sweep(now)
 	return known
 }
 
-// sweep drops those that have not asked for long; the caller holds the lock.
+// sweep drops what was kept for sandboxes that are gone; the caller holds the lock.
 func (c *clients) sweep(now time.Time) {
 	if now.Sub(c.swept) < sweepEvery {
 		return
 	}
 	c.swept = now
-	for sandbox, known := range c.of {
-		if now.Sub(known.used) > idleClient && known.underWay == 0 && known.streams == 0 {
+	for sandbox := range c.of {
+		if !c.holds(sandbox) {
 			delete(c.of, sandbox)
 		}
 	}
-}
-
-func (c *clients) forget(sandbox id.Sandbox) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.of, sandbox)
 }
 
 // admit tells whether a query of n bytes is taken; then done must be called when it is answered.

@@ -30,8 +30,10 @@ var ErrChanged = errors.New("the sandbox's network policy has changed meanwhile"
 type Host interface {
 	// Policy returns whose address it is, with the policy in force, or false when it is no sandbox's.
 	Policy(addr netip.Addr) (Policy, bool)
-	// Pin lets the sandbox reach addrs for ttl, unless p is not in force any more: ErrChanged.
-	Pin(ctx context.Context, p Policy, addrs []netip.Addr, ttl time.Duration) error
+	// Pin lets the sandbox reach addrs, which name leads to, for ttl, unless p is not in force any more: ErrChanged.
+	Pin(ctx context.Context, p Policy, name string, addrs []netip.Addr, ttl time.Duration) error
+	// Holds tells whether the host has a sandbox.
+	Holds(sandbox id.Sandbox) bool
 	// Refused takes note of what was refused.
 	Refused(r Refusal)
 }
@@ -55,10 +57,10 @@ type Rule string
 
 // The rules.
 const (
-	NameDenied   Rule = "name-denied"
-	NameUnlisted Rule = "name-not-allowed"
-	Rebinding    Rule = "name-leads-inside"
-	TooManyNames Rule = "too-many-names"
+	NameDenied   Rule = "name_denied"
+	NameUnlisted Rule = "name_not_allowed"
+	Rebinding    Rule = "name_leads_inside"
+	TooManyNames Rule = "too_many_names"
 )
 
 // Config is what a Forwarder is made of. Only Host is required.
@@ -91,7 +93,7 @@ func New(cfg Config) *Forwarder {
 		cfg.Dial = new(net.Dialer).DialContext
 	}
 	return &Forwarder{
-		cfg: cfg, log: cfg.Logger, clients: newClients(),
+		cfg: cfg, log: cfg.Logger, clients: newClients(cfg.Host.Holds),
 		upstreams: newUpstreams(cfg.Upstreams, cfg.ResolvConf, cfg.Dial, cfg.Logger),
 	}
 }
@@ -112,6 +114,3 @@ func (f *Forwarder) Serve(ctx context.Context, packets net.PacketConn, streams n
 	cancel()
 	return errors.Join(err, <-failed)
 }
-
-// Forget frees what is kept for a sandbox that is gone.
-func (f *Forwarder) Forget(sandbox id.Sandbox) { f.clients.forget(sandbox) }

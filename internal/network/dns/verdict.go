@@ -33,6 +33,9 @@ func judge(p models.NetworkPolicy, name string) verdict {
 	return verdict{allowed: true}
 }
 
+// Allows tells whether a rule of a policy allows a name: then the addresses that it leads to may be reached.
+func Allows(p models.NetworkPolicy, name string) bool { return judge(p, name).pinned }
+
 // reach is what a policy says of an address that a name leads to.
 type reach int
 
