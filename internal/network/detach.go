@@ -18,7 +18,7 @@ import (
 // for as long as the kernel waits for its own readers, some 20 ms.
 const maxDeletions = 64
 
-// Detach removes the sandbox's TAP and the connections that its guest had, also while the VMM
+// Detach removes the sandbox's TAP, its policy and the connections that its guest had, also while the VMM
 // has it open. When it returns nil the device is gone for everyone who looks. Detaching
 // what is not attached succeeds.
 func (n *Network) Detach(ctx context.Context, sandbox id.Sandbox) error {
@@ -30,13 +30,14 @@ func (n *Network) Detach(ctx context.Context, sandbox id.Sandbox) error {
 	if err := n.remove(ctx, TAPName(sandbox)); err != nil {
 		return fmt.Errorf("detach %s: %w", TAPName(sandbox), err)
 	}
+	n.attached.remove(sandbox)
 	return nil
 }
 
 // Sweep detaches every sandbox that has a TAP here and is not in keep, and returns which
 // those were. It must not run while a sandbox that is not in keep is being attached.
 func (n *Network) Sweep(ctx context.Context, keep map[id.Sandbox]bool) ([]id.Sandbox, error) {
-	attached, err := n.attached(ctx)
+	attached, err := n.attachedHere(ctx)
 	var swept []id.Sandbox
 	for _, sandbox := range attached {
 		if keep[sandbox] {
@@ -51,8 +52,8 @@ func (n *Network) Sweep(ctx context.Context, keep map[id.Sandbox]bool) ([]id.San
 	return swept, err
 }
 
-// attached lists the sandboxes that have a TAP in the namespace.
-func (n *Network) attached(ctx context.Context) ([]id.Sandbox, error) {
+// attachedHere lists the sandboxes that have a TAP in the namespace.
+func (n *Network) attachedHere(ctx context.Context) ([]id.Sandbox, error) {
 	end, err := n.begin(ctx)
 	if err != nil {
 		return nil, err
@@ -98,8 +99,11 @@ func (n *Network) remove(ctx context.Context, name string) error {
 	if err := n.route.LinkSetDown(link); err != nil {
 		return fmt.Errorf("turn off: %w", err)
 	}
-	if gateway.IsValid() {
-		if err := forgetConnections(n.ns, gateway.Next()); err != nil {
+	if err := n.held.set(uint32(index), nil); err != nil {
+		return fmt.Errorf("remove the policy: %w", err)
+	}
+	if slot, ok := n.slots.at(gateway); ok {
+		if err := forgetConnections(n.ns, slot); err != nil {
 			return err
 		}
 	}

@@ -86,14 +86,19 @@ func destination(r netlink.Route) netip.Prefix {
 // than one to the whole subnet. A device has its address also while it is down.
 func (n *Network) occupied(slot Slot) (bool, error) {
 	routes, err := n.route.RouteGetWithOptions(slot.Gateway.AsSlice(), &netlink.RouteGetOptions{FIBMatch: true})
-	switch { // the first two: no route; the others: a default route that refuses, ip-route(8)
-	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EACCES), errors.Is(err, unix.EINVAL):
+	switch {
+	case noRoute(err):
 		return false, nil
 	case err != nil:
 		return false, err
 	}
 	inside := func(r netlink.Route) bool { return destination(r).Bits() >= n.info.Subnet.Bits() }
 	return slices.ContainsFunc(routes, inside), nil
+}
+
+// noRoute says whether there is no route (the first two), or a default route that refuses: ip-route(8).
+func noRoute(err error) bool {
+	return errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EINVAL)
 }
 
 // forwarding is net.ipv4.ip_forward of the calling thread's namespace: proc_sys_net(5).

@@ -1,10 +1,13 @@
 package network
 
 import (
+	"cmp"
+	"encoding/binary"
 	"net/netip"
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
 
 // Policy says what a sandbox may reach. What is always denied (other sandboxes, the host, link-local addresses and cloud
@@ -42,7 +45,128 @@ type Refusal struct {
 
 // Counters are a sandbox's traffic since it was attached.
 type Counters struct {
-	SentPackets, SentBytes         uint64 // by the guest
-	ReceivedPackets, ReceivedBytes uint64 // by the guest
-	Refused                        map[string]uint64 // packets of the guest, by rule
+	SentPackets, SentBytes         uint64            // by the guest
+	ReceivedPackets, ReceivedBytes uint64            // by the guest
+	Refused                        map[string]uint64 // packets of the guest, by the rules that refused any
+}
+
+// defaultLimits are those of a sandbox where neither its policy nor the host's configuration says anything else.
+var defaultLimits = Limits{UploadBytes: 125e6, DownloadBytes: 125e6, Packets: 50_000, Connections: 2048, NewConnections: 500}
+
+// or fills in what l leaves open.
+func (l Limits) or(other Limits) Limits {
+	return Limits{
+		UploadBytes:    cmp.Or(l.UploadBytes, other.UploadBytes),
+		DownloadBytes:  cmp.Or(l.DownloadBytes, other.DownloadBytes),
+		Packets:        cmp.Or(l.Packets, other.Packets),
+		Connections:    cmp.Or(l.Connections, other.Connections),
+		NewConnections: cmp.Or(l.NewConnections, other.NewConnections),
+	}
+}
+
+// What a guest may do in a second whatever its policy: questions to the host's forwarder, fragments, and refusals
+// that are told of.
+const (
+	namesPerSecond     = 100
+	fragmentsPerSecond = 1000
+	refusalsPerSecond  = 20
+)
+
+// maxPrefixes is how many networks a policy may name.
+const maxPrefixes = 1000
+
+// check says what of a policy cannot be.
+func (p Policy) check() error {
+	if n := len(p.Allow) + len(p.Deny); n > maxPrefixes {
+		return models.Errorf(models.Invalid, "a network policy names %d networks; %d are possible", n, maxPrefixes)
+	}
+	for _, list := range [][]netip.Prefix{p.Allow, p.Deny} {
+		for _, network := range list {
+			if !network.IsValid() || !network.Addr().Is4() {
+				return models.Errorf(models.Invalid, "a network policy cannot name %s: sandboxes have IPv4 alone", network).
+					WithHint("name IPv4 networks, as in 203.0.113.0/24")
+			}
+		}
+	}
+	return nil
+}
+
+// bits are the policy in the map flags.
+func (p Policy) bits(l Limits) uint32 {
+	bits := uint32(connectionClass(l.Connections)) << classShift
+	if p.Internet {
+		bits |= flagInternet
+	}
+	if p.Names {
+		bits |= flagNames
+	}
+	if p.Names || len(p.Allow)+len(p.Deny) > 0 {
+		bits |= flagOwnRules
+	}
+	return bits
+}
+
+// elements are the policy of a device, without its mark.
+func (p Policy) elements(device uint32, l Limits) []element {
+	list := []element{
+		{slotOf{flags, word(device)}, content{data: word(p.bits(l))}},
+		limited(device, limitPackets, limit{rate: l.Packets}),
+		limited(device, limitConnections, limit{rate: uint64(l.NewConnections)}),
+		limited(device, limitNames, limit{rate: namesPerSecond}),
+		limited(device, limitFragments, limit{rate: fragmentsPerSecond}),
+		limited(device, limitSamples, limit{rate: refusalsPerSecond}),
+		limited(device, limitUpload, limit{l.UploadBytes, true}),
+		limited(device, limitDownload, limit{l.DownloadBytes, true}),
+	}
+	list = append(list, networks(device, allowed, p.Allow)...)
+	return append(list, networks(device, denied, p.Deny)...)
+}
+
+func limited(device, kind uint32, l limit) element {
+	return element{slotOf{limits, word(device) + word(kind)}, content{limit: l}}
+}
+
+// networks are prefixes as elements, each once, of lengths that the rules ask for.
+func networks(device uint32, set string, prefixes []netip.Prefix) (list []element) {
+	seen := map[netip.Prefix]bool{}
+	for _, prefix := range prefixes {
+		for _, network := range split(prefix.Masked()) {
+			if !seen[network] {
+				seen[network] = true
+				list = append(list, element{slotOf: slotOf{set, word(device) + ip(network.Addr()) + word(uint32(network.Bits()))}})
+			}
+		}
+	}
+	return list
+}
+
+// split cuts a network into those of the next length that the rules ask for.
+func split(p netip.Prefix) []netip.Prefix {
+	bits := (p.Bits() + prefixStep - 1) / prefixStep * prefixStep
+	begin := p.Addr().As4()
+	list := make([]netip.Prefix, 1<<(bits-p.Bits()))
+	for i := range list {
+		n := uint64(binary.BigEndian.Uint32(begin[:])) + uint64(i)<<(32-bits)
+		list[i] = netip.PrefixFrom(address(uint32(n)), bits)
+	}
+	return list
+}
+
+// allows says whether the policy lets a sandbox reach an address, not counting pins.
+func (p Policy) allows(to netip.Addr) bool {
+	in := func(list []netip.Prefix) bool {
+		for _, network := range list {
+			if network.Contains(to) {
+				return true
+			}
+		}
+		return false
+	}
+	switch {
+	case in(p.Allow):
+		return true
+	case in(p.Deny), in(PrivateRanges):
+		return false
+	}
+	return p.Internet
 }

@@ -182,7 +182,7 @@ func (w *world) wantTAPs(want ...id.Sandbox) {
 	w.Helper()
 	var got []string
 	for _, name := range w.devices() {
-		if strings.HasPrefix(name, "tap-") {
+		if strings.HasPrefix(name, "tap-sb-") {
 			got = append(got, name)
 		}
 	}
