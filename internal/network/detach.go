@@ -59,7 +59,7 @@ func (n *Network) attachedHere(ctx context.Context) ([]id.Sandbox, error) {
 		return nil, err
 	}
 	defer end()
-	links, err := n.route.LinkList()
+	links, err := whole(n.route.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list network devices: %w", err)
 	}
@@ -99,7 +99,7 @@ func (n *Network) remove(ctx context.Context, name string) error {
 	if err := n.route.LinkSetDown(link); err != nil {
 		return fmt.Errorf("turn off: %w", err)
 	}
-	if err := n.held.set(uint32(index), nil); err != nil {
+	if err := n.held.set(uint32(index), nil, false); err != nil {
 		return fmt.Errorf("remove the policy: %w", err)
 	}
 	if slot, ok := n.slots.at(gateway); ok {

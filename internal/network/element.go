@@ -128,6 +128,9 @@ func (e *element) decode(d *mdnetlink.AttributeDecoder, c *counter) error {
 			d.Nested(readValue(&e.key))
 		case unix.NFTA_SET_ELEM_DATA:
 			d.Nested(readValue(&e.data))
+		case unix.NFTA_SET_ELEM_EXPIRATION: // what is left of its time
+			d.ByteOrder = binary.BigEndian
+			e.ttl = time.Duration(d.Uint64()) * time.Millisecond
 		case unix.NFTA_SET_ELEM_EXPR:
 			d.Nested(e.readExpression(c))
 		}

@@ -2,12 +2,10 @@ package network
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"sync"
-	"time"
 
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
@@ -19,7 +17,6 @@ type attachment struct {
 	slot    Slot
 	device  uint32
 	policy  Policy
-	pinned  map[netip.Addr]time.Time // until when; guarded by the sandbox's turn
 }
 
 // attachments finds sandboxes by all that is known of them in packets.
@@ -95,8 +92,8 @@ func (n *Network) SetPolicy(ctx context.Context, sandbox id.Sandbox, p Policy) e
 	if err != nil {
 		return err
 	}
-	one.policy, one.pinned = p, map[netip.Addr]time.Time{}
-	if err := n.held.set(one.device, n.elements(one, nextMark(n.held.mark(one.device), one.slot))); err != nil {
+	one.policy = p
+	if err := n.held.set(one.device, n.elements(one, nextMark(n.held.mark(one.device), one.slot)), false); err != nil {
 		return fmt.Errorf("set the policy of %s: %w", sandbox, err)
 	}
 	n.attached.put(one)
@@ -104,14 +101,15 @@ func (n *Network) SetPolicy(ctx context.Context, sandbox id.Sandbox, p Policy) e
 }
 
 // enforce makes the kernel's state equal to the policy. Connections that an earlier process let pass under the same
-// policy keep their mark.
+// policy keep their mark, and its pins stay.
 func (n *Network) enforce(sandbox id.Sandbox, index int, slot Slot, p Policy) error {
-	one := attachment{sandbox: sandbox, slot: slot, device: uint32(index), policy: p, pinned: map[netip.Addr]time.Time{}}
+	one := attachment{sandbox: sandbox, slot: slot, device: uint32(index), policy: p}
 	mark := n.held.mark(one.device)
-	if mark == 0 || !n.held.has(one.device, p.elements(one.device, n.limitsOf(p))) {
+	same := mark != 0 && n.held.has(one.device, p.elements(one.device, mark, n.limitsOf(p)))
+	if !same {
 		mark = nextMark(mark, slot)
 	}
-	if err := n.held.set(one.device, n.elements(one, mark)); err != nil {
+	if err := n.held.set(one.device, n.elements(one, mark), same); err != nil {
 		return fmt.Errorf("set the policy: %w", err)
 	}
 	n.attached.put(one)
@@ -121,7 +119,7 @@ func (n *Network) enforce(sandbox id.Sandbox, index int, slot Slot, p Policy) er
 // forget removes all that the kernel holds for a device.
 func (n *Network) forget(sandbox id.Sandbox, index int) error {
 	n.attached.remove(sandbox)
-	return n.held.set(uint32(index), nil)
+	return n.held.set(uint32(index), nil, false)
 }
 
 func (n *Network) limitsOf(p Policy) Limits { return p.Limits.or(n.cfg.Limits) }
@@ -142,7 +140,7 @@ func (n *Network) elements(one attachment, mark uint32) []element {
 	for i := range Rules {
 		list = append(list, element{slotOf{refusals, device + word(uint32(i))}, content{counted: true}})
 	}
-	return append(list, one.policy.elements(one.device, n.limitsOf(one.policy))...)
+	return append(list, one.policy.elements(one.device, mark, n.limitsOf(one.policy))...)
 }
 
 // A connection's mark tells under which policy it passed: markOurs, then a number that grows with every policy of the
@@ -193,6 +191,3 @@ func countOf(list []element, sets ...string) (count int) {
 	}
 	return count
 }
-
-// deviceOf is the device in the key of an element.
-func deviceOf(key string) uint32 { return binary.NativeEndian.Uint32([]byte(key)) }

@@ -2,7 +2,6 @@ package network
 
 import (
 	"math/bits"
-	"net"
 	"strconv"
 	"time"
 
@@ -129,9 +128,9 @@ func redirectNames() []expr.Any {
 	})
 }
 
-// iif map @flags & flagNames != 0 meta l4proto p th [sd]port n
+// meta mark map @policy_flags & flagNames != 0 meta l4proto p th [sd]port n
 func otherNameServer(d direction, p byte, n uint16) []expr.Any {
-	return join(flagged(d, flagNames), protocol(p), []expr.Any{
+	return join(flagged(flagNames), protocol(p), []expr.Any{
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: d.port, Len: 2},
 		&expr.Cmp{Op: equal, Register: 1, Data: binaryutil.BigEndian.PutUint16(n)},
 	})
@@ -161,24 +160,45 @@ func markIsOurs() []expr.Any {
 	}
 }
 
-// iif map @flags & flag != 0
-func flagged(d direction, flag uint32) []expr.Any {
+// meta mark map @policy_flags & flag != 0
+func flagged(flag uint32) []expr.Any {
 	return []expr.Any{
-		loadMeta(d.device, first), mapped(flags, second),
+		loadMeta(expr.MetaKeyMARK, first), mapped(flags, second),
 		bitAndIn(second, []byte(word(flag))),
 		&expr.Cmp{Op: unequal, Register: second, Data: []byte(word(0))},
 	}
 }
 
+// setPolicyMark gives the packet the mark of its sandbox's present policy, by which alone the rules after it find what that
+// says. They must not ask for it again: the kernel applies a transaction to each lookup, not to each packet, so that a packet
+// in the middle of a change would be judged half by one policy and half by the other. Of the policy that it began with it
+// finds all, or, when that is gone, nothing, and is refused.
+//
+// meta mark set iif map @marks
+func setPolicyMark(d direction) []expr.Any {
+	return []expr.Any{
+		loadMeta(d.device, first), mapped(marks, first),
+		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: first},
+	}
+}
+
+// passOnRules let a packet pass without the mark, which was ours.
+func passOnRules() []rule {
+	return []rule{
+		{"", []expr.Any{loadWord(0, first), &expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: first}}},
+		{"", accept()},
+	}
+}
+
 // prefixStep is the distance of the lengths of networks that the sets hold: a /22 is held as four /24, so that
-// few questions find whether an address is in one.
-const prefixStep = 4
+// few questions find whether an address is in one, each for the first bytes of the address.
+const prefixStep = 8
 
 // ownRulesOf are a policy's rules by address: what it allows, also by name, then what it denies.
 func ownRulesOf(d direction) []rule {
 	pass, deny := goTo(admit), refuse(ruleDenied)
 	if d == arriving {
-		pass, deny = accept(), drop()
+		pass, deny = goTo(passOn), drop()
 	}
 	var rules []rule
 	for length := 32; length >= 0; length -= prefixStep {
@@ -191,17 +211,18 @@ func ownRulesOf(d direction) []rule {
 	return rules
 }
 
-// iif . ip daddr & mask . length @set
+// meta mark . ip daddr, its first bytes . length @set
 func inNetwork(d direction, set string, length int) []expr.Any {
-	return []expr.Any{
-		loadMeta(d.device, first), loadAddress(d.remote, second), bitAndIn(second, net.CIDRMask(length, 32)),
-		loadWord(uint32(length), third), in(set),
+	bytes := expr.Any(&expr.Payload{DestRegister: second, Base: expr.PayloadBaseNetworkHeader, Offset: d.remote, Len: uint32(length / 8)})
+	if length == 0 {
+		bytes = loadWord(0, second)
 	}
+	return []expr.Any{loadMeta(expr.MetaKeyMARK, first), bytes, loadWord(uint32(length), third), in(set)}
 }
 
-// iif map @marks . ip daddr @pins
+// meta mark . ip daddr @pins
 func pinned(d direction) []expr.Any {
-	return []expr.Any{loadMeta(d.device, first), mapped(marks, first), loadAddress(d.remote, second), in(pins)}
+	return []expr.Any{loadMeta(expr.MetaKeyMARK, first), loadAddress(d.remote, second), in(pins)}
 }
 
 // The classes of connection limits: a class is the logarithm of the number of connections. They are counted in a
@@ -236,14 +257,14 @@ func admitRules(total Limits) []rule {
 	}
 	return append(rules,
 		rule{"the host has few left", join(isNew, []expr.Any{loadMeta(expr.MetaKeyNFPROTO, first), in(pressure)}, tooMany(pressureClass), refuse(ruleConnections))},
-		rule{"", []expr.Any{loadMeta(expr.MetaKeyIIF, first), mapped(marks, first), &expr.Ct{Key: expr.CtKeyMARK, Register: first, SourceRegister: true}}},
-		rule{"", accept()})
+		rule{"", []expr.Any{loadMeta(expr.MetaKeyMARK, first), &expr.Ct{Key: expr.CtKeyMARK, Register: first, SourceRegister: true}}},
+		rule{"", goTo(passOn)})
 }
 
-// iif map @flags & 0xff00 == class << 8
+// meta mark map @policy_flags & 0xff00 == class << 8
 func hasClass(class int) []expr.Any {
 	return []expr.Any{
-		loadMeta(expr.MetaKeyIIF, first), mapped(flags, second),
+		loadMeta(expr.MetaKeyMARK, first), mapped(flags, second),
 		bitAndIn(second, []byte(word(classMask))),
 		&expr.Cmp{Op: equal, Register: second, Data: []byte(word(uint32(class) << classShift))},
 	}

@@ -209,7 +209,7 @@ func (n *Network) open(ctx context.Context) error {
 
 // recall finds what an earlier process left: the policies of sandboxes that are attached, and the pool.
 func (n *Network) recall(ctx context.Context) error {
-	links, err := n.route.LinkList()
+	links, err := whole(n.route.LinkList)
 	if err != nil {
 		return fmt.Errorf("list network devices: %w", err)
 	}

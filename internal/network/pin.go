@@ -2,12 +2,9 @@ package network
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
@@ -37,52 +34,14 @@ func (n *Network) Pin(ctx context.Context, sandbox id.Sandbox, addrs []netip.Add
 	if !one.policy.Names {
 		return models.Errorf(models.Precondition, "the network policy of sandbox %s has no rules by name", sandbox)
 	}
-	ttl = min(max(ttl, time.Second), maxPinTime)
-	list, err := one.pin(addrs, n.held.mark(one.device), ttl, time.Now())
-	if err != nil {
-		return err
-	}
-	if err := n.kernel.pin(list); err != nil {
-		return fmt.Errorf("pin addresses for %s: %w", sandbox, err)
-	}
-	return nil
-}
-
-// pin notes what is to be pinned, and returns it as elements.
-func (one attachment) pin(addrs []netip.Addr, mark uint32, ttl time.Duration, now time.Time) (list []element, err error) {
-	for addr, until := range one.pinned {
-		if until.Before(now) {
-			delete(one.pinned, addr)
-		}
-	}
+	var public []netip.Addr
 	for _, addr := range addrs {
-		addr = addr.Unmap()
-		if !addr.Is4() || isPrivate(addr) {
-			continue
-		}
-		if len(one.pinned) >= maxPins {
-			return nil, models.Errorf(models.Exhausted, "sandbox %s has %d addresses allowed by name already", one.sandbox, maxPins)
-		}
-		if until := now.Add(ttl); until.After(one.pinned[addr]) {
-			one.pinned[addr] = until
-			list = append(list, element{slotOf{pins, word(mark) + ip(addr)}, content{ttl: ttl}})
+		if addr = addr.Unmap(); addr.Is4() && !isPrivate(addr) {
+			public = append(public, addr)
 		}
 	}
-	return list, nil
-}
-
-// pin adds elements that may be there with less time left. Whether they are is not known for certain: they
-// may end at any moment.
-func (f *netfilter) pin(list []element) error {
-	for _, e := range list {
-		one := []element{e}
-		err := f.commit(one, one)
-		if errors.Is(err, unix.ENOENT) {
-			err = f.commit(nil, one)
-		}
-		if err != nil {
-			return err
-		}
+	if err := n.held.pin(one.device, n.held.mark(one.device), public, min(max(ttl, time.Second), maxPinTime)); err != nil {
+		return fmt.Errorf("pin addresses for %s: %w", sandbox, err)
 	}
 	return nil
 }

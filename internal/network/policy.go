@@ -72,21 +72,31 @@ const (
 	refusalsPerSecond  = 20
 )
 
-// maxPrefixes is how many networks a policy may name.
-const maxPrefixes = 1000
+// maxPrefixes is how many networks a policy may name, and maxNetworks how many they may be for the rules, which know
+// networks of whole bytes: a /9 is 128 of them, a /24 is one.
+const (
+	maxPrefixes = 1000
+	maxNetworks = 20_000
+)
 
 // check says what of a policy cannot be.
 func (p Policy) check() error {
 	if n := len(p.Allow) + len(p.Deny); n > maxPrefixes {
 		return models.Errorf(models.Invalid, "a network policy names %d networks; %d are possible", n, maxPrefixes)
 	}
+	count := 0
 	for _, list := range [][]netip.Prefix{p.Allow, p.Deny} {
 		for _, network := range list {
 			if !network.IsValid() || !network.Addr().Is4() {
 				return models.Errorf(models.Invalid, "a network policy cannot name %s: sandboxes have IPv4 alone", network).
 					WithHint("name IPv4 networks, as in 203.0.113.0/24")
 			}
+			count += 1 << (-network.Bits() & (prefixStep - 1))
 		}
+	}
+	if count > maxNetworks {
+		return models.Errorf(models.Invalid, "a network policy names networks that are %d when cut to whole bytes; %d are possible", count, maxNetworks).
+			WithHint("name fewer, or such as are a /8, a /16, a /24 or a /32")
 	}
 	return nil
 }
@@ -106,10 +116,10 @@ func (p Policy) bits(l Limits) uint32 {
 	return bits
 }
 
-// elements are the policy of a device, without its mark.
-func (p Policy) elements(device uint32, l Limits) []element {
+// elements are the policy of a device: what it says, found by its mark, and limits, found by the device.
+func (p Policy) elements(device, mark uint32, l Limits) []element {
 	list := []element{
-		{slotOf{flags, word(device)}, content{data: word(p.bits(l))}},
+		{slotOf{flags, word(mark)}, content{data: word(p.bits(l))}},
 		limited(device, limitPackets, limit{rate: l.Packets}),
 		limited(device, limitConnections, limit{rate: uint64(l.NewConnections)}),
 		limited(device, limitNames, limit{rate: namesPerSecond}),
@@ -118,8 +128,8 @@ func (p Policy) elements(device uint32, l Limits) []element {
 		limited(device, limitUpload, limit{l.UploadBytes, true}),
 		limited(device, limitDownload, limit{l.DownloadBytes, true}),
 	}
-	list = append(list, networks(device, allowed, p.Allow)...)
-	return append(list, networks(device, denied, p.Deny)...)
+	list = append(list, networks(mark, allowed, p.Allow)...)
+	return append(list, networks(mark, denied, p.Deny)...)
 }
 
 func limited(device, kind uint32, l limit) element {
@@ -127,13 +137,13 @@ func limited(device, kind uint32, l limit) element {
 }
 
 // networks are prefixes as elements, each once, of lengths that the rules ask for.
-func networks(device uint32, set string, prefixes []netip.Prefix) (list []element) {
+func networks(mark uint32, set string, prefixes []netip.Prefix) (list []element) {
 	seen := map[netip.Prefix]bool{}
 	for _, prefix := range prefixes {
 		for _, network := range split(prefix.Masked()) {
 			if !seen[network] {
 				seen[network] = true
-				list = append(list, element{slotOf: slotOf{set, word(device) + ip(network.Addr()) + word(uint32(network.Bits()))}})
+				list = append(list, element{slotOf: slotOf{set, word(mark) + ip(network.Addr()) + word(uint32(network.Bits()))}})
 			}
 		}
 	}
@@ -150,23 +160,4 @@ func split(p netip.Prefix) []netip.Prefix {
 		list[i] = netip.PrefixFrom(address(uint32(n)), bits)
 	}
 	return list
-}
-
-// allows says whether the policy lets a sandbox reach an address, not counting pins.
-func (p Policy) allows(to netip.Addr) bool {
-	in := func(list []netip.Prefix) bool {
-		for _, network := range list {
-			if network.Contains(to) {
-				return true
-			}
-		}
-		return false
-	}
-	switch {
-	case in(p.Allow):
-		return true
-	case in(p.Deny), in(PrivateRanges):
-		return false
-	}
-	return p.Internet
 }

@@ -84,17 +84,13 @@ func (p *pool) prepare(slot Slot) error {
 	return err
 }
 
-// take returns the device of a slot, which is made if it is not there yet.
-func (p *pool) take(ctx context.Context, slot Slot) (device int, err error) {
+// take returns the device of a slot that is held, which is made if it is not there yet.
+func (p *pool) take(ctx context.Context, slot Slot) (int, error) {
 	defer p.refill()
 	for {
-		p.mu.Lock()
-		device, ok := p.ready[slot.Index]
-		making := p.busy[slot.Index]
-		delete(p.ready, slot.Index)
-		p.mu.Unlock()
+		device, making := p.pick(slot.Index)
 		switch {
-		case ok:
+		case device != 0:
 			return device, nil
 		case making == nil:
 			return p.of.makeTAP(slot)
@@ -107,13 +103,23 @@ func (p *pool) take(ctx context.Context, slot Slot) (device int, err error) {
 	}
 }
 
-// begin notes that the TAP of a slot is being made; false when it is not needed.
+// pick takes a slot's device out of the pool, or returns what is closed when it has been made; neither when there is none.
+func (p *pool) pick(slot int) (device int, making <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	device = p.ready[slot]
+	delete(p.ready, slot)
+	return device, p.busy[slot]
+}
+
+// begin notes that the TAP of a slot is being made; false when it is not needed, or no longer. Whoever holds the slot
+// takes after it has been reserved, and so sees that.
 func (p *pool) begin(slot int) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	_, ready := p.ready[slot]
 	_, busy := p.busy[slot]
-	if ready || busy {
+	if ready || busy || !p.of.slots.isFree(slot) {
 		return false
 	}
 	p.busy[slot] = make(chan struct{})
@@ -132,7 +138,7 @@ func (p *pool) end(slot, device int) {
 
 // drain forgets what is ready and deletes it.
 func (n *Network) drain(ctx context.Context) error {
-	links, err := n.route.LinkList()
+	links, err := whole(n.route.LinkList)
 	if err != nil {
 		return fmt.Errorf("list network devices: %w", err)
 	}

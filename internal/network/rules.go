@@ -39,6 +39,7 @@ const (
 	admit       = "admit"
 	ownRules    = "own_rules"
 	answers     = "answers"
+	passOn      = "pass_on"
 )
 
 // beforeDefrag is a priority before the kernel puts fragments together (-400), so that a guest's fragments cannot
@@ -53,6 +54,7 @@ func ruleset(cfg Config, tell bool) []chain {
 	}
 	return append(list,
 		chain{name: layout},
+		chain{name: passOn, rules: passOnRules()},
 		chain{name: fromSandbox, rules: fromSandboxRules(cfg.Total)},
 		chain{name: toHost, rules: toHostRules()},
 		chain{name: admit, rules: admitRules(cfg.Total)},
@@ -110,6 +112,7 @@ func toHostRules() []rule {
 	return []rule{
 		{"answers", join(state(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), isReply(), accept())},
 		{"", join(toNameServer(), exceeded(limitNames), refuse(ruleNames))},
+		{"", setPolicyMark(leaving)},
 		{"", join(redirected(), toNameServer(), jump(admit))},
 		{"ping of the own gateway", join(icmpType(equal, echo), toGateway(), jump(admit))},
 		{"", refuse(ruleHost)},
@@ -125,27 +128,29 @@ func outboundRules(subnet netip.Prefix) []rule {
 		{"", join(icmpType(equal, icmpRedirect), refuse(ruleProtocol))},
 		{"segments that fit the way", clampSegments()},
 		{"let pass before, under the present policy", join(state(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), markIsCurrent(leaving), accept())},
+		{"", setPolicyMark(leaving)},
 	}
 	rules = append(rules, otherNameServers(leaving, refuse(ruleNames))...)
-	rules = append(rules, rule{"", join(flagged(leaving, flagOwnRules), jump(leaving.chain(ownRules)))})
+	rules = append(rules, rule{"", join(flagged(flagOwnRules), jump(leaving.chain(ownRules)))})
 	for _, private := range PrivateRanges {
 		rules = append(rules, rule{"", join(target(equal, private), refuse(rulePrivate))})
 	}
 	return append(rules,
-		rule{"", join(flagged(leaving, flagInternet), goTo(admit))},
+		rule{"", join(flagged(flagInternet), goTo(admit))},
 		rule{"", refuse(ruleInternet)})
 }
 
 // answersRules are for what arrives on a connection that an earlier policy of the sandbox let pass: it passes if the
 // present one would have let it, too.
 func answersRules() []rule {
-	rules := otherNameServers(arriving, drop())
-	rules = append(rules, rule{"", join(flagged(arriving, flagOwnRules), jump(arriving.chain(ownRules)))})
+	rules := []rule{{"", setPolicyMark(arriving)}}
+	rules = append(rules, otherNameServers(arriving, drop())...)
+	rules = append(rules, rule{"", join(flagged(flagOwnRules), jump(arriving.chain(ownRules)))})
 	for _, private := range PrivateRanges {
 		rules = append(rules, rule{"", join(source(equal, private), drop())})
 	}
 	return append(rules,
-		rule{"", join(flagged(arriving, flagInternet), accept())},
+		rule{"", join(flagged(flagInternet), goTo(passOn))},
 		rule{"no policy lets it pass", drop()})
 }
 

@@ -153,7 +153,11 @@ func (w *world) drops() map[string]uint64 {
 	w.onHost(func() error {
 		conn, table := &nftables.Conn{}, &nftables.Table{Name: "wrenn", Family: nftables.TableFamilyINet}
 		rules, err := conn.GetRules(table, &nftables.Chain{Name: "inbound"})
-		for _, r := range rules {
+		if err != nil {
+			return err
+		}
+		answers, err := conn.GetRules(table, &nftables.Chain{Name: "answers"})
+		for _, r := range append(rules, answers...) {
 			comment, _ := userdata.GetString(r.UserData, userdata.TypeComment)
 			for _, e := range r.Exprs {
 				if counter, ok := e.(*expr.Counter); ok {

@@ -10,21 +10,21 @@ import (
 // The names of the sets. What is keyed by a device is keyed by its index, which the kernel does not use again while
 // anyone remembers it.
 const (
-	guests     = "guests"     // device . Ethernet address . address: what a guest may send from
-	gateways   = "gateways"   // device . address of its gateway
-	marks      = "marks"      // device : mark of the connections that its present policy let pass
-	current    = "current"    // device . that mark
-	flags      = "flags"      // device : what its policy says in bits, see flagInternet
-	allowed    = "allowed"    // device . network . bits of the network
-	denied     = "denied"     // device . network . bits of the network
-	pins       = "pins"       // mark . address, for a time
-	limits     = "limits"     // device . kind, with a limit
-	refusals   = "refusals"   // device . number of the rule, with a counter
-	dnsPorts   = "dns_ports"  // protocol : port of ListenDNS
-	dnsSockets = "dns"        // protocol . port of ListenDNS
-	pressure   = "pressure"   // nfproto: new connections are held back
-	arpGuests  = "arp_guests" // device . Ethernet address . address . gateway: of the table of family arp
-	arpRate    = "arp_rate"   // device, for a time: of the same table
+	guests     = "guests"       // device . Ethernet address . address: what a guest may send from
+	gateways   = "gateways"     // device . address of its gateway
+	marks      = "marks"        // device : mark of the connections that its present policy let pass
+	current    = "current"      // device . that mark
+	flags      = "policy_flags" // mark: what that policy says in bits, see flagInternet
+	allowed    = "allowed"      // mark . network . bits of the network
+	denied     = "denied"       // mark . network . bits of the network
+	pins       = "pins"         // mark . address, for a time
+	limits     = "rate_limits"  // device . kind, with a limit
+	refusals   = "refusals"     // device . number of the rule, with a counter
+	dnsPorts   = "dns_ports"    // protocol : port of ListenDNS
+	dnsSockets = "dns"          // protocol . port of ListenDNS
+	pressure   = "pressure"     // nfproto: new connections are held back
+	arpGuests  = "arp_guests"   // device . Ethernet address . address . gateway: of the table of family arp
+	arpRate    = "arp_rate"     // device, for a time: of the same table
 )
 
 // set is the definition of a set; changing one means to change layout.
@@ -42,7 +42,7 @@ var (
 	mark   = nftables.TypeMark
 	addr   = nftables.TypeIPAddr
 	mac    = nftables.TypeEtherAddr
-	number = nftables.TypeInteger
+	number = nftables.TypeMark // any word: of a mere integer nft(8) does not know the size
 	proto  = nftables.TypeInetProto
 	port   = nftables.TypeInetService
 )
@@ -59,9 +59,9 @@ func inetSets() []set {
 		{name: gateways, key: types{device, addr}},
 		{name: marks, key: types{device}, data: &mark},
 		{name: current, key: types{device, mark}},
-		{name: flags, key: types{device}, data: &mark},
-		{name: allowed, key: types{device, addr, number}},
-		{name: denied, key: types{device, addr, number}},
+		{name: flags, key: types{mark}, data: &mark},
+		{name: allowed, key: types{mark, addr, number}},
+		{name: denied, key: types{mark, addr, number}},
 		{name: pins, key: types{mark, addr}, timeout: -1, size: maxPinsOnHost},
 		{name: limits, key: types{device, number}},
 		{name: refusals, key: types{device, number}},

@@ -186,6 +186,12 @@ func (s *slots) next(n int) (list []int) {
 	return list
 }
 
+func (s *slots) isFree(index int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.places[index] != nil
+}
+
 // prefer makes a slot the next to be reserved, if it is free.
 func (s *slots) prefer(index int) {
 	s.mu.Lock()

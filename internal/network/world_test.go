@@ -3,6 +3,7 @@ package network_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -169,6 +170,9 @@ func (w *world) devices() (names []string) {
 	w.Helper()
 	w.onHost(func() error {
 		links, err := netlink.LinkList()
+		for errors.Is(err, netlink.ErrDumpInterrupted) { // the pool was being filled
+			links, err = netlink.LinkList()
+		}
 		for _, link := range links {
 			names = append(names, link.Attrs().Name)
 		}
