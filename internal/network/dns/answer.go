@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
 
 const (
@@ -171,11 +173,20 @@ func (f *Forwarder) letReach(ctx context.Context, p Policy, v verdict, name stri
 		if errors.Is(err, ErrChanged) {
 			return err
 		}
-		f.log.Warn("addresses of a name not pinned", "sandbox_id", p.Sandbox, "name", name, "error", err)
+		f.notPinned(p, name, err)
 		reply.Answer, reply.Rcode = nil, dns.RcodeServerFailure
 		explain(reply, dns.ExtendedErrorCodeOther, "the host could not let the sandbox reach the name")
 	}
 	return nil
+}
+
+// notPinned tells the operator, or the user where it is the sandbox's doing.
+func (f *Forwarder) notPinned(p Policy, name string, err error) {
+	if models.CodeOf(err) == models.Exhausted {
+		f.cfg.Host.Refused(Refusal{Sandbox: p.Sandbox, Name: name, Rule: TooManyNames, Why: models.AsError(err).Message})
+		return
+	}
+	f.log.Warn("addresses of a name not pinned", "sandbox_id", p.Sandbox, "name", name, "error", err)
 }
 
 // ledInside notes that an answer led where the sandbox must not go. The name does not exist when nothing else is left of it.

@@ -402,6 +402,11 @@ func TestPolicyChangesMeanwhile(t *testing.T) {
 	if m := r.ask(one, "example.com", dns.TypeA); m.Rcode != dns.RcodeServerFailure || len(m.Answer) > 0 {
 		t.Errorf("answered what is not pinned: %v", m)
 	}
+	r.host.onPin(func(Policy) error { return models.Errorf(models.Exhausted, "too many") })
+	policy, _ := r.host.Policy(one)
+	if m := r.ask(one, "example.com", dns.TypeA); m.Rcode != dns.RcodeServerFailure || !slices.Contains(r.host.refused(policy.Sandbox, "example.com"), TooManyNames) {
+		t.Errorf("a sandbox with too many pins got %v", m)
+	}
 }
 
 // TestFloodHoldsUpNobody: one sandbox that asks without end, for names whose servers do not answer, is refused, and another is answered.
