@@ -127,21 +127,13 @@ type networkLimitsView struct {
 
 func viewOfNetwork(p models.NetworkPolicy) networkView {
 	v := networkView{
-		Internet: "off", Allow: texts(p.Allow), Deny: texts(p.Deny),
+		Internet: "off", Allow: models.DestinationTexts(p.Allow), Deny: models.DestinationTexts(p.Deny),
 		Limits: networkLimitsView(p.Limits), Generation: p.Generation,
 	}
 	if p.Internet {
 		v.Internet = "on"
 	}
 	return v
-}
-
-func texts(rules []models.Destination) []string {
-	out := make([]string, len(rules))
-	for i, d := range rules {
-		out[i] = d.String()
-	}
-	return out
 }
 
 // networkStateView is the schema NetworkState.

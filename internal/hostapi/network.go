@@ -40,7 +40,7 @@ func (s *Server) GetNetwork(_ context.Context, req *pb.GetNetworkRequest) (*pb.G
 		return nil, err
 	}
 	resp := &pb.GetNetworkResponse{
-		Policy: &pb.NetworkPolicy{Generation: n.Policy.Generation, Internet: n.Policy.Internet, Allow: texts(n.Policy.Allow), Deny: texts(n.Policy.Deny)},
+		Policy: &pb.NetworkPolicy{Generation: n.Policy.Generation, Internet: n.Policy.Internet, Allow: models.DestinationTexts(n.Policy.Allow), Deny: models.DestinationTexts(n.Policy.Deny)},
 		Counters: &pb.NetworkCounters{
 			SentPackets: n.Counters.SentPackets, SentBytes: n.Counters.SentBytes,
 			ReceivedPackets: n.Counters.ReceivedPackets, ReceivedBytes: n.Counters.ReceivedBytes, DroppedPackets: n.Counters.Dropped,
@@ -72,14 +72,6 @@ func policy(m *pb.NetworkPolicy) (models.NetworkPolicy, error) {
 	}
 	p.Deny, err = models.ParseDestinations("deny", m.GetDeny())
 	return p, err
-}
-
-func texts(rules []models.Destination) []string {
-	out := make([]string, len(rules))
-	for i, d := range rules {
-		out[i] = d.String()
-	}
-	return out
 }
 
 func refusal(r models.NetworkRefusal) *pb.NetworkRefusal {

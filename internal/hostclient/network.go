@@ -49,21 +49,13 @@ func (c *Client) Network(ctx context.Context, sb id.Sandbox) (Network, error) {
 
 func policyMessage(p models.NetworkPolicy) *pb.NetworkPolicy {
 	return &pb.NetworkPolicy{
-		Generation: p.Generation, Internet: p.Internet, Allow: texts(p.Allow), Deny: texts(p.Deny),
+		Generation: p.Generation, Internet: p.Internet, Allow: models.DestinationTexts(p.Allow), Deny: models.DestinationTexts(p.Deny),
 		Limits: &pb.NetworkLimits{
 			UploadMbit: int32(p.Limits.UploadMbit), DownloadMbit: int32(p.Limits.DownloadMbit),
 			PacketsPerSecond: int32(p.Limits.PacketsPerSecond),
 			Connections:      int32(p.Limits.Connections), ConnectionsPerSecond: int32(p.Limits.ConnectionsPerSecond),
 		},
 	}
-}
-
-func texts(rules []models.Destination) []string {
-	out := make([]string, len(rules))
-	for i, d := range rules {
-		out[i] = d.String()
-	}
-	return out
 }
 
 func counters(m *pb.NetworkCounters) models.NetworkCounters {

@@ -43,6 +43,9 @@ func (h *Host) SetNetworkPolicy(_ context.Context, req *pb.SetNetworkPolicyReque
 	}
 	if req.GetPolicy().GetGeneration() > sb.GetNetworkGeneration() {
 		sb.NetworkGeneration = req.GetPolicy().GetGeneration()
+		if h.networks[req.GetSandboxId()] == nil { // one that was made out of nothing
+			h.networks[req.GetSandboxId()] = &pb.GetNetworkResponse{Counters: &pb.NetworkCounters{}}
+		}
 		h.networks[req.GetSandboxId()].Policy = proto.CloneOf(req.GetPolicy())
 		h.publish(sb)
 	}

@@ -81,6 +81,15 @@ func ParseDestinations(list string, texts []string) ([]Destination, error) {
 	return out, nil
 }
 
+// DestinationTexts is what ParseDestinations reads; it is never nil.
+func DestinationTexts(rules []Destination) []string {
+	texts := make([]string, len(rules))
+	for i, d := range rules {
+		texts[i] = d.String()
+	}
+	return texts
+}
+
 // looksLikeAddress tells whether text is meant as addresses: its last label is a number, which no domain's is, or it
 // has a character that only they have.
 func looksLikeAddress(text string) bool {
