@@ -89,8 +89,8 @@ func (b *bench) byNetlink(ctx context.Context, most int) (err error) {
 	return b.policies(ctx, n)
 }
 
-// settle is how long a measured sandbox lives, so that the pool has its next device: sandboxes that are created one
-// after the other at full speed would measure how quickly devices can be made.
+// settle is how long it takes from one measurement to the next, so that the pool has its next device and the last one is
+// deleted: sandboxes that come and go at full speed would measure how quickly the kernel makes and deletes devices.
 const settle = 60 * time.Millisecond
 
 // lives attaches and detaches sandboxes beside level others.

@@ -198,12 +198,12 @@ func TestCloseIsFinal(t *testing.T) {
 	w.wantTAPs(alice)
 }
 
-func TestThousandsOfSandboxesLeaveNothing(t *testing.T) {
+func TestManySandboxesLeaveNothing(t *testing.T) {
 	w := newWorld(t)
 	n := w.open("")
-	routes, devices := w.routes(), len(w.devices())
+	routes := w.routes()
 	start := time.Now()
-	const cycles = 2000
+	const cycles = 500
 	for i := range cycles {
 		sandbox := id.Sandbox(fmt.Sprintf("sb-%08x", i))
 		slot, _ := w.attach(n, sandbox)
@@ -211,9 +211,11 @@ func TestThousandsOfSandboxesLeaveNothing(t *testing.T) {
 		n.Release(slot)
 	}
 	t.Logf("%d cycles, %s each", cycles, time.Since(start)/cycles)
-	if got := len(w.devices()); got != devices {
-		t.Errorf("%d devices, before %d", got, devices)
-	}
+	w.eventually("only the pool is left", func() bool {
+		return !slices.ContainsFunc(w.devices(), func(name string) bool {
+			return strings.HasPrefix(name, "tap-") && !strings.HasPrefix(name, "tap-free-")
+		})
+	})
 	if got := w.routes(); got != routes {
 		t.Errorf("%d routes, before %d", got, routes)
 	}

@@ -22,12 +22,8 @@ const (
 // idle TCP connection for five days. Otherwise the next sandbox with this address would get what the
 // other end still sends. The table's rules mark each connection with the slot;
 // the kernel deletes by mark without listing all connections to us.
-func forgetConnections(ns *netns.Namespace, slot Slot) error {
-	conn, err := dialNetfilter(ns)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
+// The connection is the one that is kept: to close one after a transaction takes the kernel 10 ms.
+func (f *netfilter) forgetConnections(slot Slot) error {
 	attributes, err := mdnetlink.MarshalAttributes([]mdnetlink.Attribute{
 		{Type: ctaMark, Data: binary.BigEndian.AppendUint32(nil, markOurs|uint32(slot.Index))},
 		{Type: ctaMarkMask, Data: binary.BigEndian.AppendUint32(nil, markOurs|indexMask)},
@@ -35,12 +31,16 @@ func forgetConnections(ns *netns.Namespace, slot Slot) error {
 	if err != nil {
 		return err
 	}
-	_, err = conn.Execute(mdnetlink.Message{
+	message := mdnetlink.Message{
 		Header: mdnetlink.Header{
 			Type:  unix.NFNL_SUBSYS_CTNETLINK<<8 | ctMessageDelete,
 			Flags: mdnetlink.Request | mdnetlink.Acknowledge,
 		},
 		Data: append([]byte{unix.AF_INET, unix.NFNETLINK_V0, 0, 0}, attributes...), // struct nfgenmsg
+	}
+	err = f.do(func(conn *mdnetlink.Conn) error {
+		_, err := conn.Execute(message)
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("forget connections of %s: %w", slot.Guest.Addr(), err)

@@ -29,15 +29,16 @@ type slotOf struct {
 // content is what an element holds beside its key.
 type content struct {
 	data    string        // of a map
-	limit   limit         // the element matches what exceeds it; zero: everything
+	limit   limit         // the element matches by it; zero: everything
 	counted bool          // the element counts what it matches
 	ttl     time.Duration // after which it is gone; 0: never
 }
 
-// limit is a rate, of packets or of bytes a second.
+// limit is a rate, of packets or of bytes a second. It matches what exceeds it, or what does not.
 type limit struct {
 	rate  uint64
 	bytes bool
+	under bool
 }
 
 // word is a value of four bytes as the kernel has it in a register.
@@ -48,10 +49,10 @@ func ip(a netip.Addr) string { return string(a.AsSlice()) }
 // ether pads an Ethernet address as a register of 32 bits each does.
 func ether(mac net.HardwareAddr) string { return string(mac) + "\x00\x00" }
 
-// expression is the limit as the kernel evaluates it when the element is found: `limit rate over`. Of packets a
+// expression is the limit as the kernel evaluates it when the element is found: `limit rate [over]`. Of packets a
 // tenth of a second's worth may come at once; of bytes the kernel lets a second's worth.
 func (l limit) expression() expr.Any {
-	e := &expr.Limit{Type: expr.LimitTypePkts, Rate: l.rate, Over: true, Unit: expr.LimitTimeSecond}
+	e := &expr.Limit{Type: expr.LimitTypePkts, Rate: l.rate, Over: !l.under, Unit: expr.LimitTimeSecond}
 	if l.bytes {
 		e.Type = expr.LimitTypePktBytes
 		return e
@@ -188,6 +189,8 @@ func (l *limit) read(d *mdnetlink.AttributeDecoder) error {
 			l.rate = d.Uint64()
 		case unix.NFTA_LIMIT_TYPE:
 			l.bytes = d.Uint32() == unix.NFT_LIMIT_PKT_BYTES
+		case unix.NFTA_LIMIT_FLAGS:
+			l.under = d.Uint32()&unix.NFT_LIMIT_F_INV == 0
 		}
 	}
 	return nil

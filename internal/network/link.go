@@ -91,7 +91,7 @@ func (n *Network) attach(ctx context.Context, sandbox id.Sandbox, slot Slot, p P
 	if err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
 		defer cancel()
-		return errors.Join(err, n.forget(sandbox, index), n.remove(undo, name), n.remove(undo, poolName(slot.Index)))
+		return errors.Join(err, n.forget(sandbox, index), n.discard(undo, name), n.discard(undo, poolName(slot.Index)))
 	}
 	return nil
 }

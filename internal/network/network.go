@@ -2,19 +2,20 @@
 // nftables table for all of them.
 //
 // Each sandbox has a slot, four addresses of the subnet: the host's end of the TAP is .1,
-// the guest .2. The TAP is named tap-sb-xxxxxxxx after the sandbox. It is persistent: the VMM
-// opens it by its name, and it outlives the VMM and the agent until Detach.
+// the guest .2. The TAP is named tap-sb-xxxxxxxx after the sandbox. It is made ahead (pool.go), persistent, and
+// belongs to the uid of its slot: the VMM opens it by its name, and it outlives the VMM and the agent until Detach.
 //
-// The table `wrenn` (see rules.go) matches TAPs by that name, so that a sandbox costs no
-// rule. It lets guests reach the world through the host's address, and denies them: each other,
-// the host (except for a ping of their gateway), link-local addresses and so cloud metadata,
-// multicast and broadcast, sources that are not their own, IPv6. Nothing from outside reaches
-// them but answers. No other table is touched.
+// What belongs to a sandbox is elements of the table's sets (set.go), so that the ten thousandth sandbox costs what the
+// first did, and each change is one transaction (held.go); the rules (rules.go) never change. They let guests reach the world
+// through the host's address as far as their Policy goes, by TCP, UDP and ping, also in fragments, and deny them always: each other,
+// the host (except for a ping of their gateway, and names from it), link-local addresses and so cloud metadata, multicast and broadcast,
+// sources that are not their own by IP, Ethernet and ARP, IPv6, tunnels and every other protocol. Nothing from outside
+// reaches them but answers. No other table is touched. Why so: docs/adr/0008-the-shape-of-the-table.md.
 //
 // A Network belongs to the network namespace of the thread that called Open, whichever thread
-// calls its methods, and to one process at a time. All it needs after a restart is Take for
-// the slot of every sandbox that is to live on and Sweep for the others: what the kernel holds
-// is found again by name.
+// calls its methods, and to one process at a time. All it needs after a restart is Take and Attach for
+// every sandbox that is to live on, with its policy, and Sweep for the others: what the kernel holds
+// is found again, and made equal to the policy without a moment of openness or interruption.
 package network
 
 import (

@@ -124,9 +124,9 @@ func (p Policy) elements(device, mark uint32, l Limits) []element {
 		limited(device, limitConnections, limit{rate: uint64(l.NewConnections)}),
 		limited(device, limitNames, limit{rate: namesPerSecond}),
 		limited(device, limitFragments, limit{rate: fragmentsPerSecond}),
-		limited(device, limitSamples, limit{rate: refusalsPerSecond}),
-		limited(device, limitUpload, limit{l.UploadBytes, true}),
-		limited(device, limitDownload, limit{l.DownloadBytes, true}),
+		limited(device, limitSamples, limit{rate: refusalsPerSecond, under: true}),
+		limited(device, limitUpload, limit{rate: l.UploadBytes, bytes: true}),
+		limited(device, limitDownload, limit{rate: l.DownloadBytes, bytes: true}),
 	}
 	list = append(list, networks(mark, allowed, p.Allow)...)
 	return append(list, networks(mark, denied, p.Deny)...)

@@ -144,7 +144,7 @@ func (n *Network) drain(ctx context.Context) error {
 	}
 	for _, link := range links {
 		if _, ok := slotOfPool(link); ok {
-			err = errors.Join(err, n.remove(ctx, link.Attrs().Name))
+			err = errors.Join(err, n.discard(ctx, link.Attrs().Name))
 		}
 	}
 	return err
@@ -158,9 +158,14 @@ func slotOfPool(link netlink.Link) (int, bool) {
 	return slot, ok && err == nil && tap
 }
 
-// adopt takes over the pool of an earlier process; what does not fit is deleted.
+// adopt takes over the pool of an earlier process; what does not fit is deleted, and what it was about to delete.
 func (n *Network) adopt(ctx context.Context, links []netlink.Link) error {
 	for _, link := range links {
+		if _, tap := link.(*netlink.Tuntap); tap && strings.HasPrefix(link.Attrs().Name, goneTAP) {
+			if err := n.bury(ctx, link); err != nil {
+				return err
+			}
+		}
 		index, ok := slotOfPool(link)
 		if !ok {
 			continue
@@ -173,7 +178,7 @@ func (n *Network) adopt(ctx context.Context, links []netlink.Link) error {
 			n.slots.prefer(index)
 			continue
 		}
-		if err := n.remove(ctx, link.Attrs().Name); err != nil {
+		if err := n.discard(ctx, link.Attrs().Name); err != nil {
 			return err
 		}
 	}

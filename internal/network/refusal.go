@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"net/netip"
 	"strconv"
 	"time"
@@ -40,7 +39,7 @@ const refusalWindow = 500 * time.Millisecond
 
 // Refusals are what the rules dropped of what guests sent: a sample, of at most 20 packets a second of a sandbox, and of
 // equal ones a single Refusal with their number. Nobody need read it: what finds no room is lost. It is closed by Close,
-// and at once where the kernel cannot tell (see Info.Warnings).
+// and at once where the kernel cannot tell (see Info.Warnings; or the log, where another program has the nflog group).
 func (n *Network) Refusals() <-chan Refusal { return n.told.out }
 
 // watchRefusals asks the kernel for the samples that the rules take.
@@ -51,8 +50,10 @@ func (n *Network) watchRefusals(ctx context.Context) error {
 		return nil
 	}
 	conn, err := n.listenLog()
-	if err != nil {
-		return fmt.Errorf("watch refused packets: %w", err)
+	if err != nil { // another program may have the group
+		n.log.WarnContext(ctx, "refused packets are counted, but not told", "error", err)
+		close(n.told.out)
+		return nil
 	}
 	samples := make(chan Refusal, maxRefusals)
 	n.background.Go(func() {

@@ -1,8 +1,6 @@
 package network
 
 import (
-	"slices"
-
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
@@ -63,10 +61,10 @@ const sampleBytes = 64
 // samplesPerSecond bounds what the kernel tells about one reason, for all sandboxes.
 const samplesPerSecond = 500
 
-// iif . telling != @limits limit rate 500/second log prefix reason group 0x5752 snaplen 64
+// iif . limitSamples @rate_limits limit rate 500/second log prefix reason group 0x5752 snaplen 64
 func sample(reason string) []expr.Any {
 	return []expr.Any{
-		loadMeta(expr.MetaKeyIIF, first), loadWord(limitSamples, second), notIn(limits),
+		loadMeta(expr.MetaKeyIIF, first), loadWord(limitSamples, second), in(limits),
 		&expr.Limit{Type: expr.LimitTypePkts, Rate: samplesPerSecond, Unit: expr.LimitTimeSecond, Burst: samplesPerSecond},
 		logTo(reason),
 	}
@@ -78,6 +76,3 @@ func logTo(reason string) *expr.Log {
 		Group: nflogGroup, Snaplen: sampleBytes, Data: []byte(reason),
 	}
 }
-
-// ruleNumber is the place of a rule in Rules.
-func ruleNumber(reason string) uint32 { return uint32(slices.Index(Rules, reason)) }

@@ -101,7 +101,7 @@ func fromSandboxRules(total Limits) []rule {
 		rules = append(rules, rule{"all sandboxes", join(over(limit{rate: total.Packets}), refuse(rulePackets))})
 	}
 	if total.UploadBytes > 0 {
-		rules = append(rules, rule{"all sandboxes", join(over(limit{total.UploadBytes, true}), refuse(ruleBandwidth))})
+		rules = append(rules, rule{"all sandboxes", join(over(limit{rate: total.UploadBytes, bytes: true}), refuse(ruleBandwidth))})
 	}
 	return rules
 }
@@ -127,7 +127,7 @@ func outboundRules(subnet netip.Prefix) []rule {
 		{"what connection tracking does not understand is not masqueraded either", join(state(expr.CtStateBitINVALID), refuse(ruleInvalid))},
 		{"", join(icmpType(equal, icmpRedirect), refuse(ruleProtocol))},
 		{"segments that fit the way", clampSegments()},
-		{"let pass before, under the present policy", join(state(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), markIsCurrent(leaving), accept())},
+		{"let pass before, under the present policy", join(markIsCurrent(leaving), accept())},
 		{"", setPolicyMark(leaving)},
 	}
 	rules = append(rules, otherNameServers(leaving, refuse(ruleNames))...)
@@ -164,7 +164,7 @@ func inboundRules(total Limits) []rule {
 		{"from outside", drop()},
 	}
 	if total.DownloadBytes > 0 {
-		rules = append([]rule{{"all sandboxes", join(over(limit{total.DownloadBytes, true}), drop())}}, rules...)
+		rules = append([]rule{{"all sandboxes", join(over(limit{rate: total.DownloadBytes, bytes: true}), drop())}}, rules...)
 	}
 	return rules
 }

@@ -40,15 +40,23 @@ func (n *Network) applyTable() error {
 	if err != nil {
 		return fmt.Errorf("list nftables chains: %w", err)
 	}
+	if err = n.setTable(conn, chains); err != nil { // somebody has changed the sets: as if of another layout
+		err = n.setTable(conn, nil)
+	}
+	if err != nil {
+		return fmt.Errorf("set nftables table %s (the kernel needs nf_tables with nat, ct, limit and connlimit): %w", tableName, err)
+	}
+	return nil
+}
+
+// setTable replaces what is of our tables in chains, all that there are.
+func (n *Network) setTable(conn *nftables.Conn, chains []*nftables.Chain) error {
 	for _, f := range families(n.cfg, n.can) {
 		if err := f.apply(conn, chains); err != nil {
 			return err
 		}
 	}
-	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("set nftables table %s (the kernel needs nf_tables with nat, ct, limit and connlimit): %w", tableName, err)
-	}
-	return nil
+	return conn.Flush()
 }
 
 // apply adds to conn's transaction all that makes the family's table.
