@@ -287,12 +287,25 @@ func (r *rig) connect(network string, from netip.Addr) *dns.Conn {
 	return &dns.Conn{Conn: conn, UDPSize: 4096}
 }
 
-// ask asks from a sandbox over UDP and returns the answer.
+// ask asks from a sandbox over UDP, again when there is no answer as resolvers do, and returns the answer.
 func (r *rig) ask(from netip.Addr, name string, qtype uint16) *dns.Msg {
 	r.Helper()
 	q := new(dns.Msg).SetQuestion(dns.Fqdn(name), qtype)
 	q.SetEdns0(udpSize, false)
-	return r.exchange(r.connect("udp", from), q)
+	conn := r.connect("udp", from)
+	for range 4 {
+		if err := conn.WriteMsg(q); err != nil {
+			r.Fatal(err)
+		}
+		if err := conn.SetReadDeadline(time.Now().Add(answerLimit + time.Second)); err != nil {
+			r.Fatal(err)
+		}
+		if m, err := conn.ReadMsg(); err == nil && m.Id == q.Id && m.Response {
+			return m
+		}
+	}
+	r.Fatalf("no answer to %v", q.Question)
+	return nil
 }
 
 func (r *rig) exchange(conn *dns.Conn, q *dns.Msg) *dns.Msg {

@@ -17,6 +17,8 @@ import (
 const (
 	// maxQuery is room for a question with the longest name and options.
 	maxQuery = 1232
+	// socketBuffer is room for what all sandboxes ask while the reader is not scheduled. The kernel may give less: net.core.rmem_max.
+	socketBuffer = 4 << 20
 	// streamLimit bounds the wait for a query of a stream, and for a guest that does not read its answer.
 	streamLimit = 10 * time.Second
 	// answerLimit bounds the work on one query: after 5 s resolvers ask again, resolv.conf(5).
@@ -25,6 +27,9 @@ const (
 
 // servePackets answers what comes over UDP, each query in a goroutine of its own.
 func (f *Forwarder) servePackets(ctx context.Context, packets net.PacketConn, wg *sync.WaitGroup) error {
+	if socket, ok := packets.(interface{ SetReadBuffer(int) error }); ok {
+		_ = socket.SetReadBuffer(socketBuffer) // a smaller one loses questions earlier when many come at once; they come again
+	}
 	b := make([]byte, maxQuery+1)
 	for {
 		n, from, err := packets.ReadFrom(b)
