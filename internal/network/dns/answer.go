@@ -149,7 +149,10 @@ func (f *Forwarder) letReach(ctx context.Context, p Policy, v verdict, name stri
 	ttl, inside := maxTTL, netip.Addr{}
 	for _, rr := range reply.Answer {
 		if a, isAddress := rr.(*dns.A); isAddress {
-			addr, _ := netip.AddrFromSlice(a.A.To4())
+			addr, whole := netip.AddrFromSlice(a.A.To4())
+			if !whole { // a record without an address
+				continue
+			}
 			switch f.reachOf(p.NetworkPolicy, addr) {
 			case never:
 				inside = addr

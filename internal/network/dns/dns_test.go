@@ -80,7 +80,11 @@ func TestPinsComeFirst(t *testing.T) {
 	if err := conn.WriteMsg(q); err != nil {
 		t.Fatal(err)
 	}
-	<-pinning
+	select {
+	case <-pinning:
+	case <-time.After(patience):
+		t.Fatal("nothing is pinned")
+	}
 	_ = conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
 	if m, err := conn.ReadMsg(); err == nil {
 		t.Fatalf("answered before the addresses are pinned: %v", m)
