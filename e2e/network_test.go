@@ -13,8 +13,8 @@ import (
 	"github.com/wrenn-sandbox/wrenn/sdk/go"
 )
 
-// probe is a program in the sandbox: it fetches each URL, or connects to each host:port, and says what came of it.
-const probe = `
+// fetcher is a program in the sandbox: it fetches each URL, or connects to each host:port, and says what came of it.
+const fetcher = `
 import socket, sys, urllib.request
 for target in sys.argv[1:]:
     try:
@@ -60,7 +60,7 @@ func TestNetworkPolicyWholeWay(t *testing.T) {
 		t.Fatal(err)
 	}
 	id := sb.ID
-	p.write(id, "probe.py", probe)
+	p.write(id, "probe.py", fetcher)
 	p.write(id, "reader.py", reader)
 	p.write(id, "knocker.py", knocker)
 	p.background(id, "knocker.py", forbidden)
