@@ -17,7 +17,7 @@ import (
 
 // The world behind the uplink of a platform's host: addresses for documentation, RFC 5737.
 const (
-	uplinkAddress = "192.0.2.1"
+	addressOfHost = "192.0.2.1"
 	gatewayOfHost = "192.0.2.2" // where the name server is, too
 	allowedServer = "198.51.100.7"
 	otherServer   = "198.51.100.8"
@@ -62,7 +62,7 @@ func newWorld(t *testing.T, host string) *world {
 		if err := netlink.LinkAdd(veth); err != nil {
 			return err
 		}
-		if err := turnOn("uplink", uplinkAddress+"/24"); err != nil {
+		if err := turnOn("uplink", addressOfHost+"/24"); err != nil {
 			return err
 		}
 		return netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP(gatewayOfHost)})
