@@ -12,8 +12,8 @@ import (
 	pb "github.com/wrenn-sandbox/wrenn/proto/gen/envd/process"
 )
 
-// maxInput is how much input goes into one message; it is what a pipe holds (pipe(7)).
-const maxInput = 64 << 10
+// maxInput is how much input goes into one message, which envd writes whole before another's: half of what it takes.
+const maxInput = 2 << 20
 
 // Spec says what to start in the background.
 type Spec struct {
