@@ -138,8 +138,8 @@ func (c *Client) Process(ctx context.Context, which Selector) (Process, error) {
 }
 
 // SendInput feeds a process's standard input, in order. It returns once the pipe has taken all of data, which is as
-// late as the process likes; it ends earlier with ctx. It is NotFound when no such process runs, and Precondition when
-// it ends meanwhile or its input is closed.
+// late as the process likes; it ends earlier with ctx. It is Precondition when
+// the process has ended or its input is closed, and NotFound when there is none, or has been none for a while.
 func (c *Client) SendInput(ctx context.Context, which Selector, data []byte) error {
 	return c.feed(ctx, which, data, func(piece []byte) *pb.ProcessInput {
 		return &pb.ProcessInput{Input: &pb.ProcessInput_Stdin{Stdin: piece}}
