@@ -132,7 +132,7 @@ func TestGuestHostsComeAndGo(t *testing.T) {
 	}
 }
 
-// A connection to a port goes over the channel to the host like every other, and each side's end with it.
+// A connection to a port goes over the channel to the host like every other, and the end of each direction with it.
 func TestGuestPort(t *testing.T) {
 	g := vmtest.Boot(t, vmtest.Options{})
 	g.Init("")
@@ -146,11 +146,14 @@ func TestGuestPort(t *testing.T) {
 	if _, err := io.WriteString(conn, "stressed"); err != nil {
 		t.Fatal(err)
 	}
-	if err := conn.Close(); err != nil { // a stream's Close ends one direction
+	if err := conn.CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := io.ReadAll(conn); string(got) != "desserts" || err != nil {
 		t.Errorf("%q, %v", got, err)
+	}
+	if err := conn.Close(); err != nil {
+		t.Error(err)
 	}
 	if err := <-ended; err != nil {
 		t.Error(err)
