@@ -69,6 +69,7 @@ func serve(ctx context.Context, cfg config.Agent) error {
 	case err = <-served:
 	case <-ctx.Done():
 		log.Info("host agent stops; its sandboxes go on", "sandboxes", len(p.agent.Sandboxes()))
+		p.agent.EndWatches() // at which control planes give up the connections to guests that nobody uses
 		drain(server)
 		err = <-served
 	}

@@ -89,6 +89,7 @@ func New(opts Options) *Controller {
 	}
 	base, cancel := context.WithCancel(context.Background())
 	clients := &guests{dial: opts.Fleet.dial, kept: map[id.Sandbox]*guest{}}
+	opts.Fleet.whenLost(clients.idle)
 	return &Controller{Options: opts, guests: clients, base: base, cancel: cancel}
 }
 
