@@ -76,7 +76,7 @@ func TestEntries(t *testing.T) {
 	for _, e := range list.Items {
 		names = append(names, strings.TrimPrefix(e.Path, dir+"/"))
 	}
-	if got := strings.Join(names, " "); list.Path != dir || got != "a a/b made made/deep other other/name" {
+	if got := strings.Join(names, " "); list.Path != dir || got != "a a/b made made/deep other other/name program" {
 		t.Errorf("listing of %s: %s", list.Path, got)
 	}
 	if a := r.call("DELETE", files+dir+"/a", ""); a.status != http.StatusNoContent {
