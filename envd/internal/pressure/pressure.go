@@ -6,7 +6,6 @@
 package pressure
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -22,9 +21,9 @@ const (
 	// Within window somebody has to have waited for memory for stall, several times in a row, before anybody is killed.
 	window, stall = time.Second, 400 * time.Millisecond
 	inARow        = 2
-	// spare is the part of the limit below which what the kernel could reclaim is too little to work with. Above it the waiting is
+	// Below this part of the limit, or below spareMost, the room that is left is too little to work with. Above it the waiting is
 	// for a cache that is written and read a lot, which harms nobody.
-	spare = 1.0 / 10
+	spareShare, spareMost = 10, 64 << 20
 )
 
 // Watcher watches one cgroup v2 folder.
@@ -87,28 +86,40 @@ func (w *Watcher) poll() error {
 	}
 }
 
-// short reports whether the cgroup holds next to nothing that the kernel could reclaim. Without a limit it is never short.
+// short reports whether the cgroup has next to no room: what it may take yet, and what the kernel could reclaim. Without a limit it
+// always has.
 func (w *Watcher) short() (bool, error) {
-	text, err := os.ReadFile(filepath.Join(w.group, "memory.max"))
+	text, err := w.read("memory.max")
 	if err != nil {
 		return false, err
 	}
-	limit, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+	limit, err := strconv.ParseInt(text, 10, 64)
 	if err != nil {
 		return false, nil //nolint:nilerr // "max"
 	}
-	stat, err := os.ReadFile(filepath.Join(w.group, "memory.stat"))
+	text, err = w.read("memory.current")
 	if err != nil {
 		return false, err
 	}
-	return float64(reclaimable(stat)) < spare*float64(limit), nil
+	current, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return false, err
+	}
+	stat, err := w.read("memory.stat")
+	return limit-current+reclaimable(stat) < min(limit/spareShare, spareMost), err
+}
+
+// read reads a file of the cgroup.
+func (w *Watcher) read(name string) (string, error) {
+	text, err := os.ReadFile(filepath.Join(w.group, name))
+	return strings.TrimSpace(string(text)), err
 }
 
 // reclaimable reads memory.stat of cgroups(7): the cache of files but for what only memory holds.
-func reclaimable(stat []byte) int64 {
+func reclaimable(stat string) int64 {
 	var bytesOf int64
-	for line := range bytes.Lines(stat) {
-		name, value, _ := strings.Cut(strings.TrimSpace(string(line)), " ")
+	for line := range strings.Lines(stat) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
 		n, err := strconv.ParseInt(value, 10, 64)
 		switch {
 		case err != nil:
