@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -276,8 +277,9 @@ func victims() error {
 	if err != nil {
 		return err
 	}
-	for _, want := range []string{"process ", "process ", "process ", "all of p"} {
-		if said, err := r.KillLargest(); err != nil || !strings.HasPrefix(said, want) {
+	one := regexp.MustCompile(`^process \d+ \(sh\)$`)
+	for _, want := range []*regexp.Regexp{one, one, one, regexp.MustCompile(`^all of p\d+$`)} {
+		if said, err := r.KillLargest(); err != nil || !want.MatchString(said) {
 			return fmt.Errorf("%q was killed, %v; want %s", said, err, want)
 		}
 	}
