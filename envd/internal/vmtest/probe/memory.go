@@ -40,14 +40,11 @@ func thrash([]string) error {
 	if err != nil {
 		return err
 	}
-	kept := touched(limit - current - spare)
-	if err := os.WriteFile("/root/mapped", bytes.Repeat([]byte{1}, file), 0o600); err != nil {
-		return err
-	}
-	f, err := os.Open("/root/mapped")
+	f, err := filled("/root/mapped", file/mib)
 	if err != nil {
 		return err
 	}
+	kept := touched(limit - current - spare)
 	mapped, err := unix.Mmap(int(f.Fd()), 0, file, unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {
 		return err
@@ -59,6 +56,21 @@ func thrash([]string) error {
 	}
 }
 
+// filled makes a file of so many MiB, all of which is on the disk.
+func filled(path string, size int) (*os.File, error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	piece := bytes.Repeat([]byte{1}, mib)
+	for range size {
+		if _, err := f.Write(piece); err != nil {
+			return nil, err
+		}
+	}
+	return f, f.Sync()
+}
+
 // knob reads a number of the cgroup of all that envd starts.
 func knob(name string) (int, error) {
 	text, err := os.ReadFile("/sys/fs/cgroup/user/" + name)
@@ -68,18 +80,13 @@ func knob(name string) (int, error) {
 	return strconv.Atoi(string(bytes.TrimSpace(text)))
 }
 
-// cache writes and reads a file of many times the guest's memory.
+// cache writes and reads a file of some times the guest's memory.
 func cache([]string) error {
-	f, err := os.Create("/root/cached")
+	f, err := filled("/root/cached", 300)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = f.Close() }()
-	for range 400 {
-		if _, err := f.Write(bytes.Repeat([]byte{1}, mib)); err != nil {
-			return err
-		}
-	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
