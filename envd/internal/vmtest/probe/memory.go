@@ -49,11 +49,13 @@ func thrash([]string) error {
 	if err != nil {
 		return err
 	}
-	for sum := 0; ; sum += int(kept[0]) {
+	for sum := 0; sum >= 0; sum %= 1 << 20 { // a sum that nothing depends on would not be made
 		for i := 0; i < len(mapped); i += os.Getpagesize() {
 			sum += int(mapped[i])
 		}
+		sum += int(kept[0])
 	}
+	return nil
 }
 
 // filled makes a file of so many MiB, all of which is on the disk.
