@@ -60,7 +60,7 @@ type Config struct {
 	Pool      int          // TAPs made ahead; 0: DefaultPool, negative: none
 	Logger    *slog.Logger // nil: slog.Default()
 
-	pretend func(*host) // tests make the host another one
+	pretend func(*Network) // tests make the host another one
 }
 
 // Info says what Open found.
@@ -141,7 +141,7 @@ func Open(ctx context.Context, cfg Config) (*Network, error) {
 	}
 	n.pool, n.gone, n.host = newPool(n, cfg.Pool), newGraveyard(n), n.realHost()
 	if cfg.pretend != nil {
-		cfg.pretend(&n.host)
+		cfg.pretend(n)
 	}
 	if err := n.open(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("open sandbox network: %w", err), n.release())
