@@ -22,7 +22,7 @@ var bans = []struct {
 	reason string
 }{
 	{"cmd/control-plane", []string{
-		"github.com/vishvananda/", "github.com/google/nftables",
+		"github.com/vishvananda/", "github.com/google/nftables", "github.com/miekg/dns",
 		module + "internal/vm/qemu", module + "internal/vm/firecracker", module + "internal/network", module + "internal/filesystem",
 	}, "the control plane runs unprivileged on any machine: what touches a host belongs to the agent"},
 	{"cmd/host-agent", []string{
@@ -46,10 +46,10 @@ const webSocket = "github.com/coder/websocket"
 var layers = [][]string{
 	{"cmd/"},
 	{"internal/api", "internal/hostapi"},
-	{"internal/lifecycle/controller", "internal/lifecycle/agent"},
-	{"internal/scheduler", "internal/auth", "internal/hostclient", "internal/portproxy"},
+	{"internal/lifecycle/controller", "internal/lifecycle/agent", "internal/doctor"},
+	{"internal/scheduler", "internal/auth", "internal/hostclient", "internal/portproxy", "internal/hostsetup"},
 	{"internal/network", "internal/filesystem", "internal/envdclient", "internal/tunnel", "internal/vm", "db"},
-	{"internal/lifecycle", "internal/grpcerr", "internal/durable"},
+	{"internal/lifecycle", "internal/grpcerr", "internal/durable", "internal/cgroup"},
 	{"internal/models"},
 	{"internal/id"},
 }
