@@ -255,9 +255,12 @@ func admitRules(total Limits) []rule {
 	}
 	for class := minClass; class <= maxClass; class++ {
 		rules = append(rules, rule{"", join(isNew, hasClass(class), tooMany(class), refuse(ruleConnections))})
+		if class > pressureClass { // the others have no more anyway, and the kernel would count twice what it is asked about twice
+			pressed := []expr.Any{loadMeta(expr.MetaKeyNFPROTO, first), in(pressure)}
+			rules = append(rules, rule{"the host has few left", join(isNew, hasClass(class), tooMany(pressureClass), pressed, refuse(ruleConnections))})
+		}
 	}
 	return append(rules,
-		rule{"the host has few left", join(isNew, tooMany(pressureClass), []expr.Any{loadMeta(expr.MetaKeyNFPROTO, first), in(pressure)}, refuse(ruleConnections))},
 		rule{"", []expr.Any{loadMeta(expr.MetaKeyMARK, first), &expr.Ct{Key: expr.CtKeyMARK, Register: first, SourceRegister: true}}},
 		rule{"", goTo(passOn)})
 }
