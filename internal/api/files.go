@@ -207,7 +207,7 @@ func (s *Server) writeFile(w http.ResponseWriter, r *http.Request) error {
 	if archive {
 		info, err = s.unpack(r, guest, ref, content)
 	} else {
-		info, err = guest.WriteFile(r.Context(), ref.path, ref.user, content)
+		info, err = guest.WriteFile(r.Context(), ref.path, ref.user, content, r.ContentLength)
 	}
 	var source *sourceError
 	if errors.As(err, &source) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -171,6 +172,33 @@ func TestBothWays(t *testing.T) {
 	if err := errors.Join(<-sent, <-echoed, r.end()); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestReadFrom: what comes slowly is passed on as it comes, and a source's failure is the caller's.
+func TestReadFrom(t *testing.T) {
+	r := newRig(t)
+	c, guest := r.open()
+	source, feed := io.Pipe()
+	copied := make(chan error, 1)
+	go func() {
+		n, err := c.ReadFrom(source)
+		if n != int64(len("a little more")) {
+			err = errors.Join(err, fmt.Errorf("%d bytes were copied", n))
+		}
+		copied <- err
+	}()
+	write(t, feed, "a little")
+	wantRead(t, guest, "a little")
+	write(t, feed, " more")
+	wantRead(t, guest, " more")
+	_ = feed.CloseWithError(errors.ErrUnsupported)
+	if err := <-copied; err != errors.ErrUnsupported { //nolint:errorlint // that very error, and no other
+		t.Error(err)
+	}
+	if n, err := c.ReadFrom(strings.NewReader("the rest")); n != int64(len("the rest")) || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	wantRead(t, guest, "the rest")
 }
 
 // TestHalfClose: the end of what the caller sends reaches the guest, whose answer is still read.

@@ -39,7 +39,7 @@ func FuzzMultipart(f *testing.F) {
 		r := httptest.NewRequest(http.MethodPost, "/files", bytes.NewReader(data))
 		r.Header.Set("Content-Type", "multipart/form-data; boundary=b")
 		w := httptest.NewRecorder()
-		New(session.New("tester"), db).Upload(w, r)
+		New(session.New("tester"), db, false).Upload(w, r)
 		if w.Code != 200 && w.Code != 400 {
 			t.Errorf("%d %s", w.Code, w.Body)
 		}

@@ -69,12 +69,12 @@ func (h *Handler) upload(r *http.Request) ([]entry, *apierror.Error) {
 	}
 	switch kind {
 	case "application/octet-stream":
-		return uploadRaw(r, body, u, metadata)
+		return h.uploadRaw(r, body, u, metadata)
 	case "multipart/form-data":
 		if params["boundary"] == "" {
 			return nil, apierror.New(http.StatusBadRequest, "the multipart boundary is missing")
 		}
-		p := parts{user: u, path: r.URL.Query().Get("path"), metadata: metadata}
+		p := parts{handler: h, user: u, path: r.URL.Query().Get("path"), metadata: metadata}
 		written, failure := p.upload(multipart.NewReader(body, params["boundary"]))
 		if failure == nil {
 			failure = drain(body)
@@ -97,7 +97,7 @@ func metadataOf(header http.Header) map[string]string {
 }
 
 // uploadRaw stores the body at the path of the query.
-func uploadRaw(r *http.Request, body io.Reader, u *user.User, metadata map[string]string) ([]entry, *apierror.Error) {
+func (h *Handler) uploadRaw(r *http.Request, body io.Reader, u *user.User, metadata map[string]string) ([]entry, *apierror.Error) {
 	path, failure := absolute(r.URL.Query().Get("path"), u)
 	if failure != nil {
 		return nil, failure
@@ -106,7 +106,7 @@ func uploadRaw(r *http.Request, body io.Reader, u *user.User, metadata map[strin
 		failure = checkSpace(path, r.ContentLength)
 	}
 	if failure == nil {
-		failure = write(path, u, upload(body, metadata))
+		failure = write(path, u, h.uploaded(body, metadata))
 	}
 	if failure != nil {
 		return nil, failure
@@ -116,6 +116,7 @@ func uploadRaw(r *http.Request, body io.Reader, u *user.User, metadata map[strin
 
 // parts is an upload of several files.
 type parts struct {
+	handler  *Handler
 	user     *user.User
 	path     string // of the one file, or empty
 	metadata map[string]string
@@ -148,7 +149,7 @@ func (p *parts) store(part *multipart.Part) *apierror.Error {
 	if failure != nil {
 		return failure
 	}
-	if failure := write(path, p.user, upload(part, p.metadata)); failure != nil {
+	if failure := write(path, p.user, p.handler.uploaded(part, p.metadata)); failure != nil {
 		return failure
 	}
 	p.written = append(p.written, newEntry(path))
