@@ -35,7 +35,7 @@ func create(t *testing.T) *os.File {
 // sizes are around the borders of pages and blocks.
 func sizes() []int {
 	all := []int{0, 1}
-	for _, border := range []int{alignment, blockSize, 2 * blockSize, 5 * blockSize} {
+	for _, border := range []int{alignment, blockSize, 2 * blockSize, ahead} {
 		all = append(all, border-1, border, border+1)
 	}
 	return all

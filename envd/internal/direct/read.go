@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Send writes n bytes of file, from its offset on, to w. It holds 1 MiB of memory. A file that ends before gives
+// Send writes n bytes of file, from its offset on, to w. It holds 2 MiB of memory. A file that ends before gives
 // io.ErrUnexpectedEOF.
 func Send(w io.Writer, file *os.File, n int64) (sent int64, err error) {
 	offset, err := file.Seek(0, io.SeekCurrent)

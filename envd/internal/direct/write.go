@@ -1,18 +1,30 @@
 package direct
 
 import (
+	"errors"
 	"io"
 	"os"
+
+	"golang.org/x/sys/unix"
 )
 
-// Write writes what body gives at the file's offset, which is a multiple of 4 KiB, to its end. It holds 1 MiB of
+// ahead is how much of a file is allocated at once: to make a file longer with each block takes longer than to write
+// the block. Nobody else has it meanwhile.
+const ahead = 16 * blockSize
+
+// Write writes what body gives at the file's offset, which is a multiple of 4 KiB, to its end. It holds 2 MiB of
 // memory. An error of body is returned as it is.
 func Write(file *os.File, body io.Reader) error {
 	all, free, err := newBlocks()
 	if err != nil {
 		return err
 	}
-	w := &writer{file: file, direct: setDirect(file, true), full: make(chan *block, blocks), empty: make(chan *block, blocks)}
+	defer free()
+	w := &writer{file: file, full: make(chan *block, blocks), empty: make(chan *block, blocks)}
+	if w.offset, err = file.Seek(0, io.SeekCurrent); err != nil {
+		return err
+	}
+	w.direct = setDirect(file, true)
 	for i := range all {
 		w.empty <- &all[i]
 	}
@@ -24,7 +36,9 @@ func Write(file *os.File, body io.Reader) error {
 			err = b.err
 		}
 	}
-	free()
+	if err == nil && w.allocated > w.offset {
+		err = file.Truncate(w.offset)
+	}
 	return err
 }
 
@@ -32,6 +46,8 @@ func Write(file *os.File, body io.Reader) error {
 type writer struct {
 	file        *os.File
 	direct      bool
+	offset      int64 // where the next write goes
+	allocated   int64 // how far the file reaches already, if that is more; negative when no more is to be allocated
 	full, empty chan *block
 }
 
@@ -77,7 +93,8 @@ func (w *writer) run() {
 // write writes the whole pages of p directly; what remains after them is the end of the file.
 func (w *writer) write(p []byte) error {
 	if whole := len(p) &^ (alignment - 1); w.direct && whole > 0 {
-		n, err := w.file.Write(p[:whole])
+		w.allocate(int64(whole))
+		n, err := w.put(p[:whole])
 		if err != nil && !(refused(err) && n == 0) {
 			return err
 		}
@@ -90,6 +107,31 @@ func (w *writer) write(p []byte) error {
 		setDirect(w.file, false)
 		w.direct = false
 	}
-	_, err := w.file.Write(p)
+	_, err := w.put(p)
 	return err
+}
+
+func (w *writer) put(p []byte) (int, error) {
+	n, err := w.file.Write(p)
+	w.offset += int64(n)
+	return n, err
+}
+
+// allocate makes the file reach beyond the next n bytes. Where there is no room for that, or a file system cannot do
+// it, writing says whether there is room for the file.
+func (w *writer) allocate(n int64) {
+	if w.allocated < 0 || w.offset+n <= w.allocated {
+		return
+	}
+	conn, err := w.file.SyscallConn()
+	if err == nil {
+		controlErr := conn.Control(func(fd uintptr) { err = unix.Fallocate(int(fd), 0, w.offset, ahead) })
+		err = errors.Join(err, controlErr)
+	}
+	if err != nil { // a part of it may have been allocated
+		w.allocated = -1
+		_ = w.file.Truncate(w.offset) // as it was: if that fails, so will the writing
+		return
+	}
+	w.allocated = w.offset + ahead
 }
