@@ -22,7 +22,7 @@ var bans = []struct {
 	reason string
 }{
 	{"cmd/control-plane", []string{
-		"github.com/vishvananda/", "github.com/google/nftables",
+		"github.com/vishvananda/", "github.com/google/nftables", "github.com/miekg/dns",
 		module + "internal/vm/qemu", module + "internal/vm/firecracker", module + "internal/network", module + "internal/filesystem",
 	}, "the control plane runs unprivileged on any machine: what touches a host belongs to the agent"},
 	{"cmd/host-agent", []string{
@@ -34,6 +34,8 @@ var bans = []struct {
 		"the SDK is the standard library, and a WebSocket client that needs nothing else"},
 	{"envd", []string{module + "internal", module + "db", "github.com/vishvananda/", "google.golang.org/", "connectrpc.com/"},
 		"envd is in every guest: it is small, and shares only the protocol with the rest"},
+	{"envd", []string{"net/http", "crypto/tls"},
+		"their pages would be in every guest's memory: docs/adr/0006-envd-has-its-own-http-server.md"},
 }
 
 // webSocket imports the standard library alone, so that the SDK may.
@@ -44,10 +46,10 @@ const webSocket = "github.com/coder/websocket"
 var layers = [][]string{
 	{"cmd/"},
 	{"internal/api", "internal/hostapi"},
-	{"internal/lifecycle/controller", "internal/lifecycle/agent"},
-	{"internal/scheduler", "internal/auth", "internal/hostclient", "internal/portproxy"},
+	{"internal/lifecycle/controller", "internal/lifecycle/agent", "internal/doctor"},
+	{"internal/scheduler", "internal/auth", "internal/hostclient", "internal/portproxy", "internal/hostsetup"},
 	{"internal/network", "internal/filesystem", "internal/envdclient", "internal/tunnel", "internal/vm", "db"},
-	{"internal/lifecycle", "internal/grpcerr", "internal/durable"},
+	{"internal/lifecycle", "internal/grpcerr", "internal/durable", "internal/cgroup"},
 	{"internal/models"},
 	{"internal/id"},
 }

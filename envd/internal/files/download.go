@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"mime"
-	"net/http"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/apierror"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/direct"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/http"
 )
 
 // Download serves GET and HEAD /files: compressed where the caller likes that, otherwise with ranges
@@ -65,7 +65,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, file *os.File, i
 		if h.direct {
 			w = bulk{w}
 		}
-		http.ServeContent(w, r, "", info.ModTime(), file)
+		http.ServeContent(w, r, info.ModTime(), file)
 		return nil
 	}
 	n, err := readFull(file, buf[:])
@@ -73,7 +73,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, file *os.File, i
 	case err != nil:
 		return pathError(file.Name(), err)
 	case n < len(buf):
-		http.ServeContent(w, r, "", info.ModTime(), bytes.NewReader(buf[:n]))
+		http.ServeContent(w, r, info.ModTime(), bytes.NewReader(buf[:n]))
 		return nil
 	}
 	abortOn(stream(r.Context(), w, file, buf[:], n))

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -14,6 +13,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/envd/internal/apierror"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/direct"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/filesystem"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/http"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/user"
 )
 
@@ -33,7 +33,7 @@ type content struct {
 	metadata map[string]string
 }
 
-// upload is the content that body delivers.
+// uploaded is the content that body delivers.
 func (h *Handler) uploaded(body io.Reader, metadata map[string]string) content {
 	return content{fill: func(file *os.File) error { return h.fill(file, requested{body}) }, metadata: metadata}
 }

@@ -220,7 +220,7 @@ func described(i hostclient.Info, address string) db.Host {
 	h := db.Host{
 		ID: i.ID, Name: i.Hostname, Address: address, AgentVersion: i.AgentVersion,
 		Driver: i.Driver, DriverVersion: i.DriverVersion, Accelerator: i.Accelerator,
-		VCPUs: i.VCPUs, MemoryMiB: i.MemoryMiB, DiskMiB: i.DiskMiB, Reflinks: i.Reflinks,
+		VCPUs: i.VCPUs, MemoryMiB: i.MemoryMiB, OverheadMiB: i.OverheadMiB, DiskMiB: i.DiskMiB, Reflinks: i.Reflinks,
 	}
 	for _, t := range i.Templates {
 		h.Templates = append(h.Templates, db.Template{

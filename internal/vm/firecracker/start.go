@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"time"
 
@@ -45,7 +44,7 @@ func (c *configured) Start(ctx context.Context) (vm.Running, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", c.spec.ID, errors.Join(err, out.close()))
 	}
-	v := newVM(c.files, process, out)
+	v := newVM(c.files, c.saved(process.Identity()), process, out)
 	if err := c.boot(ctx, v); err != nil {
 		return nil, fmt.Errorf("start %s: %w", c.spec.ID, v.abandon(err)) //nolint:contextcheck // it undoes, also after ctx ended
 	}
@@ -53,19 +52,26 @@ func (c *configured) Start(ctx context.Context) (vm.Running, error) {
 }
 
 func (c *configured) spawn(ctx context.Context, out *outputs) (*vmm.Process, error) {
-	return vmm.Spawn(ctx, vmm.Command{
-		Path: c.driver.binary,
-		Args: []string{"--id", c.spec.ID, "--api-sock", c.files.api,
-			"--log-path", c.files.log, "--level", string(api.LogWarning), "--metrics-path", c.files.metrics},
-		Dir:    c.files.dir,
-		Stdout: out.consoleWriter,
-		Stderr: out.logWriter,
-	})
+	command, err := c.command()
+	if err != nil {
+		return nil, err
+	}
+	command.Dir, command.Stdout, command.Stderr = c.files.dir, out.consoleWriter, out.logWriter
+	return vmm.Spawn(ctx, command)
+}
+
+// saved is what Adopt needs of a Firecracker that was started.
+func (c *configured) saved(id vmm.Identity) vm.Saved {
+	saved := vm.Saved{Driver: Name, Dir: c.files.dir, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID}
+	if c.spec.Jail != nil {
+		saved.Cgroup = c.spec.Jail.Cgroup
+	}
+	return saved
 }
 
 // boot returns when the guest runs. Every call of the API has a deadline of its own.
 func (c *configured) boot(ctx context.Context, v *VM) error {
-	if err := awaitSocket(ctx, c.files.api, v.Done()); err != nil {
+	if err := awaitSocket(ctx, c.files.root, v.Done()); err != nil {
 		return err
 	}
 	for _, step := range []func(context.Context, *api.Client) error{c.putMachine, c.putDevices, c.putNIC} {
@@ -82,18 +88,18 @@ func (c *configured) putMachine(ctx context.Context, a *api.Client) error {
 	if err != nil {
 		return err
 	}
-	return a.PutBootSource(ctx, api.BootSource{KernelImagePath: c.spec.Kernel, BootArgs: cmdline(c.spec.Args)})
+	return a.PutBootSource(ctx, api.BootSource{KernelImagePath: c.places().kernel, BootArgs: cmdline(c.spec.Args)})
 }
 
 // putDevices adds what every VM has. The disk's cache is unsafe: a guest's fsync costs nothing and does not reach the host's disk.
 // What a sandbox wrote survives the end of its VMM and of the agent; it is made durable when a snapshot is taken. The balloon is
 // empty; it has to be there from the start for memory to be taken back later.
 func (c *configured) putDevices(ctx context.Context, a *api.Client) error {
-	root := api.Drive{DriveID: "rootfs", PathOnHost: c.spec.Rootfs, IsRootDevice: true, CacheType: api.CacheUnsafe}
+	root := api.Drive{DriveID: "rootfs", PathOnHost: c.places().rootfs, IsRootDevice: true, CacheType: api.CacheUnsafe}
 	if err := a.PutDrive(ctx, root); err != nil {
 		return err
 	}
-	if err := a.PutVsock(ctx, api.Vsock{GuestCID: guestCID, UDSPath: c.files.vsock}); err != nil {
+	if err := a.PutVsock(ctx, api.Vsock{GuestCID: guestCID, UDSPath: c.places().vsock}); err != nil {
 		return err
 	}
 	if err := a.PutEntropy(ctx, api.Entropy{}); err != nil {
@@ -116,12 +122,12 @@ const socketLimit = 60 * time.Second
 
 var errExited = errors.New("its process ended")
 
-// awaitSocket waits until something listens on the unix socket at path.
-func awaitSocket(ctx context.Context, path string, exited <-chan struct{}) error {
+// awaitSocket waits until something listens on the API's socket in root.
+func awaitSocket(ctx context.Context, root string, exited <-chan struct{}) error {
 	ctx, cancel := context.WithTimeout(ctx, socketLimit)
 	defer cancel()
 	for b := newBackoff(); ; {
-		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
+		conn, err := vmm.Dial(ctx, root, apiSocket)
 		if err == nil {
 			return conn.Close()
 		}

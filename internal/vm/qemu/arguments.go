@@ -14,11 +14,12 @@ const PortName = "wrenn.envd"
 // kernelHZ is CONFIG_HZ of the guest kernel.
 const kernelHZ = 100
 
-// Descriptors that QEMU inherits, in the order of sockets.files.
+// Descriptors that QEMU inherits, in the order of sockets.files, and the TAP.
 const (
 	qmpFD = 3 + iota
 	consoleFD
 	envdFD
+	tapFD // only with a network device
 )
 
 // arguments returns QEMU's command line. Each choice that is not obvious was measured; the comments say what it gains.
@@ -40,7 +41,7 @@ func (d *Driver) arguments(s vm.Spec) []string {
 	args = append(args, disk(s.Rootfs)...)
 	args = append(args, characterDevices()...)
 	args = append(args,
-		"-object", "rng-random,id=rng0,filename=/dev/urandom",
+		"-object", "rng-builtin,id=rng0", // getrandom(2): a jail has no /dev/urandom
 		"-device", "virtio-rng-device,rng=rng0",
 		// No free-page-reporting: on a VM whose memory is a private mapping of a template, QEMU 7.2 and 10.0 would punch
 		// holes into the template. For the same reason it must never be inflated in such a VM.
@@ -87,7 +88,7 @@ func network(nic *vm.NIC) []string {
 		return nil
 	}
 	return []string{
-		"-netdev", "tap,id=net0,script=no,downscript=no,ifname=" + escape(nic.TAP),
+		"-netdev", fmt.Sprintf("tap,id=net0,fd=%d", tapFD),
 		"-device", "virtio-net-device,netdev=net0,mac=" + nic.MAC.String(),
 	}
 }

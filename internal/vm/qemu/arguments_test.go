@@ -95,7 +95,7 @@ func TestArgumentsAreEscaped(t *testing.T) {
 	for option, want := range map[string]string{
 		"-name":   "guest=sb-1,,debug-threads=on",
 		"-drive":  "file=/r,,readonly=on",
-		"-netdev": "ifname=tap,,script=/x",
+		"-netdev": "tap,id=net0,fd=6", // opened by its name before
 	} {
 		if got := valuesOf(args, option)[0]; !strings.HasSuffix(got, want) {
 			t.Errorf("%s %q, want it to end in %q", option, got, want)

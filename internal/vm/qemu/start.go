@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
@@ -51,16 +52,39 @@ func (c *configured) spawn(ctx context.Context) (*machine, error) {
 		return nil, err
 	}
 	defer s.closeFiles()
-	process, err := vmm.Spawn(ctx, vmm.Command{
-		Path: c.driver.binary, Args: c.driver.arguments(c.spec), Dir: c.spec.Dir,
-		Stdout: out.writer, Stderr: out.writer, Files: s.files,
-	})
+	process, err := c.execute(ctx, s, out)
 	if err != nil {
 		s.close()
 		_ = out.close()
 		return nil, err
 	}
-	return c.driver.newMachine(c.spec.Dir, process, s, out), nil //nolint:contextcheck // its session outlives the call
+	return c.driver.newMachine(c.saved(process.Identity()), process, s, out), nil //nolint:contextcheck // its session outlives the call
+}
+
+// execute starts QEMU with its descriptors, in its jail.
+func (c *configured) execute(ctx context.Context, s *sockets, out *outputs) (*vmm.Process, error) {
+	confinement, spec, err := c.driver.confine(c.spec)
+	if err != nil {
+		return nil, err
+	}
+	tap, err := openNIC(spec.NIC)
+	if err != nil {
+		return nil, err
+	}
+	defer closeFiles(tap)
+	return vmm.Spawn(ctx, vmm.Command{
+		Path: c.driver.binary, Args: c.driver.arguments(spec), Dir: spec.Dir, Jail: confinement,
+		Stdout: out.writer, Stderr: out.writer, Files: append(slices.Clone(s.files), tap...),
+	})
+}
+
+// saved is what Adopt needs of a QEMU that was started.
+func (c *configured) saved(id vmm.Identity) vm.Saved {
+	saved := vm.Saved{Driver: Name, Dir: c.spec.Dir, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID}
+	if c.spec.Jail != nil {
+		saved.Cgroup = c.spec.Jail.Cgroup
+	}
+	return saved
 }
 
 // awaitRunning waits until QEMU says that the guest executes.
@@ -109,7 +133,7 @@ func (d *Driver) Adopt(ctx context.Context, saved vm.Saved) (vm.Running, error) 
 	if err != nil {
 		return nil, fmt.Errorf("adopt %s: %w", saved.Dir, err)
 	}
-	m, err := d.reconnect(ctx, saved.Dir, process)
+	m, err := d.reconnect(ctx, saved, process)
 	if err != nil {
 		return nil, fmt.Errorf("adopt %s: %w", saved.Dir, letGo(process, err))
 	}
@@ -135,20 +159,20 @@ func letGo(process *vmm.Process, err error) error {
 }
 
 // reconnect leaves process to its caller when it fails.
-func (d *Driver) reconnect(ctx context.Context, dir string, process *vmm.Process) (*machine, error) {
+func (d *Driver) reconnect(ctx context.Context, saved vm.Saved, process *vmm.Process) (*machine, error) {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
-	out, err := openOutputs(dir)
+	out, err := openOutputs(saved.Dir)
 	if err != nil {
 		return nil, err
 	}
 	out.closeWriter() // QEMU has its own
-	s, err := connect(ctx, dir)
+	s, err := connect(ctx, saved.Dir)
 	if err != nil {
 		_ = out.close()
 		return nil, err
 	}
-	m := d.newMachine(dir, process, s, out) //nolint:contextcheck // its session outlives the call
+	m := d.newMachine(saved, process, s, out) //nolint:contextcheck // its session outlives the call
 	if err := m.attach(ctx); err != nil {
 		m.detach(false)
 		return nil, err

@@ -131,8 +131,8 @@ func network(w *world) {
 	if !w.subject.NIC {
 		w.Skip("the driver under test has no network device")
 	}
-	tap := makeTAP(w)
 	spec := w.spec("wrenn.ip=10.0.0.2/30", "wrenn.gw=10.0.0.1")
+	tap := makeTAP(w)
 	spec.NIC = &vm.NIC{TAP: tap, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 2}}
 	running := w.boot(spec)
 	dialer := net.Dialer{}
@@ -148,7 +148,7 @@ func network(w *world) {
 		w.Errorf("the guest answered %q", answer)
 	}
 	other := w.spec()
-	other.NIC = spec.NIC
+	other.NIC, other.Jail = spec.NIC, spec.Jail
 	if _, err := w.tryStart(w.ctx(), other); err == nil || !strings.Contains(err.Error(), "busy") {
 		w.Errorf("a second VM on the same TAP: %v, want an error that says busy", err)
 	}
@@ -179,6 +179,7 @@ func refusedSpec(w *world) {
 		"no memory":       func(s *vm.Spec) string { s.MemoryMiB = 0; return "memory" },
 		"blank in arg":    func(s *vm.Spec) string { s.Args = []string{"a=b init=/bin/sh"}; return "init=/bin/sh" },
 		"missing tap":     func(s *vm.Spec) string { s.NIC = nic("no-such-tap"); return "no-such-tap" },
+		"jail of root":    func(s *vm.Spec) string { s.Jail = &vm.Jail{}; return "root" },
 		"option in a tap": func(s *vm.Spec) string { s.NIC = nic("a,script=x"); return "a,script=x" },
 	} {
 		spec := w.spec()

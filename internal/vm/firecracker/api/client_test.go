@@ -31,7 +31,7 @@ func serve(t *testing.T, handler http.HandlerFunc) *Client {
 	served := make(chan struct{})
 	go func() { defer close(served); _ = server.Serve(listener) }()
 	t.Cleanup(func() { server.Close(); <-served })
-	c := New(path)
+	c := New(dialer(path))
 	t.Cleanup(c.Close)
 	return c
 }
@@ -151,9 +151,39 @@ func TestContextEndsCall(t *testing.T) {
 }
 
 func TestNobodyListens(t *testing.T) {
-	err := New(filepath.Join(t.TempDir(), "api.sock")).PutEntropy(t.Context(), Entropy{})
+	err := New(dialer(filepath.Join(t.TempDir(), "api.sock"))).PutEntropy(t.Context(), Entropy{})
 	var fault *Fault
 	if !errors.Is(err, os.ErrNotExist) || errors.As(err, &fault) {
 		t.Errorf("a call to nobody: %v", err)
 	}
+}
+
+// FuzzAnswer: whatever a VMM says on its API socket, a call ends, with Firecracker's words within bounds.
+func FuzzAnswer(f *testing.F) {
+	f.Add([]byte("HTTP/1.1 200 OK\r\nContent-Length: 31\r\n\r\n{\"firecracker_version\":\"1.17.0\"}"))
+	f.Add([]byte("HTTP/1.1 400 Bad Request\r\nContent-Length: 24\r\n\r\n{\"fault_message\":\"no\"}  "))
+	f.Add([]byte("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n"))
+	f.Fuzz(func(t *testing.T, answer []byte) {
+		c := New(nil)
+		c.http.Transport.(*http.Transport).DialContext = func(context.Context, string, string) (net.Conn, error) {
+			ours, theirs := net.Pipe()
+			go func() {
+				defer theirs.Close()
+				_, _ = theirs.Read(make([]byte, 4096))
+				_, _ = theirs.Write(answer)
+			}()
+			return ours, nil
+		}
+		defer c.Close()
+		for _, err := range []error{c.Act(t.Context(), FlushMetrics), func() error { _, err := c.Version(t.Context()); return err }()} {
+			var fault *Fault
+			if errors.As(err, &fault) && len(fault.Message) > maxResponse {
+				t.Errorf("a fault of %d bytes", len(fault.Message))
+			}
+		}
+	})
+}
+
+func dialer(path string) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "unix", path) }
 }

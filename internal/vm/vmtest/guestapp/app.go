@@ -19,6 +19,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Ports of the guest: HTTP is where a real guest has its envd, Echo returns every byte, Discard takes what
@@ -97,6 +99,8 @@ func (a App) handler() http.Handler {
 	mux.HandleFunc("POST /digest", digest)
 	mux.HandleFunc("POST /write", a.write)
 	mux.HandleFunc("POST /flood", a.flood)
+	mux.HandleFunc("POST /burn", burn)
+	mux.HandleFunc("POST /hoard", hoard)
 	mux.HandleFunc("POST /shutdown", a.shutdown)
 	mux.HandleFunc("POST /panic", after(a.Panic))
 	mux.HandleFunc("POST /exit", after(a.Exit))
@@ -116,11 +120,14 @@ func digest(w http.ResponseWriter, r *http.Request) {
 	reply(w, hex.EncodeToString(sum.Sum(nil)))
 }
 
-// write puts the body into the file ?path=, to show that the disk is writable.
+// write puts the body into the file ?path=, to show that the disk is writable; with ?sync it is written to the disk at once.
 func (a App) write(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err == nil {
 		err = os.WriteFile(a.Root+r.URL.Query().Get("path"), body, 0o600)
+	}
+	if err == nil && r.URL.Query().Has("sync") {
+		unix.Sync()
 	}
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
