@@ -376,15 +376,14 @@ func TestWriteDeadline(t *testing.T) {
 	_ = c.SetWriteDeadline(time.Now().Add(time.Hour))
 	write(t, c, "hello")
 	wantRead(t, guest, "hello")
+	written := make(chan error, 1)
 	go func() {
-		time.Sleep(20 * time.Millisecond)
-		_ = c.SetWriteDeadline(time.Now()) // while it is under way
+		_, err := c.Write(make([]byte, 64<<20)) // more than all that holds anything on the way
+		written <- err
 	}()
-	var err error
-	for err == nil {
-		_, err = c.Write(make([]byte, 1<<20))
-	}
-	if !errors.Is(err, os.ErrDeadlineExceeded) {
+	wantRead(t, guest, "\x00") // it is under way
+	_ = c.SetWriteDeadline(time.Now())
+	if err := <-written; !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("Write: %v", err)
 	}
 	if r.end() == nil {
