@@ -95,6 +95,7 @@ func serveGuest(console io.Writer, guest *shutdown.Guest, machine *boot.Machine)
 		Shutdown:    func(reason string) { go guest.End(reason) },
 		Reconfigure: machine.Apply,
 		Reaper:      guest.Reaper,
+		Direct:      true,
 	})
 	guest.Stop = func() { _ = s.Close() }
 	listener, err := listen.New(machine.Transport)

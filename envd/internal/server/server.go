@@ -60,6 +60,8 @@ type Options struct {
 	// Reconfigure applies what /init says about host name, network and time. Nil: it is ignored.
 	Reconfigure func(ctx context.Context, s boot.Settings) error
 	Reaper      *reap.Reaper
+	// Direct is for a guest, whose host caches its disk: large files go past the guest's own cache.
+	Direct bool
 	// Users is the account database; its zero value means the system's.
 	Users user.Database
 }
@@ -124,7 +126,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST /shutdown", s.shutdown)
 	mux.HandleFunc("POST /authorize", s.authorizeConnection)
 	mux.HandleFunc("GET /ports/{port}", s.port)
-	files.New(s.session, s.opts.Users).Mount(mux)
+	files.New(s.session, s.opts.Users, s.opts.Direct).Mount(mux)
 	processrpc.New(s.processes, s.session, s.opts.Users).Mount(mux)
 	filesystemrpc.New(s.files, s.session, s.opts.Users).Mount(mux)
 	return mux
