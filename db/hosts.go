@@ -171,6 +171,8 @@ type Row struct {
 	Generation int64
 	Overdue    bool          // past the deadline of its state
 	Age        time.Duration // since its state last changed
+
+	NetworkGeneration int64 // of the network policy that is wanted
 }
 
 // RowsForHost returns the sandboxes that h should hold (starting, running, stopping) and
@@ -187,7 +189,7 @@ func (s *Store) RowsForHost(ctx context.Context, h id.Host, observed []id.Sandbo
 			return nil, fmt.Errorf("list sandboxes of host %s: %w", h, err)
 		}
 		return convert(rows, func(r dbgen.RowsForHostRow) (Row, error) {
-			row := Row{ID: id.Sandbox(r.ID), State: r.State, Generation: r.Generation, Overdue: r.Overdue}
+			row := Row{ID: id.Sandbox(r.ID), State: r.State, Generation: r.Generation, Overdue: r.Overdue, NetworkGeneration: r.NetworkGeneration}
 			row.Age = time.Duration(r.AgeSeconds * float64(time.Second))
 			if r.HostID != nil {
 				row.Host = id.Host(*r.HostID)

@@ -6,7 +6,7 @@
 #   base    compiler, make, git, curl, CA certificates
 #   go      Go, when none on this machine is new enough for go.work
 #   run     what host agent and control plane use: QEMU, PostgreSQL, Redis, nftables, XFS tools
-#   test    what tests run beside that: Python and Node.js, for images/kernels
+#   test    what tests run beside that: Python and Node.js, for images/kernels; Chromium, for terminals
 #   host    what host-agent setup uses: modprobe, useradd
 #   emulation   asked for by scripts/test-firecracker.sh where it has to emulate a host
 #   dev     protoc and shellcheck
@@ -48,6 +48,7 @@ LIST
     test) cat <<'LIST' ;;
 python3 python3
 node nodejs
+chromium chromium
 LIST
     emulation) cat <<'LIST' ;;
 qemu-system-x86_64 qemu-system-x86

@@ -35,6 +35,7 @@ type parts struct {
 	net    *network.Network
 	images *filesystem.Store
 	agent  *agent.Agent
+	names  *nameServer // nil where nothing is served
 }
 
 func serve(ctx context.Context, cfg config.Agent) error {
@@ -52,6 +53,9 @@ func serve(ctx context.Context, cfg config.Agent) error {
 	if err != nil {
 		return errors.Join(err, p.close())
 	}
+	if p.names, err = serveNames(ctx, cfg, p, log); err != nil {
+		return errors.Join(err, p.close())
+	}
 	ln, err := listen(ctx, cfg.Listen)
 	if err != nil {
 		return errors.Join(err, p.close())
@@ -65,15 +69,19 @@ func serve(ctx context.Context, cfg config.Agent) error {
 	case err = <-served:
 	case <-ctx.Done():
 		log.Info("host agent stops; its sandboxes go on", "sandboxes", len(p.agent.Sandboxes()))
-		drain(server)
+		p.agent.EndWatches() // at which control planes give up the connections to guests that nobody uses
+		drain(server, log)
 		err = <-served
 	}
 	return errors.Join(err, p.close())
 }
 
 // drain lets calls under way end, for a while.
-func drain(server *grpc.Server) {
-	timer := time.AfterFunc(drainLimit, server.Stop)
+func drain(server *grpc.Server, log *slog.Logger) {
+	timer := time.AfterFunc(drainLimit, func() {
+		log.Warn("calls under way are broken off", "after", drainLimit)
+		server.Stop()
+	})
 	defer timer.Stop()
 	server.GracefulStop()
 }
@@ -110,16 +118,12 @@ func assemble(ctx context.Context, cfg config.Agent, log *slog.Logger) (p *parts
 	if p.net, err = network.Open(ctx, network.Config{Subnet: subnet, OwnerBase: owners, Logger: log}); err != nil {
 		return p, fmt.Errorf("open the network: %w", err)
 	}
-	dns, err := cfg.DNSAddrs()
-	if err != nil {
-		return p, err
-	}
 	kernel, err := filepath.Abs(cfg.Kernel)
 	if err != nil {
 		return p, fmt.Errorf("find the guest kernel: %w", err)
 	}
 	p.agent, err = agent.Open(ctx, agent.Config{
-		Dir: p.volume.Dir, Kernel: kernel, DNS: dns, Driver: p.driver, Network: p.net, Images: p.images, Jails: jails, Logger: log,
+		Dir: p.volume.Dir, Kernel: kernel, Driver: p.driver, Network: p.net, Images: p.images, Jails: jails, Logger: log,
 	})
 	return p, err
 }
@@ -127,6 +131,9 @@ func assemble(ctx context.Context, cfg config.Agent, log *slog.Logger) (p *parts
 // close leaves sandboxes, devices and rules as they are.
 func (p *parts) close() error {
 	var errs []error
+	if p.names != nil {
+		errs = append(errs, p.names.close())
+	}
 	if p.agent != nil {
 		errs = append(errs, p.agent.Close())
 	}

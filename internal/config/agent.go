@@ -18,7 +18,7 @@ type Agent struct {
 	Volume    string   `yaml:"volume" env:"WRENN_VOLUME"`             // auto: make an XFS volume where the file system has no reflinks; off
 	VolumeGiB int      `yaml:"volume_gib" env:"WRENN_VOLUME_GIB"`     // its size; 0: four fifths of what is free. The file behind it is sparse
 	Subnet    string   `yaml:"subnet" env:"WRENN_SUBNET"`             // of the guests, cut into /30s
-	DNS       []string `yaml:"dns" env:"WRENN_DNS"`                   // name servers of the guests
+	DNS       []string `yaml:"dns" env:"WRENN_DNS"`                   // name servers that the host's forwarder asks for the guests, IP or IP:port; none: those of /etc/resolv.conf
 	Jail      string   `yaml:"jail" env:"WRENN_JAIL"`                 // on: each VMM has a user and a view of its own; off: VMMs run as root and see all
 	OwnerBase uint32   `yaml:"owner_base" env:"WRENN_OWNER_BASE"`     // first of the users of VMMs, one for each /30 of the subnet; no other agent of the host may have them
 	Cgroup    string   `yaml:"cgroup" env:"WRENN_CGROUP"`             // the cgroup v2 that limits sandboxes, below the root; off: no limits; with jails
@@ -39,7 +39,7 @@ func LoadAgent() (Agent, error) {
 		Kernel: "build/guest/vmlinux", Images: "build/guest/images",
 		Driver: "auto", Volume: "auto", Subnet: "10.0.0.0/16",
 		Jail: "on", OwnerBase: DefaultOwnerBase, Cgroup: "wrenn.slice/sandboxes",
-		DNS: []string{"1.1.1.1", "8.8.8.8"}, LogFormat: "text",
+		LogFormat: "text",
 	}
 	return cfg, load(&cfg)
 }
@@ -67,7 +67,7 @@ func (c Agent) Check() error {
 	if _, err := c.SubnetPrefix(); err != nil {
 		return err
 	}
-	_, err := c.DNSAddrs()
+	_, err := c.Upstreams()
 	return err
 }
 
@@ -80,15 +80,20 @@ func (c Agent) SubnetPrefix() (netip.Prefix, error) {
 	return p, nil
 }
 
-// DNSAddrs returns the guests' name servers.
-func (c Agent) DNSAddrs() ([]netip.Addr, error) {
-	addrs := make([]netip.Addr, len(c.DNS))
+// Upstreams returns the name servers that are asked for the guests.
+func (c Agent) Upstreams() ([]netip.AddrPort, error) {
+	const dnsPort = 53
+	servers := make([]netip.AddrPort, len(c.DNS))
 	for i, text := range c.DNS {
-		addr, err := netip.ParseAddr(text)
-		if err != nil || !addr.Is4() {
-			return nil, models.Errorf(models.Invalid, "dns must be IPv4 addresses, not %q", text)
+		if addr, err := netip.ParseAddr(text); err == nil {
+			servers[i] = netip.AddrPortFrom(addr, dnsPort)
+			continue
 		}
-		addrs[i] = addr
+		server, err := netip.ParseAddrPort(text)
+		if err != nil || server.Port() == 0 {
+			return nil, models.Errorf(models.Invalid, "dns must be IP addresses of name servers, with or without a port, not %q", text)
+		}
+		servers[i] = server
 	}
-	return addrs, nil
+	return servers, nil
 }

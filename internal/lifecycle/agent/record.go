@@ -31,6 +31,16 @@ type record struct {
 	Steps     []models.Step `json:"steps,omitempty"`
 	Envd      string        `json:"envd,omitempty"` // version
 	Guest     string        `json:"guest,omitempty"`
+
+	Network *models.NetworkPolicy `json:"network,omitempty"` // nil in one by an agent that knew of none
+}
+
+// policy returns the network policy of the sandbox.
+func (r record) policy() models.NetworkPolicy {
+	if r.Network == nil {
+		return models.DefaultNetwork()
+	}
+	return *r.Network
 }
 
 func recordPath(dir string) string { return filepath.Join(dir, "record.json") }
