@@ -89,7 +89,11 @@ func TestNetworkPolicyWholeWay(t *testing.T) {
 		return err
 	})
 	p.ticks(id, first, 3)
-	p.reaches(id, map[string]string{"http://allowed.example": "this is " + allowedServer, "http://denied.example": "no name", "http://" + gatewayOfHost: "no way"})
+	// A change of policy keeps what was asked for since the agent's start: docs/adr/0009.
+	p.reaches(id, map[string]string{
+		"http://allowed.example": "this is " + allowedServer, "http://x.cdn.example": "this is " + otherServer,
+		"http://denied.example": "no name", "http://" + gatewayOfHost: "no way",
+	})
 
 	p.setNetwork(id, wrenn.NetworkPolicy{Allow: []string{"*.cdn.example"}})
 	p.eventually("the connection that is not allowed any more is cut", func(ctx context.Context) error {
