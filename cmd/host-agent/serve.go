@@ -132,7 +132,7 @@ func assemble(ctx context.Context, cfg config.Agent, log *slog.Logger) (p *parts
 func (p *parts) close() error {
 	var errs []error
 	if p.names != nil {
-		errs = append(errs, p.names.close())
+		p.names.close()
 	}
 	if p.agent != nil {
 		errs = append(errs, p.agent.Close())

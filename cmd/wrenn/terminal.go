@@ -47,15 +47,15 @@ func (a *app) execTerminal(ctx context.Context, client *wrenn.Client, id string,
 
 // commandLine is a request as one line of sh(1), which is what a terminal takes.
 func commandLine(req wrenn.ProcessRequest) string {
-	words := []string{"exec"}
 	program := append([]string{req.Cmd}, req.Args...)
 	if req.Shell != "" {
 		program = []string{"/bin/sh", "-c", req.Shell}
 	}
+	line := "exec"
 	for _, word := range program {
-		words = append(words, quoted(word))
+		line += " " + quoted(word)
 	}
-	return strings.Join(words, " ")
+	return line
 }
 
 // quoted is a word that sh(1) takes as it is.

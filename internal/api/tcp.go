@@ -99,7 +99,7 @@ func (t *tcpStream) up(ctx context.Context) error {
 	for over := false; ; {
 		kind, data, err := t.client.Read(ctx)
 		if err != nil {
-			return nil
+			return nil //nolint:nilerr // it is how a client goes
 		}
 		var control tcpEnd
 		switch {

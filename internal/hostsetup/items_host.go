@@ -34,11 +34,10 @@ func kvmWanted(m *machine) ([]change, string, error) {
 	if !m.exists(kvmDevice) {
 		return nil, "there is no " + kvmDevice, nil
 	}
-	wanted := []change{
+	return slices.Concat([]change{
 		{kind: "group", target: kvmGroup, want: state{Present: true}},
 		{kind: "device", target: kvmDevice, want: state{Present: true, Text: kvmGroup, Mode: 0o660}},
-	}
-	return append(wanted, m.textFile("/etc/udev/rules.d/60-wrenn-kvm.rules", `KERNEL=="kvm", GROUP="kvm", MODE="0660"`)...), "", nil
+	}, m.textFile("/etc/udev/rules.d/60-wrenn-kvm.rules", `KERNEL=="kvm", GROUP="kvm", MODE="0660"`)), "", nil
 }
 
 // favordynmods is an option of cgroup2 since Linux 6.0: Documentation/admin-guide/cgroup-v2.rst.

@@ -89,8 +89,8 @@ func TestConnectionPressure(t *testing.T) {
 		return n
 	}
 	n := open()
-	if real, err := n.ConnectionShare(); err != nil || real < 0 || real > 1 {
-		t.Errorf("share = %v, %v", real, err)
+	if share, err := n.ConnectionShare(); err != nil || share < 0 || share > 1 {
+		t.Errorf("share = %v, %v", share, err)
 	}
 	policy := network.Policy{Internet: true, Limits: network.Limits{NewConnections: 10_000}}
 	greedy, modest := w.bootWith(n, alice, policy), w.bootWith(n, bob, policy)

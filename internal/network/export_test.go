@@ -13,19 +13,19 @@ import (
 // OnOlderKernel makes the host's kernel one without nflog and tables of family arp, that renames only devices that are off.
 func (c Config) OnOlderKernel() Config {
 	c.pretend = func(n *Network) {
-		real := n.host
+		kernel := n.host
 		n.host.supports = func(f family) (bool, error) {
 			if f.of == nftables.TableFamilyARP || f.chains[0].name == "log" {
 				return false, nil
 			}
-			return real.supports(f)
+			return kernel.supports(f)
 		}
 		n.host.rename = func(link netlink.Link, name string) error {
 			now, err := n.route.LinkByIndex(link.Attrs().Index)
 			if err == nil && now.Attrs().Flags&net.FlagUp != 0 {
 				return unix.EBUSY
 			}
-			return real.rename(link, name)
+			return kernel.rename(link, name)
 		}
 	}
 	return c

@@ -26,13 +26,13 @@ func TestDialFollowsNoLink(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer listener.Close()
-	for name, make := range map[string]func(path string) error{
+	for name, place := range map[string]func(path string) error{
 		"link":   func(path string) error { return os.Symlink(other, path) },
 		"file":   func(path string) error { return os.WriteFile(path, nil, 0o600) },
 		"folder": func(path string) error { return os.Mkdir(path, 0o700) },
 		"none":   func(string) error { return nil },
 	} {
-		if err := make(filepath.Join(dir, name)); err != nil {
+		if err := place(filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}
 		if conn, err := dial(t.Context(), dir, name); err == nil {
