@@ -50,7 +50,7 @@ type requested struct{ body io.Reader }
 // Read implements io.Reader.
 func (r requested) Read(p []byte) (int, error) {
 	n, err := r.body.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && err != io.EOF { //nolint:errorlint // a wrapped one is a fault of the body
 		err = fmt.Errorf("%w: %w", errBody, err)
 	}
 	return n, err
@@ -155,7 +155,7 @@ func (h *Handler) fill(file *os.File, body io.Reader) error {
 		}
 		written += n
 		switch {
-		case err == io.EOF: // not errors.Is: see direct.Fill
+		case err == io.EOF: //nolint:errorlint // not errors.Is: see direct.Fill
 			return nil
 		case err != nil:
 			return err
