@@ -46,8 +46,8 @@ var layers = [][]string{
 	{"internal/api", "internal/hostapi"},
 	{"internal/lifecycle/controller", "internal/lifecycle/agent"},
 	{"internal/scheduler", "internal/auth", "internal/hostclient", "internal/portproxy"},
-	{"internal/network", "internal/filesystem", "internal/envdclient", "internal/tunnel", "internal/vm", "db"},
-	{"internal/lifecycle", "internal/grpcerr", "internal/durable"},
+	{"internal/network", "internal/filesystem", "internal/envdclient", "internal/tunnel", "internal/vm", "internal/snapshot", "db"},
+	{"internal/lifecycle", "internal/grpcerr", "internal/durable", "internal/clone"},
 	{"internal/models"},
 	{"internal/id"},
 }

@@ -46,6 +46,7 @@ type Options struct {
 type Driver struct {
 	binary string
 	info   vm.Info
+	since  version // of info
 }
 
 // New returns a driver for the executable that o names, after asking its version. Without an executable the
@@ -63,11 +64,11 @@ func New(ctx context.Context, o Options) (*Driver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find firecracker: %w", err)
 	}
-	version, err := askVersion(ctx, binary)
+	line, since, err := askVersion(ctx, binary)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", binary, err)
 	}
-	return &Driver{binary: binary, info: vm.Info{Driver: Name, Version: version, Accelerator: "kvm"}}, nil
+	return &Driver{binary: binary, info: vm.Info{Driver: Name, Version: line, Accelerator: "kvm"}, since: since}, nil
 }
 
 // Info says what New found out.
@@ -85,7 +86,7 @@ func (d *Driver) Configure(_ context.Context, spec vm.Spec) (vm.Configured, erro
 		return nil, fmt.Errorf("configure %s: a kernel command line of %d bytes is longer than %d", spec.ID, len(line), maxCmdline)
 	}
 	files := filesOf(spec.Dir)
-	if err := files.prepare(); err != nil {
+	if err := files.prepare(spec.Rootfs); err != nil {
 		return nil, fmt.Errorf("configure %s: %w", spec.ID, err)
 	}
 	return &configured{driver: d, spec: spec, files: files}, nil
@@ -96,27 +97,36 @@ var instanceID = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
 
 var versionForm = regexp.MustCompile(`^Firecracker v(\d+)\.(\d+)\.`)
 
-// askVersion returns the first line of `firecracker --version`.
-func askVersion(ctx context.Context, binary string) (string, error) {
+// version is a release of Firecracker.
+type version struct{ major, minor int }
+
+func (v version) atLeast(major, minor int) bool {
+	return v.major > major || v.major == major && v.minor >= minor
+}
+
+// askVersion returns the first line of `firecracker --version`, and what it says.
+func askVersion(ctx context.Context, binary string) (string, version, error) {
 	ctx, cancel := context.WithTimeout(ctx, versionLimit)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, binary, "--version").Output()
 	if err != nil {
-		return "", fmt.Errorf("ask for the version: %w", err)
+		return "", version{}, fmt.Errorf("ask for the version: %w", err)
 	}
 	line, _, _ := strings.Cut(string(out), "\n")
-	return line, checkVersion(line)
+	v, err := parseVersion(line)
+	return line, v, err
 }
 
-func checkVersion(line string) error {
+func parseVersion(line string) (version, error) {
 	parts := versionForm.FindStringSubmatch(line)
 	if parts == nil {
-		return fmt.Errorf("it says %q when asked for its version", vm.Printable(line))
+		return version{}, fmt.Errorf("it says %q when asked for its version", vm.Printable(line))
 	}
 	major, errMajor := strconv.Atoi(parts[1])
 	minor, errMinor := strconv.Atoi(parts[2])
-	if errMajor != nil || errMinor != nil || major < minMajor || major == minMajor && minor < minMinor {
-		return fmt.Errorf("%s is older than v%d.%d", line, minMajor, minMinor)
+	v := version{major, minor}
+	if errMajor != nil || errMinor != nil || !v.atLeast(minMajor, minMinor) {
+		return version{}, fmt.Errorf("%s is older than v%d.%d", line, minMajor, minMinor)
 	}
-	return nil
+	return v, nil
 }

@@ -21,6 +21,9 @@ type VM struct {
 	out     *outputs
 	links   links
 
+	machine  vm.Machine
+	freezing sync.Mutex // held by Pause, Resume and Snapshot
+
 	asked    atomic.Bool
 	booted   atomic.Bool // whether the guest was started
 	release  sync.Once
@@ -31,9 +34,9 @@ type VM struct {
 }
 
 // newVM takes over process and out.
-func newVM(f files, process *vmm.Process, out *outputs) *VM {
+func newVM(f files, process *vmm.Process, out *outputs, bound vm.Machine) *VM {
 	v := &VM{
-		files: f, process: process, api: api.New(f.api), out: out,
+		files: f, process: process, api: api.New(f.api), out: out, machine: bound,
 		released: make(chan struct{}), watched: make(chan struct{}), done: make(chan struct{}),
 	}
 	out.keep()
@@ -60,7 +63,7 @@ func (d *Driver) Adopt(ctx context.Context, saved vm.Saved) (vm.Running, error) 
 		return nil, fmt.Errorf("adopt: %w", err)
 	}
 	out.spawned()
-	v := newVM(f, process, out)
+	v := newVM(f, process, out, saved.Machine)
 	v.booted.Store(true)
 	return v, nil
 }
@@ -91,7 +94,7 @@ func (v *VM) free() {
 // Saved is what Adopt needs.
 func (v *VM) Saved() vm.Saved {
 	id := v.process.Identity()
-	return vm.Saved{Driver: Name, Dir: v.files.dir, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID}
+	return vm.Saved{Driver: Name, Dir: v.files.dir, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID, Machine: v.machine}
 }
 
 // Done is closed once the VMM has exited, and its output has been read to the end.
@@ -178,9 +181,12 @@ func (v *VM) exitError() error {
 	return fmt.Errorf("the VM has ended: %s", v.exit.Reason)
 }
 
-// abandon ends a VM that failed to start and returns cause with what the VMM said. A
+// abandon ends a VM that failed to start, if there is one, and returns cause with what the VMM said. A
 // refusal by the API has the VMM's words already.
 func (v *VM) abandon(cause error) error {
+	if v == nil {
+		return cause
+	}
 	exit, err := v.Kill()
 	var fault *api.Fault
 	switch words := v.out.lastWords(3); {

@@ -31,6 +31,8 @@ type machine struct {
 	session *session
 	qmp     *qmp.Client // nil before attach
 
+	freezing sync.Mutex // held by Pause, Resume and Snapshot
+
 	events   sync.WaitGroup
 	shutdown atomic.Value // string: the reason that QEMU gave in its SHUTDOWN event
 	asked    atomic.Bool
@@ -42,11 +44,11 @@ type machine struct {
 	exit     vm.Exit
 }
 
-func (d *Driver) newMachine(dir string, process *vmm.Process, s *sockets, out *outputs) *machine {
+func (d *Driver) newMachine(dir string, process *vmm.Process, s *sockets, out *outputs, bound vm.Machine) *machine {
 	id := process.Identity()
 	out.keep(s.console)
 	return &machine{
-		saved:    vm.Saved{Driver: Name, Dir: dir, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID},
+		saved:    vm.Saved{Driver: Name, Dir: dir, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID, Machine: bound},
 		log:      d.log,
 		process:  process,
 		sockets:  s,

@@ -27,7 +27,7 @@ type configured struct {
 func (c *configured) Start(ctx context.Context) (vm.Running, error) {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
-	m, err := c.spawn(ctx)
+	m, err := c.driver.spawn(ctx, c.spec, c.driver.arguments(c.spec))
 	if err != nil {
 		return nil, fmt.Errorf("start vm %s: %w", c.spec.ID, err)
 	}
@@ -39,20 +39,20 @@ func (c *configured) Start(ctx context.Context) (vm.Running, error) {
 }
 
 // spawn returns a machine that nobody watches yet. Its QEMU has been started, and may have ended again.
-func (c *configured) spawn(ctx context.Context) (*machine, error) {
-	out, err := openOutputs(c.spec.Dir)
+func (d *Driver) spawn(ctx context.Context, spec vm.Spec, arguments []string) (*machine, error) {
+	out, err := openOutputs(spec.Dir)
 	if err != nil {
 		return nil, err
 	}
 	defer out.closeWriter()
-	s, err := listen(ctx, c.spec.Dir)
+	s, err := listen(ctx, spec.Dir)
 	if err != nil {
 		_ = out.close()
 		return nil, err
 	}
 	defer s.closeFiles()
 	process, err := vmm.Spawn(ctx, vmm.Command{
-		Path: c.driver.binary, Args: c.driver.arguments(c.spec), Dir: c.spec.Dir,
+		Path: d.binary, Args: arguments, Dir: spec.Dir,
 		Stdout: out.writer, Stderr: out.writer, Files: s.files,
 	})
 	if err != nil {
@@ -60,7 +60,7 @@ func (c *configured) spawn(ctx context.Context) (*machine, error) {
 		_ = out.close()
 		return nil, err
 	}
-	return c.driver.newMachine(c.spec.Dir, process, s, out), nil //nolint:contextcheck // its session outlives the call
+	return d.newMachine(spec.Dir, process, s, out, d.Machine(spec)), nil //nolint:contextcheck // its session outlives the call
 }
 
 // awaitRunning waits until QEMU says that the guest executes.
@@ -68,17 +68,11 @@ func (m *machine) awaitRunning(ctx context.Context) error {
 	if err := m.attach(ctx); err != nil {
 		return err
 	}
-	var status struct {
-		Running bool   `json:"running"`
-		Status  string `json:"status"`
+	status, err := m.status(ctx)
+	if err == nil && !status.Running {
+		err = fmt.Errorf("the guest does not run, its state is %q", vm.Printable(status.Status))
 	}
-	if err := m.qmp.Execute(ctx, "query-status", nil, &status); err != nil {
-		return err
-	}
-	if !status.Running {
-		return fmt.Errorf("the guest does not run, its state is %q", vm.Printable(status.Status))
-	}
-	return nil
+	return err
 }
 
 // discard ends a machine that did not start, and returns the reason in QEMU's own words where there are any.
@@ -109,7 +103,7 @@ func (d *Driver) Adopt(ctx context.Context, saved vm.Saved) (vm.Running, error) 
 	if err != nil {
 		return nil, fmt.Errorf("adopt %s: %w", saved.Dir, err)
 	}
-	m, err := d.reconnect(ctx, saved.Dir, process)
+	m, err := d.reconnect(ctx, saved, process)
 	if err != nil {
 		return nil, fmt.Errorf("adopt %s: %w", saved.Dir, letGo(process, err))
 	}
@@ -135,20 +129,20 @@ func letGo(process *vmm.Process, err error) error {
 }
 
 // reconnect leaves process to its caller when it fails.
-func (d *Driver) reconnect(ctx context.Context, dir string, process *vmm.Process) (*machine, error) {
+func (d *Driver) reconnect(ctx context.Context, saved vm.Saved, process *vmm.Process) (*machine, error) {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
-	out, err := openOutputs(dir)
+	out, err := openOutputs(saved.Dir)
 	if err != nil {
 		return nil, err
 	}
 	out.closeWriter() // QEMU has its own
-	s, err := connect(ctx, dir)
+	s, err := connect(ctx, saved.Dir)
 	if err != nil {
 		_ = out.close()
 		return nil, err
 	}
-	m := d.newMachine(dir, process, s, out) //nolint:contextcheck // its session outlives the call
+	m := d.newMachine(saved.Dir, process, s, out, saved.Machine) //nolint:contextcheck // its session outlives the call
 	if err := m.attach(ctx); err != nil {
 		m.detach(false)
 		return nil, err

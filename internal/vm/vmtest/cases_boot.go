@@ -131,22 +131,14 @@ func network(w *world) {
 	if !w.subject.NIC {
 		w.Skip("the driver under test has no network device")
 	}
-	tap := makeTAP(w)
 	spec := w.spec("wrenn.ip=10.0.0.2/30", "wrenn.gw=10.0.0.1")
-	spec.NIC = &vm.NIC{TAP: tap, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 2}}
+	spec.NIC = nic(makeTAP(w, "tap-test"))
 	running := w.boot(spec)
-	dialer := net.Dialer{}
-	conn, err := dialer.DialContext(w.ctx(), "tcp4", "10.0.0.2:7")
-	w.must(err)
+	conn := w.dialNetwork()
 	defer conn.Close()
-	_, err = conn.Write([]byte("through the tap"))
+	_, err := io.WriteString(conn, "through the tap")
 	w.must(err)
-	answer := make([]byte, len("through the tap"))
-	_, err = io.ReadFull(conn, answer)
-	w.must(err)
-	if string(answer) != "through the tap" {
-		w.Errorf("the guest answered %q", answer)
-	}
+	w.checkAnswer(conn, "through the tap")
 	other := w.spec()
 	other.NIC = spec.NIC
 	if _, err := w.tryStart(w.ctx(), other); err == nil || !strings.Contains(err.Error(), "busy") {

@@ -85,5 +85,12 @@ func cases() []testCase {
 		{"adopt_by_another_agent", adoptByAnotherAgent},
 		{"adopt_gone", adoptGone},
 		{"adopt_impostor", adoptImpostor},
+		{"pause_and_resume", pauseAndResume},
+		{"snapshot_and_restore", snapshotAndRestore},
+		{"snapshot_of_clones", snapshotOfClones},
+		{"snapshot_network", snapshotNetwork},
+		{"snapshot_fails", snapshotFails},
+		{"restore_refused", restoreRefused},
+		{"restore_cancelled", restoreCancelled},
 	}
 }
