@@ -74,10 +74,7 @@ func (c *Client) Health(ctx context.Context) (Health, error) {
 
 // Init takes the guest over. The first one sets its token; later ones need it.
 func (c *Client) Init(ctx context.Context, in Init) error {
-	body := initBody{
-		EnvVars: in.Env, AccessToken: in.Token, DefaultUser: in.DefaultUser,
-		DefaultWorkdir: in.DefaultWorkdir, Hostname: in.Hostname, Network: in.Network,
-	}
+	body := in.body()
 	if body.AccessToken == "" {
 		body.AccessToken = c.currentToken()
 	}
@@ -95,6 +92,13 @@ func (c *Client) Init(ctx context.Context, in Init) error {
 	finish()
 	c.setToken(body.AccessToken)
 	return nil
+}
+
+func (in Init) body() initBody {
+	return initBody{
+		EnvVars: in.Env, AccessToken: in.Token, DefaultUser: in.DefaultUser,
+		DefaultWorkdir: in.DefaultWorkdir, Hostname: in.Hostname, Network: in.Network,
+	}
 }
 
 // Shutdown asks the guest to end in order, and returns once it has agreed.

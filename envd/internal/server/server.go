@@ -9,12 +9,13 @@
 //	GET /health                    204, with envd's version in X-Envd-Version
 //	GET /metrics, /envs            JSON
 //	POST /init                     what the host knows and the guest does not; sets the token
+//	POST /resume                   what a guest has to renew that was restored from a snapshot
 //	POST /shutdown                 orderly end of the guest
 //	POST /authorize                lets the connection's later requests do without the token
 //	GET /ports/{port}              a connection to a server in the guest
 //
 // Only the host reaches the listeners that it is given, and yet nothing but /health is answered
-// without the token: before the first /init has set one, nothing but that /init.
+// without the token: before the first /init has set one, nothing but that /init, or a /resume.
 package server
 
 import (
@@ -60,6 +61,10 @@ type Options struct {
 	Shutdown func(reason string)
 	// Reconfigure applies what /init says about host name, network and time. Nil: it is ignored.
 	Reconfigure func(ctx context.Context, s boot.Settings) error
+	// Resume gives a restored guest its identity. Nil: that is ignored.
+	Resume func(ctx context.Context, id boot.Identity) []boot.Result
+	// ResumeHooks is the folder of what /resume runs; empty for none.
+	ResumeHooks string
 	Reaper      *reap.Reaper
 	// Users is the account database; its zero value means the system's.
 	Users user.Database
@@ -76,7 +81,7 @@ type Server struct {
 	open      atomic.Int64 // connections
 	stat      cpuMeter
 	splices   splices
-	initMu    sync.Mutex // held during /init, so that one is applied at a time
+	initMu    sync.Mutex // held during /init and /resume, so that one is applied at a time
 }
 
 // New returns a server; Close frees what it holds.
@@ -126,6 +131,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /metrics", s.metrics)
 	mux.HandleFunc("GET /envs", s.envs)
 	mux.HandleFunc("POST /init", s.init)
+	mux.HandleFunc("POST /resume", s.resume)
 	mux.HandleFunc("POST /shutdown", s.shutdown)
 	mux.HandleFunc("POST /authorize", s.authorizeConnection)
 	mux.HandleFunc("GET /ports/{port}", s.port)
