@@ -129,7 +129,11 @@ func (c *Client) Metrics(ctx context.Context) (Metrics, error) {
 // After success the caller calls finish when it has read the answer.
 func (c *Client) short(ctx context.Context, method, path string, body []byte) (*http.Response, func(), error) {
 	ctx, cancel := c.bound(ctx)
-	watch := newWatchdog(c.limits.answer, cancel)
+	limit := c.limits.answer
+	if path == pathResume {
+		limit += hooksLimit
+	}
+	watch := newWatchdog(limit, cancel)
 	if path == pathHealth { // how long a guest may take to boot is for the caller's context to say
 		ctx = whenConnected(ctx, watch.arm)
 	} else {

@@ -57,6 +57,11 @@ type resumeAnswer struct {
 	} `json:"steps"`
 }
 
+const pathResume = "/resume"
+
+// hooksLimit is how long a guest may run its hooks: what envd's package hook allows them.
+const hooksLimit = 60 * time.Second
+
 // entropySize is how many random bytes a guest is given.
 const entropySize = 64
 
@@ -78,7 +83,7 @@ func (c *Client) Resume(ctx context.Context, in Resume) (Certificate, error) {
 	if err != nil {
 		return Certificate{}, models.Errorf(models.Invalid, "the settings of the guest cannot be sent").WithCause(err)
 	}
-	resp, finish, err := c.short(ctx, http.MethodPost, "/resume", data)
+	resp, finish, err := c.short(ctx, http.MethodPost, pathResume, data)
 	if err != nil {
 		return Certificate{}, err
 	}

@@ -3,6 +3,7 @@
 package hook
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -20,8 +21,9 @@ import (
 )
 
 const (
-	// each and all bound the time of one hook and of all of them: somebody waits for the guest.
-	each, all = 10 * time.Second, 20 * time.Second
+	// each and all bound the time of one hook and of all of them: somebody waits for the guest, and the host no longer
+	// than all and half a minute.
+	each, all = 30 * time.Second, 60 * time.Second
 	// maxOutput is how much of a hook's output is kept, and maxHooks how many there may be: the host takes 64 KiB of an answer.
 	maxOutput, maxHooks = 1 << 10, 16
 )
@@ -34,18 +36,25 @@ type Ran struct {
 	Took   time.Duration
 }
 
-// Run runs the executable files in dir, as root and in the order of their names, one after the other. It stops after the first that
-// fails. A hook that takes too long is killed, with all that it started; what one leaves running goes on. Without dir there is nothing to run.
-func Run(reaper *reap.Reaper, dir string) []Ran {
-	names, err := hooks(dir)
+// Runner runs hooks.
+type Runner struct {
+	Reaper *reap.Reaper
+	Dir    string        // empty for no hooks
+	Limit  time.Duration // of one hook; 0 for each
+}
+
+// Run runs the executable files in Dir, as root and in the order of their names, one after the other. It stops after the first that
+// fails. A hook that takes too long is killed, with all that it started; what one leaves running goes on. Without that folder there is nothing to run.
+func (r Runner) Run() []Ran {
+	names, err := hooks(r.Dir)
 	if err != nil {
-		return []Ran{{Name: filepath.Base(dir), Err: err}}
+		return []Ran{{Name: filepath.Base(r.Dir), Err: err}}
 	}
 	var ran []Ran
 	end := time.Now().Add(all)
 	for _, name := range names {
 		start := time.Now()
-		output, err := run(reaper, filepath.Join(dir, name), min(each, time.Until(end)))
+		output, err := r.run(filepath.Join(r.Dir, name), min(cmp.Or(r.Limit, each), time.Until(end)))
 		ran = append(ran, Ran{Name: name, Output: output, Err: err, Took: time.Since(start)})
 		if err != nil {
 			break
@@ -75,14 +84,14 @@ func hooks(dir string) (names []string, err error) {
 }
 
 // run keeps the output in memory and not in a pipe, which what outlives the hook would find broken.
-func run(reaper *reap.Reaper, path string, limit time.Duration) (string, error) {
+func (r Runner) run(path string, limit time.Duration) (string, error) {
 	fd, err := unix.MemfdCreate("hook", unix.MFD_CLOEXEC)
 	if err != nil {
 		return "", err
 	}
 	out := os.NewFile(uintptr(fd), "hook")
 	defer func() { _ = out.Close() }()
-	child, err := reaper.Start(&exec.Cmd{
+	child, err := r.Reaper.Start(&exec.Cmd{
 		Path: path, Args: []string{path}, Dir: "/", Stdout: out, Stderr: out,
 		Env:         []string{"PATH=" + process.DefaultPath, "HOME=/root", "USER=root", "LOGNAME=root", "LANG=C.UTF-8"},
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
@@ -103,7 +112,7 @@ func await(child *reap.Child, limit time.Duration) error {
 	case <-timer.C:
 		err := child.KillTree()
 		<-child.Done()
-		return errors.Join(fmt.Errorf("it has not ended within %s", limit.Round(time.Second)), err)
+		return errors.Join(fmt.Errorf("it has not ended within %s", limit.Round(time.Millisecond)), err)
 	}
 	status, _, err := child.Wait()
 	switch {

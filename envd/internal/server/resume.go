@@ -11,7 +11,6 @@ import (
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/apierror"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/boot"
-	"github.com/wrenn-sandbox/wrenn/envd/internal/hook"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/session"
 )
 
@@ -116,7 +115,7 @@ func (s *Server) certify(ctx context.Context, request *resumeRequest) certificat
 		User: request.DefaultUser, Workdir: request.DefaultWorkdir, Env: request.EnvVars,
 	}, request.AccessToken)
 	answer.add(certificateStep{Name: "token"}, nil, time.Since(start))
-	for _, ran := range hook.Run(s.opts.Reaper, s.opts.ResumeHooks) {
+	for _, ran := range s.hooks.Run() {
 		answer.add(certificateStep{Name: "hook:" + ran.Name, Output: ran.Output}, ran.Err, ran.Took)
 	}
 	return answer

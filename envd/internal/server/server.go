@@ -33,6 +33,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/envd/internal/files"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/filesystem"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/filesystemrpc"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/hook"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/process"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/processrpc"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/reap"
@@ -81,6 +82,7 @@ type Server struct {
 	open      atomic.Int64 // connections
 	stat      cpuMeter
 	splices   splices
+	hooks     hook.Runner
 	initMu    sync.Mutex // held during /init and /resume, so that one is applied at a time
 }
 
@@ -95,6 +97,7 @@ func New(opts Options) *Server {
 	s := &Server{
 		opts: opts, session: session.New(defaultUser(opts)),
 		processes: process.New(opts.Reaper), files: filesystem.New(opts.Users),
+		hooks: hook.Runner{Reaper: opts.Reaper, Dir: opts.ResumeHooks},
 	}
 	s.handler = s.authorize(s.routes())
 	protocols := &http.Protocols{}
