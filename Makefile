@@ -17,7 +17,7 @@ export PATH := $(WRENN_CACHE)/go/bin:$(PATH)
 MODULES := . envd proto sdk/go
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 # The guest agent has a version of its own: it changes when envd does, not with every commit, and the images with it.
-ENVD_VERSION := 0.2.0
+ENVD_VERSION := 0.3.0
 LDFLAGS := -X main.version=$(VERSION)
 TEST_FLAGS ?=
 DEV_DATA ?= build/dev

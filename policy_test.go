@@ -34,6 +34,8 @@ var bans = []struct {
 		"the SDK is the standard library, and a WebSocket client that needs nothing else"},
 	{"envd", []string{module + "internal", module + "db", "github.com/vishvananda/", "google.golang.org/", "connectrpc.com/"},
 		"envd is in every guest: it is small, and shares only the protocol with the rest"},
+	{"envd", []string{"net/http", "crypto/tls"},
+		"their pages would be in every guest's memory: docs/adr/0006-envd-has-its-own-http-server.md"},
 }
 
 // webSocket imports the standard library alone, so that the SDK may.

@@ -12,4 +12,9 @@ require (
 
 require google.golang.org/protobuf v1.36.12
 
+require (
+	golang.org/x/net v0.62.0
+	golang.org/x/text v0.43.0 // indirect
+)
+
 replace github.com/wrenn-sandbox/wrenn/proto => ../proto

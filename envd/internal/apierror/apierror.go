@@ -5,7 +5,8 @@ package apierror
 import (
 	"encoding/json"
 	"fmt"
-	"net/http"
+
+	"github.com/wrenn-sandbox/wrenn/envd/internal/http"
 )
 
 // HeaderReason is a response header that tells apart what a status alone does not.

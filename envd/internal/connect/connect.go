@@ -11,10 +11,10 @@ import (
 	"errors"
 	"io"
 	"mime"
-	"net/http"
 	"strconv"
 	"time"
 
+	"github.com/wrenn-sandbox/wrenn/envd/internal/http"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/wire"
 )
 
@@ -166,7 +166,7 @@ func (h *Handler) accepts() string {
 // stream answers a call of which a part at least is a stream. Whatever happens is told in its last frame.
 func (h *Handler) stream(call *Call, x *exchange) {
 	call.Response.Set("Connect-Accept-Encoding", "gzip")
-	x.out = writer{w: x.writer, control: http.NewResponseController(x.writer), codec: x.codec}
+	x.out = writer{w: x.writer, codec: x.codec}
 	gunzip, err := compression(call.Header.Get("Connect-Content-Encoding"))
 	if err == nil {
 		x.in = frames{body: x.request.Body, gunzip: gunzip}

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +16,8 @@ import (
 	library "connectrpc.com/connect"
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/connect"
+	envdhttp "github.com/wrenn-sandbox/wrenn/envd/internal/http"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/http/httptest"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/processrpc"
 	pb "github.com/wrenn-sandbox/wrenn/proto/gen/envd/process"
 	"github.com/wrenn-sandbox/wrenn/proto/gen/envd/process/processconnect"
@@ -42,7 +43,7 @@ func (service) sendSignal(ctx context.Context, call *connect.Call, req *processr
 		return &processrpc.Empty{}, nil
 	}
 	err := connect.Errorf(connect.Code(tag), "it is <%s>", tag)
-	err.Header = http.Header{"Wrenn-Reason": {"reason"}}
+	err.Header = envdhttp.Header{"Wrenn-Reason": {"reason"}}
 	return nil, err
 }
 
@@ -63,7 +64,7 @@ func (service) start(ctx context.Context, call *connect.Call, req *processrpc.St
 		return ctx.Err()
 	}
 	err := connect.Errorf(connect.Code(*req.Tag), "it is <%s>", *req.Tag)
-	err.Header = http.Header{"Wrenn-Reason": {"reason"}}
+	err.Header = envdhttp.Header{"Wrenn-Reason": {"reason"}}
 	return err
 }
 
@@ -90,17 +91,11 @@ func (service) streamInput(_ context.Context, _ *connect.Call, receive func() (*
 
 func serve(t *testing.T) string {
 	t.Helper()
-	mux := http.NewServeMux()
+	mux := envdhttp.NewServeMux()
 	mux.Handle(processconnect.ProcessSendSignalProcedure, connect.Unary(service{}.sendSignal))
 	mux.Handle(processconnect.ProcessStartProcedure, connect.ServerStream(service{}.start))
 	mux.Handle(processconnect.ProcessStreamInputProcedure, connect.ClientStream(service{}.streamInput))
-	server := httptest.NewUnstartedServer(mux)
-	server.Config.Protocols = &http.Protocols{}
-	server.Config.Protocols.SetHTTP1(true)
-	server.Config.Protocols.SetUnencryptedHTTP2(true)
-	server.Start()
-	t.Cleanup(server.Close)
-	return server.URL
+	return "http://" + httptest.Serve(t, httptest.Server(mux))
 }
 
 // eachClient runs a test with every form of the protocol that the library's client can be given.

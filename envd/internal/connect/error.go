@@ -6,7 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/http"
+
+	"github.com/wrenn-sandbox/wrenn/envd/internal/http"
 )
 
 // Code is the kind of an error, as the protocol writes it.

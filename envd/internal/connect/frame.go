@@ -6,8 +6,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
-	"net/http"
 	"sync"
+
+	"github.com/wrenn-sandbox/wrenn/envd/internal/http"
 )
 
 // The flags of a frame, of which a stream consists: a byte of flags, the length as four bytes, big endian, and the data.
@@ -132,9 +133,8 @@ func compression(encoding string) (bool, error) {
 
 // writer sends the frames of an answer, each at once.
 type writer struct {
-	w       http.ResponseWriter
-	control *http.ResponseController
-	codec   codec
+	w     http.ResponseWriter
+	codec codec
 }
 
 func (s *writer) send(msg any) error {
@@ -158,5 +158,5 @@ func (s *writer) frame(flags byte, body func([]byte) []byte) error {
 	if err != nil {
 		return err
 	}
-	return s.control.Flush()
+	return http.Flush(s.w)
 }

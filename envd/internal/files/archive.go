@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -12,6 +11,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/envd/internal/apierror"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/archive"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/filesystem"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/http"
 )
 
 // HeaderSkipped is a trailer of GET /archive: how many devices and sockets it does not contain.

@@ -2,11 +2,11 @@ package files
 
 import (
 	"errors"
-	"net/http"
 	"strconv"
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/apierror"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/filesystem"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/http"
 )
 
 // Chmod serves POST /chmod.

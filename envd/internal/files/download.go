@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"mime"
-	"net/http"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/apierror"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/http"
 )
 
 // Download serves GET and HEAD /files: compressed where the caller likes that, otherwise with ranges
@@ -61,7 +61,7 @@ func serve(w http.ResponseWriter, r *http.Request, file *os.File, info os.FileIn
 	buf := buffers.Get().(*[64 << 10]byte)
 	defer buffers.Put(buf)
 	if info.Size() >= int64(len(buf)) {
-		http.ServeContent(w, r, "", info.ModTime(), file)
+		http.ServeContent(w, r, info.ModTime(), file)
 		return nil
 	}
 	n, err := readFull(file, buf[:])
@@ -69,7 +69,7 @@ func serve(w http.ResponseWriter, r *http.Request, file *os.File, info os.FileIn
 	case err != nil:
 		return pathError(file.Name(), err)
 	case n < len(buf):
-		http.ServeContent(w, r, "", info.ModTime(), bytes.NewReader(buf[:n]))
+		http.ServeContent(w, r, info.ModTime(), bytes.NewReader(buf[:n]))
 		return nil
 	}
 	abortOn(stream(r.Context(), w, file, buf[:], n))

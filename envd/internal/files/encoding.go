@@ -3,12 +3,12 @@ package files
 import (
 	"compress/gzip"
 	"io"
-	"net/http"
 	"strconv"
 	"strings"
 	"sync"
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/apierror"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/http"
 )
 
 // The content codings of RFC 9110, section 8.4.1, that are understood.

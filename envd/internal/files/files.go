@@ -7,9 +7,9 @@ package files
 
 import (
 	"errors"
-	"net/http"
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/apierror"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/http"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/session"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/user"
 )

@@ -7,7 +7,6 @@ import (
 	"io"
 	"mime/multipart"
 	"net/http"
-	"net/http/httptest"
 	"net/textproto"
 	"net/url"
 	"os"
@@ -17,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	envdhttp "github.com/wrenn-sandbox/wrenn/envd/internal/http"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/http/httptest"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/session"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/testlane"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/user"
@@ -46,13 +47,12 @@ func newFixture(t *testing.T) *fixture {
 		t.Fatal(err)
 	}
 	h := New(session.New("tester"), db)
-	mux := http.NewServeMux()
+	mux := envdhttp.NewServeMux()
 	h.Mount(mux)
-	srv := httptest.NewServer(mux)
-	t.Cleanup(srv.Close)
+	address := httptest.Serve(t, httptest.Server(mux))
 	transport := &http.Transport{DisableCompression: true} // it would ask for gzip and hide that it did
 	t.Cleanup(transport.CloseIdleConnections)
-	return &fixture{T: t, url: srv.URL, home: home, client: &http.Client{Transport: transport, Timeout: time.Minute}}
+	return &fixture{T: t, url: "http://" + address, home: home, client: &http.Client{Transport: transport, Timeout: time.Minute}}
 }
 
 func (f *fixture) do(method string, query url.Values, body io.Reader, header ...string) (*http.Response, string) {

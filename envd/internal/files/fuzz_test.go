@@ -4,13 +4,13 @@ import (
 	"bytes"
 	"io/fs"
 	"mime/multipart"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/wrenn-sandbox/wrenn/envd/internal/http"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/http/httptest"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/session"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/user"
 )
@@ -36,12 +36,11 @@ func FuzzMultipart(f *testing.F) {
 		if err := os.WriteFile(db.Passwd, []byte("tester:x:54321:54322::"+home+":/bin/sh\n"), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		r := httptest.NewRequest(http.MethodPost, "/files", bytes.NewReader(data))
-		r.Header.Set("Content-Type", "multipart/form-data; boundary=b")
-		w := httptest.NewRecorder()
-		New(session.New("tester"), db).Upload(w, r)
-		if w.Code != 200 && w.Code != 400 {
-			t.Errorf("%d %s", w.Code, w.Body)
+		upload := http.HandlerFunc(New(session.New("tester"), db).Upload)
+		header := http.Header{"Content-Type": {"multipart/form-data; boundary=b"}}
+		answer := httptest.Ask(t, upload, http.MethodPost, "/files", header, bytes.NewReader(data))
+		if answer.Status != 200 && answer.Status != 400 {
+			t.Errorf("%d %s", answer.Status, &answer.Body)
 		}
 		err := filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
 			if strings.HasPrefix(d.Name(), ".wrenn-") || !strings.HasPrefix(path, home) && path != top && path != db.Passwd {

@@ -2,13 +2,13 @@ package files
 
 import (
 	"errors"
-	"net/http"
 	"os"
 	"path/filepath"
 	"syscall"
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/apierror"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/filesystem"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/http"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/user"
 )
 

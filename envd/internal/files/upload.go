@@ -5,7 +5,6 @@ import (
 	"io"
 	"mime"
 	"mime/multipart"
-	"net/http"
 	"path/filepath"
 	"strings"
 
@@ -13,6 +12,7 @@ import (
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/apierror"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/filesystem"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/http"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/user"
 )
 

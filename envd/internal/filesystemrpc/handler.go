@@ -3,11 +3,11 @@ package filesystemrpc
 import (
 	"context"
 	"errors"
-	"net/http"
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/caller"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/connect"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/filesystem"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/http"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/session"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/user"
 )

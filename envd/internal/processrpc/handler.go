@@ -12,11 +12,11 @@ package processrpc
 import (
 	"context"
 	"errors"
-	"net/http"
 	"os"
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/caller"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/connect"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/http"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/process"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/session"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/user"

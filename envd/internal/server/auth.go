@@ -2,11 +2,10 @@ package server
 
 import (
 	"context"
-	"net"
-	"net/http"
 	"sync/atomic"
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/apierror"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/http"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/session"
 )
 
@@ -20,7 +19,7 @@ type connection struct {
 type connectionKey struct{}
 
 // remember gives each connection's requests a place for what is known of it.
-func remember(ctx context.Context, _ net.Conn) context.Context {
+func remember(ctx context.Context) context.Context {
 	return context.WithValue(ctx, connectionKey{}, &connection{})
 }
 

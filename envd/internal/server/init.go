@@ -4,13 +4,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net/http"
 	"net/netip"
 	"strings"
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/apierror"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/boot"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/http"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/session"
 )
 
@@ -38,7 +38,7 @@ type initRequest struct {
 
 // init applies what the host says. All of it is checked before any of it takes effect.
 func (s *Server) init(w http.ResponseWriter, r *http.Request) {
-	request, err := readInit(http.MaxBytesReader(w, r.Body, maxInit))
+	request, err := readInit(http.MaxBytesReader(r.Body, maxInit))
 	if err != nil {
 		apierror.New(http.StatusBadRequest, "%v", err).Write(w)
 		return

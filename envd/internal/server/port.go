@@ -1,17 +1,18 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"net"
-	"net/http"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/apierror"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/http"
 )
 
 const (
@@ -79,18 +80,15 @@ func dialGuest(ctx context.Context, port string) (net.Conn, error) {
 // upgrade takes the connection over from the HTTP server and answers with 101. What the client sent after its request
 // comes out of the reader first.
 func upgrade(w http.ResponseWriter) (net.Conn, io.Reader, error) {
-	conn, buffered, err := http.NewResponseController(w).Hijack()
+	conn, early, err := http.Hijack(w)
 	if err != nil {
 		return nil, nil, err
 	}
-	_ = conn.SetDeadline(time.Time{}) // the HTTP server's own
 	if _, err := io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"); err != nil {
 		_ = conn.Close()
 		return nil, nil, err
 	}
-	early := make([]byte, buffered.Reader.Buffered())
-	_, _ = io.ReadFull(buffered, early) // it is in memory
-	return conn, io.MultiReader(strings.NewReader(string(early)), conn), nil
+	return conn, io.MultiReader(bytes.NewReader(early), conn), nil
 }
 
 // splices counts the connections to ports, and ends them with the server. Its zero value is ready.

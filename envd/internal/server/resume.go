@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/apierror"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/boot"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/http"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/session"
 )
 
@@ -51,7 +51,7 @@ func (c *certificate) add(step certificateStep, err error, took time.Duration) {
 // resume is called once after every restore, before anybody else may use the guest. The answer is a certificate also where something
 // failed: the guest must then not be used.
 func (s *Server) resume(w http.ResponseWriter, r *http.Request) {
-	request, err := readResume(http.MaxBytesReader(w, r.Body, maxInit))
+	request, err := readResume(http.MaxBytesReader(r.Body, maxInit))
 	if err != nil {
 		apierror.New(http.StatusBadRequest, "%v", err).Write(w)
 		return

@@ -20,13 +20,10 @@ package server
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/boot"
@@ -34,6 +31,8 @@ import (
 	"github.com/wrenn-sandbox/wrenn/envd/internal/filesystem"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/filesystemrpc"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/hook"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/http"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/http/serve"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/process"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/processrpc"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/reap"
@@ -78,8 +77,7 @@ type Server struct {
 	processes *process.Service
 	files     *filesystem.Service
 	handler   http.Handler
-	http      *http.Server
-	open      atomic.Int64 // connections
+	http      *serve.Server
 	stat      cpuMeter
 	splices   splices
 	hooks     hook.Runner
@@ -100,14 +98,11 @@ func New(opts Options) *Server {
 		hooks: hook.Runner{Reaper: opts.Reaper, Dir: opts.ResumeHooks},
 	}
 	s.handler = s.authorize(s.routes())
-	protocols := &http.Protocols{}
-	protocols.SetHTTP1(true)
-	protocols.SetUnencryptedHTTP2(true)
-	s.http = &http.Server{
-		Handler: s, Protocols: protocols,
-		ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
-		ConnState: s.count, ConnContext: remember,
-		ErrorLog: slog.NewLogLogger(opts.Logger.Handler(), slog.LevelWarn),
+	s.http = &serve.Server{
+		Service: http.Service{
+			Handler: s, HeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeader: maxHeader, Logger: opts.Logger,
+		},
+		MaxConnections: maxConnections, Context: remember,
 	}
 	return s
 }
@@ -149,27 +144,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.S
 
 // Serve answers what comes in on l, in HTTP/1.1 or HTTP/2 without TLS, until l fails or the server is
 // closed; the latter is no error. It closes l.
-func (s *Server) Serve(l net.Listener) error {
-	err := s.http.Serve(l)
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return err
-}
-
-// count closes a connection that is one too many. The one client that there is must have gone
-// mad, and the guest's memory is small.
-func (s *Server) count(conn net.Conn, state http.ConnState) {
-	switch state {
-	case http.StateNew:
-		if s.open.Add(1) > maxConnections {
-			_ = conn.Close()
-		}
-	case http.StateClosed, http.StateHijacked:
-		s.open.Add(-1)
-	default: // active and idle ones are counted already
-	}
-}
+func (s *Server) Serve(l net.Listener) error { return s.http.Serve(l) }
 
 // Close closes all listeners and connections at once, kills every process, ends every watcher and
 // waits until they have ended.

@@ -1,11 +1,11 @@
 package server
 
 import (
-	"net/http"
 	"strconv"
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/apierror"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/http"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/session"
 )
 

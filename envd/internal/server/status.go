@@ -2,9 +2,9 @@ package server
 
 import (
 	"encoding/json"
-	"net/http"
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/apierror"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/http"
 )
 
 func (s *Server) health(w http.ResponseWriter, _ *http.Request) {
@@ -37,7 +37,7 @@ func (s *Server) shutdown(w http.ResponseWriter, _ *http.Request) {
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
-	_ = http.NewResponseController(w).Flush() // a host that does not hear it sees the guest end
+	_ = http.Flush(w) // a host that does not hear it sees the guest end
 	s.opts.Shutdown("asked by the host")
 }
 

@@ -2,7 +2,6 @@ package server_test
 
 import (
 	"bytes"
-	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -10,6 +9,8 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/wrenn-sandbox/wrenn/envd/internal/http"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/http/httptest"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/testlane"
 )
 
@@ -197,11 +198,10 @@ func TestClosedServerStartsNothing(t *testing.T) {
 	if err := e.server.Close(); err != nil {
 		t.Fatal(err)
 	}
-	recorder := httptest.NewRecorder()
-	req := httptest.NewRequest("POST", "/process.Process/Start", bytes.NewReader(frame{data: []byte(`{"process":{"cmd":"true"}}`)}.encode()))
-	req.Header.Set("Content-Type", "application/connect+json")
-	e.server.ServeHTTP(recorder, req)
-	if text := recorder.Body.String(); !strings.Contains(text, `"unavailable"`) || !strings.Contains(text, "shutting down") {
-		t.Errorf("%d %q", recorder.Code, text)
+	request := frame{data: []byte(`{"process":{"cmd":"true"}}`)}.encode()
+	header := http.Header{"Content-Type": {"application/connect+json"}}
+	answer := httptest.Ask(t, e.server, "POST", "/process.Process/Start", header, bytes.NewReader(request))
+	if text := answer.Body.String(); !strings.Contains(text, `"unavailable"`) || !strings.Contains(text, "shutting down") {
+		t.Errorf("%d %q", answer.Status, text)
 	}
 }
