@@ -51,6 +51,7 @@ test-firecracker: deps-test images ## the VM suite against the real Firecracker,
 
 .PHONY: bench
 bench: deps images build ## measure what SPECIFICATION.md promises; writes build/bench.json
+	@scripts/install-deps.sh bench
 	@scripts/bench.sh
 
 .PHONY: bench-envd

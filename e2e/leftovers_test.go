@@ -53,7 +53,7 @@ func (p *platform) devices() []string {
 	err := netns.Do(p.netns, func() error {
 		links, err := net.Interfaces()
 		for _, link := range links {
-			if strings.HasPrefix(link.Name, "tap-") {
+			if strings.HasPrefix(link.Name, "tap-sb-") {
 				found = append(found, "device "+link.Name)
 			}
 		}

@@ -8,4 +8,6 @@ data=$(mktemp -d /var/tmp/wrenn-bench.XXXXXX)
 chmod 711 "$data" # the database runs as a user of its own
 trap 'rm -rf --one-file-system "$data"' EXIT
 go build -o build/tools/bench ./bench
+go build -o build/tools/bench-network ./bench/network
+build/tools/bench-network
 bin/wrenn up --data "$data" --netns isolated --listen 127.0.0.1:0 -- build/tools/bench "$@"

@@ -42,6 +42,7 @@ mkfs.xfs xfsprogs
 mke2fs e2fsprogs
 ip iproute2
 LIST
+    bench) echo iptables iptables ;;
     test) cat <<'LIST' ;;
 python3 python3
 node nodejs

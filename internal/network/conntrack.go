@@ -3,7 +3,6 @@ package network
 import (
 	"encoding/binary"
 	"fmt"
-	"net/netip"
 	"time"
 
 	mdnetlink "github.com/mdlayher/netlink"
@@ -19,41 +18,34 @@ const (
 	ctaMarkMask     = 21 // CTA_MARK_MASK
 )
 
-// forgetConnections removes the connections of a guest from the kernel's table, which keeps an
+// forgetConnections removes the connections of a slot's guest from the kernel's table, which keeps an
 // idle TCP connection for five days. Otherwise the next sandbox with this address would get what the
-// other end still sends. The table's rules mark each connection with the guest's
-// address; the kernel deletes by mark without listing all connections to us.
-func forgetConnections(ns *netns.Namespace, guest netip.Addr) error {
-	conn, err := dialNetfilter(ns)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
+// other end still sends. The table's rules mark each connection with the slot;
+// the kernel deletes by mark without listing all connections to us.
+// The connection is the one that is kept: to close one after a transaction takes the kernel 10 ms.
+func (f *netfilter) forgetConnections(slot Slot) error {
 	attributes, err := mdnetlink.MarshalAttributes([]mdnetlink.Attribute{
-		{Type: ctaMark, Data: binary.BigEndian.AppendUint32(nil, connectionMark(guest))},
-		{Type: ctaMarkMask, Data: binary.BigEndian.AppendUint32(nil, 0xffffffff)},
+		{Type: ctaMark, Data: binary.BigEndian.AppendUint32(nil, markOurs|uint32(slot.Index))},
+		{Type: ctaMarkMask, Data: binary.BigEndian.AppendUint32(nil, markOurs|indexMask)},
 	})
 	if err != nil {
 		return err
 	}
-	_, err = conn.Execute(mdnetlink.Message{
+	message := mdnetlink.Message{
 		Header: mdnetlink.Header{
 			Type:  unix.NFNL_SUBSYS_CTNETLINK<<8 | ctMessageDelete,
 			Flags: mdnetlink.Request | mdnetlink.Acknowledge,
 		},
 		Data: append([]byte{unix.AF_INET, unix.NFNETLINK_V0, 0, 0}, attributes...), // struct nfgenmsg
+	}
+	err = f.do(func(conn *mdnetlink.Conn) error {
+		_, err := conn.Execute(message)
+		return err
 	})
 	if err != nil {
-		return fmt.Errorf("forget connections of %s: %w", guest, err)
+		return fmt.Errorf("forget connections of %s: %w", slot.Guest.Addr(), err)
 	}
 	return nil
-}
-
-// connectionMark is the mark that the rules give to the connections of a guest: the bytes of its
-// address as they lie in the packet, loaded into a register.
-func connectionMark(guest netip.Addr) uint32 {
-	b := guest.As4()
-	return binary.NativeEndian.Uint32(b[:])
 }
 
 func dialNetfilter(ns *netns.Namespace) (*mdnetlink.Conn, error) {

@@ -4,9 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -18,25 +19,27 @@ import (
 // for as long as the kernel waits for its own readers, some 20 ms.
 const maxDeletions = 64
 
-// Detach removes the sandbox's TAP and the connections that its guest had, also while the VMM
-// has it open. When it returns nil the device is gone for everyone who looks. Detaching
-// what is not attached succeeds.
+// Detach removes the sandbox's TAP, its policy and the connections that its guest had, also while the VMM
+// has it open. When it returns nil nothing passes any more, and no device has its name or its address: what is left of the TAP,
+// under another name, the kernel deletes in the background, which takes it some 20 ms. Detaching what is not
+// attached succeeds.
 func (n *Network) Detach(ctx context.Context, sandbox id.Sandbox) error {
 	end, err := n.beginFor(ctx, sandbox)
 	if err != nil {
 		return err
 	}
 	defer end()
-	if err := n.remove(ctx, TAPName(sandbox)); err != nil {
+	if err := n.discard(ctx, TAPName(sandbox)); err != nil {
 		return fmt.Errorf("detach %s: %w", TAPName(sandbox), err)
 	}
+	n.attached.remove(sandbox)
 	return nil
 }
 
 // Sweep detaches every sandbox that has a TAP here and is not in keep, and returns which
 // those were. It must not run while a sandbox that is not in keep is being attached.
 func (n *Network) Sweep(ctx context.Context, keep map[id.Sandbox]bool) ([]id.Sandbox, error) {
-	attached, err := n.attached(ctx)
+	attached, err := n.attachedHere(ctx)
 	var swept []id.Sandbox
 	for _, sandbox := range attached {
 		if keep[sandbox] {
@@ -51,14 +54,14 @@ func (n *Network) Sweep(ctx context.Context, keep map[id.Sandbox]bool) ([]id.San
 	return swept, err
 }
 
-// attached lists the sandboxes that have a TAP in the namespace.
-func (n *Network) attached(ctx context.Context) ([]id.Sandbox, error) {
+// attachedHere lists the sandboxes that have a TAP in the namespace.
+func (n *Network) attachedHere(ctx context.Context) ([]id.Sandbox, error) {
 	end, err := n.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer end()
-	links, err := n.route.LinkList()
+	links, err := whole(n.route.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list network devices: %w", err)
 	}
@@ -78,11 +81,10 @@ func sandboxOf(link netlink.Link) (id.Sandbox, bool) {
 	return sandbox, err == nil && tap && link.Attrs().Name == TAPName(sandbox)
 }
 
-// remove deletes a TAP, if there is one of this name. The order matters: once the device
-// is down nothing passes it any more, so the connections forgotten then stay forgotten; and only
-// when that is done does the device go, so that whoever finishes a removal that was cut
-// short finds out about both.
-func (n *Network) remove(ctx context.Context, name string) error {
+// discard takes a TAP out of use, if there is one of this name. The order matters: without its policy nothing passes the
+// device any more, so the connections forgotten then stay forgotten; and only when that is done does it lose its name,
+// so that whoever finishes a removal that was cut short finds out about both.
+func (n *Network) discard(ctx context.Context, name string) error {
 	index, err := n.ifindex(name)
 	if err != nil || index == 0 {
 		return err
@@ -95,57 +97,65 @@ func (n *Network) remove(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if err := n.route.LinkSetDown(link); err != nil {
-		return fmt.Errorf("turn off: %w", err)
+	if err := n.held.set(uint32(index), nil, false); err != nil {
+		return fmt.Errorf("remove the policy: %w", err)
 	}
-	if gateway.IsValid() {
-		if err := forgetConnections(n.ns, gateway.Next()); err != nil {
+	if slot, ok := n.slots.at(gateway); ok {
+		if err := n.vacate(link, slot); err != nil {
 			return err
 		}
 	}
-	return n.delete(ctx, name, link)
+	if err := n.rename(link); err != nil {
+		return err
+	}
+	return n.bury(ctx, link)
 }
 
-// delete deletes a device and returns once it is gone. It does not wait for the answer to the
-// request: the device leaves every list within a millisecond, then the kernel waits some 20 ms
-// for its own readers before it frees the memory and answers.
-func (n *Network) delete(ctx context.Context, name string, link netlink.Link) error {
+// vacate frees the addresses of a slot.
+func (n *Network) vacate(link netlink.Link, slot Slot) error {
+	if err := n.kernel.forgetConnections(slot); err != nil {
+		return err
+	}
+	gateway := &netlink.Addr{IPNet: &net.IPNet{IP: slot.Gateway.AsSlice(), Mask: net.CIDRMask(slotBits, 32)}}
+	if err := n.route.AddrDel(link, gateway); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+		return fmt.Errorf("remove address %s: %w", slot.Gateway, err)
+	}
+	return nil
+}
+
+// goneTAP begins the names of devices that wait for their deletion.
+const goneTAP = anyTAP + "gone-"
+
+// rename gives a device a name that nobody looks for. Kernels before 6.2 rename only what is turned off, which takes them longer.
+func (n *Network) rename(link netlink.Link) error {
+	name := goneTAP + strconv.FormatInt(int64(link.Attrs().Index), 36)
+	err := n.route.LinkSetName(link, name)
+	if errors.Is(err, unix.EBUSY) {
+		if err := n.route.LinkSetDown(link); err != nil {
+			return fmt.Errorf("turn off: %w", err)
+		}
+		err = n.route.LinkSetName(link, name)
+	}
+	if err != nil {
+		return fmt.Errorf("rename: %w", err)
+	}
+	return nil
+}
+
+// bury deletes a device in the background. It waits when too many are being deleted already.
+func (n *Network) bury(ctx context.Context, link netlink.Link) error {
 	select {
 	case n.deletion <- struct{}{}:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	answer := make(chan error, 1)
 	n.deleting.Go(func() {
 		defer func() { <-n.deletion }()
-		answer <- n.ns.Do(func() error { return deleteLink(link) })
-	})
-	for pause := 100 * time.Microsecond; ; pause = min(2*pause, 10*time.Millisecond) {
-		select {
-		case err := <-answer:
-			return err
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(pause):
-			if gone, err := n.gone(name, link); gone || err != nil {
-				return err
-			}
+		if err := n.ns.Do(func() error { return deleteLink(link) }); err != nil {
+			n.log.Warn("network device could not be deleted; the next start of the agent tries again", "device", link.Attrs().Index, "error", err)
 		}
-	}
-}
-
-// gone says whether a device has left the namespace. The second question waits, as every
-// program that lists devices does, until the kernel has taken the device from all its lists.
-func (n *Network) gone(name string, link netlink.Link) (bool, error) {
-	if index, err := n.ifindex(name); err != nil || index != 0 {
-		return false, err
-	}
-	_, err := n.route.LinkByIndex(link.Attrs().Index)
-	var notFound netlink.LinkNotFoundError
-	if errors.As(err, &notFound) {
-		return true, nil
-	}
-	return false, err
+	})
+	return nil
 }
 
 // deleteLink uses a socket of its own, so that others need not wait for the kernel's answer.

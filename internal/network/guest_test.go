@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/network"
 	"github.com/wrenn-sandbox/wrenn/internal/network/netns"
 )
@@ -23,6 +24,7 @@ var vnetHeader = make([]byte, 10)
 type guest struct {
 	*world
 	link    network.Link
+	sandbox id.Sandbox
 	tap     *os.File
 	gateway net.HardwareAddr
 	packets chan packet
@@ -35,6 +37,8 @@ type packet struct {
 	from, to netip.Addr
 	protocol byte
 	payload  []byte // what follows the IPv4 header
+	options  []byte // of the IPv4 header
+	fragment uint16 // flags and offset, as in the header
 }
 
 // boot opens a sandbox's TAP and finds its gateway.
@@ -99,7 +103,7 @@ func (g *guest) read() {
 			ip := frame[14:]
 			from, _ := netip.AddrFromSlice(ip[12:16])
 			to, _ := netip.AddrFromSlice(ip[16:20])
-			g.packets <- packet{from, to, ip[9], ip[20:binary.BigEndian.Uint16(ip[2:])]}
+			g.packets <- packet{from: from, to: to, protocol: ip[9], payload: ip[20:binary.BigEndian.Uint16(ip[2:])]}
 		case unix.ETH_P_IPV6:
 			g.packets <- packet{protocol: 0xff, payload: frame[14:]}
 		}
@@ -127,25 +131,35 @@ func (g *guest) arp(operation byte, to net.HardwareAddr, target netip.Addr) {
 	g.frame(to, unix.ETH_P_ARP, message)
 }
 
-// frame sends an Ethernet frame. Nothing is sent through a TAP that is gone.
+// frame sends an Ethernet frame.
 func (g *guest) frame(to net.HardwareAddr, kind uint16, payload []byte) {
-	frame := append(append(bytes.Clone(vnetHeader), to...), g.link.MAC...)
-	frame = append(binary.BigEndian.AppendUint16(frame, kind), payload...)
+	g.raw(append(binary.BigEndian.AppendUint16(append(bytes.Clone(to), g.link.MAC...), kind), payload...))
+}
+
+// raw sends a frame with its header. Nothing is sent through a TAP that is gone.
+func (g *guest) raw(frame []byte) {
+	frame = append(bytes.Clone(vnetHeader), frame...)
 	if _, err := g.tap.Write(frame); err != nil && !errors.Is(err, os.ErrClosed) {
 		g.Errorf("write to %s: %v", g.link.TAP, err)
 	}
 }
 
-// send sends an IPv4 packet: RFC 791.
-func (g *guest) send(p packet) {
+// send sends an IPv4 packet.
+func (g *guest) send(p packet) { g.frame(g.gateway, unix.ETH_P_IP, g.encode(p)) }
+
+// encode is a packet as it is on the wire: RFC 791.
+func (g *guest) encode(p packet) []byte {
 	if !p.from.IsValid() {
 		p.from = g.link.Guest.Addr()
 	}
-	header := []byte{0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, p.protocol, 0, 0}
-	header = append(append(header, p.from.AsSlice()...), p.to.AsSlice()...)
+	header := []byte{0x40 | byte(5+len(p.options)/4), 0, 0, 0, 0, 1, 0x40, 0, 64, p.protocol, 0, 0}
+	if p.fragment != 0 {
+		binary.BigEndian.PutUint16(header[6:], p.fragment)
+	}
+	header = append(append(append(header, p.from.AsSlice()...), p.to.AsSlice()...), p.options...)
 	binary.BigEndian.PutUint16(header[2:], uint16(len(header)+len(p.payload)))
 	binary.BigEndian.PutUint16(header[10:], checksum(header))
-	g.frame(g.gateway, unix.ETH_P_IP, append(header, p.payload...))
+	return append(header, p.payload...)
 }
 
 // say sends a datagram from port 9000.

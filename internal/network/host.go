@@ -49,7 +49,7 @@ func collision(subnet netip.Prefix, routes []netip.Prefix) netip.Prefix {
 
 // routes lists the destinations of all IPv4 routes of all tables that are not by our TAPs.
 func (n *Network) routes() ([]netip.Prefix, error) {
-	links, err := n.route.LinkList()
+	links, err := whole(n.route.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list network devices: %w", err)
 	}
@@ -59,7 +59,9 @@ func (n *Network) routes() ([]netip.Prefix, error) {
 			ours[link.Attrs().Index] = true
 		}
 	}
-	all, err := n.route.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	all, err := whole(func() ([]netlink.Route, error) {
+		return n.route.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
@@ -70,6 +72,16 @@ func (n *Network) routes() ([]netip.Prefix, error) {
 		}
 	}
 	return list, nil
+}
+
+// whole asks for a list until nothing changed while the kernel told it: netlink(7), NLM_F_DUMP_INTR.
+func whole[T any](list func() ([]T, error)) (all []T, err error) {
+	for range 100 {
+		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return all, err
 }
 
 // destination returns where a route leads; the default route leads to 0.0.0.0/0.
@@ -86,14 +98,19 @@ func destination(r netlink.Route) netip.Prefix {
 // than one to the whole subnet. A device has its address also while it is down.
 func (n *Network) occupied(slot Slot) (bool, error) {
 	routes, err := n.route.RouteGetWithOptions(slot.Gateway.AsSlice(), &netlink.RouteGetOptions{FIBMatch: true})
-	switch { // the first two: no route; the others: a default route that refuses, ip-route(8)
-	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EACCES), errors.Is(err, unix.EINVAL):
+	switch {
+	case noRoute(err):
 		return false, nil
 	case err != nil:
 		return false, err
 	}
 	inside := func(r netlink.Route) bool { return destination(r).Bits() >= n.info.Subnet.Bits() }
 	return slices.ContainsFunc(routes, inside), nil
+}
+
+// noRoute says whether there is no route (the first two), or a default route that refuses: ip-route(8).
+func noRoute(err error) bool {
+	return errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EINVAL)
 }
 
 // forwarding is net.ipv4.ip_forward of the calling thread's namespace: proc_sys_net(5).

@@ -7,18 +7,18 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"strings"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
 
-// tapPrefix begins the name of every TAP, and of nothing else; the rules match it.
-const tapPrefix = "tap-sb-"
+// anyTAP begins the name of every TAP, those of the pool too, and of nothing else; the rules match it.
+const anyTAP = "tap-"
 
 // gatewayMAC is the host's end of every TAP. It is the same for all, so that a guest that is
 // restored elsewhere has the right one in its ARP cache. Locally administered: IEEE 802, 02 in the first byte.
@@ -31,6 +31,7 @@ type Link struct {
 	Guest   netip.Prefix     // the guest's address, with the length of its /30
 	Gateway netip.Addr       // the guest's default route
 	Index   int              // of the slot
+	Owner   uint32           // uid and gid that the TAP belongs to; 0: root
 }
 
 // TAPName is the name of a sandbox's TAP. It has 15 bytes, as many as a device's name can have.
@@ -47,13 +48,17 @@ func GuestMAC(sandbox id.Sandbox) net.HardwareAddr {
 	return append(net.HardwareAddr{0x06, 'W'}, digits...)
 }
 
-// Attach makes the sandbox's TAP, with the slot's gateway address, and turns it on. Attaching what is
-// attached already, also by an earlier process, changes nothing and gives the same answer.
-// After an error nothing is left that was not there before.
+// Attach makes the sandbox's TAP out of one of the pool, with the slot's gateway address, and turns it on. The policy holds
+// before the first packet. Attaching what is attached already, also by an earlier process, makes what there is equal
+// to the policy, interrupts nothing that it allows, and gives the same answer. After an error nothing is left that
+// was not there before.
 //
-// Errors: Precondition when the slot is not held, Conflict when it belongs to another
-// sandbox, or when the sandbox is attached with another slot.
-func (n *Network) Attach(ctx context.Context, sandbox id.Sandbox, slot Slot) (Link, error) {
+// Errors: Invalid for a policy that cannot be, Precondition when the slot is not held, Conflict when it belongs to
+// another sandbox, or when the sandbox is attached with another slot.
+func (n *Network) Attach(ctx context.Context, sandbox id.Sandbox, slot Slot, p Policy) (Link, error) {
+	if err := p.check(); err != nil {
+		return Link{}, err
+	}
 	end, err := n.beginFor(ctx, sandbox)
 	if err != nil {
 		return Link{}, err
@@ -62,37 +67,55 @@ func (n *Network) Attach(ctx context.Context, sandbox id.Sandbox, slot Slot) (Li
 	if err := n.slots.use(slot, sandbox); err != nil {
 		return Link{}, err
 	}
-	if err := n.attach(ctx, TAPName(sandbox), slot); err != nil {
+	if err := n.attach(ctx, sandbox, slot, p); err != nil {
 		return Link{}, fmt.Errorf("attach %s: %w", TAPName(sandbox), err)
 	}
-	return Link{TAPName(sandbox), GuestMAC(sandbox), slot.Guest, slot.Gateway, slot.Index}, nil
+	return Link{TAPName(sandbox), GuestMAC(sandbox), slot.Guest, slot.Gateway, slot.Index, slot.Owner}, nil
 }
 
-func (n *Network) attach(ctx context.Context, name string, slot Slot) error {
+func (n *Network) attach(ctx context.Context, sandbox id.Sandbox, slot Slot, p Policy) error {
+	name := TAPName(sandbox)
 	index, err := n.ifindex(name)
 	if err != nil {
 		return err
 	}
 	if index != 0 {
-		return n.reattach(name, index, slot)
+		return n.reattach(sandbox, index, slot, p)
 	}
-	if err := n.ns.Do(func() error { return createTAP(name) }); err != nil {
+	if index, err = n.pool.take(ctx, slot); err != nil {
 		return err
 	}
-	if err = n.setUp(name, slot); err == nil {
+	if err = n.connect(sandbox, index, slot, p); err == nil {
 		err = ctx.Err()
 	}
 	if err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
 		defer cancel()
-		return errors.Join(err, n.remove(undo, name))
+		return errors.Join(err, n.forget(sandbox, index), n.discard(undo, name), n.discard(undo, poolName(slot.Index)))
+	}
+	return nil
+}
+
+// connect gives a device to a sandbox: first the policy, then the name, then the way. It can be repeated.
+func (n *Network) connect(sandbox id.Sandbox, index int, slot Slot, p Policy) error {
+	if err := n.enforce(sandbox, index, slot, p); err != nil {
+		return err
+	}
+	if err := n.handOver(index, TAPName(sandbox)); err != nil {
+		return err
+	}
+	mask := net.CIDRMask(slotBits, 32)
+	link := &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}}
+	if err := n.route.AddrReplace(link, &netlink.Addr{IPNet: &net.IPNet{IP: slot.Gateway.AsSlice(), Mask: mask}}); err != nil {
+		return fmt.Errorf("set address %s: %w", slot.Gateway, err)
 	}
 	return nil
 }
 
 // reattach makes sure that the device of this name is the slot's TAP, and finishes what a killed
 // process may have left half done.
-func (n *Network) reattach(name string, index int, slot Slot) error {
+func (n *Network) reattach(sandbox id.Sandbox, index int, slot Slot, p Policy) error {
+	name := TAPName(sandbox)
 	link, err := n.tap(name, index)
 	if err != nil {
 		return err
@@ -101,12 +124,12 @@ func (n *Network) reattach(name string, index int, slot Slot) error {
 	switch {
 	case err != nil:
 		return err
-	case address == slot.Gateway && link.Attrs().Flags&net.FlagUp != 0:
-		return nil
 	case address.IsValid() && address != slot.Gateway:
 		return models.Errorf(models.Conflict, "device %s has address %s, not %s", name, address, slot.Gateway)
+	case address == slot.Gateway && link.Attrs().Flags&net.FlagUp != 0:
+		return n.enforce(sandbox, index, slot, p)
 	}
-	return n.setUp(name, slot)
+	return n.connect(sandbox, index, slot, p)
 }
 
 // tap returns the device with this index, if it is a TAP and not somebody's device of that name.
@@ -121,49 +144,19 @@ func (n *Network) tap(name string, index int) (netlink.Link, error) {
 	return link, nil
 }
 
-// setUp gives a TAP its addresses and turns it on. It can be repeated.
-func (n *Network) setUp(name string, slot Slot) error {
-	index, err := n.ifindex(name)
-	if err != nil {
-		return err
-	}
-	link := &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}}
-	if err := n.route.LinkSetHardwareAddr(link, gatewayMAC); err != nil {
-		return fmt.Errorf("set hardware address: %w", err)
-	}
-	// Without a link-local address the host sends no IPv6 to the guest. A kernel without IPv6 needs no telling.
-	const none = 1 // IN6_ADDR_GEN_MODE_NONE, linux/if_link.h
-	if err := n.route.LinkSetIP6AddrGenMode(link, none); err != nil && !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EOPNOTSUPP) {
-		return fmt.Errorf("turn IPv6 addresses off: %w", err)
-	}
-	mask := net.CIDRMask(slotBits, 32)
-	if err := n.route.AddrReplace(link, &netlink.Addr{IPNet: &net.IPNet{IP: slot.Gateway.AsSlice(), Mask: mask}}); err != nil {
-		return fmt.Errorf("set address %s: %w", slot.Gateway, err)
-	}
-	if err := n.route.LinkSetUp(link); err != nil {
-		return fmt.Errorf("turn on: %w", err)
+// handOver is `ip link set dev index name name up`, in one request.
+func (n *Network) handOver(index int, name string) error {
+	request := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
+	request.Sockets = n.links
+	message := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	message.Index = int32(index)
+	message.Flags, message.Change = unix.IFF_UP, unix.IFF_UP
+	request.AddData(message)
+	request.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	if _, err := request.Execute(unix.NETLINK_ROUTE, 0); err != nil {
+		return fmt.Errorf("name and turn on: %w", err)
 	}
 	return nil
-}
-
-// createTAP makes a persistent TAP device in the calling thread's namespace:
-// Documentation/networking/tuntap.rst. With IFF_VNET_HDR guest and host leave checksums and
-// segmentation to each other. IFF_TUN_EXCL refuses a device that exists.
-func createTAP(name string) error {
-	tun, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer tun.Close()
-	request, err := unix.NewIfreq(name)
-	if err != nil {
-		return err
-	}
-	request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR | unix.IFF_TUN_EXCL)
-	if err := unix.IoctlIfreq(int(tun.Fd()), unix.TUNSETIFF, request); err != nil {
-		return os.NewSyscallError("TUNSETIFF", err)
-	}
-	return os.NewSyscallError("TUNSETPERSIST", unix.IoctlSetInt(int(tun.Fd()), unix.TUNSETPERSIST, 1))
 }
 
 // ifindex returns the index of a device, 0 when there is none of this name: netdevice(7).

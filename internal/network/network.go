@@ -2,32 +2,36 @@
 // nftables table for all of them.
 //
 // Each sandbox has a slot, four addresses of the subnet: the host's end of the TAP is .1,
-// the guest .2. The TAP is named tap-sb-xxxxxxxx after the sandbox. It is persistent: the VMM
-// opens it by its name, and it outlives the VMM and the agent until Detach.
+// the guest .2. The TAP is named tap-sb-xxxxxxxx after the sandbox. It is made ahead (pool.go), persistent, and
+// belongs to the uid of its slot: the VMM opens it by its name, and it outlives the VMM and the agent until Detach.
 //
-// The table `wrenn` (see rules.go) matches TAPs by that name, so that a sandbox costs no
-// rule. It lets guests reach the world through the host's address, and denies them: each other,
-// the host (except for a ping of their gateway), link-local addresses and so cloud metadata,
-// multicast and broadcast, sources that are not their own, IPv6. Nothing from outside reaches
-// them but answers. No other table is touched.
+// What belongs to a sandbox is elements of the table's sets (set.go), so that the ten thousandth sandbox costs what the
+// first did, and each change is one transaction (held.go); the rules (rules.go) never change. They let guests reach the world
+// through the host's address as far as their Policy goes, by TCP, UDP and ping, also in fragments, and deny them always: each other,
+// the host (except for a ping of their gateway, and names from it), link-local addresses and so cloud metadata, multicast and broadcast,
+// sources that are not their own by IP, Ethernet and ARP, IPv6, tunnels and every other protocol. Nothing from outside
+// reaches them but answers. No other table is touched. Why so: docs/adr/0008-the-shape-of-the-table.md.
 //
 // A Network belongs to the network namespace of the thread that called Open, whichever thread
-// calls its methods, and to one process at a time. All it needs after a restart is Take for
-// the slot of every sandbox that is to live on and Sweep for the others: what the kernel holds
-// is found again by name.
+// calls its methods, and to one process at a time. All it needs after a restart is Take and Attach for
+// every sandbox that is to live on, with its policy, and Sweep for the others: what the kernel holds
+// is found again, and made equal to the policy without a moment of openness or interruption.
 package network
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/wrenn-sandbox/wrenn/internal/id"
@@ -38,6 +42,9 @@ import (
 // DefaultSubnet gives 16,384 slots.
 var DefaultSubnet = netip.MustParsePrefix("10.0.0.0/16")
 
+// defaultNewConnections is how many connections all sandboxes together may begin in a second.
+const defaultNewConnections = 20_000
+
 // requestTimeout bounds one request to the kernel. They take microseconds; what takes this
 // long hangs.
 const requestTimeout = 10 * time.Second
@@ -45,13 +52,20 @@ const requestTimeout = 10 * time.Second
 // Config says which addresses the sandboxes get.
 type Config struct {
 	Subnet netip.Prefix // from /16 to /30, IPv4; zero: DefaultSubnet
-	Logger *slog.Logger // nil: slog.Default()
+	// OwnerBase is the uid that owns the TAP of slot 0; the TAP of slot i belongs to OwnerBase+i, which that slot's VMM
+	// runs as. 0: root owns all.
+	OwnerBase uint32
+	Limits    Limits       // of a sandbox whose policy leaves them open; what is zero here too has a default
+	Total     Limits       // of all sandboxes together; zero: none, but for new connections. Connections is not used
+	Pool      int          // TAPs made ahead; 0: DefaultPool, negative: none
+	Logger    *slog.Logger // nil: slog.Default()
 }
 
 // Info says what Open found.
 type Info struct {
 	Subnet netip.Prefix
 	Slots  int
+	Uplink string // the device of the default route, at present; empty: there is none
 	// ForwardingEnabled says that Open turned net.ipv4.ip_forward on. It is never turned off again:
 	// by then another router on the machine (Docker, a VPN) may rely on it.
 	ForwardingEnabled bool
@@ -61,15 +75,31 @@ type Info struct {
 
 // Network is the sandboxes' network in one namespace. Its methods may be called at the same time.
 type Network struct {
-	info  Info
-	log   *slog.Logger
-	slots *slots
-	busy  busy // sandboxes that are being attached or detached
+	cfg      Config
+	can      abilities
+	log      *slog.Logger
+	slots    *slots
+	pool     *pool
+	busy     busy // sandboxes that are being attached or detached
+	attached attachments
+	held     held
+	told     told
 
-	ns    *netns.Namespace
-	route *netlink.Handle // rtnetlink(7)
-	inet  *os.File        // a socket for the ioctls of netdevice(7)
-	lock  *os.File
+	infoMu  sync.Mutex
+	info    Info
+	missing []string // what the kernel lacks
+
+	dnsMu sync.Mutex // held while ListenDNS redirects to its sockets
+
+	ns     *netns.Namespace
+	route  *netlink.Handle          // rtnetlink(7)
+	links  map[int]*nl.SocketHandle // the same, for what the library has no call for
+	kernel *netfilter
+	inet   *os.File // a socket for the ioctls of netdevice(7)
+	lock   *os.File
+
+	background sync.WaitGroup
+	stop       context.CancelFunc // ends what is in the background
 
 	deleting sync.WaitGroup // requests to delete a device that the kernel still works on
 	deletion chan struct{}  // bounds their number
@@ -92,24 +122,37 @@ func Open(ctx context.Context, cfg Config) (*Network, error) {
 	if !cfg.Subnet.IsValid() {
 		cfg.Subnet = DefaultSubnet
 	}
-	slots, err := newSlots(cfg.Subnet)
+	cfg.Limits = cfg.Limits.or(defaultLimits)
+	cfg.Total.NewConnections = cmp.Or(cfg.Total.NewConnections, defaultNewConnections)
+	cfg.Pool = max(cmp.Or(cfg.Pool, DefaultPool), 0)
+	slots, err := newSlots(cfg.Subnet, cfg.OwnerBase)
 	if err != nil {
 		return nil, err
 	}
 	n := &Network{
+		cfg:      cfg,
 		info:     Info{Subnet: cfg.Subnet, Slots: slots.count()},
 		log:      cfg.Logger,
 		slots:    slots,
+		attached: attachments{bySandbox: map[id.Sandbox]attachment{}, byGuest: map[netip.Addr]id.Sandbox{}, byDevice: map[uint32]id.Sandbox{}},
 		deletion: make(chan struct{}, maxDeletions),
+		stop:     func() {},
 	}
+	n.pool = newPool(n, cfg.Pool)
 	if err := n.open(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("open sandbox network: %w", err), n.release())
 	}
 	return n, nil
 }
 
-// Info says what Open found.
-func (n *Network) Info() Info { return n.info }
+// Info says what was found by Open, and since: see Info.
+func (n *Network) Info() Info {
+	n.infoMu.Lock()
+	defer n.infoMu.Unlock()
+	info := n.info
+	info.Warnings = slices.Clone(info.Warnings)
+	return info
+}
 
 // Close lets go of the namespace, and leaves TAPs and table as they are, for the guests to
 // go on with. With remove it first deletes both, also TAPs that are in use. The Network
@@ -125,6 +168,11 @@ func (n *Network) Close(ctx context.Context, remove bool) error {
 		return nil
 	}
 	n.closed = true
+	n.stop()
+	n.background.Wait()
+	if remove {
+		err = errors.Join(err, n.drain(ctx))
+	}
 	n.deleting.Wait()
 	if remove {
 		err = errors.Join(err, n.removeTable())
@@ -146,16 +194,50 @@ func (n *Network) open(ctx context.Context) error {
 	if n.info.ForwardingEnabled, err = enableForwarding(n.ns); err != nil {
 		return err
 	}
+	var missing []string
+	if n.can, missing, err = n.probe(); err != nil {
+		return err
+	}
+	n.held.kernel, n.held.sets = n.kernel, perDevice(n.can)
 	if err := n.applyTable(); err != nil {
 		return err
 	}
-	if n.info.Warnings, err = n.obstacles(); err != nil {
+	if err := n.recall(ctx); err != nil {
 		return err
 	}
-	for _, warning := range n.info.Warnings {
-		n.log.WarnContext(ctx, "sandboxes may have no network", "why", warning)
+	return n.start(ctx, missing)
+}
+
+// recall finds what an earlier process left: the policies of sandboxes that are attached, and the pool.
+func (n *Network) recall(ctx context.Context) error {
+	links, err := whole(n.route.LinkList)
+	if err != nil {
+		return fmt.Errorf("list network devices: %w", err)
 	}
-	return nil
+	keep := map[uint32]bool{}
+	for _, link := range links {
+		if _, ok := sandboxOf(link); ok {
+			keep[uint32(link.Attrs().Index)] = true
+		}
+	}
+	if err := n.held.keep(keep); err != nil {
+		return err
+	}
+	return n.adopt(ctx, links)
+}
+
+// start begins what goes on in the background until Close.
+func (n *Network) start(ctx context.Context, missing []string) error {
+	ctx, n.stop = context.WithCancel(context.WithoutCancel(ctx))
+	for _, begin := range []func(context.Context) error{n.watchUplink, n.watchRefusals, n.watchConnections} {
+		if err := begin(ctx); err != nil {
+			n.stop()
+			n.background.Wait()
+			return err
+		}
+	}
+	n.background.Go(func() { n.pool.run(ctx) })
+	return n.look(ctx, missing)
 }
 
 // acquire opens what n needs of the namespace of the calling thread.
@@ -173,15 +255,34 @@ func (n *Network) acquire() (err error) {
 		if n.route, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 			return err
 		}
+		if n.links, err = routeSocket(); err != nil {
+			return err
+		}
+		n.kernel = &netfilter{ns: n.ns}
 		return n.route.SetSocketTimeout(requestTimeout)
 	})
+}
+
+// routeSocket is a socket of rtnetlink(7) of the calling thread's namespace, as package nl wants it.
+func routeSocket() (map[int]*nl.SocketHandle, error) {
+	s, err := nl.Subscribe(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open rtnetlink: %w", err)
+	}
+	return map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}, nil
 }
 
 func (n *Network) release() error {
 	if n.route != nil {
 		n.route.Close()
 	}
+	for _, s := range n.links {
+		s.Close()
+	}
 	err := errors.Join(closeFile(n.inet), closeFile(n.lock))
+	if n.kernel != nil {
+		err = errors.Join(err, n.kernel.close())
+	}
 	if n.ns != nil {
 		err = errors.Join(err, n.ns.Close())
 	}

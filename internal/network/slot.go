@@ -21,6 +21,7 @@ type Slot struct {
 	Index   int          // what Take needs after a restart
 	Gateway netip.Addr   // the host's end: .1
 	Guest   netip.Prefix // the guest's address, with the /30's length: .2/30
+	Owner   uint32       // uid and gid that the TAP belongs to, which its VMM runs as; 0: root
 
 	lease uint64 // tells this holder of the slot from the one before it
 }
@@ -47,7 +48,8 @@ func (n *Network) Release(slot Slot) { n.slots.release(slot) }
 
 // slots knows which slots are free, in the order in which they became so.
 type slots struct {
-	subnet netip.Prefix
+	subnet    netip.Prefix
+	ownerBase uint32 // of slot 0; 0: root owns all
 
 	mu     sync.Mutex
 	free   *list.List      // of indexes, the longest free first
@@ -57,18 +59,19 @@ type slots struct {
 	last   uint64          // lease given
 }
 
-func newSlots(subnet netip.Prefix) (*slots, error) {
+func newSlots(subnet netip.Prefix, ownerBase uint32) (*slots, error) {
 	if !subnet.Addr().Is4() || subnet.Bits() < 16 || subnet.Bits() > slotBits || subnet != subnet.Masked() {
 		return nil, models.Errorf(models.Invalid, "sandbox subnet %s cannot be used", subnet).
 			WithHint("give the first address of an IPv4 network between /16 and /30, as in %s", DefaultSubnet)
 	}
 	count := 1 << (slotBits - subnet.Bits())
 	s := &slots{
-		subnet: subnet,
-		free:   list.New(),
-		places: make([]*list.Element, count),
-		leases: make([]uint64, count),
-		users:  make([]id.Sandbox, count),
+		subnet:    subnet,
+		ownerBase: ownerBase,
+		free:      list.New(),
+		places:    make([]*list.Element, count),
+		leases:    make([]uint64, count),
+		users:     make([]id.Sandbox, count),
 	}
 	// The order of release is forgotten at a restart; beginning anywhere makes it as
 	// unlikely as can be that the address freed last is the first to be used again.
@@ -156,7 +159,46 @@ func (s *slots) held(slot Slot) bool {
 func (s *slots) slot(index int) Slot {
 	base := s.subnet.Addr().As4()
 	first := binary.BigEndian.Uint32(base[:]) + uint32(index)<<2
-	return Slot{Index: index, Gateway: address(first + 1), Guest: netip.PrefixFrom(address(first+2), slotBits)}
+	slot := Slot{Index: index, Gateway: address(first + 1), Guest: netip.PrefixFrom(address(first+2), slotBits)}
+	if s.ownerBase != 0 {
+		slot.Owner = s.ownerBase + uint32(index)
+	}
+	return slot
+}
+
+// at is the slot that has this address as its gateway's.
+func (s *slots) at(gateway netip.Addr) (Slot, bool) {
+	if !s.subnet.Contains(gateway) {
+		return Slot{}, false
+	}
+	base, b := s.subnet.Addr().As4(), gateway.As4()
+	slot := s.slot(int(binary.BigEndian.Uint32(b[:])-binary.BigEndian.Uint32(base[:])) >> 2)
+	return slot, slot.Gateway == gateway
+}
+
+// next lists up to n slots in the order in which they will be reserved.
+func (s *slots) next(n int) (list []int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for e := s.free.Front(); e != nil && len(list) < n; e = e.Next() {
+		list = append(list, e.Value.(int))
+	}
+	return list
+}
+
+func (s *slots) isFree(index int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.places[index] != nil
+}
+
+// prefer makes a slot the next to be reserved, if it is free.
+func (s *slots) prefer(index int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if place := s.places[index]; place != nil {
+		s.free.MoveToFront(place)
+	}
 }
 
 func address(n uint32) netip.Addr {

@@ -3,6 +3,7 @@ package network_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -135,7 +136,7 @@ func (w *world) attach(n *network.Network, sandbox id.Sandbox) (network.Slot, ne
 	w.Helper()
 	slot, err := n.Reserve(w.Context())
 	w.must(err)
-	link, err := n.Attach(w.Context(), sandbox, slot)
+	link, err := n.Attach(w.Context(), sandbox, slot, network.DefaultPolicy)
 	w.must(err)
 	return slot, link
 }
@@ -169,6 +170,9 @@ func (w *world) devices() (names []string) {
 	w.Helper()
 	w.onHost(func() error {
 		links, err := netlink.LinkList()
+		for errors.Is(err, netlink.ErrDumpInterrupted) { // the pool was being filled
+			links, err = netlink.LinkList()
+		}
 		for _, link := range links {
 			names = append(names, link.Attrs().Name)
 		}
@@ -182,7 +186,7 @@ func (w *world) wantTAPs(want ...id.Sandbox) {
 	w.Helper()
 	var got []string
 	for _, name := range w.devices() {
-		if strings.HasPrefix(name, "tap-") {
+		if strings.HasPrefix(name, "tap-sb-") {
 			got = append(got, name)
 		}
 	}

@@ -190,7 +190,7 @@ func (a *Agent) provide(ctx context.Context, s *sandbox, tmpl filesystem.Templat
 	})
 	group.Go(func() (err error) {
 		slot, _ := s.holds() // prepare took it
-		link, err = a.cfg.Network.Attach(ctx, s.id, slot)
+		link, err = a.cfg.Network.Attach(ctx, s.id, slot, network.DefaultPolicy)
 		return err
 	})
 	err := group.Wait()

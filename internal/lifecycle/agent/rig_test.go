@@ -119,7 +119,7 @@ func (r *rig) left() []string {
 	err = netns.Do(r.netns, func() error {
 		links, err := net.Interfaces()
 		for _, link := range links {
-			if strings.HasPrefix(link.Name, "tap-") {
+			if strings.HasPrefix(link.Name, "tap-sb-") {
 				left = append(left, "device "+link.Name)
 			}
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/wrenn-sandbox/wrenn/internal/durable"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/network"
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
 )
 
@@ -92,7 +93,7 @@ func (a *Agent) adopt(ctx context.Context, s *sandbox) error {
 	if rec.VM == nil || !held {
 		return a.fail(s, "its record names no VM")
 	}
-	if _, err := a.cfg.Network.Attach(ctx, s.id, slot); err != nil {
+	if _, err := a.cfg.Network.Attach(ctx, s.id, slot, network.DefaultPolicy); err != nil {
 		return fmt.Errorf("re-attach the network of %s: %w", s.id, err)
 	}
 	machine, err := a.cfg.Driver.Adopt(ctx, *rec.VM)

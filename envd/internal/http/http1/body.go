@@ -85,8 +85,27 @@ func (b *body) answered() bool {
 	if b.ended {
 		return true
 	}
-	left, sized := b.src.(*fixed)
-	return !b.expects && b.failed == nil && (!sized || left.left <= maxDrain)
+	if b.expects || b.failed != nil {
+		return false
+	}
+	if left, sized := b.src.(*fixed); sized {
+		return left.left <= maxDrain
+	}
+	return b.skim()
+}
+
+// skim reads what has come in already of a body whose length is unknown, and reports whether that was the rest. Of more, nobody
+// knows how much: the connection ends, and the answer must say so.
+func (b *body) skim() bool {
+	_ = b.conn.SetReadDeadline(past)
+	defer func() { _ = b.conn.SetReadDeadline(time.Time{}) }()
+	_, _ = io.Copy(io.Discard, io.LimitReader(b.src, maxDrain)) // its outcome is what the next read says
+	var next [1]byte
+	if _, err := b.src.Read(next[:]); !errors.Is(err, io.EOF) {
+		return false
+	}
+	b.over(io.EOF)
+	return true
 }
 
 // drain reads what the handler has left, if that is little, and reports whether the next request is next.

@@ -217,7 +217,7 @@ func (c *conn) take() (net.Conn, []byte, error) {
 	_ = c.SetReadDeadline(past)
 	err := c.unwatch()
 	c.stopping.Store(false)
-	if err != nil && !isTimeout(err) {
+	if err != nil && !isTimeout(err) && !errors.Is(err, io.EOF) { // the handler reads the peer's end for itself
 		return nil, nil, err
 	}
 	_ = c.SetReadDeadline(time.Time{})

@@ -1,0 +1,338 @@
+package network_test
+
+import (
+	"context"
+	"encoding/binary"
+	"math"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/network"
+	"github.com/wrenn-sandbox/wrenn/internal/network/netns"
+)
+
+// flood sends numbered datagrams to an address until it is stopped, all from one port, so that they are one connection.
+type flood struct {
+	next atomic.Uint64 // number of the datagram to come
+	stop chan struct{}
+	done sync.WaitGroup
+}
+
+func (g *guest) flood(to string) *flood {
+	f := &flood{stop: make(chan struct{})}
+	f.done.Go(func() {
+		for {
+			select {
+			case <-f.stop:
+				return
+			default:
+			}
+			number := binary.BigEndian.AppendUint64(nil, f.next.Add(1)-1)
+			g.say(to, string(number))
+		}
+	})
+	g.Cleanup(f.end)
+	return f
+}
+
+func (f *flood) end() {
+	select {
+	case <-f.stop:
+	default:
+		close(f.stop)
+	}
+	f.done.Wait()
+}
+
+// passed waits until n more have been sent, and returns the number of the next.
+func (f *flood) passed(n uint64) uint64 {
+	for begin := f.next.Load(); f.next.Load() < begin+n; {
+		time.Sleep(time.Millisecond)
+	}
+	return f.next.Load()
+}
+
+// received collects the numbers that arrive at a socket.
+type received struct {
+	mu      sync.Mutex
+	numbers []uint64
+}
+
+func (w *world) collect(conn *net.UDPConn) *received {
+	r := &received{}
+	go func() { // ends when the socket is closed
+		for buffer := make([]byte, 64); ; {
+			n, _, err := conn.ReadFromUDPAddrPort(buffer)
+			if err != nil {
+				return
+			}
+			if n == 8 {
+				r.mu.Lock()
+				r.numbers = append(r.numbers, binary.BigEndian.Uint64(buffer))
+				r.mu.Unlock()
+			}
+		}
+	}()
+	return r
+}
+
+// between counts the numbers in an interval.
+func (r *received) between(from, to uint64) (count int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, n := range r.numbers {
+		if from <= n && n < to {
+			count++
+		}
+	}
+	return count
+}
+
+// A guest floods while its policy flips. What it sends after the policy has closed and before it opens again
+// never arrives, though it belongs to a connection that was open; what it sends while it is open does.
+func TestFloodWhilePolicyFlips(t *testing.T) {
+	w := newWorld(t)
+	n := w.open("")
+	unlimited := network.Limits{Packets: 1e6, UploadBytes: 1e9}
+	g := w.bootWith(n, alice, network.Policy{Limits: unlimited})
+	peer := w.listen(w.peer, peerAddress+":7000")
+	got := w.collect(peer)
+	f := g.flood(peerAddress + ":7000")
+	// A packet has its number before it is sent: the last one may have been sent later.
+	closed := [][2]uint64{{0, f.passed(50) - 1}}
+	for range 20 {
+		w.must(n.SetPolicy(t.Context(), alice, network.Policy{Internet: true, Limits: unlimited}))
+		from := f.next.Load()
+		f.passed(100)
+		w.must(n.SetPolicy(t.Context(), alice, network.Policy{Deny: prefixes(peerAddress + "/32"), Internet: true, Limits: unlimited}))
+		closed = append(closed, [2]uint64{f.next.Load(), f.passed(50) - 1})
+		w.eventually("the flood passes while the policy is open", func() bool { return got.between(from, math.MaxUint64) > 0 })
+	}
+	f.end()
+	for _, interval := range closed {
+		if count := got.between(interval[0], interval[1]); count > 0 {
+			t.Errorf("%d packets passed while the policy was closed, from number %d on", count, interval[0])
+		}
+	}
+}
+
+// What answers a connection that the policy no longer allows does not arrive either, and one that both allow
+// goes on, even if only the other side speaks.
+func TestAnswersFollowThePolicy(t *testing.T) {
+	w := newWorld(t)
+	n := w.open("")
+	g := w.bootWith(n, alice, network.DefaultPolicy)
+	peer := w.listen(w.peer, peerAddress+":7000")
+	g.say(peerAddress+":7000", "hello")
+	from := w.wantDatagram(peer, "hello")
+	answer := func(text string) {
+		if _, err := peer.WriteToUDPAddrPort([]byte(text), from); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.must(n.SetPolicy(t.Context(), alice, network.Policy{Allow: prefixes("192.0.2.0/24")}))
+	answer("still allowed")
+	if p := g.wantPacket(unix.IPPROTO_UDP); string(p.payload[8:]) != "still allowed" {
+		t.Errorf("the guest received %q", p.payload[8:])
+	}
+	w.must(n.SetPolicy(t.Context(), alice, network.Policy{}))
+	before := w.drops()["no policy lets it pass"]
+	answer("no longer")
+	w.eventually("the answer is dropped", func() bool { return w.drops()["no policy lets it pass"] == before+1 })
+}
+
+// A guest that floods from the first moment of its TAP has its policy then.
+func TestPolicyHoldsFromTheStart(t *testing.T) {
+	w := newWorld(t)
+	n := w.open("")
+	peer := w.listen(w.peer, peerAddress+":7000")
+	got := w.collect(peer)
+	for range 10 {
+		slot, err := n.Reserve(t.Context())
+		w.must(err)
+		stop := make(chan struct{})
+		var early sync.WaitGroup
+		early.Go(func() { w.floodAsSoonAs(network.TAPName(alice), slot, stop) })
+		_, err = n.Attach(t.Context(), alice, slot, network.Policy{})
+		w.must(err)
+		time.Sleep(20 * time.Millisecond) // the flood goes on
+		close(stop)
+		early.Wait()
+		w.must(n.Detach(t.Context(), alice))
+		n.Release(slot)
+	}
+	if count := got.between(0, 1); count > 0 {
+		t.Errorf("%d packets passed a policy that allows nothing", count)
+	}
+}
+
+// floodAsSoonAs opens a TAP when it appears and floods, as a VMM that was quicker than it should be.
+func (w *world) floodAsSoonAs(name string, slot network.Slot, stop <-chan struct{}) {
+	var fd int
+	err := netns.Do(w.host, func() (err error) {
+		for fd, err = openTAP(name); err != nil; fd, err = openTAP(name) {
+			select {
+			case <-stop:
+				return err
+			default:
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		w.Errorf("open %s: %v", name, err)
+		return
+	}
+	defer unix.Close(fd)
+	g := &guest{world: w, link: network.Link{MAC: network.GuestMAC(alice), Guest: slot.Guest}}
+	packet := g.encode(packet{to: netip.MustParseAddr(peerAddress), protocol: unix.IPPROTO_UDP, payload: udp(7000, "\x00\x00\x00\x00\x00\x00\x00\x00")})
+	frame := append(append(append(append([]byte(nil), vnetHeader...), 0x02, 'W', 'R', 'E', 'N', 'N'), g.link.MAC...), 0x08, 0x00)
+	for frame = append(frame, packet...); ; {
+		select {
+		case <-stop:
+			return
+		default:
+			_, _ = unix.Write(fd, frame) // down at first
+		}
+	}
+}
+
+// openTAP opens a TAP that exists: a name that does not is not made.
+func openTAP(name string) (int, error) {
+	if _, err := net.InterfaceByName(name); err != nil {
+		return 0, err
+	}
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return 0, err
+	}
+	request, err := unix.NewIfreq(name)
+	if err == nil {
+		request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, request)
+	}
+	if err != nil {
+		unix.Close(fd)
+	}
+	return fd, err
+}
+
+// flipper, when set, makes the test binary a host agent that changes alice's policy until it is killed: between two
+// policies, both of which allow the peer and deny its other address.
+const flipper = "WRENN_TEST_FLIPPER"
+
+func TestMain(m *testing.M) {
+	if slot := os.Getenv(flipper); slot != "" {
+		os.Exit(flip(slot))
+	}
+	os.Exit(m.Run())
+}
+
+var flipped = []network.Policy{
+	{Internet: true, Deny: prefixes(farAddress + "/32")},
+	{Allow: prefixes("192.0.2.0/24")},
+}
+
+func flip(slot string) int {
+	ctx := context.Background()
+	index, err := strconv.Atoi(slot)
+	if err != nil {
+		return 2
+	}
+	n, err := network.Open(ctx, network.Config{})
+	if err != nil {
+		return 3
+	}
+	taken, err := n.Take(index)
+	if err != nil {
+		return 4
+	}
+	for i := 0; ; i++ {
+		if _, err := n.Attach(ctx, alice, taken, flipped[i%2]); err != nil {
+			return 5
+		}
+		if err := n.SetPolicy(ctx, alice, flipped[(i+1)%2]); err != nil {
+			return 6
+		}
+	}
+}
+
+// The agent is killed again and again in the middle of opening the network and changing a policy. What both policies deny
+// never passes; what both allow is not interrupted; and who comes next can go on from what there is.
+func TestAgentKilledWhilePolicyFlips(t *testing.T) {
+	w := newWorld(t)
+	w.widen()
+	n := w.open("")
+	g := w.bootWith(n, alice, flipped[0])
+	w.must(n.Close(t.Context(), false))
+	allowed, deniedPeer := w.collect(w.listen(w.peer, peerAddress+":7000")), w.collect(w.listen(w.peer, farAddress+":7000"))
+	good, bad := g.flood(peerAddress+":7000"), g.flood(farAddress+":7000")
+	for i := range 12 {
+		agent := exec.Command(os.Args[0], "-test.run=^$")
+		agent.Env = append(os.Environ(), flipper+"="+strconv.Itoa(g.link.Index))
+		w.must(netns.Start(w.host, agent))
+		time.Sleep(time.Duration(i*i) * 5 * time.Millisecond)
+		w.must(agent.Process.Kill())
+		if err := agent.Wait(); agent.ProcessState.Exited() {
+			t.Fatalf("the agent ended by itself: %v", err)
+		}
+	}
+	bad.end()
+	good.end()
+	if count := deniedPeer.between(0, bad.next.Load()); count > 0 {
+		t.Errorf("%d of %d packets passed both policies", count, bad.next.Load())
+	}
+	if count := allowed.between(0, good.next.Load()); count == 0 {
+		t.Error("nothing of what both policies allow passed")
+	}
+	second := w.open("")
+	taken, err := second.Take(g.link.Index)
+	w.must(err)
+	_, err = second.Attach(t.Context(), alice, taken, network.Policy{})
+	w.must(err)
+	refusedBefore := refused(t, second, g)["internet"]
+	g.say(peerAddress+":7000", "closed now")
+	w.eventually("the new policy holds", func() bool { return refused(t, second, g)["internet"] == refusedBefore+1 })
+}
+
+func TestPoliciesThatCannotBe(t *testing.T) {
+	w := newWorld(t)
+	n := w.open("")
+	slot, _ := w.attach(n, alice)
+	for what, bad := range map[string]network.Policy{
+		"IPv4 alone":   {Allow: prefixes("2001:db8::/32")},
+		"1000":         {Deny: make([]netip.Prefix, 1001)},
+		"whole bytes":  {Deny: many("10.0.0.0/9", 200)},
+		"invalid Pref": {Allow: make([]netip.Prefix, 1)},
+	} {
+		mention := what
+		if what == "invalid Pref" {
+			mention = "IPv4"
+		}
+		wantCode(t, n.SetPolicy(t.Context(), alice, bad), models.Invalid, mention)
+		_, err := n.Attach(t.Context(), alice, slot, bad)
+		wantCode(t, err, models.Invalid, mention)
+	}
+	wantCode(t, n.SetPolicy(t.Context(), bob, network.DefaultPolicy), models.NotFound, "sb-00000b0b")
+	wantCode(t, n.Pin(t.Context(), bob, nil, time.Minute), models.NotFound, "sb-00000b0b")
+	wantCode(t, n.Pin(t.Context(), alice, nil, time.Minute), models.Precondition, "by name")
+	_, err := n.Counters(bob)
+	wantCode(t, err, models.NotFound, "sb-00000b0b")
+}
+
+func many(prefix string, count int) (list []netip.Prefix) {
+	for range count {
+		list = append(list, netip.MustParsePrefix(prefix))
+	}
+	return list
+}

@@ -1,0 +1,255 @@
+package network_test
+
+import (
+	"encoding/binary"
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/network"
+)
+
+// A guest asks its gateway, and the answer comes from there; nobody else reaches the sockets.
+func TestNamesAreAskedOfTheGateway(t *testing.T) {
+	w := newWorld(t)
+	n := w.open("")
+	g := w.bootWith(n, alice, network.Policy{})
+	for range 2 { // as after a restart: the guest asks again from the same port
+		packets, streams, err := n.ListenDNS(t.Context())
+		w.must(err)
+		g.say(g.link.Gateway.String()+":53", "who is it")
+		buffer := make([]byte, 100)
+		w.must(packets.SetReadDeadline(time.Now().Add(patience)))
+		count, from, err := packets.ReadFrom(buffer)
+		if err != nil {
+			t.Fatalf("%v; refused: %v", err, refused(t, n, g))
+		}
+		address := from.(*net.UDPAddr).AddrPort().Addr()
+		if sandbox, ok := n.SandboxAt(address); string(buffer[:count]) != "who is it" || !ok || sandbox != alice {
+			t.Errorf("%q from %s, which is %s", buffer[:count], address, sandbox)
+		}
+		if _, err := packets.WriteTo([]byte("you"), from); err != nil {
+			t.Fatal(err)
+		}
+		p := g.wantPacket(unix.IPPROTO_UDP)
+		if p.from != g.link.Gateway || binary.BigEndian.Uint16(p.payload) != 53 || string(p.payload[8:]) != "you" {
+			t.Errorf("the answer came from %s port %d: %q", p.from, binary.BigEndian.Uint16(p.payload), p.payload[8:])
+		}
+		w.wantUnreachable(packets.LocalAddr().(*net.UDPAddr).Port)
+		if err := errors.Join(packets.Close(), streams.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.must(n.Detach(t.Context(), alice))
+	if _, ok := n.SandboxAt(g.link.Guest.Addr()); ok {
+		t.Error("the address still belongs to the sandbox")
+	}
+}
+
+// wantUnreachable checks that neither the peer nor the host itself gets through to the name server.
+func (w *world) wantUnreachable(port int) {
+	w.Helper()
+	dial := func() error {
+		conn, err := net.DialTimeout("tcp4", netip.AddrPortFrom(netip.MustParseAddr(hostAddress), uint16(port)).String(), 200*time.Millisecond)
+		if err == nil {
+			conn.Close()
+			w.Error("somebody reached the guests' name server")
+		}
+		return nil
+	}
+	w.onPeer(dial)
+	w.onHost(dial)
+}
+
+// What is refused is told, with who sent what where, and equal refusals as one.
+func TestRefusalsAreTold(t *testing.T) {
+	w := newWorld(t)
+	n := w.open("")
+	g := w.bootWith(n, alice, network.DefaultPolicy)
+	for range 5 {
+		g.say("169.254.169.254:80", "credentials, please")
+	}
+	select {
+	case r := <-n.Refusals():
+		want := network.Refusal{At: r.At, Sandbox: alice, Protocol: "udp", To: netip.MustParseAddrPort("169.254.169.254:80"), Rule: "link_local", Count: r.Count}
+		if r != want || r.Count < 1 || r.Count > 5 || time.Since(r.At) > time.Hour {
+			t.Errorf("refusal = %+v", r)
+		}
+	case <-time.After(patience):
+		t.Fatal("nothing was told")
+	}
+	w.must(n.Close(t.Context(), true))
+	for range n.Refusals() { // ends
+	}
+}
+
+// A guest whose refusals nobody reads, and who makes as many as it can, costs no more than the bound.
+func TestRefusalsNobodyReads(t *testing.T) {
+	w := newWorld(t)
+	n := w.open("")
+	g := w.bootWith(n, alice, network.DefaultPolicy)
+	for i := range 5000 {
+		g.send(udpTo(netip.AddrFrom4([4]byte{192, 168, byte(i >> 8), byte(i)}), uint16(i)))
+	}
+	if c, err := n.Counters(alice); err != nil || c.Refused["private"] != 5000 || c.SentPackets < 5000 {
+		t.Errorf("counters = %+v, %v", c, err)
+	}
+	if waiting := len(n.Refusals()); waiting > cap(n.Refusals()) {
+		t.Errorf("%d refusals wait", waiting)
+	}
+}
+
+// One guest that opens as many connections as it can is stopped at its limit, and another one is not.
+func TestConnectionLimit(t *testing.T) {
+	w := newWorld(t)
+	n := w.open("")
+	limits := network.Limits{Connections: 60, NewConnections: 10_000, Packets: 100_000}
+	greedy := w.bootWith(n, alice, network.Policy{Internet: true, Limits: limits})
+	modest := w.bootWith(n, bob, network.DefaultPolicy)
+	for port := range uint16(500) {
+		greedy.send(udpTo(netip.MustParseAddr(peerAddress), 10_000+port))
+	}
+	if got := refused(t, n, greedy)["connection_rate"]; got < 400 || got > 440 { // of 500 the next power of two
+		t.Errorf("%d connections refused, want 436", got)
+	}
+	peer := w.listen(w.peer, peerAddress+":7000")
+	modest.say(peerAddress+":7000", "hello")
+	w.wantDatagram(peer, "hello")
+}
+
+func TestRateLimits(t *testing.T) {
+	w := newWorld(t)
+	n := w.open("")
+	for i, test := range []struct {
+		limits network.Limits
+		send   func(*guest)
+		rule   string
+	}{
+		{network.Limits{Packets: 100}, func(g *guest) { g.say(peerAddress+":7000", "x") }, "packet_rate"},
+		{network.Limits{UploadBytes: 10_000}, func(g *guest) { g.say(peerAddress+":7000", strings.Repeat("x", 1000)) }, "bandwidth"},
+		{network.Limits{NewConnections: 10}, func(g *guest) { g.send(udpTo(netip.MustParseAddr(peerAddress), uint16(time.Now().UnixNano()))) }, "connection_rate"},
+		{network.Limits{}, func(g *guest) {
+			p := udpTo(netip.MustParseAddr(peerAddress), 7000)
+			p.fragment = 0x2000
+			g.send(p)
+		}, "fragments"},
+	} {
+		g := w.bootWith(n, id.Sandbox("sb-1000000"+string('0'+rune(i))), network.Policy{Internet: true, Limits: test.limits})
+		for range 2000 {
+			test.send(g)
+		}
+		if refused(t, n, g)[test.rule] == 0 {
+			t.Errorf("2000 times: nothing was refused as %s: %v", test.rule, refused(t, n, g))
+		}
+	}
+}
+
+// An ARP message that is not about the sandbox and its gateway is neither answered nor believed.
+func TestARPGames(t *testing.T) {
+	w := newWorld(t)
+	n := w.open("")
+	g := w.bootWith(n, alice, network.DefaultPolicy)
+	victim := w.bootWith(n, bob, network.DefaultPolicy)
+	claim := func(hardware net.HardwareAddr, sender, target netip.Addr) {
+		message := append([]byte{0, 1, 8, 0, 6, 4, 0, 1}, hardware...)
+		message = append(append(message, sender.AsSlice()...), make([]byte, 6)...)
+		g.frame(net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, unix.ETH_P_ARP, append(message, target.AsSlice()...))
+	}
+	own := g.link.Guest.Addr()
+	claim(g.link.MAC, own, netip.MustParseAddr(hostAddress))            // is the host there
+	claim(g.link.MAC, own, victim.link.Gateway)                         // is another there
+	claim(g.link.MAC, victim.link.Guest.Addr(), g.link.Gateway)         // I am another
+	claim(g.link.MAC, netip.MustParseAddr(peerAddress), g.link.Gateway) // I am the host's router
+	claim(victim.link.MAC, own, g.link.Gateway)                         // with another's hardware address
+	claim(g.link.MAC, netip.IPv4Unspecified(), own)                     // a probe: RFC 5227
+	select {
+	case mac := <-g.resolve:
+		t.Errorf("%s answered", mac)
+	case <-time.After(50 * time.Millisecond):
+	}
+	w.onHost(func() error {
+		neighbours, err := netlink.NeighList(0, netlink.FAMILY_V4)
+		for _, neighbour := range neighbours {
+			device, _ := netlink.LinkByIndex(neighbour.LinkIndex)
+			if device.Attrs().Name == g.link.TAP && !neighbour.IP.Equal(own.AsSlice()) {
+				t.Errorf("the host believes that %s is at %s", neighbour.IP, g.link.TAP)
+			}
+		}
+		return err
+	})
+	g.findGateway() // and what is right is answered
+}
+
+// TAPs belong to the uid of their slot, and the pool outlives the agent.
+func TestPool(t *testing.T) {
+	w := newWorld(t)
+	n, err := w.try(network.Config{OwnerBase: 70_000, Pool: 3})
+	w.must(err)
+	free := func() (count int) {
+		for _, name := range w.devices() {
+			if strings.HasPrefix(name, "tap-free-") {
+				count++
+			}
+		}
+		return count
+	}
+	w.eventually("the pool is full", func() bool { return free() == 3 })
+	_, link := w.attach(n, alice)
+	if link.Owner != 70_000+uint32(link.Index) {
+		t.Errorf("owner of slot %d = %d", link.Index, link.Owner)
+	}
+	w.eventually("the pool is full again", func() bool { return free() == 3 })
+	w.onHost(func() error {
+		device, err := netlink.LinkByName(link.TAP)
+		if err == nil && device.(*netlink.Tuntap).Owner != link.Owner {
+			t.Errorf("owner of %s = %d, want %d", link.TAP, device.(*netlink.Tuntap).Owner, link.Owner)
+		}
+		return err
+	})
+	w.must(n.Close(t.Context(), false))
+	if free() != 3 {
+		t.Errorf("%d TAPs of the pool are left", free())
+	}
+	n, err = w.try(network.Config{OwnerBase: 80_000, Pool: 2}) // others than those will do
+	w.must(err)
+	w.eventually("the pool has what is asked for", func() bool { return free() == 2 })
+	w.must(n.Close(t.Context(), true))
+	if free() != 0 {
+		t.Errorf("%d TAPs are left", free())
+	}
+}
+
+// The uplink changes while sandboxes run, and they go on by the new one.
+func TestUplinkIsFollowed(t *testing.T) {
+	w := newWorld(t)
+	n := w.open("")
+	if got := n.Info().Uplink; got != "uplink" {
+		t.Errorf("uplink = %q", got)
+	}
+	g := w.bootWith(n, alice, network.DefaultPolicy)
+	w.onHost(func() error {
+		link, err := netlink.LinkByName("uplink")
+		if err != nil {
+			return err
+		}
+		_, everywhere, _ := net.ParseCIDR("0.0.0.0/0")
+		return netlink.RouteDel(&netlink.Route{Dst: everywhere, LinkIndex: link.Attrs().Index})
+	})
+	w.eventually("it is told that there is none", func() bool {
+		return n.Info().Uplink == "" && len(n.Info().Warnings) == 1 && strings.Contains(n.Info().Warnings[0], "default route")
+	})
+	w.addDevice(func(l netlink.Link) error {
+		return addRoute(&netlink.Route{LinkIndex: l.Attrs().Index, Scope: netlink.SCOPE_LINK}, "0.0.0.0/0")
+	})
+	w.eventually("the new one is found", func() bool { return n.Info().Uplink == "other" && len(n.Info().Warnings) == 0 })
+	peer := w.listen(w.peer, peerAddress+":7000") // still reached directly, by the host's own network
+	g.say(peerAddress+":7000", "hello")
+	w.wantDatagram(peer, "hello")
+}
