@@ -124,7 +124,8 @@ type Running interface {
 	Resume(ctx context.Context) error
 	// Snapshot freezes the guest and writes it to the files of to, which must not exist. When it has returned nil, the VM
 	// is paused, and its disk is the third part of the snapshot, for the caller to clone before it calls Resume or Kill. The
-	// files are whole, but not synced. A VM may be snapshotted any number of times, and before its guest has booted.
+	// files are whole, but not synced. Connections from the host may have ended (Firecracker resets its vsock device, also
+	// in the VM that goes on); new ones can be made. A VM may be snapshotted any number of times, and before its guest has booted.
 	// After an error the VM runs or is paused as before, and the files are gone.
 	Snapshot(ctx context.Context, to Files) error
 	// Stop calls ask (which asks the guest to shut down; nil for not at all), waits for the VMM to exit until ctx ends, then
