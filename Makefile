@@ -175,8 +175,10 @@ tidy: ## go mod tidy, all modules
 # --- deployment ----------------------------------------------------------------------------------
 
 .PHONY: setup-host
-setup-host: ## not built yet: one-time preparation of a production host
-	@echo "make setup-host is not built yet (SPECIFICATION.md, 'Hosts'). 'bin/wrenn doctor' says what this host lacks, each with the fix." >&2; exit 1
+setup-host: ## prepare this host for sandboxes (root); SETUP_FLAGS=--check shows what that is, --undo takes it back
+	@[ -x bin/host-agent ] || $(MAKE) deps build
+	@case '$(SETUP_FLAGS)' in *--check*|*--undo*) ;; *) scripts/install-deps.sh run host ;; esac
+	@bin/host-agent setup $(SETUP_FLAGS)
 
 .PHONY: install
 install: ## not built yet: binaries and systemd units

@@ -46,8 +46,8 @@ const webSocket = "github.com/coder/websocket"
 var layers = [][]string{
 	{"cmd/"},
 	{"internal/api", "internal/hostapi"},
-	{"internal/lifecycle/controller", "internal/lifecycle/agent"},
-	{"internal/scheduler", "internal/auth", "internal/hostclient", "internal/portproxy", "internal/snapshot"},
+	{"internal/lifecycle/controller", "internal/lifecycle/agent", "internal/doctor"},
+	{"internal/scheduler", "internal/auth", "internal/hostclient", "internal/portproxy", "internal/hostsetup", "internal/snapshot"},
 	{"internal/network", "internal/filesystem", "internal/envdclient", "internal/tunnel", "internal/vm", "db"},
 	{"internal/lifecycle", "internal/grpcerr", "internal/durable", "internal/clone"},
 	{"internal/models"},

@@ -7,6 +7,7 @@
 #   go      Go, when none on this machine is new enough for go.work
 #   run     what host agent and control plane use: QEMU, PostgreSQL, Redis, nftables, XFS tools
 #   test    what tests run beside that: Python and Node.js, for images/kernels
+#   host    what host-agent setup uses: modprobe, useradd
 #   dev     protoc and shellcheck
 #   client  what E2B's released clients run on: Python with pip, npm (which brings a Node.js where there is none)
 #   image, rootfs, kernel, npm   asked for by images/build.sh when something has to be built
@@ -47,6 +48,11 @@ LIST
 python3 python3
 node nodejs
 LIST
+    host) cat <<'LIST' ;;
+modprobe kmod
+useradd passwd
+mount mount
+LIST
     dev) cat <<'LIST' ;;
 protoc protobuf-compiler
 /usr/include/google/protobuf/descriptor.proto libprotobuf-dev
@@ -75,7 +81,7 @@ xz xz-utils
 LIST
     npm) echo npm npm ;;
     guest) for group in image rootfs kernel npm; do packages "$group"; done ;;
-    *) die "unknown group '$1': base, go, run, test, dev, client, guest, image, rootfs, kernel, npm" ;;
+    *) die "unknown group '$1': base, go, run, test, host, dev, client, guest, image, rootfs, kernel, npm" ;;
   esac
 }
 

@@ -111,7 +111,7 @@ payload() {
   {
     echo '#!/bin/sh'
     # shellcheck disable=SC2016 # for the shell of the emulated host
-    echo 'export PATH=/payload/bin:$PATH WRENN_SLOW_HOST=1 WRENN_TEST_DATA=/data/agent; cd /tmp'
+    echo 'export PATH=/payload/bin:$PATH WRENN_SLOW_HOST=1 WRENN_DISPOSABLE_HOST=1 WRENN_TEST_DATA=/data/agent; cd /tmp'
     declare -f run_tests
     printf 'TEST_LIMIT=%q; run_tests /payload /payload/vmlinux /data/images' "$TEST_LIMIT"
     [ $# = 0 ] || printf ' %q' "$@"

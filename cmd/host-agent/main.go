@@ -50,7 +50,7 @@ func run(ctx context.Context, args []string) error {
 	root.AddCommand(serve, &cobra.Command{
 		Use: "purge", Short: "Destroy every sandbox of the data folder and remove devices, rules and mounts", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error { return inNamespace(cfg, func() error { return purge(ctx, cfg) }) },
-	})
+	}, newSetup(ctx, &cfg))
 	root.RunE = serve.RunE
 	root.SetArgs(args)
 	return root.ExecuteContext(ctx)

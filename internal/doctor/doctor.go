@@ -1,5 +1,8 @@
 // Package doctor examines whether a machine can run sandboxes, and how well. It changes
 // nothing on the machine, apart from two small temporary files in the data folder.
+//
+// Its own checks try what a sandbox needs. What a host is set to is the table of package hostsetup, which
+// `host-agent setup` applies and doctor reads.
 package doctor
 
 import (
@@ -9,6 +12,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/wrenn-sandbox/wrenn/internal/hostsetup"
 	"github.com/wrenn-sandbox/wrenn/internal/vm/kvm"
 )
 
@@ -55,6 +59,7 @@ type machine struct {
 	chains     func(ctx context.Context) ([]chain, error)
 	filesystem func(dir string) (space, error)
 	openFiles  func() (soft, hard uint64, err error)
+	setup      func(ctx context.Context) ([]hostsetup.Result, error)
 }
 
 // check is one look at the machine.
@@ -63,8 +68,7 @@ type check func(ctx context.Context, m *machine) Finding
 // checks in the order in which they are reported.
 var checks = []check{
 	checkRoot, checkKernel, checkKVM, checkFirecracker, checkQEMU, checkGuestKernel, checkImages, checkReflinks, checkLoop, checkDisk,
-	checkMemory, checkTUN, checkNftables, checkForwarding, checkForwardPolicy, checkRoutes, checkCgroups, checkUserfaultfd,
-	checkHugePages, checkOpenFiles, checkDatabases,
+	checkMemory, checkTUN, checkNftables, checkForwardPolicy, checkRoutes, checkUserfaultfd, checkOpenFiles, checkDatabases,
 }
 
 // Examine runs all checks and returns a finding of each.
@@ -76,6 +80,7 @@ func Examine(ctx context.Context, opts Options) []Finding {
 			return v.Usable, v.Reason
 		},
 		reflinks: probeReflinks, openTUN: openTUN, chains: listChains, filesystem: statSpace, openFiles: limitOfOpenFiles,
+		setup: func(ctx context.Context) ([]hostsetup.Result, error) { return checkSetup(ctx, opts.Data) },
 	})
 }
 
@@ -85,7 +90,8 @@ func examine(ctx context.Context, m *machine) []Finding {
 		all = append(all, c(ctx, m))
 	}
 	// Either VMM will do: only the lack of both is a failure.
-	return append(all, checkVMM(all))
+	all = append(all, checkVMM(all))
+	return append(all, findingsOfSetup(ctx, m)...)
 }
 
 // Usable tells whether sandboxes can run.

@@ -92,18 +92,6 @@ func checkForwardPolicy(ctx context.Context, m *machine) Finding {
 	return ok(name, "nothing drops forwarded packets")
 }
 
-func checkForwarding(_ context.Context, m *machine) Finding {
-	const name = "ip_forward"
-	switch m.read("proc/sys/net/ipv4/ip_forward") {
-	case "1":
-		return ok(name, "on")
-	case "0":
-		return warn(name, "off; the host agent switches it on", "sysctl -w net.ipv4.ip_forward=1")
-	default:
-		return warn(name, "not known", "mount /proc")
-	}
-}
-
 func checkRoutes(_ context.Context, m *machine) Finding {
 	const name = "subnet"
 	subnet, err := netip.ParsePrefix(m.Subnet)

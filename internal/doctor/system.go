@@ -67,27 +67,6 @@ func (m *machine) memory(field string) uint64 {
 	return 0
 }
 
-func checkCgroups(_ context.Context, m *machine) Finding {
-	const name, fix = "cgroup", "boot with systemd.unified_cgroup_hierarchy=1: the limits of sandboxes are set through cgroup v2"
-	controllers := m.read("sys/fs/cgroup/cgroup.controllers")
-	if controllers == "" {
-		controllers = m.read("sys/fs/cgroup/unified/cgroup.controllers")
-	}
-	var missing []string
-	for _, c := range []string{"cpu", "memory", "pids"} {
-		if !strings.Contains(" "+controllers+" ", " "+c+" ") {
-			missing = append(missing, c)
-		}
-	}
-	switch {
-	case len(missing) == 0:
-		return ok(name, "v2 with "+controllers)
-	case m.exists("sys/fs/cgroup/memory"):
-		return warn(name, "v1; v2 lacks "+strings.Join(missing, ", "), fix)
-	}
-	return warn(name, "v2 lacks "+strings.Join(missing, ", "), fix)
-}
-
 func checkUserfaultfd(_ context.Context, m *machine) Finding {
 	if m.exists("dev/userfaultfd") {
 		return ok("userfaultfd", "/dev/userfaultfd exists")
@@ -96,17 +75,6 @@ func checkUserfaultfd(_ context.Context, m *machine) Finding {
 		return ok("userfaultfd", "the kernel has it (for root)")
 	}
 	return warn("userfaultfd", "the kernel has none, so that remote snapshots are loaded whole before they run", "use a kernel with CONFIG_USERFAULTFD")
-}
-
-func checkHugePages(_ context.Context, m *machine) Finding {
-	setting := m.read("sys/kernel/mm/transparent_hugepage/enabled")
-	switch {
-	case setting == "":
-		return warn("transparent huge pages", "the kernel has none", "use a kernel with CONFIG_TRANSPARENT_HUGEPAGE: it makes large sandboxes faster")
-	case strings.Contains(setting, "[never]"):
-		return warn("transparent huge pages", "switched off", "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled")
-	}
-	return ok("transparent huge pages", setting)
 }
 
 func limitOfOpenFiles() (soft, hard uint64, err error) {

@@ -19,6 +19,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -49,12 +50,23 @@ func WriteJSON(path string, v any, perm fs.FileMode) error {
 	return WriteFile(path, append(data, '\n'), perm)
 }
 
+// maxJSON is the longest file that ReadJSON reads: some come from others, as the manifests of images do.
+const maxJSON = 64 << 20
+
 // ReadJSON decodes the file at path into v. Its error matches fs.ErrNotExist when there
-// is no such file, and names the file when its content does not decode.
+// is no such file, and names the file when its content does not decode or is longer than 64 MiB.
 func ReadJSON(path string, v any) error {
-	data, err := os.ReadFile(path)
+	f, err := os.Open(path)
 	if err != nil {
 		return err // names the operation and the path
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxJSON+1))
+	if err == nil && len(data) > maxJSON {
+		err = fmt.Errorf("%s is longer than %d bytes", path, maxJSON)
+	}
+	if err != nil {
+		return err
 	}
 	if err := json.Unmarshal(data, v); err != nil {
 		return fmt.Errorf("decode %s: %w", path, err)

@@ -68,6 +68,12 @@ func TestJSONRoundTrip(t *testing.T) {
 	if err := durable.ReadJSON(path, &got); err == nil || !bytes.Contains([]byte(err.Error()), []byte(path)) {
 		t.Errorf("broken: %v, want an error that names the file", err)
 	}
+	if err := os.Truncate(path, 65<<20); err != nil { // sparse
+		t.Fatal(err)
+	}
+	if err := durable.ReadJSON(path, &got); err == nil || !bytes.Contains([]byte(err.Error()), []byte("longer than")) {
+		t.Errorf("an endless file: %v", err)
+	}
 }
 
 func TestSymlinkReplaces(t *testing.T) {

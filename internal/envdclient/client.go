@@ -39,7 +39,7 @@ const (
 	// maxHeader bounds the headers of an answer, maxMessage one message of a stream (envd's chunks of
 	// output have 64 KiB), maxAnswer the body of a short answer.
 	maxHeader, maxMessage, maxAnswer = 64 << 10, 1 << 20, 64 << 10
-	// maxListing bounds the answer that lists processes or directories: some 80,000 files.
+	// maxListing bounds the answer that lists processes or directories: some 80,000 files. What becomes of it in memory is bounded by maxCost.
 	maxListing = 16 << 20
 	// maxIdle connections are kept for idleTimeout, which is below envd's own (640 s).
 	maxIdle, idleTimeout = 16, 90 * time.Second
@@ -105,7 +105,7 @@ func New(dial Dial, token string) *Client {
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	plain := connect.WithAcceptCompression("gzip", nil, nil)
+	plain := connect.WithClientOptions(connect.WithAcceptCompression("gzip", nil, nil), connect.WithCodec(boundedCodec{}))
 	c.rpc = processconnect.NewProcessClient(c.http, base, connect.WithReadMaxBytes(maxMessage), plain)
 	c.lists = processconnect.NewProcessClient(c.http, base, connect.WithReadMaxBytes(maxListing), plain)
 	c.files = filesystemconnect.NewFilesystemClient(c.http, base, connect.WithReadMaxBytes(maxListing), plain)

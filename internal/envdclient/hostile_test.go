@@ -10,12 +10,17 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	"github.com/wrenn-sandbox/wrenn/internal/models"
+	pb "github.com/wrenn-sandbox/wrenn/proto/gen/envd/filesystem"
 )
 
 // hostile serves every connection by act, which gets the first request's head read already. It
@@ -351,5 +356,43 @@ func TestTokenIsNotInErrors(t *testing.T) {
 	_, err := c.Metrics(within(t))
 	if err == nil || strings.Contains(fmt.Sprint(err), "secret") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// TestAnswerOfNothings: a message of many empty parts is a hundred times as large in memory as on its way.
+func TestAnswerOfNothings(t *testing.T) {
+	for name, part := range map[string]string{"empty": "\x0a\x00", "hollow": "\x0a\x02\x0a\x00", "unknown": "\x7a\x00"} {
+		nothings := strings.Repeat(part, (maxListing-100)/len(part))
+		act := hangUp(fmt.Sprintf("%sContent-Type: application/proto\r\nContent-Length: %d\r\n\r\n%s", ok, len(nothings), nothings))
+		for call, do := range map[string]func(*Client) error{
+			"folder": func(c *Client) error { _, err := c.List(within(t), "x", "", 1); return err },
+			"list":   func(c *Client) error { _, err := c.Processes(within(t)); return err },
+		} {
+			peak := watchMemory(t)
+			err := do(hostile(t, act))
+			if grown := peak(); grown > 200<<20 {
+				t.Errorf("%s, %s: the heap grew by %d MiB", call, name, grown>>20)
+			}
+			if name != "unknown" { // which is dropped
+				wantError(t, err, models.Unavailable, "")
+			}
+		}
+	}
+}
+
+// TestLongListing: as many files as maxListing has room for cost no more than is allowed.
+func TestLongListing(t *testing.T) {
+	entry := &pb.EntryInfo{
+		Name: "some-file-of-an-ordinary-length.txt", Path: "/home/user/project/some/folder/some-file-of-an-ordinary-length.txt", Type: pb.FileType_FILE_TYPE_FILE,
+		Size: 12345678, Mode: 0o644, Permissions: "-rw-r--r--", Owner: "user", Group: "user", ModifiedTime: timestamppb.Now(),
+	}
+	answer := &pb.ListDirResponse{Entries: slices.Repeat([]*pb.EntryInfo{entry}, maxListing/(proto.Size(entry)+3))}
+	data, err := proto.Marshal(answer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got pb.ListDirResponse
+	if err := (boundedCodec{}).Unmarshal(data, &got); err != nil || len(got.GetEntries()) != len(answer.GetEntries()) {
+		t.Errorf("%d of %d entries, %v", len(got.GetEntries()), len(answer.GetEntries()), err)
 	}
 }

@@ -65,7 +65,7 @@ func TestTunnelToAHostileGuest(t *testing.T) {
 		"no HTTP":          {say("SSH-2.0-OpenSSH\r\n"), "does not answer", models.Unavailable},
 		"says more":        {say("HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 200 OK\r\n\r\n"), "does not answer", models.Unavailable},
 		"endless header":   {forever("HTTP/1.1 204 No Content\r\n", "X: "+strings.Repeat("x", 1000)+"\r\n"), "does not answer", models.Unavailable},
-		"endless body":     {forever("HTTP/1.1 401 Unauthorized\r\n\r\n", "x"), "no reason", models.Internal},
+		"endless body":     {forever("HTTP/1.1 401 Unauthorized\r\n\r\n", strings.Repeat("x", 4096)), "no reason", models.Internal},
 		"body that hangs":  {say("HTTP/1.1 503 No\r\nContent-Length: 10\r\n\r\n"), "does not answer", models.Unavailable},
 		"another status":   {say("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), "no reason", models.Internal},
 		"refuses in words": {say("HTTP/1.1 429 No\r\nContent-Length: 18\r\n\r\n{\"message\":\"full\"}"), "full", models.Exhausted},

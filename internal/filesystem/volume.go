@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/wrenn-sandbox/wrenn/internal/durable"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
 
@@ -255,4 +256,46 @@ func noVolume(err error) error {
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrNoVolume, err)
+}
+
+// HasReflinks reports whether the file system of dir, which must exist, has reflinks. It tries with a small file, which it removes.
+func HasReflinks(dir string) (bool, error) { return hasReflinks(dir) }
+
+// RemoveEmptyVolume removes the volume that EnsureReflinkVolume made in dir, unless a file is on it: then it reports that,
+// and leaves the volume mounted. Where there is none, it removes what an attempt to make one has left.
+func RemoveEmptyVolume(ctx context.Context, dir string) (held bool, err error) {
+	lock := filepath.Join(dir, volumeLock)
+	if !VolumeExists(dir) {
+		if err = os.Remove(lock); errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return false, err
+	}
+	v, err := EnsureReflinkVolume(ctx, dir, VolumeConfig{}) // what is on it can be seen only while it is mounted
+	if err != nil {
+		return false, err
+	}
+	if held, err = holdsFiles(v.Dir); held || err != nil {
+		return held, err
+	}
+	if err := v.Unmount(ctx); err != nil {
+		return false, err
+	}
+	err = errors.Join(durable.RemoveAll(v.image()), os.Remove(v.Dir), os.Remove(lock))
+	return false, err
+}
+
+// holdsFiles reports whether anything but folders lies below dir.
+func holdsFiles(dir string) (bool, error) {
+	errFound := errors.New("found")
+	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			return errFound
+		}
+		return err
+	})
+	if errors.Is(err, errFound) {
+		return true, nil
+	}
+	return false, err
 }

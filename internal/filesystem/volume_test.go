@@ -46,6 +46,37 @@ func TestVolumeIsMadeOnceAndFoundAgain(t *testing.T) {
 	wantNames(t, dir, "volume", "volume.lock", "volume.xfs")
 }
 
+// TestRemoveEmptyVolume: a volume with folders alone goes without a trace, one with a file stays as it is, mounted.
+func TestRemoveEmptyVolume(t *testing.T) {
+	testlane.NeedRoot(t)
+	dir := t.TempDir()
+	if _, err := filesystem.EnsureReflinkVolume(t.Context(), dir, filesystem.VolumeConfig{SizeGiB: 1 << 20}); err == nil {
+		testlane.Missing(t, "the folder for temporary files has reflinks itself: no volume is made")
+	}
+	for range 2 { // after an attempt, and without anything
+		if held, err := filesystem.RemoveEmptyVolume(t.Context(), dir); held || err != nil {
+			t.Errorf("without a volume: %v, %v", held, err)
+		}
+		wantNames(t, dir)
+	}
+	volume := ensureVolume(t, dir)
+	path := filepath.Join(volume.Dir, "images", "kept")
+	if err := errors.Join(os.Mkdir(filepath.Dir(path), 0o700), os.WriteFile(path, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if held, err := filesystem.RemoveEmptyVolume(t.Context(), dir); !held || err != nil {
+		t.Errorf("with a file: %v, %v", held, err)
+	}
+	if err := errors.Join(os.Remove(path), filesystem.UnmountVolume(t.Context(), dir)); err != nil { // it need not be mounted
+		t.Error(err)
+	}
+	if held, err := filesystem.RemoveEmptyVolume(t.Context(), dir); held || err != nil {
+		t.Errorf("with a folder: %v, %v", held, err)
+	}
+	wantNames(t, dir)
+	wantFree(t, dir)
+}
+
 func TestFolderWithReflinksNeedsNoVolume(t *testing.T) {
 	outer := newVolume(t)
 	inner, err := filesystem.EnsureReflinkVolume(t.Context(), outer.Dir, filesystem.VolumeConfig{})

@@ -1,6 +1,8 @@
 package id
 
 import (
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -45,6 +47,29 @@ func TestOnlyTheExactFormParses(t *testing.T) {
 		s := rapid.String().Draw(t, "text")
 		if got, err := ParseSandbox(s); err == nil && len(got) != len("sb-01234567") {
 			t.Fatalf("ParseSandbox(%q) = %q", s, got)
+		}
+	})
+}
+
+// FuzzParse: what any kind of id is parsed from is the name of one file or folder, whatever it is joined to, and one word.
+func FuzzParse(f *testing.F) {
+	for _, text := range []string{"sb-01234567", "host-01234567", "ctx-01234567", "term-0123456789abcdef", "key-01234567", "../sb-01234567", "sb-0123456\n"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		for name, parse := range map[string]func(string) error{
+			"sandbox":  func(s string) error { _, err := ParseSandbox(s); return err },
+			"host":     func(s string) error { _, err := ParseHost(s); return err },
+			"context":  func(s string) error { _, err := ParseContext(s); return err },
+			"terminal": func(s string) error { _, err := ParseTerminal(s); return err },
+			"key":      func(s string) error { _, err := ParseKey(s); return err },
+		} {
+			if parse(text) != nil {
+				continue
+			}
+			if filepath.Join("/a/b", text) != "/a/b/"+text || filepath.Base(text) != text || strings.Trim(text, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+				t.Errorf("%q is taken for the id of a %s", text, name)
+			}
 		}
 	})
 }

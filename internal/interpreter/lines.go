@@ -17,16 +17,75 @@ const (
 
 // message is one line of a kernel. Fields that a type of message does not have are empty.
 type message struct {
-	Type           string                     `json:"type"`
-	ID             string                     `json:"id"`
-	Text           string                     `json:"text"`
-	Main           bool                       `json:"main"`
-	Data           map[string]json.RawMessage `json:"data"`
-	Name           string                     `json:"name"`
-	Value          string                     `json:"value"`
-	Traceback      []string                   `json:"traceback"`
-	Status         string                     `json:"status"`
-	ExecutionCount int                        `json:"execution_count"`
+	Type           string    `json:"type"`
+	ID             string    `json:"id"`
+	Text           string    `json:"text"`
+	Main           bool      `json:"main"`
+	Data           bundle    `json:"data"`
+	Name           string    `json:"name"`
+	Value          string    `json:"value"`
+	Traceback      traceback `json:"traceback"`
+	Status         string    `json:"status"`
+	ExecutionCount int       `json:"execution_count"`
+}
+
+// How many parts of a message are kept. It may have millions of a few bytes, each of which is many times as large in memory.
+const maxBundle, maxTraceback = 256, 10_000
+
+// bundle is a value in several forms.
+type bundle map[string]json.RawMessage
+
+// UnmarshalJSON implements json.Unmarshaler within maxBundle.
+func (b *bundle) UnmarshalJSON(text []byte) error {
+	dec, err := inside(text, '{')
+	if dec == nil || err != nil {
+		return err
+	}
+	*b = bundle{}
+	for len(*b) < maxBundle && dec.More() {
+		key, err := dec.Token()
+		if err != nil {
+			return err
+		}
+		var value json.RawMessage
+		if err := dec.Decode(&value); err != nil {
+			return err
+		}
+		(*b)[key.(string)] = value // keys are strings
+	}
+	return nil
+}
+
+// traceback is the lines of one.
+type traceback []string
+
+// UnmarshalJSON implements json.Unmarshaler within maxTraceback.
+func (b *traceback) UnmarshalJSON(text []byte) error {
+	dec, err := inside(text, '[')
+	if dec == nil || err != nil {
+		return err
+	}
+	for len(*b) < maxTraceback && dec.More() {
+		var line string
+		if err := dec.Decode(&line); err != nil {
+			return err
+		}
+		*b = append(*b, line)
+	}
+	return nil
+}
+
+// inside returns a decoder behind the opening delimiter of a JSON value; nil for null.
+func inside(text []byte, opening json.Delim) (*json.Decoder, error) {
+	dec := json.NewDecoder(bytes.NewReader(text))
+	first, err := dec.Token()
+	if err != nil || first == nil {
+		return nil, err
+	}
+	if first != opening {
+		return nil, fmt.Errorf("a message has %v instead of %v", first, opening)
+	}
+	return dec, nil
 }
 
 // errExited says that the kernel has ended.

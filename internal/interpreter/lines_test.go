@@ -2,6 +2,7 @@ package interpreter
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -65,6 +66,30 @@ func TestLines(t *testing.T) {
 		if cap(l.buf) > 2*maxLine {
 			t.Errorf("%s: %d bytes are held", name, cap(l.buf))
 		}
+	}
+}
+
+// TestMessageOfNothings: a message of many empty parts would be many times as large in memory as on its way.
+func TestMessageOfNothings(t *testing.T) {
+	entries := make([]string, 100_000)
+	for i := range entries {
+		entries[i] = fmt.Sprintf(`"%x":1`, i)
+	}
+	for name, text := range map[string]string{
+		"traceback": `{"type":"error","traceback":[""` + strings.Repeat(`,""`, 1_000_000) + "]}\n",
+		"data":      `{"type":"result","data":{` + strings.Join(entries, ",") + "}}\n",
+	} {
+		m, err := linesOf(envdclient.Stdout(text)).message()
+		if err != nil || len(m.Traceback)+len(m.Data) != map[string]int{"traceback": maxTraceback, "data": maxBundle}[name] {
+			t.Errorf("%s: %q with %d lines and %d entries, %v", name, m.Type, len(m.Traceback), len(m.Data), err)
+		}
+	}
+	text := `{"type":"result","data":{"a":[1,2],"b":"c"}}` + "\n" + `{"type":"error","traceback":["x","y"]}` + "\n"
+	l := linesOf(envdclient.Stdout(text))
+	result, err := l.message()
+	failure, errFailure := l.message()
+	if err != nil || errFailure != nil || string(result.Data["a"]) != "[1,2]" || len(result.Data) != 2 || strings.Join(failure.Traceback, "") != "xy" {
+		t.Errorf("%+v, %+v; %v, %v", result, failure, err, errFailure)
 	}
 }
 

@@ -16,6 +16,8 @@
 //     changed Origin, which Next.js would hold against it.
 //   - The credentials of the platform are not there.
 //
+// Interim answers (1xx) of the guest but for an upgrade stay behind.
+//
 // Location headers that lead to localhost:{port} are led back.
 package portproxy
 
@@ -76,12 +78,26 @@ func New(log *slog.Logger, fail func(http.ResponseWriter, *http.Request, error))
 
 type targetKey struct{}
 
+// withoutInterim drops interim answers (1xx) of the guest: they would reach the client without what response makes of an answer, and
+// httputil forgets the headers that the platform has set with each. It does so by the request's own context, which, unlike
+// that of httputil, listens to none.
+type withoutInterim struct {
+	http.RoundTripper
+	ctx context.Context
+}
+
+// RoundTrip implements http.RoundTripper.
+func (w withoutInterim) RoundTrip(r *http.Request) (*http.Response, error) {
+	return w.RoundTripper.RoundTrip(r.WithContext(w.ctx))
+}
+
 // Serve passes a request on to the target and its answer back.
 func (p *Proxy) Serve(w http.ResponseWriter, r *http.Request, to Target) {
 	body := &body{ReadCloser: r.Body, http1: r.ProtoMajor == 1}
 	body.ended.Store(r.Body == http.NoBody)
+	r = r.WithContext(context.WithValue(r.Context(), targetKey{}, to))
 	pass := httputil.ReverseProxy{
-		Transport: p.transport,
+		Transport: withoutInterim{p.transport, r.Context()},
 		Rewrite:   func(pr *httputil.ProxyRequest) { to.request(pr) },
 		ModifyResponse: func(resp *http.Response) error {
 			to.response(r, resp)
@@ -99,7 +115,6 @@ func (p *Proxy) Serve(w http.ResponseWriter, r *http.Request, to Target) {
 	rc := http.NewResponseController(w)
 	_ = rc.EnableFullDuplex()
 	defer body.end(rc)
-	r = r.WithContext(context.WithValue(r.Context(), targetKey{}, to))
 	if r.Body != http.NoBody {
 		r.Body = body
 	}

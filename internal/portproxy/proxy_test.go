@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -410,4 +411,61 @@ func TestConnectionAfterRequests(t *testing.T) {
 	if got := strings.Join(paths, " "); got != "/first /read /again /unread" {
 		t.Errorf("the server was asked for %s", got)
 	}
+}
+
+// TestInterimAnswers: those of the guest (1xx) stay behind. They would come without what the platform sets and
+// confines, and the server forgets the platform's own headers with each.
+func TestInterimAnswers(t *testing.T) {
+	r := newRig(t, true, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Set-Cookie", "a=b")
+		w.WriteHeader(http.StatusEarlyHints)
+		w.WriteHeader(http.StatusProcessing)
+		w.WriteHeader(http.StatusTeapot)
+	})
+	platform := r.Config.Handler
+	r.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		w.Header().Set("X-Request-Id", "req-1")
+		platform.ServeHTTP(w, req)
+	})
+	conn, err := (&net.Dialer{}).DialContext(within(t), "tcp", r.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := fmt.Fprintf(conn, "GET %s/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", prefix); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := io.ReadAll(conn)
+	if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 418 ") || !strings.Contains(string(answer), "X-Request-Id: req-1\r\n") || strings.Contains(string(answer), "Set-Cookie") {
+		t.Errorf("the client got %q, %v", answer, err)
+	}
+}
+
+// FuzzResponse: whatever a guest answers, it sets no cookie beyond its own host, none at all in the path form, and its location does
+// not leave the port's path by way of its own names.
+func FuzzResponse(f *testing.F) {
+	f.Add("http://localhost:8080/a?b=c", "a=b; Domain=example.com; Path=/")
+	f.Add("//localhost:8080/../..", "a=b;\tdomain = x; DOMAIN=y")
+	f.Add("/%2e%2e/x", "a")
+	f.Fuzz(func(t *testing.T, location, cookie string) {
+		for _, to := range []Target{{Name: Name{Sandbox: "sb-0123abcd", Port: 8080}}, {Name: Name{Sandbox: "sb-0123abcd", Port: 8080}, Prefix: prefix}} {
+			r := httptest.NewRequest(http.MethodGet, "http://wrenn.example/", nil)
+			resp := &http.Response{Header: http.Header{"Location": {location}, "Set-Cookie": {cookie}, "Clear-Site-Data": {"*"}}}
+			to.response(r, resp)
+			if parsed, err := http.ParseSetCookie(resp.Header.Get("Set-Cookie")); err == nil && parsed.Domain != "" {
+				t.Errorf("%q became a cookie of %s", cookie, parsed.Domain)
+			}
+			if to.Prefix == "" {
+				continue
+			}
+			if len(resp.Header["Set-Cookie"])+len(resp.Header["Clear-Site-Data"]) > 0 || !strings.Contains(resp.Header.Get("Content-Security-Policy"), "sandbox") {
+				t.Errorf("the path form has %v", resp.Header)
+			}
+			if u, err := url.Parse(location); err == nil && u.Host == "" && u.Opaque == "" && u.Scheme == "" && strings.HasPrefix(u.Path, "/") {
+				if led, err := url.Parse(resp.Header.Get("Location")); err != nil || led.Path != prefix && !strings.HasPrefix(led.Path, prefix+"/") {
+					t.Errorf("%q leads to %q", location, resp.Header.Get("Location"))
+				}
+			}
+		}
+	})
 }

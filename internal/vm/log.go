@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // The console of a VM is kept in two files of its folder, each of at most
@@ -116,17 +118,29 @@ func (l *Log) makeRoom() error {
 }
 
 func (l *Log) open() error {
-	f, err := os.OpenFile(l.path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	f, size, err := openFile(l.path, os.O_WRONLY|os.O_APPEND|os.O_CREATE)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", l.path, err)
+	}
+	l.file, l.size = f, size
+	return nil
+}
+
+// openFile opens what must be a file, and no link to one: the folder may be that of a VMM that a guest has taken over, which
+// must not lead us elsewhere, nor have us wait at the end of a pipe.
+func openFile(path string, flags int) (*os.File, int64, error) {
+	f, err := os.OpenFile(path, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	if err != nil {
+		return nil, 0, err
 	}
 	info, err := f.Stat()
-	if err != nil {
-		f.Close()
-		return fmt.Errorf("open %s: %w", l.path, err)
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is no file, but %v", path, info.Mode())
 	}
-	l.file, l.size = f, info.Size()
-	return nil
+	if err != nil {
+		return nil, 0, errors.Join(err, f.Close())
+	}
+	return f, info.Size(), nil
 }
 
 // ReadConsole returns the last part, at most 2*ConsoleFileSize bytes, of what the guest of the VM in dir wrote to its
@@ -166,7 +180,7 @@ func readLog(path string, limit int64) (text []byte, rotated bool, err error) {
 
 // openIfExists returns nil for a file that does not exist; Close of a nil file is harmless.
 func openIfExists(path string) (*os.File, error) {
-	f, err := os.Open(path)
+	f, _, err := openFile(path, os.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -175,7 +189,7 @@ func openIfExists(path string) (*os.File, error) {
 
 // isFile reports whether f, nil for none, is what path names now.
 func isFile(f *os.File, path string) bool {
-	now, err := os.Stat(path)
+	now, err := os.Lstat(path)
 	if f == nil || err != nil {
 		return f == nil && errors.Is(err, fs.ErrNotExist)
 	}

@@ -2,6 +2,7 @@ package vm
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func openConsole(t *testing.T, dir string) *Log {
@@ -180,5 +183,38 @@ func TestTail(t *testing.T) {
 	_, _ = tail.Write(make([]byte, 10*tailSize))
 	if got := tail.Bytes(); !bytes.Equal(got, make([]byte, tailSize)) {
 		t.Errorf("after one long write the tail has %d bytes", len(got))
+	}
+}
+
+// TestLogIsNotLedElsewhere: a VMM that puts something else in the place of its console gets nothing written or read by it.
+func TestLogIsNotLedElsewhere(t *testing.T) {
+	for name, plant := range map[string]func(path, elsewhere string) error{
+		"link":     func(path, elsewhere string) error { return os.Symlink(elsewhere, path) },
+		"dangling": func(path, _ string) error { return os.Symlink(filepath.Join(filepath.Dir(path), "made"), path) },
+		"pipe":     func(path, _ string) error { return unix.Mkfifo(path, 0o600) },
+		"folder":   func(path, _ string) error { return os.Mkdir(path, 0o700) },
+	} {
+		for _, suffix := range []string{"", ".1"} {
+			dir := t.TempDir()
+			elsewhere := filepath.Join(dir, "elsewhere")
+			path := filepath.Join(dir, ConsoleFile)
+			if err := errors.Join(os.WriteFile(elsewhere, []byte("secret"), 0o600), plant(path+suffix, elsewhere)); err != nil {
+				t.Fatal(err)
+			}
+			if text, err := ReadConsole(dir); err == nil || strings.Contains(string(text), "secret") {
+				t.Errorf("%s%s: read %q, %v", name, suffix, text, err)
+			}
+			if suffix != "" {
+				continue
+			}
+			if l, err := OpenConsole(dir); err == nil {
+				_, _ = l.Write([]byte("evil"))
+				t.Errorf("%s: it was opened; then %v", name, l.Close())
+			}
+			text, err := os.ReadFile(elsewhere)
+			if _, made := os.Stat(filepath.Join(dir, "made")); err != nil || string(text) != "secret" || made == nil {
+				t.Errorf("%s: elsewhere there is %q, %v, %v", name, text, err, made)
+			}
+		}
 	}
 }

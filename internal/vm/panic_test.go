@@ -40,3 +40,16 @@ func TestLastWords(t *testing.T) {
 		}
 	}
 }
+
+// FuzzGuestPanic: whatever is on a console, what is told of it is short, in one line, and stands in it.
+func FuzzGuestPanic(f *testing.F) {
+	f.Add([]byte("x\r\nKernel panic - not syncing: why\r\n"))
+	f.Add([]byte("Requested init /x failed (error -2).\nKernel panic - not syncing: \xff\x00"))
+	f.Fuzz(func(t *testing.T, console []byte) {
+		for _, words := range []string{GuestPanic(console), LastWords(console, 3)} {
+			if len(words) > maxReason || words != Printable(words) {
+				t.Errorf("%q", words)
+			}
+		}
+	})
+}

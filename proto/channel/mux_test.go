@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 
@@ -152,4 +153,40 @@ func TestReadConnectTakesNoMore(t *testing.T) {
 	if _, err := io.ReadFull(guest, rest); err != nil || string(rest) != "GET / HTTP/1.1" {
 		t.Errorf("the rest is %q, %v", rest, err)
 	}
+}
+
+// FuzzClient: whatever a guest sends within a session, the host's multiplexer neither panics nor outlives it, and a stream holds no more
+// than its window.
+func FuzzClient(f *testing.F) {
+	update := []byte{0, 1, 0, 2, 0, 0, 0, 1, 0, 0, 0, 4} // window update, ACK
+	f.Add(update)
+	f.Add(append(bytes.Clone(update), 0, muxTypeData, 0, 0, 0, 0, 0, 1, 0, 0, 0, 4, 'b', 'o', 'd', 'y'))
+	f.Add([]byte{0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1}) // go away
+	f.Add([]byte{0, muxTypeData, 0, 8, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff})
+	f.Fuzz(func(t *testing.T, said []byte) {
+		conn, theirs := net.Pipe()
+		go func() { _, _ = io.Copy(io.Discard, theirs) }()
+		host := newSession(newLink(conn), 9, false)
+		client, err := Client(host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = client.Close() }()
+		stream, err := client.OpenStream()
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			defer func() { _ = theirs.Close() }()
+			for part := range slices.Chunk(said, MaxPayload) {
+				if _, err := theirs.Write(dataFrame(9, part)); err != nil {
+					return
+				}
+			}
+		}()
+		if n, _ := io.Copy(io.Discard, stream); n > int64(len(said)) {
+			t.Errorf("%d bytes came out of %d", n, len(said))
+		}
+		<-client.CloseChan()
+	})
 }

@@ -1,6 +1,7 @@
 package firecracker
 
 import (
+	"encoding/json"
 	"io"
 	"net"
 	"strings"
@@ -85,4 +86,44 @@ func TestBackoff(t *testing.T) {
 			t.Errorf("waited %v after %v, want %v", waited, since, want)
 		}
 	}
+}
+
+// FuzzHandshake: whatever a VMM answers, the handshake ends, and takes nothing of what follows its line.
+func FuzzHandshake(f *testing.F) {
+	f.Add("OK 1073741824\nand more")
+	f.Add("ERR no\n")
+	f.Add(strings.Repeat("O", 40))
+	f.Fuzz(func(t *testing.T, answer string) {
+		ours, theirs := net.Pipe()
+		go func() {
+			defer theirs.Close()
+			_, _ = theirs.Read(make([]byte, 100))
+			_, _ = io.WriteString(theirs, answer)
+		}()
+		err := handshake(ours, 49983)
+		rest, _ := io.ReadAll(ours)
+		if line, after, _ := strings.Cut(answer, "\n"); err == nil && (len(line) >= maxAnswer || string(rest) != after) {
+			t.Errorf("%q was taken for an answer, and %q is left", answer, rest)
+		}
+		ours.Close()
+	})
+}
+
+// FuzzDocuments: whatever is written as metrics, in whatever parts, what is kept is one JSON document of bounded size.
+func FuzzDocuments(f *testing.F) {
+	f.Add([]byte("{\"n\":1}\n{\"n\":"), 3)
+	f.Add([]byte("\n\n[]\n"), 1)
+	f.Fuzz(func(t *testing.T, text []byte, step int) {
+		var d documents
+		for step = max(1, step%1000); len(text) > 0; {
+			n, err := d.Write(text[:min(step, len(text))])
+			if err != nil || n == 0 {
+				t.Fatal(n, err)
+			}
+			text = text[n:]
+		}
+		if kept := d.latest(); kept != nil && !json.Valid(kept) || len(kept) > maxDocument || len(d.line) > maxDocument {
+			t.Errorf("kept is %q", kept)
+		}
+	})
 }

@@ -157,3 +157,29 @@ func TestNobodyListens(t *testing.T) {
 		t.Errorf("a call to nobody: %v", err)
 	}
 }
+
+// FuzzAnswer: whatever a VMM says on its API socket, a call ends, with Firecracker's words within bounds.
+func FuzzAnswer(f *testing.F) {
+	f.Add([]byte("HTTP/1.1 200 OK\r\nContent-Length: 31\r\n\r\n{\"firecracker_version\":\"1.17.0\"}"))
+	f.Add([]byte("HTTP/1.1 400 Bad Request\r\nContent-Length: 24\r\n\r\n{\"fault_message\":\"no\"}  "))
+	f.Add([]byte("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n"))
+	f.Fuzz(func(t *testing.T, answer []byte) {
+		c := New("")
+		c.http.Transport.(*http.Transport).DialContext = func(context.Context, string, string) (net.Conn, error) {
+			ours, theirs := net.Pipe()
+			go func() {
+				defer theirs.Close()
+				_, _ = theirs.Read(make([]byte, 4096))
+				_, _ = theirs.Write(answer)
+			}()
+			return ours, nil
+		}
+		defer c.Close()
+		for _, err := range []error{c.Act(t.Context(), FlushMetrics), func() error { _, err := c.Version(t.Context()); return err }()} {
+			var fault *Fault
+			if errors.As(err, &fault) && len(fault.Message) > maxResponse {
+				t.Errorf("a fault of %d bytes", len(fault.Message))
+			}
+		}
+	})
+}
