@@ -22,7 +22,7 @@ var bans = []struct {
 	reason string
 }{
 	{"cmd/control-plane", []string{
-		"github.com/vishvananda/", "github.com/google/nftables",
+		"github.com/vishvananda/", "github.com/google/nftables", "github.com/miekg/dns",
 		module + "internal/vm/qemu", module + "internal/vm/firecracker", module + "internal/network", module + "internal/filesystem",
 	}, "the control plane runs unprivileged on any machine: what touches a host belongs to the agent"},
 	{"cmd/host-agent", []string{
@@ -49,7 +49,7 @@ var layers = [][]string{
 	{"internal/lifecycle/controller", "internal/lifecycle/agent", "internal/doctor"},
 	{"internal/scheduler", "internal/auth", "internal/hostclient", "internal/portproxy", "internal/hostsetup", "internal/snapshot"},
 	{"internal/network", "internal/filesystem", "internal/envdclient", "internal/tunnel", "internal/vm", "db"},
-	{"internal/lifecycle", "internal/grpcerr", "internal/durable", "internal/clone"},
+	{"internal/lifecycle", "internal/grpcerr", "internal/durable", "internal/clone", "internal/cgroup"},
 	{"internal/models"},
 	{"internal/id"},
 }

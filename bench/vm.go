@@ -21,7 +21,7 @@ func (b *bench) bareVM(ctx context.Context, makeDisk func(ctx context.Context, p
 	remove := func() { _ = os.RemoveAll(dir) } // a folder in the temporary folder
 	disk := filepath.Join(dir, "rootfs.ext4")
 	if err = makeDisk(ctx, disk); err == nil {
-		machine, err = b.boot(ctx, dir, disk)
+		machine, err = b.bootUnjailed(ctx, dir, disk)
 	}
 	if err != nil {
 		remove()
@@ -44,16 +44,25 @@ func (b *bench) copyMinimal(ctx context.Context, disk string) error {
 	return nil
 }
 
-func (b *bench) boot(ctx context.Context, dir, disk string) (vm.Running, error) {
+func (b *bench) bootUnjailed(ctx context.Context, dir, disk string) (vm.Running, error) {
+	driver, err := qemu.New(ctx, qemu.Options{Unjailed: true})
+	if err != nil {
+		return nil, err
+	}
+	return b.boot(ctx, driver, dir, disk, nil)
+}
+
+// benchMemoryMiB is what the guests of bare VMs have.
+const benchMemoryMiB = 256
+
+func (b *bench) boot(ctx context.Context, driver vm.Driver, dir, disk string, jail *vm.Jail) (vm.Running, error) {
 	kernel, err := filepath.Abs(filepath.Join(b.guest, "vmlinux"))
 	if err != nil {
 		return nil, err
 	}
-	driver, err := qemu.New(ctx, qemu.Options{})
-	if err != nil {
-		return nil, err
-	}
-	configured, err := driver.Configure(ctx, vm.Spec{ID: "bench", Dir: dir, Kernel: kernel, Rootfs: disk, VCPUs: 1, MemoryMiB: 256})
+	configured, err := driver.Configure(ctx, vm.Spec{
+		ID: "bench", Dir: dir, Kernel: kernel, Rootfs: disk, VCPUs: 1, MemoryMiB: benchMemoryMiB, Jail: jail,
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -48,7 +48,7 @@ func open(t *testing.T) (*db.Store, id.Account, string) {
 func aHost(h id.Host) db.Host {
 	return db.Host{
 		ID: h, Name: "a", Address: "unix:///a", AgentVersion: "1", Driver: "qemu", DriverVersion: "7.2", Accelerator: "tcg",
-		VCPUs: 4, MemoryMiB: 4096, DiskMiB: 9999, Reflinks: true, Templates: []db.Template{{Name: "minimal", DiskMiB: 512, DefaultVCPUs: 1}},
+		VCPUs: 4, MemoryMiB: 4096, OverheadMiB: 128, DiskMiB: 9999, Reflinks: true, Templates: []db.Template{{Name: "minimal", DiskMiB: 512, DefaultVCPUs: 1}},
 	}
 }
 

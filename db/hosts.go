@@ -24,6 +24,7 @@ type Host struct {
 	Accelerator   string
 	VCPUs         int
 	MemoryMiB     int64
+	OverheadMiB   int64 // of the memory, that a VM takes beside its guest's
 	DiskMiB       int64
 	Reflinks      bool
 	Templates     []Template
@@ -101,7 +102,7 @@ func hostParams(h Host, connected bool) (dbgen.UpsertHostParams, error) {
 	p := dbgen.UpsertHostParams{
 		ID: string(h.ID), Name: h.Name, Address: h.Address, AgentVersion: h.AgentVersion,
 		Driver: h.Driver, DriverVersion: h.DriverVersion, Accelerator: h.Accelerator,
-		VCPUs: int32(h.VCPUs), MemoryMiB: h.MemoryMiB, DiskMiB: h.DiskMiB, Reflinks: h.Reflinks, Templates: templates,
+		VCPUs: int32(h.VCPUs), MemoryMiB: h.MemoryMiB, OverheadMiB: h.OverheadMiB, DiskMiB: h.DiskMiB, Reflinks: h.Reflinks, Templates: templates,
 	}
 	if connected {
 		p.Connects = 1
@@ -113,7 +114,7 @@ func host(r dbgen.Host) (Host, error) {
 	h := Host{
 		ID: id.Host(r.ID), Name: r.Name, Address: r.Address, AgentVersion: r.AgentVersion,
 		Driver: r.Driver, DriverVersion: r.DriverVersion, Accelerator: r.Accelerator,
-		VCPUs: int(r.VCPUs), MemoryMiB: r.MemoryMiB, DiskMiB: r.DiskMiB, Reflinks: r.Reflinks,
+		VCPUs: int(r.VCPUs), MemoryMiB: r.MemoryMiB, OverheadMiB: r.OverheadMiB, DiskMiB: r.DiskMiB, Reflinks: r.Reflinks,
 		Connects: r.Connects, LastSeenAt: r.LastSeenAt,
 	}
 	if err := json.Unmarshal(r.Templates, &h.Templates); err != nil {
@@ -170,6 +171,8 @@ type Row struct {
 	Generation int64
 	Overdue    bool          // past the deadline of its state
 	Age        time.Duration // since its state last changed
+
+	NetworkGeneration int64 // of the network policy that is wanted
 }
 
 // RowsForHost returns the sandboxes that h should hold (starting, running, stopping) and
@@ -186,7 +189,7 @@ func (s *Store) RowsForHost(ctx context.Context, h id.Host, observed []id.Sandbo
 			return nil, fmt.Errorf("list sandboxes of host %s: %w", h, err)
 		}
 		return convert(rows, func(r dbgen.RowsForHostRow) (Row, error) {
-			row := Row{ID: id.Sandbox(r.ID), State: r.State, Generation: r.Generation, Overdue: r.Overdue}
+			row := Row{ID: id.Sandbox(r.ID), State: r.State, Generation: r.Generation, Overdue: r.Overdue, NetworkGeneration: r.NetworkGeneration}
 			row.Age = time.Duration(r.AgeSeconds * float64(time.Second))
 			if r.HostID != nil {
 				row.Host = id.Host(*r.HostID)

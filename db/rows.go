@@ -29,6 +29,10 @@ func sandbox(r dbgen.Sandbox) (models.Sandbox, error) {
 		return sb, fmt.Errorf("decode timings of %s: %w", r.ID, err)
 	}
 	sb.Steps = steps
+	if sb.Network, err = decodeNetwork(r.Network); err != nil {
+		return sb, fmt.Errorf("decode the network policy of %s: %w", r.ID, err)
+	}
+	sb.Network.Generation = r.NetworkGeneration
 	return sb, nil
 }
 

@@ -31,6 +31,7 @@ type NewSandbox struct {
 	Name     string
 	Template string
 	Metadata map[string]string
+	Network  models.NetworkPolicy
 	By       By
 	Within   time.Duration // until when it must run
 }
@@ -74,10 +75,14 @@ func insertPlaced(ctx context.Context, q *dbgen.Queries, n NewSandbox, place Pla
 	if err != nil {
 		return models.Sandbox{}, fmt.Errorf("encode metadata: %w", err)
 	}
+	policy, err := encodeNetwork(n.Network)
+	if err != nil {
+		return models.Sandbox{}, err
+	}
 	err = q.InsertSandbox(ctx, dbgen.InsertSandboxParams{
 		ID: string(n.ID), AccountID: string(n.Account), Name: n.Name, Template: n.Template,
 		VCPUs: int32(where.Size.VCPUs), MemoryMiB: int32(where.Size.MemoryMiB), DiskMiB: int32(where.Size.DiskMiB),
-		Metadata: meta, Actor: n.By.Actor, Operation: n.By.Operation, DeadlineSeconds: n.Within.Seconds(),
+		Metadata: meta, Network: policy, Actor: n.By.Actor, Operation: n.By.Operation, DeadlineSeconds: n.Within.Seconds(),
 	})
 	if err != nil {
 		return models.Sandbox{}, fmt.Errorf("insert sandbox: %w", err)
@@ -172,6 +177,17 @@ func transition(ctx context.Context, q *dbgen.Queries, c Change) (models.Sandbox
 func (s *Store) Sandbox(ctx context.Context, account id.Account, sb id.Sandbox) (models.Sandbox, error) {
 	return retry(ctx, func(ctx context.Context) (models.Sandbox, error) {
 		row, err := s.q.SandboxOfAccount(ctx, dbgen.SandboxOfAccountParams{ID: string(sb), AccountID: string(account)})
+		if err != nil {
+			return models.Sandbox{}, notFound(err, missing(sb))
+		}
+		return sandbox(row)
+	})
+}
+
+// SandboxOfAny returns a sandbox whoever's it is, or NotFound.
+func (s *Store) SandboxOfAny(ctx context.Context, sb id.Sandbox) (models.Sandbox, error) {
+	return retry(ctx, func(ctx context.Context) (models.Sandbox, error) {
+		row, err := s.q.SandboxByID(ctx, string(sb))
 		if err != nil {
 			return models.Sandbox{}, notFound(err, missing(sb))
 		}

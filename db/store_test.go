@@ -111,7 +111,7 @@ func TestHosts(t *testing.T) {
 		t.Errorf("homeless %+v, %v", homeless, err)
 	}
 	hosts, err := s.Hosts(ctx)
-	if err != nil || len(hosts) != 1 || hosts[0].ID != "host-00000002" || hosts[0].Templates[0].Name != "minimal" {
+	if err != nil || len(hosts) != 1 || hosts[0].ID != "host-00000002" || hosts[0].OverheadMiB != 128 || hosts[0].Templates[0].Name != "minimal" {
 		t.Errorf("hosts %+v, %v", hosts, err)
 	}
 	seen, err := s.RowsForHost(ctx, "host-00000002", []id.Sandbox{sb.ID, "sb-99999999"})

@@ -48,12 +48,17 @@ func (p *platform) processes() []string {
 	return found
 }
 
+// devices lists the TAPs of sandboxes; when it is purged, those too that the agent makes ahead.
 func (p *platform) devices() []string {
 	var found []string
+	prefix := "tap-sb-"
+	if p.agent == nil || p.ended() {
+		prefix = "tap-"
+	}
 	err := netns.Do(p.netns, func() error {
 		links, err := net.Interfaces()
 		for _, link := range links {
-			if strings.HasPrefix(link.Name, "tap-sb-") {
+			if strings.HasPrefix(link.Name, prefix) {
 				found = append(found, "device "+link.Name)
 			}
 		}

@@ -6,7 +6,7 @@
 #   base    compiler, make, git, curl, CA certificates
 #   go      Go, when none on this machine is new enough for go.work
 #   run     what host agent and control plane use: QEMU, PostgreSQL, Redis, nftables, XFS tools
-#   test    what tests run beside that: Python and Node.js, for images/kernels
+#   test    what tests run beside that: Python and Node.js, for images/kernels; Chromium, for terminals
 #   host    what host-agent setup uses: modprobe, useradd
 #   dev     protoc and shellcheck
 #   client  what E2B's released clients run on: Python with pip, npm (which brings a Node.js where there is none)
@@ -47,6 +47,7 @@ LIST
     test) cat <<'LIST' ;;
 python3 python3
 node nodejs
+chromium chromium
 LIST
     host) cat <<'LIST' ;;
 modprobe kmod

@@ -26,6 +26,7 @@ STALL=90
 main() {
   firecracker=$(command -v firecracker) ||
     die "there is no firecracker on the PATH: take it from https://github.com/firecracker-microvm/firecracker/releases"
+  jailer=$(command -v jailer) || die "there is no jailer on the PATH: it comes with firecracker"
   [ -r "$KERNEL" ] || die "$KERNEL is missing: run 'make images' first"
   [ -r "$IMAGES/minimal/manifest.json" ] || die "$IMAGES/minimal is missing: run 'make images' first"
   [ "$(id -u)" = 0 ] || die "virtual machines and TAP devices need root"
@@ -108,10 +109,11 @@ payload() {
   mv "$work/firecracker.test" "$work/agent.test" "$work/guest" "$dir/payload/"
   cp "$KERNEL" "$dir/payload/vmlinux"
   cp "$firecracker" "$dir/payload/bin/firecracker"
+  cp "$jailer" "$dir/payload/bin/jailer"
   {
     echo '#!/bin/sh'
     # shellcheck disable=SC2016 # for the shell of the emulated host
-    echo 'export PATH=/payload/bin:$PATH WRENN_SLOW_HOST=1 WRENN_DISPOSABLE_HOST=1 WRENN_TEST_DATA=/data/agent; cd /tmp'
+    echo 'export PATH=/payload/bin:$PATH WRENN_SLOW_HOST=1 WRENN_DISPOSABLE_HOST=1 WRENN_TEST_DATA=/data/agent WRENN_TEST_DISK=/data; cd /tmp'
     declare -f run_tests
     printf 'TEST_LIMIT=%q; run_tests /payload /payload/vmlinux /data/images' "$TEST_LIMIT"
     [ $# = 0 ] || printf ' %q' "$@"

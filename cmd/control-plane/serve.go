@@ -37,6 +37,7 @@ func newServe(cfg *config.ControlPlane) *cobra.Command {
 	f.BoolVar(&noMigrate, "no-migrate", false, "take the database's schema as it is")
 	f.StringVar(&cfg.Listen, "listen", cfg.Listen, "host:port of the API")
 	f.StringVar(&cfg.Domain, "domain", cfg.Domain, "below which ports of sandboxes have host names; *.domain must lead here")
+	f.StringSliceVar(&cfg.PrivateNetworks, "private-networks", cfg.PrivateNetworks, "private IPv4 networks that users may let their sandboxes reach")
 	f.StringVar(&cfg.Agent, "agent", cfg.Agent, "host agent: unix:///path or host:port")
 	f.DurationVar(&cfg.CreateTimeout, "create-timeout", cfg.CreateTimeout, "until a new sandbox must run")
 	f.DurationVar(&cfg.StopGrace, "stop-grace", cfg.StopGrace, "that a guest has to end in order")
@@ -67,6 +68,10 @@ type parts struct {
 
 // assemble opens the parts. Nothing of it connects: what cannot be reached shows in /readyz.
 func assemble(ctx context.Context, cfg config.ControlPlane, log *slog.Logger) (p parts, err error) {
+	private, err := cfg.PrivatePrefixes()
+	if err != nil {
+		return p, err
+	}
 	if p.store, err = db.Open(ctx, cfg.DatabaseURL); err != nil {
 		return p, err
 	}
@@ -83,8 +88,9 @@ func assemble(ctx context.Context, cfg config.ControlPlane, log *slog.Logger) (p
 	p.auth = auth.New(p.store, p.cache, log) //nolint:contextcheck // likewise
 	p.ctl = controller.New(controller.Options{
 		Store: p.store, Fleet: p.fleet, Log: log,
-		Limits:     controller.Limits{Create: cfg.CreateTimeout, Grace: cfg.StopGrace},
-		Overcommit: scheduler.Overcommit{VCPU: cfg.VCPUOvercommit, Memory: cfg.MemoryOvercommit, Disk: cfg.DiskOvercommit},
+		Limits:          controller.Limits{Create: cfg.CreateTimeout, Grace: cfg.StopGrace},
+		Overcommit:      scheduler.Overcommit{VCPU: cfg.VCPUOvercommit, Memory: cfg.MemoryOvercommit, Disk: cfg.DiskOvercommit},
+		PrivateNetworks: private,
 	})
 	return p, nil
 }

@@ -67,7 +67,7 @@ func (h *host) info(context.Context) (*pb.GetHostInfoResponse, error) {
 		HostId: string(h.id), Hostname: h.name, AgentVersion: version,
 		Driver: driver.Driver, DriverVersion: driver.Version, Accelerator: driver.Accelerator,
 		Vcpus: int32(runtime.NumCPU()), MemoryMib: int64(mem.Totalram) * int64(mem.Unit) >> 20,
-		DiskMib: disk.TotalMiB, Reflinks: disk.Reflinks,
+		OverheadMib: int64(driver.OverheadMiB), DiskMib: disk.TotalMiB, Reflinks: disk.Reflinks,
 	}
 	for _, t := range templates {
 		resp.Templates = append(resp.Templates, &pb.Template{

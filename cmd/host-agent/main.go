@@ -68,7 +68,11 @@ func declare(cmd *cobra.Command, cfg *config.Agent) {
 	f.StringVar(&cfg.Volume, "volume", cfg.Volume, "auto: make an XFS volume in the data folder where its file system has no reflinks; off")
 	f.IntVar(&cfg.VolumeGiB, "volume-gib", cfg.VolumeGiB, "size of that volume; 0 means four fifths of what is free (the file behind it is sparse)")
 	f.StringVar(&cfg.Subnet, "subnet", cfg.Subnet, "network of the guests, cut into /30s")
-	f.StringSliceVar(&cfg.DNS, "dns", cfg.DNS, "name servers of the guests")
+	f.StringSliceVar(&cfg.DNS, "dns", cfg.DNS, "name servers that are asked for the guests, IP or IP:port (default: those of /etc/resolv.conf)")
+	f.StringVar(&cfg.Jail, "jail", cfg.Jail, "on: each VMM has a user and a view of its own; off: VMMs run as root and see all")
+	f.Uint32Var(&cfg.OwnerBase, "owner-base", cfg.OwnerBase, "first of the user ids of VMMs, one for each /30 of the subnet")
+	f.StringVar(&cfg.Cgroup, "cgroup", cfg.Cgroup, "the cgroup v2 that limits sandboxes, below the root of the cgroups; off for no limits")
+	f.IntVar(&cfg.DiskMiBs, "disk-mib-s", cfg.DiskMiBs, "MiB a second that a sandbox may read, and write, on the host's disk; 0 for as many as it can")
 	f.StringVar(&cfg.LogFormat, "log-format", cfg.LogFormat, "text or json")
 }
 

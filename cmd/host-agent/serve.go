@@ -35,6 +35,7 @@ type parts struct {
 	net    *network.Network
 	images *filesystem.Store
 	agent  *agent.Agent
+	names  *nameServer // nil where nothing is served
 }
 
 func serve(ctx context.Context, cfg config.Agent) error {
@@ -52,6 +53,9 @@ func serve(ctx context.Context, cfg config.Agent) error {
 	if err != nil {
 		return errors.Join(err, p.close())
 	}
+	if p.names, err = serveNames(ctx, cfg, p, log); err != nil {
+		return errors.Join(err, p.close())
+	}
 	ln, err := listen(ctx, cfg.Listen)
 	if err != nil {
 		return errors.Join(err, p.close())
@@ -65,6 +69,7 @@ func serve(ctx context.Context, cfg config.Agent) error {
 	case err = <-served:
 	case <-ctx.Done():
 		log.Info("host agent stops; its sandboxes go on", "sandboxes", len(p.agent.Sandboxes()))
+		p.agent.EndWatches() // at which control planes give up the connections to guests that nobody uses
 		drain(server)
 		err = <-served
 	}
@@ -99,19 +104,23 @@ func assemble(ctx context.Context, cfg config.Agent, log *slog.Logger) (p *parts
 	if err != nil {
 		return p, err
 	}
-	if p.net, err = network.Open(ctx, network.Config{Subnet: subnet, Logger: log}); err != nil {
-		return p, fmt.Errorf("open the network: %w", err)
-	}
-	dns, err := cfg.DNSAddrs()
+	jails, err := openJails(cfg, subnet, log)
 	if err != nil {
 		return p, err
+	}
+	owners := cfg.OwnerBase
+	if jails == nil {
+		owners = 0 // VMMs are root
+	}
+	if p.net, err = network.Open(ctx, network.Config{Subnet: subnet, OwnerBase: owners, Logger: log}); err != nil {
+		return p, fmt.Errorf("open the network: %w", err)
 	}
 	kernel, err := filepath.Abs(cfg.Kernel)
 	if err != nil {
 		return p, fmt.Errorf("find the guest kernel: %w", err)
 	}
 	p.agent, err = agent.Open(ctx, agent.Config{
-		Dir: p.volume.Dir, Kernel: kernel, DNS: dns, Driver: p.driver, Network: p.net, Images: p.images, Logger: log,
+		Dir: p.volume.Dir, Kernel: kernel, Driver: p.driver, Network: p.net, Images: p.images, Jails: jails, Logger: log,
 	})
 	return p, err
 }
@@ -119,6 +128,9 @@ func assemble(ctx context.Context, cfg config.Agent, log *slog.Logger) (p *parts
 // close leaves sandboxes, devices and rules as they are.
 func (p *parts) close() error {
 	var errs []error
+	if p.names != nil {
+		errs = append(errs, p.names.close())
+	}
 	if p.agent != nil {
 		errs = append(errs, p.agent.Close())
 	}
@@ -158,13 +170,13 @@ func openVolume(ctx context.Context, cfg config.Agent, log *slog.Logger) (*files
 func openDriver(ctx context.Context, cfg config.Agent, log *slog.Logger) (vm.Driver, error) {
 	verdict := kvm.Probe(ctx, kvm.Device)
 	if cfg.Driver == firecracker.Name || cfg.Driver == "auto" && verdict.Usable {
-		driver, err := firecracker.New(ctx, firecracker.Options{})
+		driver, err := firecracker.New(ctx, firecracker.Options{Unjailed: cfg.Jail == "off"})
 		if err == nil || cfg.Driver == firecracker.Name {
 			return driver, err
 		}
 		log.Info("Firecracker cannot be used; taking QEMU", "reason", err)
 	}
-	return qemu.New(ctx, qemu.Options{KVM: &verdict, Log: log})
+	return qemu.New(ctx, qemu.Options{KVM: &verdict, Unjailed: cfg.Jail == "off", Log: log})
 }
 
 // openImages takes in every template image that is offered and not there yet.

@@ -33,7 +33,8 @@ func TestMain(m *testing.M) {
 }
 
 // TestAgentOnFirecracker is the life of a sandbox with envd in a real Firecracker, through the agent's own interface:
-// create, a program and a file, the same after the agent was killed, destroy, nothing left. scripts/test-firecracker.sh runs
+// create, a program and a file, the same after the agent was killed, destroy, nothing left; and an agent that is killed in the middle of a
+// create leaves nothing once it is back. scripts/test-firecracker.sh runs
 // it; the e2e suite shows the same and more on QEMU.
 func TestAgentOnFirecracker(t *testing.T) {
 	if os.Getenv("WRENN_REQUIRE_FIRECRACKER") != "1" {
@@ -55,8 +56,53 @@ func TestAgentOnFirecracker(t *testing.T) {
 	if err := a.client.Destroy(t.Context(), sb, 10*time.Second); err != nil {
 		t.Fatal(err)
 	}
+	a.checkNothingLeft()
+	a.killDuringCreate()
+	a.start()
+	a.checkNothingLeft()
+}
+
+// killDuringCreate kills the agent as soon as there is a VMM that it has started.
+func (a *process) killDuringCreate() {
+	a.t.Helper()
+	sb, client, created := id.NewSandbox(), a.client, make(chan struct{})
+	go func() {
+		defer close(created)
+		_, _ = client.Create(a.t.Context(), hostclient.NewSandbox{ID: sb, Template: "minimal", Size: models.Size{VCPUs: 1, MemoryMiB: 256}}) // it fails: the agent dies
+	}()
+	procs := filepath.Join(cgroups, string(sb), "cgroup.procs")
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(5 * time.Millisecond) {
+		if text, err := os.ReadFile(procs); err == nil && len(text) > 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			a.t.Fatal("no VMM was started in a cgroup of its own")
+		}
+	}
+	a.kill()
+	<-created
+}
+
+// cgroups is where the agent's default is on a host with cgroup v2, as the emulated one.
+const cgroups = "/sys/fs/cgroup/wrenn.slice/sandboxes"
+
+// checkNothingLeft looks for folders, cgroups and processes of sandboxes.
+func (a *process) checkNothingLeft() {
+	a.t.Helper()
 	if left, err := os.ReadDir(filepath.Join(a.data, "sandboxes")); err != nil || len(left) > 0 {
-		t.Errorf("left in the sandboxes folder: %v, %v", left, err)
+		a.t.Errorf("left in the sandboxes folder: %v, %v", left, err)
+	}
+	if left, err := filepath.Glob(cgroups + "/sb-*"); err != nil || len(left) > 0 {
+		a.t.Errorf("cgroups %v are left (%v)", left, err)
+	}
+	programs, err := filepath.Glob("/proc/[0-9]*/exe") // zombies have none
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	for _, path := range programs {
+		if name, err := os.Readlink(path); err == nil && (filepath.Base(name) == "firecracker" || filepath.Base(name) == "jailer") {
+			a.t.Errorf("a process is left: %s, %s", path, name)
+		}
 	}
 }
 

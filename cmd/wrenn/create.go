@@ -15,11 +15,13 @@ import (
 func newCreate(a *app) *cobra.Command {
 	var req wrenn.CreateSandboxRequest
 	var env, metadata []string
+	var network networkFlags
 	cmd := &cobra.Command{
 		Use:   "create TEMPLATE",
 		Short: "Create a sandbox and print its id",
 		Example: `  id=$(wrenn create python311)
-  wrenn create python311 --memory 512 --env TOKEN --metadata owner=me`,
+  wrenn create python311 --memory 512 --env TOKEN --metadata owner=me
+  wrenn create python311 --internet off --allow pypi.org,files.pythonhosted.org`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.templateNames,
 	}
@@ -30,9 +32,10 @@ func newCreate(a *app) *cobra.Command {
 	f.StringVar(&req.Name, "name", "", "a name of your own")
 	f.StringArrayVarP(&env, "env", "e", nil, "NAME=VALUE for every program in the sandbox; NAME alone takes the value from here")
 	f.StringArrayVar(&metadata, "metadata", nil, "KEY=VALUE, a label of your own")
+	network.declare(f)
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
-		req.Template = args[0]
+		req.Template, req.Network = args[0], network.policy(f)
 		if req.Env, err = environment(env); err != nil {
 			return err
 		}

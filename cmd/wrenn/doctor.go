@@ -2,10 +2,12 @@ package main
 
 import (
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/wrenn-sandbox/wrenn/internal/config"
 	"github.com/wrenn-sandbox/wrenn/internal/doctor"
 )
 
@@ -21,6 +23,8 @@ func newDoctor(a *app) *cobra.Command {
 	f.StringVar(&o.Kernel, "kernel", os.Getenv("WRENN_KERNEL"), "guest kernel (default: that of make images)")
 	f.StringVar(&o.Images, "images", os.Getenv("WRENN_IMAGES"), "folder of template images (default: that of make images)")
 	f.StringVar(&o.Subnet, "subnet", firstOf(os.Getenv("WRENN_SUBNET"), "10.0.0.0/16"), "network of the sandboxes")
+	f.StringVar(&o.Jail, "jail", firstOf(os.Getenv("WRENN_JAIL"), "on"), "whether VMMs are confined: on or off")
+	f.Uint32Var(&o.OwnerBase, "owner-base", ownerBase(), "first of the user ids of VMMs")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		kernel, images := guestFiles()
@@ -35,6 +39,15 @@ func newDoctor(a *app) *cobra.Command {
 		return nil
 	}
 	return cmd
+}
+
+// ownerBase is where the host agent's user ids begin: its setting, or its default where that is no number, which the agent itself refuses.
+func ownerBase() uint32 {
+	n, err := strconv.ParseUint(os.Getenv("WRENN_OWNER_BASE"), 10, 32)
+	if err != nil {
+		return config.DefaultOwnerBase
+	}
+	return uint32(n)
 }
 
 func (a *app) printFindings(findings []doctor.Finding, asJSON bool) error {

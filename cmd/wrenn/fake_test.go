@@ -149,6 +149,7 @@ func (f *fake) create(w http.ResponseWriter, body []byte) {
 		"state_reason": nil, "vcpus": 1, "memory_mib": 256, "disk_mib": 512, "metadata": map[string]any{}, "host_id": "host-01234567",
 		"created_at": now, "started_at": now, "updated_at": now, "state_deadline": nil, "generation": 3,
 		"timings": []any{map[string]any{"step": "boot", "ms": 512.5}},
+		"network": networkOf(defaultNetwork(), req["network"]),
 	}
 	for _, field := range []string{"vcpus", "memory_mib", "disk_mib", "metadata"} {
 		if v, given := req[field]; given {
@@ -194,6 +195,8 @@ func (f *fake) sandbox(w http.ResponseWriter, r *http.Request, id, below string,
 	case below == "" && r.Method == http.MethodDelete:
 		s["state"] = "stopped"
 		reply(w, 200, s)
+	case below == "" && r.Method == http.MethodPatch:
+		f.setNetwork(w, s, body)
 	case below == "":
 		reply(w, 200, s)
 	case below == "events":
@@ -204,6 +207,8 @@ func (f *fake) sandbox(w http.ResponseWriter, r *http.Request, id, below string,
 		_, _ = io.WriteString(w, "Linux version 6.1\x1b]0;title\a\n")
 	case s["state"] == "stopped":
 		refuse(w, 409, "precondition", "the sandbox is stopped", "create another one")
+	case strings.HasPrefix(below, "network"):
+		f.network(w, s, below)
 	case strings.HasPrefix(below, "files"):
 		f.file(w, r, id, strings.TrimPrefix(below, "files"), body)
 	case strings.HasPrefix(below, "processes"):

@@ -54,7 +54,7 @@ func (q *Queries) Allotments(ctx context.Context) ([]AllotmentsRow, error) {
 }
 
 const listHosts = `-- name: ListHosts :many
-SELECT id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at FROM hosts WHERE state <> 'replaced' ORDER BY id
+SELECT id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib FROM hosts WHERE state <> 'replaced' ORDER BY id
 `
 
 func (q *Queries) ListHosts(ctx context.Context) ([]Host, error) {
@@ -84,6 +84,7 @@ func (q *Queries) ListHosts(ctx context.Context) ([]Host, error) {
 			&i.CreatedAt,
 			&i.ConnectedAt,
 			&i.LastSeenAt,
+			&i.OverheadMiB,
 		); err != nil {
 			return nil, err
 		}
@@ -96,7 +97,7 @@ func (q *Queries) ListHosts(ctx context.Context) ([]Host, error) {
 }
 
 const lockHosts = `-- name: LockHosts :many
-SELECT id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at FROM hosts WHERE state <> 'replaced' ORDER BY id FOR NO KEY UPDATE
+SELECT id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib FROM hosts WHERE state <> 'replaced' ORDER BY id FOR NO KEY UPDATE
 `
 
 // Placements take this lock one after the other, so that two never use the same room. It
@@ -128,6 +129,7 @@ func (q *Queries) LockHosts(ctx context.Context) ([]Host, error) {
 			&i.CreatedAt,
 			&i.ConnectedAt,
 			&i.LastSeenAt,
+			&i.OverheadMiB,
 		); err != nil {
 			return nil, err
 		}
@@ -184,18 +186,18 @@ func (q *Queries) SetHostState(ctx context.Context, arg SetHostStateParams) erro
 
 const upsertHost = `-- name: UpsertHost :one
 INSERT INTO hosts (id, name, address, state, agent_version, driver, driver_version, accelerator,
-    vcpus, memory_mib, disk_mib, reflinks, templates)
+    vcpus, memory_mib, overhead_mib, disk_mib, reflinks, templates)
 VALUES ($1, $2, $3, 'ready', $4, $5, $6, $7,
-    $8, $9, $10, $11, $12)
+    $8, $9, $10, $11, $12, $13)
 ON CONFLICT (id) DO UPDATE SET
     name = excluded.name, address = excluded.address, state = 'ready', agent_version = excluded.agent_version,
     driver = excluded.driver, driver_version = excluded.driver_version, accelerator = excluded.accelerator,
-    vcpus = excluded.vcpus, memory_mib = excluded.memory_mib, disk_mib = excluded.disk_mib,
+    vcpus = excluded.vcpus, memory_mib = excluded.memory_mib, overhead_mib = excluded.overhead_mib, disk_mib = excluded.disk_mib,
     reflinks = excluded.reflinks, templates = excluded.templates,
-    connects = hosts.connects + $13::bigint,
-    connected_at = CASE WHEN $13::bigint > 0 THEN now() ELSE hosts.connected_at END,
+    connects = hosts.connects + $14::bigint,
+    connected_at = CASE WHEN $14::bigint > 0 THEN now() ELSE hosts.connected_at END,
     last_seen_at = now()
-RETURNING id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at
+RETURNING id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib
 `
 
 type UpsertHostParams struct {
@@ -208,6 +210,7 @@ type UpsertHostParams struct {
 	Accelerator   string
 	VCPUs         int32
 	MemoryMiB     int64
+	OverheadMiB   int64
 	DiskMiB       int64
 	Reflinks      bool
 	Templates     []byte
@@ -225,6 +228,7 @@ func (q *Queries) UpsertHost(ctx context.Context, arg UpsertHostParams) (Host, e
 		arg.Accelerator,
 		arg.VCPUs,
 		arg.MemoryMiB,
+		arg.OverheadMiB,
 		arg.DiskMiB,
 		arg.Reflinks,
 		arg.Templates,
@@ -249,6 +253,7 @@ func (q *Queries) UpsertHost(ctx context.Context, arg UpsertHostParams) (Host, e
 		&i.CreatedAt,
 		&i.ConnectedAt,
 		&i.LastSeenAt,
+		&i.OverheadMiB,
 	)
 	return i, err
 }

@@ -39,27 +39,30 @@ type Host struct {
 	CreatedAt     time.Time
 	ConnectedAt   time.Time
 	LastSeenAt    time.Time
+	OverheadMiB   int64
 }
 
 type Sandbox struct {
-	ID         string
-	AccountID  string
-	HostID     *string
-	Name       string
-	Template   string
-	VCPUs      int32
-	MemoryMiB  int32
-	DiskMiB    int32
-	Metadata   []byte
-	State      models.State
-	Generation int64
-	Reason     string
-	Operation  string
-	Deadline   *time.Time
-	Timings    []byte
-	CreatedAt  time.Time
-	StartedAt  *time.Time
-	UpdatedAt  time.Time
+	ID                string
+	AccountID         string
+	HostID            *string
+	Name              string
+	Template          string
+	VCPUs             int32
+	MemoryMiB         int32
+	DiskMiB           int32
+	Metadata          []byte
+	State             models.State
+	Generation        int64
+	Reason            string
+	Operation         string
+	Deadline          *time.Time
+	Timings           []byte
+	CreatedAt         time.Time
+	StartedAt         *time.Time
+	UpdatedAt         time.Time
+	Network           []byte
+	NetworkGeneration int64
 }
 
 type SandboxEvent struct {

@@ -54,10 +54,10 @@ func (q *Queries) HomelessRows(ctx context.Context) ([]HomelessRowsRow, error) {
 
 const insertSandbox = `-- name: InsertSandbox :exec
 WITH made AS (
-    INSERT INTO sandboxes (id, account_id, name, template, vcpus, memory_mib, disk_mib, metadata,
+    INSERT INTO sandboxes (id, account_id, name, template, vcpus, memory_mib, disk_mib, metadata, network,
         state, generation, reason, operation, deadline)
-    VALUES ($2, $3, $4, $5, $6, $7, $8, $9,
-        'pending', 1, '', $10, clock_timestamp() + make_interval(secs => $11::float8))
+    VALUES ($2, $3, $4, $5, $6, $7, $8, $9, $10,
+        'pending', 1, '', $11, clock_timestamp() + make_interval(secs => $12::float8))
     RETURNING id, account_id, generation, operation
 ), event AS (
     INSERT INTO sandbox_events (sandbox_id, to_state, reason, actor, operation, generation)
@@ -77,6 +77,7 @@ type InsertSandboxParams struct {
 	MemoryMiB       int32
 	DiskMiB         int32
 	Metadata        []byte
+	Network         []byte
 	Operation       string
 	DeadlineSeconds float64
 }
@@ -92,6 +93,7 @@ func (q *Queries) InsertSandbox(ctx context.Context, arg InsertSandboxParams) er
 		arg.MemoryMiB,
 		arg.DiskMiB,
 		arg.Metadata,
+		arg.Network,
 		arg.Operation,
 		arg.DeadlineSeconds,
 	)
@@ -136,7 +138,7 @@ func (q *Queries) ListSandboxEvents(ctx context.Context, sandboxID string) ([]Sa
 }
 
 const listSandboxes = `-- name: ListSandboxes :many
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at FROM sandboxes
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation FROM sandboxes
 WHERE account_id = $1
     AND state::text = ANY ($2::text[])
     AND ($3::text IS NULL OR template = $3)
@@ -189,6 +191,8 @@ func (q *Queries) ListSandboxes(ctx context.Context, arg ListSandboxesParams) ([
 			&i.CreatedAt,
 			&i.StartedAt,
 			&i.UpdatedAt,
+			&i.Network,
+			&i.NetworkGeneration,
 		); err != nil {
 			return nil, err
 		}
@@ -200,8 +204,46 @@ func (q *Queries) ListSandboxes(ctx context.Context, arg ListSandboxesParams) ([
 	return items, nil
 }
 
+const lockSandboxOfAccount = `-- name: LockSandboxOfAccount :one
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation FROM sandboxes WHERE id = $1 AND account_id = $2 FOR NO KEY UPDATE
+`
+
+type LockSandboxOfAccountParams struct {
+	ID        string
+	AccountID string
+}
+
+// A change of the policy reads the row with this, and no other change of it, of its state or otherwise, happens before it ends.
+func (q *Queries) LockSandboxOfAccount(ctx context.Context, arg LockSandboxOfAccountParams) (Sandbox, error) {
+	row := q.db.QueryRow(ctx, lockSandboxOfAccount, arg.ID, arg.AccountID)
+	var i Sandbox
+	err := row.Scan(
+		&i.ID,
+		&i.AccountID,
+		&i.HostID,
+		&i.Name,
+		&i.Template,
+		&i.VCPUs,
+		&i.MemoryMiB,
+		&i.DiskMiB,
+		&i.Metadata,
+		&i.State,
+		&i.Generation,
+		&i.Reason,
+		&i.Operation,
+		&i.Deadline,
+		&i.Timings,
+		&i.CreatedAt,
+		&i.StartedAt,
+		&i.UpdatedAt,
+		&i.Network,
+		&i.NetworkGeneration,
+	)
+	return i, err
+}
+
 const rowsForHost = `-- name: RowsForHost :many
-SELECT id, host_id, state, generation,
+SELECT id, host_id, state, generation, network_generation,
     coalesce(deadline < clock_timestamp(), false)::bool AS overdue,
     extract(epoch FROM clock_timestamp() - updated_at)::float8 AS age_seconds
 FROM sandboxes
@@ -214,12 +256,13 @@ type RowsForHostParams struct {
 }
 
 type RowsForHostRow struct {
-	ID         string
-	HostID     *string
-	State      models.State
-	Generation int64
-	Overdue    bool
-	AgeSeconds float64
+	ID                string
+	HostID            *string
+	State             models.State
+	Generation        int64
+	NetworkGeneration int64
+	Overdue           bool
+	AgeSeconds        float64
 }
 
 // What a reconciler compares with a host: the rows that the host should know of, and
@@ -238,6 +281,7 @@ func (q *Queries) RowsForHost(ctx context.Context, arg RowsForHostParams) ([]Row
 			&i.HostID,
 			&i.State,
 			&i.Generation,
+			&i.NetworkGeneration,
 			&i.Overdue,
 			&i.AgeSeconds,
 		); err != nil {
@@ -252,7 +296,7 @@ func (q *Queries) RowsForHost(ctx context.Context, arg RowsForHostParams) ([]Row
 }
 
 const sandboxByID = `-- name: SandboxByID :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at FROM sandboxes WHERE id = $1
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation FROM sandboxes WHERE id = $1
 `
 
 func (q *Queries) SandboxByID(ctx context.Context, id string) (Sandbox, error) {
@@ -277,12 +321,14 @@ func (q *Queries) SandboxByID(ctx context.Context, id string) (Sandbox, error) {
 		&i.CreatedAt,
 		&i.StartedAt,
 		&i.UpdatedAt,
+		&i.Network,
+		&i.NetworkGeneration,
 	)
 	return i, err
 }
 
 const sandboxOfAccount = `-- name: SandboxOfAccount :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at FROM sandboxes WHERE id = $1 AND account_id = $2
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation FROM sandboxes WHERE id = $1 AND account_id = $2
 `
 
 type SandboxOfAccountParams struct {
@@ -312,6 +358,83 @@ func (q *Queries) SandboxOfAccount(ctx context.Context, arg SandboxOfAccountPara
 		&i.CreatedAt,
 		&i.StartedAt,
 		&i.UpdatedAt,
+		&i.Network,
+		&i.NetworkGeneration,
+	)
+	return i, err
+}
+
+const setNetwork = `-- name: SetNetwork :one
+WITH changed AS (
+    UPDATE sandboxes SET network = $1, network_generation = network_generation + 1
+    WHERE sandboxes.id = $2
+    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation
+), audited AS (
+    INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
+    SELECT account_id, $3, 'sandbox.network', id, 'accepted', $4 FROM changed
+)
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation FROM changed
+`
+
+type SetNetworkParams struct {
+	Network   []byte
+	ID        string
+	Actor     string
+	RequestID string
+}
+
+type SetNetworkRow struct {
+	ID                string
+	AccountID         string
+	HostID            *string
+	Name              string
+	Template          string
+	VCPUs             int32
+	MemoryMiB         int32
+	DiskMiB           int32
+	Metadata          []byte
+	State             models.State
+	Generation        int64
+	Reason            string
+	Operation         string
+	Deadline          *time.Time
+	Timings           []byte
+	CreatedAt         time.Time
+	StartedAt         *time.Time
+	UpdatedAt         time.Time
+	Network           []byte
+	NetworkGeneration int64
+}
+
+func (q *Queries) SetNetwork(ctx context.Context, arg SetNetworkParams) (SetNetworkRow, error) {
+	row := q.db.QueryRow(ctx, setNetwork,
+		arg.Network,
+		arg.ID,
+		arg.Actor,
+		arg.RequestID,
+	)
+	var i SetNetworkRow
+	err := row.Scan(
+		&i.ID,
+		&i.AccountID,
+		&i.HostID,
+		&i.Name,
+		&i.Template,
+		&i.VCPUs,
+		&i.MemoryMiB,
+		&i.DiskMiB,
+		&i.Metadata,
+		&i.State,
+		&i.Generation,
+		&i.Reason,
+		&i.Operation,
+		&i.Deadline,
+		&i.Timings,
+		&i.CreatedAt,
+		&i.StartedAt,
+		&i.UpdatedAt,
+		&i.Network,
+		&i.NetworkGeneration,
 	)
 	return i, err
 }
@@ -329,7 +452,7 @@ WITH changed AS (
         started_at = CASE WHEN $1::sandbox_state = 'running' THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,
         updated_at = clock_timestamp()
     WHERE sandboxes.id = $7 AND sandboxes.state = $8 AND sandboxes.generation = $9
-    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at
+    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation
 ), event AS (
     INSERT INTO sandbox_events (sandbox_id, from_state, to_state, reason, actor, operation, generation)
     SELECT id, $8, state, reason, $10, operation, generation FROM changed
@@ -338,7 +461,7 @@ WITH changed AS (
     SELECT account_id, $10, $11, id, $12, operation FROM changed
     WHERE $11::text <> ''
 )
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at FROM changed
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation FROM changed
 `
 
 type TransitionSandboxParams struct {
@@ -357,24 +480,26 @@ type TransitionSandboxParams struct {
 }
 
 type TransitionSandboxRow struct {
-	ID         string
-	AccountID  string
-	HostID     *string
-	Name       string
-	Template   string
-	VCPUs      int32
-	MemoryMiB  int32
-	DiskMiB    int32
-	Metadata   []byte
-	State      models.State
-	Generation int64
-	Reason     string
-	Operation  string
-	Deadline   *time.Time
-	Timings    []byte
-	CreatedAt  time.Time
-	StartedAt  *time.Time
-	UpdatedAt  time.Time
+	ID                string
+	AccountID         string
+	HostID            *string
+	Name              string
+	Template          string
+	VCPUs             int32
+	MemoryMiB         int32
+	DiskMiB           int32
+	Metadata          []byte
+	State             models.State
+	Generation        int64
+	Reason            string
+	Operation         string
+	Deadline          *time.Time
+	Timings           []byte
+	CreatedAt         time.Time
+	StartedAt         *time.Time
+	UpdatedAt         time.Time
+	Network           []byte
+	NetworkGeneration int64
 }
 
 // One statement is the compare-and-set, its event row and its audit row: they happen
@@ -414,6 +539,8 @@ func (q *Queries) TransitionSandbox(ctx context.Context, arg TransitionSandboxPa
 		&i.CreatedAt,
 		&i.StartedAt,
 		&i.UpdatedAt,
+		&i.Network,
+		&i.NetworkGeneration,
 	)
 	return i, err
 }

@@ -3,13 +3,13 @@ UPDATE hosts SET state = 'replaced' WHERE address = @address AND id <> @id AND s
 
 -- name: UpsertHost :one
 INSERT INTO hosts (id, name, address, state, agent_version, driver, driver_version, accelerator,
-    vcpus, memory_mib, disk_mib, reflinks, templates)
+    vcpus, memory_mib, overhead_mib, disk_mib, reflinks, templates)
 VALUES (@id, @name, @address, 'ready', @agent_version, @driver, @driver_version, @accelerator,
-    @vcpus, @memory_mib, @disk_mib, @reflinks, @templates)
+    @vcpus, @memory_mib, @overhead_mib, @disk_mib, @reflinks, @templates)
 ON CONFLICT (id) DO UPDATE SET
     name = excluded.name, address = excluded.address, state = 'ready', agent_version = excluded.agent_version,
     driver = excluded.driver, driver_version = excluded.driver_version, accelerator = excluded.accelerator,
-    vcpus = excluded.vcpus, memory_mib = excluded.memory_mib, disk_mib = excluded.disk_mib,
+    vcpus = excluded.vcpus, memory_mib = excluded.memory_mib, overhead_mib = excluded.overhead_mib, disk_mib = excluded.disk_mib,
     reflinks = excluded.reflinks, templates = excluded.templates,
     connects = hosts.connects + @connects::bigint,
     connected_at = CASE WHEN @connects::bigint > 0 THEN now() ELSE hosts.connected_at END,

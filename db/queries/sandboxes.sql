@@ -1,8 +1,8 @@
 -- name: InsertSandbox :exec
 WITH made AS (
-    INSERT INTO sandboxes (id, account_id, name, template, vcpus, memory_mib, disk_mib, metadata,
+    INSERT INTO sandboxes (id, account_id, name, template, vcpus, memory_mib, disk_mib, metadata, network,
         state, generation, reason, operation, deadline)
-    VALUES (@id, @account_id, @name, @template, @vcpus, @memory_mib, @disk_mib, @metadata,
+    VALUES (@id, @account_id, @name, @template, @vcpus, @memory_mib, @disk_mib, @metadata, @network,
         'pending', 1, '', @operation, clock_timestamp() + make_interval(secs => @deadline_seconds::float8))
     RETURNING id, account_id, generation, operation
 ), event AS (
@@ -44,6 +44,21 @@ SELECT * FROM sandboxes WHERE id = @id;
 -- name: SandboxOfAccount :one
 SELECT * FROM sandboxes WHERE id = @id AND account_id = @account_id;
 
+-- A change of the policy reads the row with this, and no other change of it, of its state or otherwise, happens before it ends.
+-- name: LockSandboxOfAccount :one
+SELECT * FROM sandboxes WHERE id = @id AND account_id = @account_id FOR NO KEY UPDATE;
+
+-- name: SetNetwork :one
+WITH changed AS (
+    UPDATE sandboxes SET network = @network, network_generation = network_generation + 1
+    WHERE sandboxes.id = @id
+    RETURNING sandboxes.*
+), audited AS (
+    INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
+    SELECT account_id, @actor, 'sandbox.network', id, 'accepted', @request_id FROM changed
+)
+SELECT * FROM changed;
+
 -- name: ListSandboxes :many
 SELECT * FROM sandboxes
 WHERE account_id = @account_id
@@ -62,7 +77,7 @@ ORDER BY generation;
 -- What a reconciler compares with a host: the rows that the host should know of, and
 -- those of the sandboxes that it was seen to hold (wherever they should be).
 -- name: RowsForHost :many
-SELECT id, host_id, state, generation,
+SELECT id, host_id, state, generation, network_generation,
     coalesce(deadline < clock_timestamp(), false)::bool AS overdue,
     extract(epoch FROM clock_timestamp() - updated_at)::float8 AS age_seconds
 FROM sandboxes

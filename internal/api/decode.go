@@ -126,6 +126,23 @@ func checkMember(d *json.Decoder, known []string, seen map[string]bool) error {
 	return nil
 }
 
+// unmarshalMember reads the object that is the value of the member name, as strictly as decodeJSON the whole.
+func unmarshalMember(name string, b []byte, into any) error {
+	if len(b) == 0 || b[0] != '{' {
+		return models.Errorf(models.Invalid, "%s must be an object", name)
+	}
+	if err := checkMembers(b, memberNames(into)); err != nil {
+		e := models.AsError(err)
+		return models.Errorf(e.Code, "%s: %s", name, e.Message).WithHint("%s", e.Hint)
+	}
+	err := json.Unmarshal(b, into)
+	var wrong *json.UnmarshalTypeError
+	if errors.As(err, &wrong) {
+		wrong.Field = name + "." + wrong.Field
+	}
+	return typeError(err)
+}
+
 func syntaxError(err error) error {
 	var syntax *json.SyntaxError
 	if errors.As(err, &syntax) {

@@ -25,6 +25,7 @@ type sandboxView struct {
 	MemoryMiB  int               `json:"memory_mib"`
 	DiskMiB    *int              `json:"disk_mib"`
 	Metadata   map[string]string `json:"metadata"`
+	Network    networkView       `json:"network"`
 	Host       *id.Host          `json:"host_id"`
 	CreatedAt  apiTime           `json:"created_at"`
 	StartedAt  apiTime           `json:"started_at"`
@@ -43,7 +44,7 @@ func view(sb models.Sandbox) sandboxView {
 	v := sandboxView{
 		ID: sb.ID, Name: orNull(sb.Name), Template: sb.Template, State: sb.State, Reason: orNull(sb.Reason),
 		VCPUs: sb.Size.VCPUs, MemoryMiB: sb.Size.MemoryMiB, DiskMiB: orNull(sb.Size.DiskMiB),
-		Metadata: sb.Metadata, Host: orNull(sb.Host), CreatedAt: apiTime(sb.CreatedAt), StartedAt: apiTime(sb.StartedAt),
+		Metadata: sb.Metadata, Network: viewOfNetwork(sb.Network), Host: orNull(sb.Host), CreatedAt: apiTime(sb.CreatedAt), StartedAt: apiTime(sb.StartedAt),
 		UpdatedAt: apiTime(sb.UpdatedAt), Deadline: apiTime(sb.Deadline), Generation: sb.Generation,
 		Timings: make([]stepView, len(sb.Steps)),
 	}
@@ -62,6 +63,7 @@ type createRequest struct {
 	Env       map[string]string `json:"env"`
 	Metadata  map[string]string `json:"metadata"`
 	Name      string            `json:"name"`
+	Network   *networkRequest   `json:"network"`
 }
 
 func (s *Server) createSandbox(w http.ResponseWriter, r *http.Request) error {
@@ -76,8 +78,12 @@ func (s *Server) createSandbox(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	network, err := in.Network.newNetwork()
+	if err != nil {
+		return err
+	}
 	sb, err := s.Controller.Create(r.Context(), by(r), controller.Request{
-		Template: in.Template, Size: size, Env: in.Env, Metadata: in.Metadata, Name: in.Name,
+		Template: in.Template, Size: size, Env: in.Env, Metadata: in.Metadata, Name: in.Name, Network: network,
 	})
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package config
 
 import (
 	"net/netip"
+	"path/filepath"
 
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
@@ -17,9 +18,19 @@ type Agent struct {
 	Volume    string   `yaml:"volume" env:"WRENN_VOLUME"`             // auto: make an XFS volume where the file system has no reflinks; off
 	VolumeGiB int      `yaml:"volume_gib" env:"WRENN_VOLUME_GIB"`     // its size; 0: four fifths of what is free. The file behind it is sparse
 	Subnet    string   `yaml:"subnet" env:"WRENN_SUBNET"`             // of the guests, cut into /30s
-	DNS       []string `yaml:"dns" env:"WRENN_DNS"`                   // name servers of the guests
+	DNS       []string `yaml:"dns" env:"WRENN_DNS"`                   // name servers that the host's forwarder asks for the guests, IP or IP:port; none: those of /etc/resolv.conf
+	Jail      string   `yaml:"jail" env:"WRENN_JAIL"`                 // on: each VMM has a user and a view of its own; off: VMMs run as root and see all
+	OwnerBase uint32   `yaml:"owner_base" env:"WRENN_OWNER_BASE"`     // first of the users of VMMs, one for each /30 of the subnet; no other agent of the host may have them
+	Cgroup    string   `yaml:"cgroup" env:"WRENN_CGROUP"`             // the cgroup v2 that limits sandboxes, below the root; off: no limits; with jails
+	DiskMiBs  int      `yaml:"disk_mib_s" env:"WRENN_DISK_MIB_S"`     // MiB a second that a sandbox may read, and write, on the host's disk; 0: as many as it can
 	LogFormat string   `yaml:"log_format" env:"WRENN_LOG_FORMAT"`     // text or json
 }
+
+// DefaultOwnerBase is beyond the users of people and services, and beyond the ids that useradd gives to the first user's containers.
+const DefaultOwnerBase = 200_000
+
+// maxOwnerBase leaves room for the users of the largest subnet below 2^31, from where on some programs take user ids for negative.
+const maxOwnerBase = 1<<31 - 1<<16
 
 // LoadAgent returns the defaults, overridden by the file and the environment.
 func LoadAgent() (Agent, error) {
@@ -27,7 +38,8 @@ func LoadAgent() (Agent, error) {
 		Data: "/var/lib/wrenn", Listen: "unix:///run/wrenn/agent.sock",
 		Kernel: "build/guest/vmlinux", Images: "build/guest/images",
 		Driver: "auto", Volume: "auto", Subnet: "10.0.0.0/16",
-		DNS: []string{"1.1.1.1", "8.8.8.8"}, LogFormat: "text",
+		Jail: "on", OwnerBase: DefaultOwnerBase, Cgroup: "wrenn.slice/sandboxes",
+		LogFormat: "text",
 	}
 	return cfg, load(&cfg)
 }
@@ -41,13 +53,21 @@ func (c Agent) Check() error {
 		return models.Errorf(models.Invalid, "volume must be auto or off, not %q", c.Volume)
 	case c.VolumeGiB < 0:
 		return models.Errorf(models.Invalid, "volume_gib must be 0 (four fifths of what is free) or more, not %d", c.VolumeGiB)
+	case c.Jail != "on" && c.Jail != "off":
+		return models.Errorf(models.Invalid, "jail must be on or off, not %q", c.Jail)
+	case c.OwnerBase < 1000 || c.OwnerBase > maxOwnerBase:
+		return models.Errorf(models.Invalid, "owner_base must be between 1000 and %d, not %d", maxOwnerBase, c.OwnerBase)
+	case c.Cgroup == "" || c.Cgroup != "off" && (!filepath.IsLocal(c.Cgroup) || filepath.Clean(c.Cgroup) != c.Cgroup):
+		return models.Errorf(models.Invalid, "cgroup must be off or a path below the root of the cgroups, not %q", c.Cgroup)
+	case c.DiskMiBs < 0:
+		return models.Errorf(models.Invalid, "disk_mib_s must be 0 (as many as it can) or more, not %d", c.DiskMiBs)
 	case c.LogFormat != "text" && c.LogFormat != "json":
 		return models.Errorf(models.Invalid, "log_format must be text or json, not %q", c.LogFormat)
 	}
 	if _, err := c.SubnetPrefix(); err != nil {
 		return err
 	}
-	_, err := c.DNSAddrs()
+	_, err := c.Upstreams()
 	return err
 }
 
@@ -60,15 +80,20 @@ func (c Agent) SubnetPrefix() (netip.Prefix, error) {
 	return p, nil
 }
 
-// DNSAddrs returns the guests' name servers.
-func (c Agent) DNSAddrs() ([]netip.Addr, error) {
-	addrs := make([]netip.Addr, len(c.DNS))
+// Upstreams returns the name servers that are asked for the guests.
+func (c Agent) Upstreams() ([]netip.AddrPort, error) {
+	const dnsPort = 53
+	servers := make([]netip.AddrPort, len(c.DNS))
 	for i, text := range c.DNS {
-		addr, err := netip.ParseAddr(text)
-		if err != nil || !addr.Is4() {
-			return nil, models.Errorf(models.Invalid, "dns must be IPv4 addresses, not %q", text)
+		if addr, err := netip.ParseAddr(text); err == nil {
+			servers[i] = netip.AddrPortFrom(addr, dnsPort)
+			continue
 		}
-		addrs[i] = addr
+		server, err := netip.ParseAddrPort(text)
+		if err != nil || server.Port() == 0 {
+			return nil, models.Errorf(models.Invalid, "dns must be IP addresses of name servers, with or without a port, not %q", text)
+		}
+		servers[i] = server
 	}
-	return addrs, nil
+	return servers, nil
 }

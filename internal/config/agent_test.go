@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,7 +17,7 @@ func TestLaterSourcesWin(t *testing.T) {
 	}
 	t.Setenv(FileVariable, file)
 	t.Setenv("WRENN_SUBNET", "10.8.0.0/16")
-	t.Setenv("WRENN_DNS", "9.9.9.9,1.1.1.1")
+	t.Setenv("WRENN_DNS", "192.0.2.53,[2001:db8::53]:5353")
 	cfg, err := LoadAgent()
 	if err != nil {
 		t.Fatal(err)
@@ -26,6 +27,9 @@ func TestLaterSourcesWin(t *testing.T) {
 	}
 	if err := cfg.Check(); err != nil {
 		t.Errorf("Check: %v", err)
+	}
+	if got, err := cfg.Upstreams(); err != nil || fmt.Sprint(got) != "[192.0.2.53:53 [2001:db8::53]:5353]" {
+		t.Errorf("name servers %v, %v", got, err)
 	}
 }
 
@@ -45,6 +49,10 @@ func TestWrongValuesAreNamed(t *testing.T) {
 		"driver":     func(c *Agent) { c.Driver = "vmware" },
 		"volume":     func(c *Agent) { c.Volume = "maybe" },
 		"volume_gib": func(c *Agent) { c.VolumeGiB = -1 },
+		"jail":       func(c *Agent) { c.Jail = "maybe" },
+		"owner_base": func(c *Agent) { c.OwnerBase = 0 },
+		"cgroup":     func(c *Agent) { c.Cgroup = "../other" },
+		"disk_mib_s": func(c *Agent) { c.DiskMiBs = -1 },
 		"log_format": func(c *Agent) { c.LogFormat = "xml" },
 		"subnet":     func(c *Agent) { c.Subnet = "10.0.0.1/16" },
 		"dns":        func(c *Agent) { c.DNS = []string{"example"} },

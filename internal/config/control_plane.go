@@ -2,6 +2,7 @@ package config
 
 import (
 	"net"
+	"net/netip"
 	"regexp"
 	"time"
 
@@ -16,6 +17,9 @@ type ControlPlane struct {
 	Domain      string `yaml:"domain" env:"WRENN_DOMAIN"`             // *.domain leads here: host names of ports; empty for none
 	Agent       string `yaml:"agent" env:"WRENN_AGENT"`               // host agent: unix:///path or host:port
 	LogFormat   string `yaml:"log_format" env:"WRENN_LOG_FORMAT"`     // text or json
+
+	// Private IPv4 networks that users may let their sandboxes reach; none by default.
+	PrivateNetworks []string `yaml:"private_networks" env:"WRENN_PRIVATE_NETWORKS"`
 
 	CreateTimeout time.Duration `yaml:"create_timeout" env:"WRENN_CREATE_TIMEOUT"` // until a new sandbox must run
 	StopGrace     time.Duration `yaml:"stop_grace" env:"WRENN_STOP_GRACE"`         // that a guest has to end in order
@@ -72,5 +76,19 @@ func (c ControlPlane) Check() error {
 	if c.LogFormat != "text" && c.LogFormat != "json" {
 		return models.Errorf(models.Invalid, "log_format must be text or json, not %q", c.LogFormat)
 	}
-	return nil
+	_, err := c.PrivatePrefixes()
+	return err
+}
+
+// PrivatePrefixes returns the private networks that users may let their sandboxes reach.
+func (c ControlPlane) PrivatePrefixes() ([]netip.Prefix, error) {
+	prefixes := make([]netip.Prefix, len(c.PrivateNetworks))
+	for i, text := range c.PrivateNetworks {
+		d, err := models.ParseDestination(text)
+		if err != nil || d.Name != "" {
+			return nil, models.Errorf(models.Invalid, "private_networks must be IPv4 networks such as 10.1.0.0/16, not %q", text).WithCause(err)
+		}
+		prefixes[i] = d.Prefix
+	}
+	return prefixes, nil
 }

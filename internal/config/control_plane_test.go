@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ func TestControlPlaneFromEnvironment(t *testing.T) {
 	t.Setenv("WRENN_AGENT", "unix:///x/agent.sock")
 	t.Setenv("WRENN_CREATE_TIMEOUT", "7s")
 	t.Setenv("WRENN_DISK_OVERCOMMIT", "1.5")
+	t.Setenv("WRENN_PRIVATE_NETWORKS", "10.1.0.0/16,192.168.7.1")
 	cfg, err := LoadControlPlane()
 	if err != nil {
 		t.Fatal(err)
@@ -22,6 +24,9 @@ func TestControlPlaneFromEnvironment(t *testing.T) {
 	}
 	if err := cfg.Check(); err != nil {
 		t.Errorf("Check: %v", err)
+	}
+	if got, err := cfg.PrivatePrefixes(); err != nil || fmt.Sprint(got) != "[10.1.0.0/16 192.168.7.1/32]" {
+		t.Errorf("private networks %v, %v", got, err)
 	}
 	t.Setenv("WRENN_CREATE_TIMEOUT", "soon")
 	if _, err := LoadControlPlane(); err == nil || !strings.Contains(err.Error(), "CreateTimeout") {
@@ -40,6 +45,7 @@ func TestControlPlaneWrongValuesAreNamed(t *testing.T) {
 		"memory_overcommit": func(c *ControlPlane) { c.MemoryOvercommit = -1 },
 		"disk_overcommit":   func(c *ControlPlane) { c.DiskOvercommit = 1e9 },
 		"log_format":        func(c *ControlPlane) { c.LogFormat = "xml" },
+		"private_networks":  func(c *ControlPlane) { c.PrivateNetworks = []string{"10.0.0.0/8", "10.0.0.1/8"} },
 	} {
 		cfg, err := LoadControlPlane()
 		if err != nil {

@@ -40,6 +40,9 @@ type Options struct {
 	Kernel string // the guest kernel
 	Images string // the folder of template images
 	Subnet string // of the guests, such as 10.0.0.0/16
+
+	Jail      string // "off" where the operator wants no jails
+	OwnerBase uint32 // first of the users of VMMs
 }
 
 // checkTimeout bounds each check that asks something outside this process.
@@ -68,7 +71,7 @@ type check func(ctx context.Context, m *machine) Finding
 // checks in the order in which they are reported.
 var checks = []check{
 	checkRoot, checkKernel, checkKVM, checkFirecracker, checkQEMU, checkGuestKernel, checkImages, checkReflinks, checkLoop, checkDisk,
-	checkMemory, checkTUN, checkNftables, checkForwardPolicy, checkRoutes, checkUserfaultfd, checkOpenFiles, checkDatabases,
+	checkMemory, checkTUN, checkNftables, checkForwardPolicy, checkRoutes, checkJail, checkUserfaultfd, checkOpenFiles, checkDatabases,
 }
 
 // Examine runs all checks and returns a finding of each.

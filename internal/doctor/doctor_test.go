@@ -34,13 +34,13 @@ func healthy(t *testing.T) *machine {
 	for name, text := range files {
 		write(t, filepath.Join(root, name), text)
 	}
-	programs := map[string]string{"firecracker": "Firecracker v1.10.1\n", "qemu-system-x86_64": "QEMU emulator version 7.2.22\nmicrovm\n"}
+	programs := map[string]string{"firecracker": "Firecracker v1.10.1\n", "jailer": "Jailer v1.10.1\n", "qemu-system-x86_64": "QEMU emulator version 7.2.22\nmicrovm\n"}
 	self, err := os.Executable() // an ELF file for this machine
 	if err != nil {
 		t.Fatal(err)
 	}
 	return &machine{
-		Options: Options{Data: filepath.Join(root, "data"), Kernel: self, Images: filepath.Join(root, "data/images"), Subnet: "10.0.0.0/16"},
+		Options: Options{Data: filepath.Join(root, "data"), Kernel: self, Images: filepath.Join(root, "data/images"), Subnet: "10.0.0.0/16", Jail: "on", OwnerBase: 200_000},
 		root:    root,
 		lookPath: func(p string) (string, error) {
 			if _, known := programs[p]; !known {
@@ -163,12 +163,19 @@ func TestDamagedMachines(t *testing.T) {
 			m.chains = dropping("filter")
 			write(t, m.path("sys/class/net/docker0/mtu"), "1500")
 		}, want{"forward policy", Warn, "DOCKER-USER"}},
-		"our own drop":   {func(t *testing.T, m *machine) { m.chains = dropping("wrenn") }, want{"forward policy", OK, "nothing drops"}},
-		"overlap":        {route("eth0\t0000000A\t00000000\t0001\t0\t0\t0\t000000FF"), want{"subnet", Warn, "10.0.0.0/8 via eth0"}},
-		"overlap within": {route("eth0\t0005000A\t00000000\t0001\t0\t0\t0\t00FFFFFF"), want{"subnet", Warn, "10.0.5.0/24 via eth0"}},
-		"own route":      {route("tap-sb-01234567\t0405000A\t00000000\t0001\t0\t0\t0\tFCFFFFFF"), want{"subnet", OK, "free"}},
-		"other route":    {route("eth0\t0001A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF"), want{"subnet", OK, "free"}},
-		"bad subnet":     {func(t *testing.T, m *machine) { m.Subnet = "fd00::/64" }, want{"subnet", Fail, "10.0.0.0/16"}},
+		"our own drop":    {func(t *testing.T, m *machine) { m.chains = dropping("wrenn") }, want{"forward policy", OK, "nothing drops"}},
+		"overlap":         {route("eth0\t0000000A\t00000000\t0001\t0\t0\t0\t000000FF"), want{"subnet", Warn, "10.0.0.0/8 via eth0"}},
+		"overlap within":  {route("eth0\t0005000A\t00000000\t0001\t0\t0\t0\t00FFFFFF"), want{"subnet", Warn, "10.0.5.0/24 via eth0"}},
+		"own route":       {route("tap-sb-01234567\t0405000A\t00000000\t0001\t0\t0\t0\tFCFFFFFF"), want{"subnet", OK, "free"}},
+		"other route":     {route("eth0\t0001A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF"), want{"subnet", OK, "free"}},
+		"bad subnet":      {func(t *testing.T, m *machine) { m.Subnet = "fd00::/64" }, want{"subnet", Fail, "10.0.0.0/16"}},
+		"jails off":       {func(t *testing.T, m *machine) { m.Jail = "off" }, want{"jail", Warn, "VMMs run as root"}},
+		"no jailer":       {func(t *testing.T, m *machine) { without(m, "jailer") }, want{"jail", Warn, "jailer is not installed"}},
+		"broken jailer":   {func(t *testing.T, m *machine) { breaks(m, "jailer") }, want{"jail", Warn, "does not run"}},
+		"no one needs it": {func(t *testing.T, m *machine) { without(m, "firecracker", "jailer") }, want{"jail", OK, "200000 to 216383"}},
+		"somebody's users": {func(t *testing.T, m *machine) {
+			write(t, m.path("etc/subuid"), "somebody:165536:65536\n")
+		}, want{"jail", Fail, "somebody"}},
 		"no userfaultfd": {func(t *testing.T, m *machine) { remove(t, m.path("dev/userfaultfd")) }, want{"userfaultfd", Warn, "CONFIG_USERFAULTFD"}},
 		"not set up": {sets(hostsetup.Result{Name: "ksm", Steps: []hostsetup.Step{{What: "knob ksm/run", Before: "1", After: "0"}}}),
 			want{"setup ksm", Warn, "knob ksm/run is 1, not 0"}},

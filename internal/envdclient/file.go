@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -121,10 +122,20 @@ func (f *File) Close() error {
 // An error of r is returned as it is. After an error a Read of r may still be under way, as after one of
 // package http.
 func (c *Client) WriteFile(ctx context.Context, path, user string, r io.Reader) (FileInfo, error) {
+	return c.WriteFileMode(ctx, path, user, nil, r)
+}
+
+// WriteFileMode is WriteFile with the permissions that the file has from the moment it is there. Nil are those of
+// the file it replaces, or 0644.
+func (c *Client) WriteFileMode(ctx context.Context, path, user string, mode *uint32, r io.Reader) (FileInfo, error) {
+	target := fileURL("/files", path, user)
+	if mode != nil {
+		target += fmt.Sprintf("&mode=%04o", *mode)
+	}
 	var entries []struct {
 		Path string `json:"path"`
 	}
-	size, err := c.upload(ctx, fileURL("/files", path, user), "application/octet-stream", r, func(answer io.Reader) error {
+	size, err := c.upload(ctx, target, "application/octet-stream", r, func(answer io.Reader) error {
 		if err := json.NewDecoder(answer).Decode(&entries); err != nil {
 			return err
 		}

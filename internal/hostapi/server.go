@@ -45,8 +45,12 @@ func (s *Server) CreateSandbox(ctx context.Context, req *pb.CreateSandboxRequest
 	if err != nil {
 		return nil, err
 	}
+	network, err := policy(req.GetNetwork())
+	if err != nil {
+		return nil, err
+	}
 	made, err := s.agent.Create(ctx, agent.Request{
-		ID: sb, Template: req.GetTemplate(), Env: req.GetEnv(),
+		ID: sb, Template: req.GetTemplate(), Env: req.GetEnv(), Network: network,
 		Size: models.Size{
 			VCPUs: int(req.GetVcpus()), MemoryMiB: int(req.GetMemoryMib()), DiskMiB: int(req.GetDiskMib()),
 		},
@@ -164,6 +168,7 @@ func message(v agent.Sandbox) *pb.Sandbox {
 		SandboxId: string(v.ID), State: stateOf[v.State], Reason: v.Reason, Template: v.Template,
 		Vcpus: int32(v.Size.VCPUs), MemoryMib: int32(v.Size.MemoryMiB), DiskMib: int32(v.Size.DiskMiB),
 		CreatedAt: timestamppb.New(v.CreatedAt), GuestAddress: v.Guest, EnvdVersion: v.EnvdVersion,
+		NetworkGeneration: v.Network.Generation,
 	}
 	for _, step := range v.Steps {
 		m.Steps = append(m.Steps, &pb.Step{Name: step.Name, Duration: durationpb.New(step.Duration)})

@@ -88,6 +88,8 @@ type Sandbox struct {
 	Reason    string // why it is in this state; safe for users
 	CreatedAt time.Time
 	Steps     []models.Step
+
+	NetworkGeneration int64 // of the network policy in force
 }
 
 // NewSandbox is what a host needs to make a sandbox.
@@ -96,13 +98,14 @@ type NewSandbox struct {
 	Template string
 	Size     models.Size
 	Env      map[string]string
+	Network  models.NetworkPolicy
 }
 
 // Create makes a sandbox and returns once it runs. It is safe to repeat. When it fails
 // and grpcerr.FromAgent(err) is true, the host holds nothing of it; otherwise that is unknown.
 func (c *Client) Create(ctx context.Context, n NewSandbox) (Sandbox, error) {
 	resp, err := c.api.CreateSandbox(ctx, &pb.CreateSandboxRequest{
-		SandboxId: string(n.ID), Template: n.Template, Env: n.Env,
+		SandboxId: string(n.ID), Template: n.Template, Env: n.Env, Network: policyMessage(n.Network),
 		Vcpus: int32(n.Size.VCPUs), MemoryMib: int32(n.Size.MemoryMiB), DiskMib: int32(n.Size.DiskMiB),
 	})
 	if err != nil {
@@ -144,6 +147,7 @@ type Info struct {
 	Driver, DriverVersion, Accelerator string
 	VCPUs                              int
 	MemoryMiB, DiskMiB                 int64
+	OverheadMiB                        int64 // of the memory, that a VM takes beside its guest's
 	Reflinks                           bool
 	Templates                          []Template
 }
@@ -169,7 +173,7 @@ func (c *Client) Info(ctx context.Context) (Info, error) {
 	info := Info{
 		ID: host, Hostname: r.GetHostname(), AgentVersion: r.GetAgentVersion(),
 		Driver: r.GetDriver(), DriverVersion: r.GetDriverVersion(), Accelerator: r.GetAccelerator(),
-		VCPUs: int(r.GetVcpus()), MemoryMiB: r.GetMemoryMib(), DiskMiB: r.GetDiskMib(), Reflinks: r.GetReflinks(),
+		VCPUs: int(r.GetVcpus()), MemoryMiB: r.GetMemoryMib(), OverheadMiB: r.GetOverheadMib(), DiskMiB: r.GetDiskMib(), Reflinks: r.GetReflinks(),
 	}
 	for _, t := range r.GetTemplates() {
 		info.Templates = append(info.Templates, Template{
@@ -190,6 +194,7 @@ var states = map[pb.SandboxState]State{
 
 func sandbox(m *pb.Sandbox) Sandbox {
 	s := Sandbox{ID: id.Sandbox(m.GetSandboxId()), State: states[m.GetState()], Reason: m.GetReason(), CreatedAt: m.GetCreatedAt().AsTime()}
+	s.NetworkGeneration = m.GetNetworkGeneration()
 	for _, step := range m.GetSteps() {
 		s.Steps = append(s.Steps, models.Step{Name: step.GetName(), Duration: step.GetDuration().AsDuration()})
 	}

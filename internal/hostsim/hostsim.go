@@ -48,6 +48,8 @@ type Host struct {
 	creating  func(context.Context, *pb.CreateSandboxRequest) error
 	created   func()
 	destroy   func(context.Context, string) error
+	networks  map[string]*pb.GetNetworkResponse
+	enforcing func(*pb.SetNetworkPolicyRequest) error
 	creates   int
 	destroys  int
 	hung      bool // it takes calls and does not answer them
@@ -64,6 +66,7 @@ func Start(t testing.TB) *Host {
 	h := &Host{
 		t: t, path: filepath.Join(dir, "agent.sock"), sandboxes: map[string]*pb.Sandbox{},
 		watchers: map[chan *pb.Sandbox]bool{}, scripted: map[string]*guest{}, tunnels: map[net.Conn]string{}, info: defaultInfo(),
+		networks: map[string]*pb.GetNetworkResponse{},
 	}
 	h.Restart()
 	t.Cleanup(func() {
@@ -221,8 +224,10 @@ func (h *Host) CreateSandbox(ctx context.Context, req *pb.CreateSandboxRequest) 
 	sb := &pb.Sandbox{
 		SandboxId: req.GetSandboxId(), State: pb.SandboxState_SANDBOX_STATE_STARTING, Template: req.GetTemplate(),
 		Vcpus: req.GetVcpus(), MemoryMib: req.GetMemoryMib(), DiskMib: req.GetDiskMib(), CreatedAt: timestamppb.Now(),
+		NetworkGeneration: req.GetNetwork().GetGeneration(),
 	}
 	h.mu.Lock()
+	h.networks[req.GetSandboxId()] = &pb.GetNetworkResponse{Policy: req.GetNetwork(), Counters: &pb.NetworkCounters{}}
 	before, after := h.creating, h.created
 	h.creates++
 	h.sandboxes[req.GetSandboxId()] = sb

@@ -37,7 +37,8 @@ type Sandbox struct {
 	CreatedAt  time.Time
 	StartedAt  time.Time // zero until it first ran
 	UpdatedAt  time.Time
-	Deadline   time.Time // of a transitional state; zero otherwise
+	Deadline   time.Time     // of a transitional state; zero otherwise
+	Network    NetworkPolicy // that is wanted; in force once its host says so
 }
 
 // Size is what a sandbox takes of its host.

@@ -16,8 +16,10 @@ type Host struct {
 	ID        id.Host
 	Reachable bool
 	Capacity  Room // what it has
-	Allotted  Room // what its sandboxes take of it
-	Templates []Template
+	Allotted  Room // what its sandboxes take of it, their VMMs' overhead included
+	// OverheadMiB is what each sandbox takes of the memory beside its own: its VMM's.
+	OverheadMiB int64
+	Templates   []Template
 }
 
 // Room is an amount of what sandboxes take.
@@ -127,6 +129,14 @@ func check(s models.Size, t Template) error {
 	return nil
 }
 
+// memory is how memory is called in an error: what a sandbox needs of it is more than was asked for.
+func (h Host) memory() string {
+	if h.OverheadMiB == 0 {
+		return "MiB of memory"
+	}
+	return fmt.Sprintf("MiB of memory (%d of them for its VMM)", h.OverheadMiB)
+}
+
 // fit compares with what the host has in all, then with what is left of it.
 func fit(h Host, s models.Size, over Overcommit) error {
 	var short []string
@@ -137,12 +147,12 @@ func fit(h Host, s models.Size, over Overcommit) error {
 		factor         float64
 	}{
 		{"vCPUs", int64(s.VCPUs), h.Capacity.VCPUs, h.Allotted.VCPUs, over.VCPU},
-		{"MiB of memory", int64(s.MemoryMiB), h.Capacity.MemoryMiB, h.Allotted.MemoryMiB, over.Memory},
+		{h.memory(), int64(s.MemoryMiB) + h.OverheadMiB, h.Capacity.MemoryMiB, h.Allotted.MemoryMiB, over.Memory},
 		{"MiB of disk", int64(s.DiskMiB), h.Capacity.DiskMiB, h.Allotted.DiskMiB, over.Disk},
 	} {
 		free := max(0, int64(float64(k.has)*k.factor)-k.got)
 		if k.want > free || k.want > k.has {
-			short = append(short, fmt.Sprintf("%d %s asked for, %d left", k.want, k.name, min(free, k.has)))
+			short = append(short, fmt.Sprintf("%d %s needed, %d left", k.want, k.name, min(free, k.has)))
 		}
 		fits = fits && k.want <= k.has
 	}

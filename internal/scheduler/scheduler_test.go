@@ -44,6 +44,8 @@ func TestSingleHostRefuses(t *testing.T) {
 	full.Allotted = Room{VCPUs: 4, MemoryMiB: 4000, DiskMiB: 8192}
 	away := oneHost()
 	away.Reachable = false
+	heavy := oneHost()
+	heavy.OverheadMiB, heavy.Allotted.MemoryMiB = 100, 3900 // 196 left
 	bare := oneHost()
 	bare.Templates = nil
 	size := func(v, m, d int) models.Size { return models.Size{VCPUs: v, MemoryMiB: m, DiskMiB: d} }
@@ -61,9 +63,10 @@ func TestSingleHostRefuses(t *testing.T) {
 		{"no templates", []Host{bare}, "minimal", models.Size{}, models.NotFound, []string{"make images"}},
 		{"disk below the template's", []Host{oneHost()}, "python311", size(1, 128, 1023), models.Invalid, []string{"1024", "1023"}},
 		{"negative", []Host{oneHost()}, "minimal", size(-1, 128, 0), models.Invalid, []string{"vcpus"}},
-		{"too big for the host", []Host{oneHost()}, "minimal", size(5, 128, 0), models.Exhausted, []string{"5 vCPUs asked for, 4 left", "also when empty"}},
+		{"too big for the host", []Host{oneHost()}, "minimal", size(5, 128, 0), models.Exhausted, []string{"5 vCPUs needed, 4 left", "also when empty"}},
+		{"no room for its VMM", []Host{heavy}, "minimal", size(1, 128, 0), models.Exhausted, []string{"228 MiB of memory (100 of them for its VMM) needed, 196 left"}},
 		{"full", []Host{full}, "minimal", size(1, 128, 512), models.Exhausted,
-			[]string{"1 vCPUs asked for, 0 left", "128 MiB of memory asked for, 96 left", "512 MiB of disk asked for, 0 left", "destroy"}},
+			[]string{"1 vCPUs needed, 0 left", "128 MiB of memory needed, 96 left", "512 MiB of disk needed, 0 left", "destroy"}},
 	} {
 		_, err := SingleHost(c.hosts, Request{c.template, c.size}, even)
 		e := models.AsError(err)
@@ -84,6 +87,7 @@ func TestSingleHostRefuses(t *testing.T) {
 func TestNeverMoreThanAllowed(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		h := oneHost()
+		h.OverheadMiB = int64(rapid.IntRange(0, 200).Draw(t, "overhead"))
 		over := Overcommit{VCPU: float64(rapid.IntRange(1, 16).Draw(t, "cpu")), Memory: 1, Disk: float64(rapid.IntRange(1, 4).Draw(t, "disk"))}
 		for range 100 {
 			want := models.Size{
@@ -92,7 +96,7 @@ func TestNeverMoreThanAllowed(t *testing.T) {
 				DiskMiB:   rapid.IntRange(512, 4096).Draw(t, "disk"),
 			}
 			_, err := SingleHost([]Host{h}, Request{"minimal", want}, over)
-			next := Room{h.Allotted.VCPUs + int64(want.VCPUs), h.Allotted.MemoryMiB + int64(want.MemoryMiB), h.Allotted.DiskMiB + int64(want.DiskMiB)}
+			next := Room{h.Allotted.VCPUs + int64(want.VCPUs), h.Allotted.MemoryMiB + int64(want.MemoryMiB) + h.OverheadMiB, h.Allotted.DiskMiB + int64(want.DiskMiB)}
 			within := next.VCPUs <= int64(over.VCPU*4) && next.MemoryMiB <= 4096 && next.DiskMiB <= int64(over.Disk*8192)
 			if (err == nil) != within {
 				t.Fatalf("allotted %+v, asked for %+v, overcommit %+v: %v", h.Allotted, want, over, err)

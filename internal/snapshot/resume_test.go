@@ -27,6 +27,9 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/vm/qemu"
 )
 
+// firstOwner is the first of the users that VMMs run as: nobody's on the machine.
+const firstOwner = 0x2000_0000
+
 // patience bounds every wait; it is long because the machine may be busy.
 const patience = 3 * time.Minute
 
@@ -34,19 +37,20 @@ const patience = 3 * time.Minute
 type lab struct {
 	*testing.T
 	driver vm.Driver
+	jailed bool
 	dir    string
 	kernel string
 	image  string
 	store  *Store
 }
 
-func newLab(t *testing.T) *lab {
+func newLab(t *testing.T, jailed bool) *lab {
 	t.Helper()
 	testlane.NeedRoot(t)
 	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
 		testlane.Missing(t, "qemu-system-x86_64 is not installed")
 	}
-	l := &lab{T: t}
+	l := &lab{T: t, jailed: jailed}
 	for name, path := range map[string]*string{"vmlinux": &l.kernel, "images/minimal/rootfs.ext4": &l.image} {
 		abs, err := filepath.Abs(filepath.Join("../../build/guest", name))
 		must(t, err)
@@ -56,7 +60,7 @@ func newLab(t *testing.T) *lab {
 		*path = abs
 	}
 	var err error
-	l.driver, err = qemu.New(t.Context(), qemu.Options{})
+	l.driver, err = qemu.New(t.Context(), qemu.Options{Unjailed: !jailed})
 	must(t, err)
 	l.dir, err = os.MkdirTemp("", "lab") // t.TempDir is too long for unix sockets
 	must(t, err)
@@ -112,6 +116,9 @@ func (l *lab) spec(name, disk string, s slot) vm.Spec {
 	spec := vm.Spec{
 		ID: name, Dir: dir, Kernel: l.kernel, Rootfs: filepath.Join(dir, "rootfs.ext4"), VCPUs: 1, MemoryMiB: 256,
 		NIC: &vm.NIC{TAP: s.tap, MAC: s.mac},
+	}
+	if l.jailed {
+		spec.Jail = &vm.Jail{Owner: firstOwner + uint32(s.mac[5])}
 	}
 	_, err := clone.File(l.ctx(), disk, spec.Rootfs, true)
 	must(l, err)
@@ -248,7 +255,7 @@ const (
 // TestClonesShareNothing makes VMs from one snapshot and holds that each has an identity, an address and random numbers of its own, and that what
 // ran in it goes on.
 func TestClonesShareNothing(t *testing.T) {
-	l := newLab(t)
+	l := newLab(t, true)
 	golden := l.boot(l.slot(1))
 	golden.run("mkdir -p /etc/wrenn/resume.d && cat > /etc/wrenn/resume.d/10-hello <<'X' && chmod 755 /etc/wrenn/resume.d/10-hello\n" + hook + "X")
 	counting, err := golden.guest.Start(l.ctx(), envdclient.Spec{Command: envdclient.Command{Cmd: "/bin/bash", Args: []string{"-c", counter}}, Tag: "counter"})
@@ -366,9 +373,9 @@ func (l *lab) checkNeighbour(s slot) {
 	l.Errorf("%s: neighbours %v", s.tap, list)
 }
 
-// TestSameSandboxGoesOn pauses a sandbox and resumes it as itself: a connection of its goes on where it was, over a new TAP.
+// TestSameSandboxGoesOn pauses a sandbox and resumes it as itself: a connection of its goes on where it was, over a new TAP. Its VMM has no jail.
 func TestSameSandboxGoesOn(t *testing.T) {
-	l := newLab(t)
+	l := newLab(t, false)
 	s := l.slot(1)
 	m := l.boot(s)
 	p := l.peer(s)

@@ -28,7 +28,7 @@ var tapName = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
 // Check is what every driver's Configure does first: it returns an error that names the first
 // thing wrong with s, be it a value or a file. It changes nothing.
 func (s Spec) Check() error {
-	for _, check := range []func(Spec) error{checkNames, checkSize, checkArgs, checkFiles, checkNIC} {
+	for _, check := range []func(Spec) error{checkNames, checkSize, checkArgs, checkFiles, checkNIC, checkOwner, checkReadable} {
 		if err := check(s); err != nil {
 			return fmt.Errorf("vm %s: %w", s.ID, err)
 		}
@@ -39,7 +39,7 @@ func (s Spec) Check() error {
 // CheckRestore is what every driver's Prepare does first: Check, without what a restored VM does not need, and of the files of from. It
 // returns a *Mismatch when from was not made where here holds.
 func (s Spec) CheckRestore(from Image, here Machine) error {
-	for _, check := range []func(Spec) error{checkNames, checkSize, checkDir, checkDisk, checkNIC} {
+	for _, check := range []func(Spec) error{checkNames, checkSize, checkDir, checkDisk, checkNIC, checkOwner} {
 		if err := check(s); err != nil {
 			return fmt.Errorf("vm %s: %w", s.ID, err)
 		}
@@ -194,6 +194,28 @@ func checkNIC(s Spec) error {
 	}
 	if _, err := net.InterfaceByName(s.NIC.TAP); err != nil { // a VMM that runs as root would make it
 		return fmt.Errorf("tap %s: %w", s.NIC.TAP, err)
+	}
+	return nil
+}
+
+func checkOwner(s Spec) error {
+	if s.Jail != nil && s.Jail.Owner == 0 {
+		return errors.New("its jail belongs to root")
+	}
+	return nil
+}
+
+// checkReadable: who is confined must be able to read the kernel, which stays its owner's.
+func checkReadable(s Spec) error {
+	if s.Jail == nil {
+		return nil
+	}
+	kernel, err := os.Stat(s.Kernel)
+	if err != nil {
+		return fmt.Errorf("kernel: %w", err)
+	}
+	if kernel.Mode().Perm()&0o004 == 0 {
+		return fmt.Errorf("kernel %s cannot be read by a VMM of its own user: chmod o+r", s.Kernel)
 	}
 	return nil
 }

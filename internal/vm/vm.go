@@ -14,10 +14,12 @@
 //     and start time, so that a recycled pid is never taken for a VM.
 //   - After a failed Start, and after Stop or Kill returned without error, no process is left.
 //   - Whatever a driver makes lies in Spec.Dir. It removes nothing there: the folder is its caller's.
+//   - A VMM with a Spec.Jail has no capability and no way to get one, sees no file but its own, and its user id finds it
+//     when no record does (vmm.KillStale).
 //   - The guest's serial console is kept, bounded, in Spec.Dir (ReadConsole), also while no agent runs it
 //     may lose output, but never blocks the guest for good or fills the disk.
 //   - A VM's memory is its own: no VM, whatever its guest does, changes the files of the snapshot it came from.
-//     Any number of VMs run from one snapshot, and share the pages that none of them has changed.
+//     Any number of VMs run from one snapshot. Those that need not open its file for writing share the pages that none of them has changed.
 //   - A Snapshot that fails leaves the VM as it was, and no file. A Restore that fails leaves no process.
 package vm
 
@@ -57,6 +59,10 @@ type Info struct {
 	Driver      string // "qemu" or "firecracker"
 	Version     string // as the VMM itself prints it
 	Accelerator string // "kvm" or "tcg"
+	// OverheadMiB is what a VMM takes of its host's memory, at most, beside what its guest has. A cgroup that limits a VM allows for it.
+	OverheadMiB int
+	// Processes is how many processes and threads a VMM has at most, beside one for each virtual processor.
+	Processes int
 }
 
 // Spec is all that a driver needs to boot a VM.
@@ -69,6 +75,14 @@ type Spec struct {
 	MemoryMiB int
 	NIC       *NIC     // nil for none
 	Args      []string // kernel arguments in addition to the driver's own
+	Jail      *Jail    // nil for none: the VMM then runs as this program's user and sees all that it sees
+}
+
+// Jail says whose a VMM is. With one, the VMM runs as a user of its own without any privilege, in namespaces of its own, and sees nothing of
+// the host but its program, its kernel, which it can only read, and its disk.
+type Jail struct {
+	Owner  uint32 // uid and gid, of no other process or file; not 0. Start gives it the disk and the TAP
+	Cgroup string // folder of the cgroup v2 that the VMM is started in; "" for this program's
 }
 
 // NIC is the guest's eth0.
@@ -150,6 +164,7 @@ type Exit struct {
 	Known  bool   // false for an adopted VMM, whose status went to its reaper
 	Asked  bool   // whether Stop or Kill was called first
 	Reason string // in words: the VMM's last error or the guest's panic, if one was seen
+	OOM    bool   // the kernel killed the VMM for going beyond the memory of its cgroup; Reason says so too
 }
 
 // Saved is the durable part of a Running VM.
@@ -159,6 +174,8 @@ type Saved struct {
 	PID       int             `json:"pid"`
 	StartTime uint64          `json:"start_time"` // field 22 of /proc/pid/stat, in clock ticks since boot
 	BootID    string          `json:"boot_id"`    // /proc/sys/kernel/random/boot_id at the start
-	Machine   Machine         `json:"machine"`    // what its snapshots are bound to
+	Cgroup    string          `json:"cgroup,omitempty"`
+	Owner     uint32          `json:"owner,omitempty"` // whom the VMM runs as, in its jail
+	Machine   Machine         `json:"machine"`         // what its snapshots are bound to
 	Private   json.RawMessage `json:"private,omitempty"`
 }

@@ -33,6 +33,7 @@ type Sandbox struct {
 	MemoryMiB     int               `json:"memory_mib"`
 	DiskMiB       int               `json:"disk_mib,omitempty"`
 	Metadata      map[string]string `json:"metadata,omitempty"`
+	Network       NetworkPolicy     `json:"network"` // that is wanted; Client.Network tells whether it is in force
 	HostID        string            `json:"host_id,omitempty"`
 	CreatedAt     time.Time         `json:"created_at"`
 	StartedAt     time.Time         `json:"started_at,omitzero"` // when it first ran
@@ -57,12 +58,13 @@ type CreateSandboxRequest struct {
 	Env       map[string]string `json:"env,omitempty"`        // of every program started in the sandbox
 	Metadata  map[string]string `json:"metadata,omitempty"`   // the caller's own labels
 	Name      string            `json:"name,omitempty"`       // at most 128 characters
+	Network   *NetworkPolicy    `json:"network,omitempty"`    // nil: all public addresses
 }
 
 // CreateSandbox creates a sandbox and returns when it runs. It is never repeated after it was sent. When
 // ctx ends before the answer, the creation goes on: look for it with ListSandboxes.
 func (c *Client) CreateSandbox(ctx context.Context, req CreateSandboxRequest) (*Sandbox, error) {
-	if err := encodable("template, name, env and metadata", req.texts()); err != nil {
+	if err := encodable("template, name, env, metadata and network", req.texts()); err != nil {
 		return nil, err
 	}
 	var s Sandbox
@@ -74,7 +76,10 @@ func (c *Client) CreateSandbox(ctx context.Context, req CreateSandboxRequest) (*
 
 func (r CreateSandboxRequest) texts() iter.Seq[string] {
 	return func(yield func(string) bool) {
-		_ = yield(r.Template) && yield(r.Name) && entries(r.Env, yield) && entries(r.Metadata, yield)
+		if !yield(r.Template) || !yield(r.Name) || !entries(r.Env, yield) || !entries(r.Metadata, yield) || r.Network == nil {
+			return
+		}
+		r.Network.texts()(yield)
 	}
 }
 

@@ -19,7 +19,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -39,10 +38,10 @@ import (
 type Config struct {
 	Dir     string // the agent's own folder; sandboxes lie in Dir/sandboxes
 	Kernel  string // guest kernel, an uncompressed ELF
-	DNS     []netip.Addr
 	Driver  vm.Driver
 	Network *network.Network
 	Images  *filesystem.Store
+	Jails   *Jails // how VMMs are confined; nil for not at all
 	Logger  *slog.Logger
 }
 
@@ -52,7 +51,8 @@ type Agent struct {
 	log     *slog.Logger
 	lock    *os.File // held while the agent lives: one agent a folder
 	changes *hub
-	tasks   sync.WaitGroup // watchers of VMs, and creates and destroys under way
+	tasks   sync.WaitGroup     // watchers of VMs, the journals, and creates and destroys under way
+	end     context.CancelFunc // of what goes on as long as the agent
 
 	mu        sync.Mutex // guards what follows
 	sandboxes map[id.Sandbox]*sandbox
@@ -69,14 +69,16 @@ func Open(ctx context.Context, cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	life, end := context.WithCancel(context.Background())
 	a := &Agent{
-		cfg: cfg, log: cfg.Logger, lock: lock, changes: newHub(),
+		cfg: cfg, log: cfg.Logger, lock: lock, changes: newHub(), end: end,
 		sandboxes: map[id.Sandbox]*sandbox{},
 	}
 	if err := a.takeOver(ctx); err != nil {
 		_ = a.Close()
 		return nil, err
 	}
+	a.tasks.Go(func() { a.keepJournals(life) })
 	return a, nil
 }
 
@@ -85,13 +87,14 @@ func Open(ctx context.Context, cfg Config) (*Agent, error) {
 func (a *Agent) Close() error {
 	a.mu.Lock()
 	a.closed = true
-	all := slices.Collect(maps.Values(a.sandboxes))
 	a.mu.Unlock()
-	for _, s := range all {
+	a.end()
+	for _, s := range a.all() {
 		s.abandon()
 	}
 	a.changes.close()
 	a.tasks.Wait()
+	a.saveJournals()
 	return a.lock.Close()
 }
 
@@ -106,9 +109,7 @@ func (a *Agent) Sandbox(sb id.Sandbox) (Sandbox, error) {
 
 // Sandboxes returns all that the host holds, oldest first.
 func (a *Agent) Sandboxes() []Sandbox {
-	a.mu.Lock()
-	all := slices.Collect(maps.Values(a.sandboxes))
-	a.mu.Unlock()
+	all := a.all()
 	views := make([]Sandbox, len(all))
 	for i, s := range all {
 		views[i] = s.view()
@@ -129,6 +130,12 @@ func (a *Agent) Console(sb id.Sandbox) ([]byte, error) {
 		return nil, notFound
 	}
 	return text, err
+}
+
+func (a *Agent) all() []*sandbox {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Collect(maps.Values(a.sandboxes))
 }
 
 func (a *Agent) find(sb id.Sandbox) (*sandbox, error) {

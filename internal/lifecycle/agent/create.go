@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -36,6 +35,7 @@ type Request struct {
 	Template string
 	Size     models.Size
 	Env      map[string]string // of every process started in it
+	Network  models.NetworkPolicy
 }
 
 // Create makes a sandbox and returns once its envd has answered. After an error nothing
@@ -91,6 +91,9 @@ func (a *Agent) check(req Request) (filesystem.Template, error) {
 	if _, err := id.ParseSandbox(string(req.ID)); err != nil {
 		return filesystem.Template{}, models.Errorf(models.Invalid, "%v", err)
 	}
+	if err := models.CheckNetwork(req.Network, anything); err != nil {
+		return filesystem.Template{}, err
+	}
 	return a.cfg.Images.Template(req.Template)
 }
 
@@ -106,7 +109,7 @@ func (a *Agent) enter(req Request) (s *sandbox, isNew bool, err error) {
 	}
 	s = newSandbox(record{
 		Sandbox: req.ID, State: Starting, Template: req.Template, Size: req.Size,
-		Slot: -1, Token: newToken(), CreatedAt: time.Now().UTC(),
+		Slot: -1, Token: newToken(), CreatedAt: time.Now().UTC(), Network: &req.Network,
 	})
 	s.turn <- struct{}{}
 	a.sandboxes[req.ID] = s
@@ -167,6 +170,7 @@ func (a *Agent) prepare(ctx context.Context, s *sandbox, clock *stopwatch) error
 	if err != nil {
 		return err
 	}
+	s.update(func(r *record) { r.Owner = slot.Owner })
 	rec := s.hold(slot)
 	if err := os.MkdirAll(a.runDir(s.id), 0o700); err != nil {
 		return fmt.Errorf("make the folder of %s: %w", s.id, err)
@@ -190,7 +194,7 @@ func (a *Agent) provide(ctx context.Context, s *sandbox, tmpl filesystem.Templat
 	})
 	group.Go(func() (err error) {
 		slot, _ := s.holds() // prepare took it
-		link, err = a.cfg.Network.Attach(ctx, s.id, slot, network.DefaultPolicy)
+		link, err = a.cfg.Network.Attach(ctx, s.id, slot, rules(s.policy()))
 		return err
 	})
 	err := group.Wait()
@@ -203,11 +207,15 @@ func (a *Agent) provide(ctx context.Context, s *sandbox, tmpl filesystem.Templat
 // start boots the VM and records its process.
 func (a *Agent) start(ctx context.Context, s *sandbox, link network.Link) error {
 	size := s.view().Size
+	jail, err := a.jail(s)
+	if err != nil {
+		return err
+	}
 	configured, err := a.cfg.Driver.Configure(ctx, vm.Spec{
 		ID: string(s.id), Dir: a.runDir(s.id), Kernel: a.cfg.Kernel, Rootfs: a.diskPath(s.id),
 		VCPUs: size.VCPUs, MemoryMiB: size.MemoryMiB,
 		NIC:  &vm.NIC{TAP: link.TAP, MAC: link.MAC},
-		Args: a.kernelArgs(s.id, link),
+		Args: kernelArgs(s.id, link), Jail: jail,
 	})
 	if err != nil {
 		return fmt.Errorf("configure the VM: %w", err)
@@ -279,6 +287,8 @@ func (a *Agent) explain(s *sandbox, err error) error {
 		return err
 	case machine == nil:
 		return models.Errorf(models.Internal, "the sandbox's VM could not be made").WithCause(err)
+	case errors.Is(err, errDied) && machine.Exit().OOM:
+		return models.Errorf(models.Exhausted, "the sandbox did not boot: %s", machine.Exit().Reason).WithCause(err)
 	case errors.Is(err, errDied):
 		return a.notBooted(s, machine.Exit().Reason, err)
 	case told && coded.Code != models.Deadline && coded.Code != models.Unavailable:
@@ -303,24 +313,13 @@ func (a *Agent) consoleTail(sb id.Sandbox) string {
 	return strings.Join(lines[max(0, len(lines)-5):], " | ")
 }
 
-func (a *Agent) kernelArgs(sb id.Sandbox, link network.Link) []string {
-	args := []string{
+func kernelArgs(sb id.Sandbox, link network.Link) []string {
+	return []string{
 		"wrenn.hostname=" + string(sb),
 		"wrenn.ip=" + link.Guest.String(),
 		"wrenn.gw=" + link.Gateway.String(),
+		"wrenn.dns=" + link.Gateway.String(), // see Names
 	}
-	if len(a.cfg.DNS) > 0 {
-		args = append(args, "wrenn.dns="+joinAddrs(a.cfg.DNS))
-	}
-	return args
-}
-
-func joinAddrs(addrs []netip.Addr) string {
-	texts := make([]string, len(addrs))
-	for i, addr := range addrs {
-		texts[i] = addr.String()
-	}
-	return strings.Join(texts, ",")
 }
 
 func (a *Agent) diskPath(sb id.Sandbox) string { return filepath.Join(a.dir(sb), "rootfs.ext4") }

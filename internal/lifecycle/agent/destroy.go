@@ -78,8 +78,11 @@ func (a *Agent) dismantle(ctx context.Context, s *sandbox) error {
 	if guest != nil {
 		guest.Close()
 	}
-	if err := a.kill(ctx, s.id, machine); err != nil {
+	if err := a.kill(ctx, s, machine); err != nil {
 		return fmt.Errorf("kill the VM of %s: %w", s.id, err)
+	}
+	if err := a.removeGroup(ctx, s); err != nil {
+		return err
 	}
 	a.keepConsole(s)
 	if err := a.cfg.Network.Detach(ctx, s.id); err != nil {
@@ -96,10 +99,10 @@ func (a *Agent) dismantle(ctx context.Context, s *sandbox) error {
 }
 
 // kill ends the sandbox's VMM: the one that is held, or, after a crash that may have come before its
-// process was recorded, whatever was started for the sandbox's folder.
-func (a *Agent) kill(ctx context.Context, sb id.Sandbox, machine vm.Running) error {
+// process was recorded, whatever was started for the sandbox's folder, or runs as its user.
+func (a *Agent) kill(ctx context.Context, s *sandbox, machine vm.Running) error {
 	if machine == nil {
-		return vmm.KillStale(ctx, a.runDir(sb))
+		return vmm.KillStale(ctx, a.runDir(s.id), a.ownerOf(s))
 	}
 	_, err := machine.Kill()
 	return err

@@ -23,13 +23,24 @@ type record struct {
 	Reason    string        `json:"reason,omitempty"`
 	Template  string        `json:"template"`
 	Size      models.Size   `json:"size"`
-	Slot      int           `json:"slot"` // of the network; -1 for none
+	Slot      int           `json:"slot"`            // of the network; -1 for none
+	Owner     uint32        `json:"owner,omitempty"` // user of the VMM; 0 for none of its own
 	Token     string        `json:"token"`
 	VM        *vm.Saved     `json:"vm,omitempty"`
 	CreatedAt time.Time     `json:"created_at"`
 	Steps     []models.Step `json:"steps,omitempty"`
 	Envd      string        `json:"envd,omitempty"` // version
 	Guest     string        `json:"guest,omitempty"`
+
+	Network *models.NetworkPolicy `json:"network,omitempty"` // nil in one by an agent that knew of none
+}
+
+// policy returns the network policy of the sandbox.
+func (r record) policy() models.NetworkPolicy {
+	if r.Network == nil {
+		return models.DefaultNetwork()
+	}
+	return *r.Network
 }
 
 func recordPath(dir string) string { return filepath.Join(dir, "record.json") }

@@ -33,6 +33,8 @@ type rig struct {
 	driver *driver
 	net    *network.Network
 	agent  *Agent
+	jails  *Jails
+	owners uint32
 }
 
 func newRig(t *testing.T) *rig {
@@ -65,13 +67,13 @@ func (r *rig) open() {
 		r.t.Fatal(err)
 	}
 	err = netns.Do(r.netns, func() (err error) {
-		r.net, err = network.Open(ctx, network.Config{Subnet: netip.MustParsePrefix("10.0.0.0/24"), Logger: log})
+		r.net, err = network.Open(ctx, network.Config{Subnet: netip.MustParsePrefix("10.0.0.0/24"), OwnerBase: r.owners, Logger: log})
 		return err
 	})
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.agent, err = Open(ctx, Config{Dir: r.dir, Kernel: "/kernel", Driver: r.driver, Network: r.net, Images: images, Logger: log})
+	r.agent, err = Open(ctx, Config{Dir: r.dir, Kernel: "/kernel", Driver: r.driver, Network: r.net, Images: images, Jails: r.jails, Logger: log})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -142,15 +144,18 @@ type driver struct {
 	vm.Driver              // for what an agent does not call
 	configureErr, startErr error
 	dies                   bool          // VMs end while they boot
+	exit                   vm.Exit       // with which they do
 	hold                   chan struct{} // envd's first answer waits until it is closed, if not nil
 
 	mu  sync.Mutex // guards all
 	all map[string]*machine
 	ids int
+
+	specs map[string]vm.Spec // by folder
 }
 
 func newDriver(t *testing.T) *driver {
-	d := &driver{all: map[string]*machine{}}
+	d := &driver{all: map[string]*machine{}, specs: map[string]vm.Spec{}, exit: vm.Exit{Reason: "Kernel panic - not syncing: test"}}
 	t.Cleanup(func() {
 		for _, m := range d.running() {
 			m.end(vm.Exit{})
@@ -173,6 +178,12 @@ func (d *driver) Adopt(_ context.Context, saved vm.Saved) (vm.Running, error) {
 		return nil, vm.ErrGone
 	}
 	return m, nil
+}
+
+func (d *driver) spec(dir string) vm.Spec {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.specs[dir]
 }
 
 func (d *driver) running() []*machine {
@@ -210,9 +221,9 @@ func (c configured) Start(context.Context) (vm.Running, error) {
 		}
 		w.WriteHeader(http.StatusNoContent)
 	}))
-	c.d.all[c.spec.Dir] = m
+	c.d.all[c.spec.Dir], c.d.specs[c.spec.Dir] = m, c.spec
 	if c.d.dies {
-		m.end(vm.Exit{Reason: "Kernel panic - not syncing: test"})
+		m.end(c.d.exit)
 	}
 	return m, nil
 }

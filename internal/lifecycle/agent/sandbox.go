@@ -10,6 +10,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/network"
+	"github.com/wrenn-sandbox/wrenn/internal/network/journal"
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
 )
 
@@ -36,6 +37,7 @@ type Sandbox struct {
 	Steps       []models.Step
 	Guest       string // address
 	EnvdVersion string
+	Network     models.NetworkPolicy // in force
 }
 
 // sandbox is the live side of a record.
@@ -48,6 +50,11 @@ type sandbox struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 
+	// network is held for writing while the network policy changes, and for reading by what must not go on under another one.
+	network sync.RWMutex
+	pins    pins
+	journal *journal.Journal
+
 	mu    sync.Mutex // guards what follows
 	rec   record
 	slot  *network.Slot      // nil until held
@@ -57,7 +64,7 @@ type sandbox struct {
 
 func newSandbox(rec record) *sandbox {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &sandbox{id: rec.Sandbox, rec: rec, turn: make(chan struct{}, 1), ctx: ctx, cancel: cancel}
+	return &sandbox{id: rec.Sandbox, rec: rec, turn: make(chan struct{}, 1), ctx: ctx, cancel: cancel, journal: journal.New()}
 }
 
 // acquire waits for the turn to change the sandbox; release gives it back.
@@ -78,6 +85,7 @@ func (s *sandbox) view() Sandbox {
 	return Sandbox{
 		ID: s.id, State: s.rec.State, Reason: s.rec.Reason, Template: s.rec.Template, Size: s.rec.Size,
 		CreatedAt: s.rec.CreatedAt, Steps: slices.Clone(s.rec.Steps), Guest: s.rec.Guest, EnvdVersion: s.rec.Envd,
+		Network: s.rec.policy(),
 	}
 }
 

@@ -10,7 +10,6 @@ import (
 
 	"github.com/wrenn-sandbox/wrenn/internal/durable"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
-	"github.com/wrenn-sandbox/wrenn/internal/network"
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
 )
 
@@ -59,6 +58,7 @@ func (a *Agent) recall(sb id.Sandbox) *sandbox {
 		rec = record{Sandbox: sb, State: Stopping, Slot: -1}
 	}
 	s := newSandbox(rec)
+	a.recallJournal(s)
 	a.mu.Lock()
 	a.sandboxes[sb] = s
 	a.mu.Unlock()
@@ -93,13 +93,13 @@ func (a *Agent) adopt(ctx context.Context, s *sandbox) error {
 	if rec.VM == nil || !held {
 		return a.fail(s, "its record names no VM")
 	}
-	if _, err := a.cfg.Network.Attach(ctx, s.id, slot, network.DefaultPolicy); err != nil {
+	if _, err := a.cfg.Network.Attach(ctx, s.id, slot, rules(s.policy())); err != nil {
 		return fmt.Errorf("re-attach the network of %s: %w", s.id, err)
 	}
 	machine, err := a.cfg.Driver.Adopt(ctx, *rec.VM)
 	switch {
 	case errors.Is(err, vm.ErrGone):
-		return a.fail(s, "its VM ended while the host agent was down")
+		return a.fail(s, a.whyGone(rec))
 	case err != nil:
 		return fmt.Errorf("adopt the VM of %s: %w", s.id, err)
 	}

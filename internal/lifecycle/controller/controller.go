@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -31,6 +32,7 @@ type Store interface {
 	CreateSandbox(ctx context.Context, n db.NewSandbox, place db.PlaceFunc) (models.Sandbox, error)
 	Transition(ctx context.Context, c db.Change) (models.Sandbox, error)
 	Sandbox(ctx context.Context, account id.Account, sb id.Sandbox) (models.Sandbox, error)
+	ChangeNetwork(ctx context.Context, account id.Account, sb id.Sandbox, by db.By, change db.NetworkFunc) (models.Sandbox, error)
 }
 
 // Limits of operations. The zero value of each means its default.
@@ -63,6 +65,8 @@ type Options struct {
 	Log        *slog.Logger
 	Limits     Limits
 	Overcommit scheduler.Overcommit // zero for the default
+
+	PrivateNetworks []netip.Prefix // that policies of sandboxes may allow
 }
 
 // Controller carries out operations. All methods may be called at the same time.
@@ -85,6 +89,7 @@ func New(opts Options) *Controller {
 	}
 	base, cancel := context.WithCancel(context.Background())
 	clients := &guests{dial: opts.Fleet.dial, kept: map[id.Sandbox]*guest{}}
+	opts.Fleet.whenLost(clients.idle)
 	return &Controller{Options: opts, guests: clients, base: base, cancel: cancel}
 }
 

@@ -30,9 +30,10 @@ type Request struct {
 	Env      map[string]string
 	Metadata map[string]string
 	Name     string
+	Network  models.NetworkPolicy
 }
 
-// Create makes a sandbox and returns it once it runs. When it is refused (Invalid, NotFound,
+// Create makes a sandbox and returns it once it runs. When it is refused (Invalid, Forbidden, NotFound,
 // Exhausted, or Unavailable for want of a host) nothing is left; when it fails the
 // sandbox is left in state error with the reason. It goes on when ctx ends.
 func (c *Controller) Create(ctx context.Context, by By, r Request) (models.Sandbox, error) {
@@ -40,6 +41,9 @@ func (c *Controller) Create(ctx context.Context, by By, r Request) (models.Sandb
 }
 
 func (c *Controller) create(ctx context.Context, by By, r Request) (models.Sandbox, error) {
+	if err := models.CheckNetwork(r.Network, c.PrivateNetworks); err != nil {
+		return models.Sandbox{}, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, c.Limits.Create)
 	defer cancel()
 	began := time.Now()
@@ -59,7 +63,7 @@ func (c *Controller) create(ctx context.Context, by By, r Request) (models.Sandb
 func (c *Controller) insert(ctx context.Context, by By, r Request) (models.Sandbox, error) {
 	n := db.NewSandbox{
 		Account: by.Account, Name: r.Name, Template: r.Template, Metadata: r.Metadata,
-		By: by.db(), Within: c.Limits.Create + writeLimit,
+		Network: r.Network, By: by.db(), Within: c.Limits.Create + writeLimit,
 	}
 	up := c.Fleet.reachable()
 	place := func(hosts []db.HostUse) (db.Placement, error) {
@@ -83,9 +87,9 @@ func views(hosts []db.HostUse, up map[id.Host]bool) []scheduler.Host {
 			continue // no agent address of this control plane leads to it
 		}
 		v := scheduler.Host{
-			ID: h.ID, Reachable: reachable,
+			ID: h.ID, Reachable: reachable, OverheadMiB: h.OverheadMiB,
 			Capacity: scheduler.Room{VCPUs: int64(h.VCPUs), MemoryMiB: h.MemoryMiB, DiskMiB: h.DiskMiB},
-			Allotted: scheduler.Room{VCPUs: h.Use.VCPUs, MemoryMiB: h.Use.MemoryMiB, DiskMiB: h.Use.DiskMiB},
+			Allotted: scheduler.Room{VCPUs: h.Use.VCPUs, MemoryMiB: h.Use.MemoryMiB + h.Use.Sandboxes*h.OverheadMiB, DiskMiB: h.Use.DiskMiB},
 		}
 		for _, t := range h.Templates {
 			v.Templates = append(v.Templates, scheduler.Template{
@@ -103,7 +107,7 @@ func (c *Controller) callCreate(ctx context.Context, sb models.Sandbox, env map[
 		return nil, err
 	}
 	began := time.Now()
-	made, err := client.Create(ctx, hostclient.NewSandbox{ID: sb.ID, Template: sb.Template, Size: sb.Size, Env: env})
+	made, err := client.Create(ctx, hostclient.NewSandbox{ID: sb.ID, Template: sb.Template, Size: sb.Size, Env: env, Network: sb.Network})
 	if err != nil {
 		return nil, err
 	}

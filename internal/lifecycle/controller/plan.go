@@ -18,6 +18,7 @@ const (
 	markStart remedy = "mark_start" // it runs, and who had it made has not said so
 	finish    remedy = "finish"     // the destroy that somebody began
 	remove    remedy = "remove"     // from the host: no row wants it there
+	enforce   remedy = "enforce"    // the network policy of its row
 )
 
 // gap is a sandbox whose row and host differ.
@@ -62,7 +63,7 @@ func compare(row db.Row, s sighting, here bool, now time.Time, p patience) remed
 	settled := here && now.Sub(s.since) >= p.settle
 	switch row.State {
 	case models.Running:
-		return compareRunning(s, here)
+		return compareRunning(row, s, here)
 	case models.Starting:
 		if s.State == hostclient.Running && settled {
 			return markStart
@@ -87,12 +88,14 @@ func compare(row db.Row, s sighting, here bool, now time.Time, p patience) remed
 	return ""
 }
 
-func compareRunning(s sighting, here bool) remedy {
+func compareRunning(row db.Row, s sighting, here bool) remedy {
 	switch {
 	case !here:
 		return ask // the row may be newer than the last message of the watch
 	case s.State == hostclient.Failed:
 		return markFail
+	case s.State == hostclient.Running && s.NetworkGeneration < row.NetworkGeneration:
+		return enforce
 	default:
 		return ""
 	}

@@ -78,6 +78,35 @@ func TestCompare(t *testing.T) {
 	}
 }
 
+// TestPlanNetwork: a host that enforces an older policy is told of the newer one.
+func TestPlanNetwork(t *testing.T) {
+	now := time.Now()
+	for _, c := range []struct {
+		state        models.State
+		host         hostclient.State
+		wanted, seen int64
+		want         remedy
+	}{
+		{models.Running, hostclient.Running, 2, 2, ""},
+		{models.Running, hostclient.Running, 2, 1, enforce},
+		{models.Running, hostclient.Running, 1, 0, enforce}, // by an agent that knew of no policies
+		{models.Running, hostclient.Running, 2, 3, ""},      // the row is older than the change
+		{models.Running, hostclient.Failed, 2, 1, markFail},
+		{models.Starting, hostclient.Running, 2, 1, ""},
+		{models.Stopping, hostclient.Running, 2, 1, ""},
+	} {
+		row := db.Row{ID: "sb-00000001", Host: "host-00000001", State: c.state, NetworkGeneration: c.wanted}
+		s := sighting{Sandbox: hostclient.Sandbox{ID: row.ID, State: c.host, NetworkGeneration: c.seen}, since: now}
+		var got remedy
+		for _, g := range plan("host-00000001", []db.Row{row}, map[id.Sandbox]sighting{row.ID: s}, now, patience{settle: time.Second, grace: time.Second}) {
+			got = g.remedy
+		}
+		if got != c.want {
+			t.Errorf("%+v: %q", c, got)
+		}
+	}
+}
+
 // TestPlanStrays: what a host has and no row wants there is removed, after the grace.
 func TestPlanStrays(t *testing.T) {
 	now := time.Now()

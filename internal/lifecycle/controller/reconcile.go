@@ -21,6 +21,7 @@ type ReconcileStore interface {
 	Lead(ctx context.Context) (*db.Lease, error)
 	RowsForHost(ctx context.Context, h id.Host, observed []id.Sandbox) ([]db.Row, error)
 	Homeless(ctx context.Context) ([]db.Row, error)
+	SandboxOfAny(ctx context.Context, sb id.Sandbox) (models.Sandbox, error)
 }
 
 // Pace of a Reconciler. The zero value of each means its default.
@@ -205,6 +206,8 @@ func (r *Reconciler) close(ctx context.Context, client *hostclient.Client, h id.
 		r.log.Info("destroy finished for whoever began it", "sandbox_id", g.id)
 		_, err := r.c.freed(ctx, system, sb)
 		return err
+	case enforce:
+		return r.enforce(ctx, client, g.id)
 	default:
 		r.log.Warn("removing a sandbox that no row wants", "sandbox_id", g.id, "host_id", h, "state", string(g.seen.State))
 		return r.c.free(ctx, h, g.id)
@@ -262,6 +265,19 @@ func (r *Reconciler) started(ctx context.Context, sb models.Sandbox, seen hostcl
 		r.log.Info("sandbox found running", "sandbox_id", sb.ID)
 	}
 	return err
+}
+
+// enforce has the host put the policy of a sandbox in force, as it is by now.
+func (r *Reconciler) enforce(ctx context.Context, client *hostclient.Client, sb id.Sandbox) error {
+	row, err := r.store.SandboxOfAny(ctx, sb)
+	if err != nil || row.State != models.Running {
+		return err
+	}
+	if err := apply(ctx, client, row); err != nil {
+		return err
+	}
+	r.log.Info("network policy put in force", "sandbox_id", sb, "generation", row.Network.Generation)
+	return nil
 }
 
 // adoptHomeless ends the rows that no host can answer for.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/vmm"
 )
 
 // attemptLimit bounds one attempt to connect to the guest. An attempt made before the guest's driver is up waits
@@ -52,11 +53,11 @@ func (v *VM) dial(ctx context.Context, port uint32) (net.Conn, error) {
 func (v *VM) attempt(ctx context.Context, port uint32) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, attemptLimit)
 	defer cancel()
-	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", v.files.vsock)
+	conn, err := vmm.Dial(ctx, v.files.root, vsockSocket)
 	if err != nil {
 		return nil, err
 	}
-	l, err := v.links.add(conn.(*net.UnixConn))
+	l, err := v.links.add(conn)
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}

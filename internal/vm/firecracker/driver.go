@@ -2,11 +2,13 @@
 //
 // A VM is one firecracker process in the VM's folder:
 //
-//	api.sock      its API, used to configure and start it
-//	vsock.sock    Dial's way to the guest: CONNECT <port>\n, answered by OK <n>\n
 //	console.pipe  its standard output, the guest's serial console
 //	log.pipe      its log and its standard error, kept in vmm.log
 //	metrics.pipe  its metrics
+//	memory.base, memory.tracked  what the next snapshot can begin with (files.go)
+//	root          its jail (jail.go), or a link to the folder itself where the operator wants no jails. In it:
+//	  api.sock    its API, used to configure and start it
+//	  vsock.sock  Dial's way to the guest: CONNECT <port>\n, answered by OK <n>\n
 //
 // All output goes through named pipes, never to files, as Firecracker bounds none of its files. The process holds each pipe
 // for reading and writing and without blocking: while no agent reads, what does not fit into a pipe's 64 KiB is
@@ -15,7 +17,9 @@
 package firecracker
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os/exec"
 	"path/filepath"
@@ -39,36 +43,71 @@ const versionLimit = 30 * time.Second
 // Options are what New needs to know of the host.
 type Options struct {
 	Binary string // the firecracker executable; empty for the one on the PATH
+	Jailer string // the jailer of the same release; empty for the one on the PATH
+	// Unjailed allows VMs without a Spec.Jail, and no others: Firecracker runs as this program's user. No jailer is needed then.
+	Unjailed bool
 }
 
 // Driver is a vm.Driver. It does not judge whether KVM is usable, which package kvm does: on a
 // host where it is not, Start fails with Firecracker's words.
 type Driver struct {
 	binary string
+	jailer string // "" if Unjailed
 	info   vm.Info
 	since  version // of info
 }
 
-// New returns a driver for the executable that o names, after asking its version. Without an executable the
+// What a Firecracker takes beside its guest's memory, in MiB: TestOverheadFirecracker holds it. Besides the threads of the processors it has
+// three, and its jailer one.
+const overheadMiB, processes = 24, 8
+
+// New returns a driver for the executables that o names, after asking their versions. Without one of them the
 // error is exec.ErrNotFound.
 func New(ctx context.Context, o Options) (*Driver, error) {
-	name := o.Binary
-	if name == "" {
-		name = Name
-	}
-	found, err := exec.LookPath(name)
+	binary, version, err := find(ctx, cmp.Or(o.Binary, Name), "Firecracker ")
 	if err != nil {
 		return nil, fmt.Errorf("find firecracker: %w", err)
 	}
-	binary, err := filepath.Abs(found)
-	if err != nil {
-		return nil, fmt.Errorf("find firecracker: %w", err)
-	}
-	line, since, err := askVersion(ctx, binary)
+	since, err := parseVersion(version)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", binary, err)
 	}
-	return &Driver{binary: binary, info: vm.Info{Driver: Name, Version: line, Accelerator: "kvm"}, since: since}, nil
+	d := &Driver{binary: binary, since: since, info: vm.Info{
+		Driver: Name, Version: version, Accelerator: "kvm", OverheadMiB: overheadMiB, Processes: processes,
+	}}
+	if o.Unjailed {
+		return d, nil
+	}
+	jailer, its, err := find(ctx, cmp.Or(o.Jailer, "jailer"), "Jailer ")
+	if err != nil {
+		return nil, fmt.Errorf("find firecracker's jailer: %w", err)
+	}
+	if strings.TrimPrefix(its, "Jailer ") != strings.TrimPrefix(version, "Firecracker ") {
+		return nil, fmt.Errorf("%s and %s are not of the same release", version, its)
+	}
+	d.jailer = jailer
+	return d, nil
+}
+
+// find returns the path of an executable itself, and what it says when asked for its version.
+func find(ctx context.Context, name, says string) (path, version string, err error) {
+	if path, err = exec.LookPath(name); err != nil {
+		return "", "", err
+	}
+	if path, err = filepath.EvalSymlinks(path); err == nil {
+		path, err = filepath.Abs(path)
+	}
+	if err != nil {
+		return "", "", err
+	}
+	version, err = askVersion(ctx, path)
+	if err == nil && !strings.HasPrefix(version, says) {
+		err = fmt.Errorf("it says %q when asked for its version", vm.Printable(version))
+	}
+	if err != nil {
+		return "", "", fmt.Errorf("%s: %w", path, err)
+	}
+	return path, version, nil
 }
 
 // Info says what New found out.
@@ -85,11 +124,21 @@ func (d *Driver) Configure(_ context.Context, spec vm.Spec) (vm.Configured, erro
 	if line := cmdline(spec.Args); len(line) > maxCmdline {
 		return nil, fmt.Errorf("configure %s: a kernel command line of %d bytes is longer than %d", spec.ID, len(line), maxCmdline)
 	}
+	if err := d.checkJail(spec); err != nil {
+		return nil, fmt.Errorf("configure %s: %w", spec.ID, err)
+	}
 	files := filesOf(spec.Dir)
-	if err := files.prepare(spec.Rootfs); err != nil {
+	if err := files.prepare(d.jailRoot(spec), spec.Rootfs); err != nil {
 		return nil, fmt.Errorf("configure %s: %w", spec.ID, err)
 	}
 	return &configured{driver: d, spec: spec, files: files}, nil
+}
+
+func (d *Driver) checkJail(spec vm.Spec) error {
+	if (spec.Jail == nil) != (d.jailer == "") {
+		return errors.New("it has a jail and the driver was opened without, or the reverse")
+	}
+	return nil
 }
 
 // instanceID is what Firecracker takes as --id (validate_instance_id of its src/utils/src/validators.rs), ASCII only.
@@ -104,17 +153,16 @@ func (v version) atLeast(major, minor int) bool {
 	return v.major > major || v.major == major && v.minor >= minor
 }
 
-// askVersion returns the first line of `firecracker --version`, and what it says.
-func askVersion(ctx context.Context, binary string) (string, version, error) {
+// askVersion returns the first line of what `--version` prints.
+func askVersion(ctx context.Context, binary string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, versionLimit)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, binary, "--version").Output()
 	if err != nil {
-		return "", version{}, fmt.Errorf("ask for the version: %w", err)
+		return "", fmt.Errorf("ask for the version: %w", err)
 	}
 	line, _, _ := strings.Cut(string(out), "\n")
-	v, err := parseVersion(line)
-	return line, v, err
+	return line, nil
 }
 
 func parseVersion(line string) (version, error) {

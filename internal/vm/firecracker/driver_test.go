@@ -19,6 +19,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/testlane"
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
 	"github.com/wrenn-sandbox/wrenn/internal/vm/firecracker"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/firecracker/fctest"
 	"github.com/wrenn-sandbox/wrenn/internal/vm/vmm"
 	"github.com/wrenn-sandbox/wrenn/internal/vm/vmtest"
 )
@@ -42,9 +43,9 @@ func TestNew(t *testing.T) {
 		"QEMU emulator":           `it says "QEMU emulator" when asked for its version`,
 		"":                        `it says "" when asked`,
 	} {
-		d, err := firecracker.New(t.Context(), firecracker.Options{Binary: script(t, version, "")})
+		d, err := firecracker.New(t.Context(), firecracker.Options{Binary: script(t, version, ""), Unjailed: true})
 		switch {
-		case want == "" && (err != nil || d.Info() != vm.Info{Driver: "firecracker", Version: version, Accelerator: "kvm"}):
+		case want == "" && (err != nil || d.Info().Driver != "firecracker" || d.Info().Version != version || d.Info().Accelerator != "kvm"):
 			t.Errorf("%q: %+v, %v", version, d, err)
 		case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
 			t.Errorf("%q: %v, want %q", version, err, want)
@@ -55,6 +56,34 @@ func TestNew(t *testing.T) {
 	}
 	if _, err := firecracker.New(t.Context(), firecracker.Options{Binary: "false"}); err == nil {
 		t.Error("an executable that fails was taken")
+	}
+}
+
+// TestNewNeedsTheJailer holds that there is no jail without the jailer of the same release, and no Firecracker without a jail unless it is asked for.
+func TestNewNeedsTheJailer(t *testing.T) {
+	binary := script(t, "Firecracker v1.10.1", "")
+	for jailer, want := range map[string]string{
+		script(t, "Jailer v1.10.1", ""):      "",
+		script(t, "Jailer v1.9.0", ""):       "not of the same release",
+		script(t, "Firecracker v1.10.1", ""): "when asked for its version",
+		"no-such-program":                    "find firecracker's jailer",
+	} {
+		_, err := firecracker.New(t.Context(), firecracker.Options{Binary: binary, Jailer: jailer})
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+	strict, kernel := fake(t)
+	spec := vmtest.GuestSpec(t, kernel)
+	spec.Jail = &vm.Jail{Owner: 1 << 20}
+	if _, err := newUnjailed(t, strict).Configure(t.Context(), spec); err == nil {
+		t.Error("a VM with a jail was taken by a driver without a jailer")
+	}
+	d, err := firecracker.New(t.Context(), firecracker.Options{Binary: strict, Jailer: filepath.Join(filepath.Dir(strict), "jailer")})
+	must(t, err)
+	spec.Jail = nil
+	if _, err := d.Configure(t.Context(), spec); err == nil {
+		t.Error("a VM without a jail was taken, which nobody had allowed")
 	}
 }
 
@@ -91,9 +120,9 @@ func TestStartFails(t *testing.T) {
 		"PUT /actions with 400: cannot load":           {strict, func(s vm.Spec) { must(t, os.WriteFile(s.Kernel, []byte("text"), 0o600)) }},
 	} {
 		spec := vmtest.GuestSpec(t, kernel)
-		spec.Kernel = filepath.Join(spec.Dir, "vmlinux")
+		spec.Jail, spec.Kernel = nil, filepath.Join(spec.Dir, "vmlinux")
 		must(t, os.WriteFile(spec.Kernel, stubKernel(t), 0o600))
-		configured, err := newDriver(t, c.binary).Configure(t.Context(), spec)
+		configured, err := newUnjailed(t, c.binary).Configure(t.Context(), spec)
 		must(t, err)
 		if c.spoil != nil {
 			c.spoil(spec)
@@ -103,9 +132,34 @@ func TestStartFails(t *testing.T) {
 			t.Errorf("error %v, want %q", err, want)
 		}
 		cancel()
-		if left, err := vmm.Find(spec.Dir); err != nil || len(left) > 0 {
+		if left, err := vmm.Find(spec.Dir, 0); err != nil || len(left) > 0 {
 			t.Errorf("%s: processes %v are left (%v)", want, left, err)
 		}
+	}
+}
+
+// TestStartFailsInJail holds that what the jailer says reaches the caller, and that nothing is left of what failed there.
+func TestStartFailsInJail(t *testing.T) {
+	testlane.NeedRoot(t)
+	strict, kernel := fake(t)
+	jailer := script(t, "Jailer v"+fctest.Version, "echo it cannot jail >&2; exit 1")
+	d, err := firecracker.New(t.Context(), firecracker.Options{Binary: strict, Jailer: jailer})
+	must(t, err)
+	spec := vmtest.GuestSpec(t, kernel)
+	configured, err := d.Configure(t.Context(), spec)
+	must(t, err)
+	if _, err := configured.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "it cannot jail") {
+		t.Errorf("error %v", err)
+	}
+	configured, err = newDriver(t, strict).Configure(t.Context(), spec)
+	must(t, err)
+	must(t, os.Remove(spec.Rootfs))
+	must(t, os.Symlink("/etc/hostname", spec.Rootfs)) // it must not be given to the VM's user
+	if _, err := configured.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "give a file away") {
+		t.Errorf("error %v", err)
+	}
+	if left, err := vmm.Find(spec.Dir, spec.Jail.Owner); err != nil || len(left) > 0 {
+		t.Errorf("processes %v are left (%v)", left, err)
 	}
 }
 
@@ -134,17 +188,18 @@ func TestAdoptRefusesOtherDrivers(t *testing.T) {
 // TestTAP holds that the strict server opens the TAP for real: a second VM finds it busy.
 func TestTAP(t *testing.T) {
 	testlane.NeedRoot(t)
-	tap := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "tap-fake"}, Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_VNET_HDR | netlink.TUNTAP_ONE_QUEUE}
+	binary, kernel := fake(t)
+	d, spec := newDriver(t, binary), vmtest.GuestSpec(t, kernel)
+	tap := &netlink.Tuntap{
+		LinkAttrs: netlink.LinkAttrs{Name: "tap-fake"}, Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_VNET_HDR | netlink.TUNTAP_ONE_QUEUE,
+	}
 	must(t, netlink.LinkAdd(tap))
 	t.Cleanup(func() { must(t, netlink.LinkDel(tap)) })
-	binary, kernel := fake(t)
-	d := newDriver(t, binary)
-	nic := &vm.NIC{TAP: tap.Name, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 2}}
-	spec := vmtest.GuestSpec(t, kernel)
+	nic, owner := &vm.NIC{TAP: tap.Name, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 2}}, spec.Jail
 	spec.NIC = nic
 	start(t, d, spec)
 	spec = vmtest.GuestSpec(t, kernel)
-	spec.NIC = nic
+	spec.NIC, spec.Jail = nic, owner
 	configured, err := d.Configure(t.Context(), spec)
 	must(t, err)
 	if _, err := configured.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "busy") {

@@ -15,10 +15,13 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/vm/vmtest/guestapp"
 )
 
-// TestMain is the strict server's executable where the test binary was started by that name.
+// TestMain is the strict server's executable, or its jailer's, where the test binary was started by that name.
 func TestMain(m *testing.M) {
-	if filepath.Base(os.Args[0]) == "firecracker" {
+	switch filepath.Base(os.Args[0]) {
+	case "firecracker":
 		os.Exit(fctest.Main(os.Args[1:], simulated))
+	case "jailer":
+		os.Exit(fctest.Jailer(os.Args[1:], simulated))
 	}
 	os.Exit(vmtest.Main(m))
 }
@@ -32,12 +35,16 @@ func fake(t *testing.T) (binary, kernel string) {
 	t.Helper()
 	dir := os.Getenv(fakeEnv)
 	if dir == "" {
-		dir = t.TempDir()
-		t.Setenv(fakeEnv, dir)
 		self, err := os.Executable()
 		must(t, err)
-		must(t, os.Symlink(self, filepath.Join(dir, "firecracker")))
-		must(t, os.WriteFile(filepath.Join(dir, "vmlinux"), stubKernel(t), 0o600))
+		dir, err = os.MkdirTemp(filepath.Dir(self), "fake") // where links to it are possible
+		must(t, err)
+		t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
+		t.Setenv(fakeEnv, dir)
+		for _, name := range []string{"firecracker", "jailer"} { // no symbolic links, which the driver would resolve
+			must(t, os.Link(self, filepath.Join(dir, name)))
+		}
+		must(t, os.WriteFile(filepath.Join(dir, "vmlinux"), stubKernel(t), 0o644))
 	}
 	return filepath.Join(dir, "firecracker"), filepath.Join(dir, "vmlinux")
 }

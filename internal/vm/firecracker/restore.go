@@ -13,11 +13,9 @@ import (
 
 // prepared is a vm.Prepared: a Firecracker of which only the API runs.
 type prepared struct {
-	driver *Driver
-	vm     *VM
-	nic    *vm.NIC
-	from   vm.Files
-	once   sync.Once
+	*configured
+	vm   *VM
+	once sync.Once
 }
 
 // Prepare spawns Firecracker. All that the snapshot has to fit is checked here.
@@ -25,18 +23,21 @@ func (d *Driver) Prepare(ctx context.Context, spec vm.Spec, from vm.Image) (vm.P
 	if err := spec.CheckRestore(from, d.Machine(spec)); err != nil {
 		return nil, fmt.Errorf("prepare: %w", err)
 	}
+	if err := d.checkJail(spec); err != nil {
+		return nil, fmt.Errorf("prepare %s: %w", spec.ID, err)
+	}
 	if spec.NIC != nil && !d.since.atLeast(1, 12) {
 		return nil, fmt.Errorf("prepare %s: %s cannot give a restored VM another TAP, which Firecracker 1.12 can", spec.ID, d.info.Version)
 	}
-	c := &configured{driver: d, spec: spec, files: filesOf(spec.Dir)}
-	if err := c.files.prepare(spec.Rootfs); err != nil {
+	c := &configured{driver: d, spec: spec, from: &from.Files, files: filesOf(spec.Dir)}
+	if err := c.files.prepare(d.jailRoot(spec), spec.Rootfs); err != nil {
 		return nil, fmt.Errorf("prepare %s: %w", spec.ID, err)
 	}
 	v, err := c.launch(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("prepare %s: %w", spec.ID, v.abandon(err)) //nolint:contextcheck // it undoes, also after ctx ended
 	}
-	return &prepared{driver: d, vm: v, nic: spec.NIC, from: from.Files}, nil
+	return &prepared{configured: c, vm: v}, nil
 }
 
 // Restore loads the snapshot.
@@ -65,11 +66,12 @@ func (p *prepared) Discard() (err error) {
 // files of it for more than 3 GiB of memory.
 func (p *prepared) load(ctx context.Context) error {
 	tracked := p.driver.since.atLeast(1, 15)
+	source := p.source()
 	load := api.SnapshotLoad{
-		SnapshotPath: p.from.State, MemBackend: api.MemBackend{BackendType: "File", BackendPath: p.from.Memory}, TrackDirtyPages: tracked,
+		SnapshotPath: source.State, MemBackend: api.MemBackend{BackendType: "File", BackendPath: source.Memory}, TrackDirtyPages: tracked,
 	}
-	if p.nic != nil {
-		load.NetworkOverrides = []api.NetworkOverride{{IfaceID: nicID, HostDevName: p.nic.TAP}}
+	if p.spec.NIC != nil {
+		load.NetworkOverrides = []api.NetworkOverride{{IfaceID: nicID, HostDevName: p.spec.NIC.TAP}}
 	}
 	if err := p.vm.api.LoadSnapshot(ctx, load); err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -16,12 +17,12 @@ import (
 // VM is a running Firecracker microVM, a vm.Running.
 type VM struct {
 	files   files
+	saved   vm.Saved
 	process *vmm.Process
 	api     *api.Client
 	out     *outputs
 	links   links
 
-	machine  vm.Machine
 	freezing sync.Mutex // held by Pause, Resume and Snapshot
 
 	asked    atomic.Bool
@@ -34,9 +35,10 @@ type VM struct {
 }
 
 // newVM takes over process and out.
-func newVM(f files, process *vmm.Process, out *outputs, bound vm.Machine) *VM {
+func newVM(f files, saved vm.Saved, process *vmm.Process, out *outputs) *VM {
+	dial := func(ctx context.Context) (net.Conn, error) { return vmm.Dial(ctx, f.root, apiSocket) }
 	v := &VM{
-		files: f, process: process, api: api.New(f.api), out: out, machine: bound,
+		files: f, saved: saved, process: process, api: api.New(dial), out: out,
 		released: make(chan struct{}), watched: make(chan struct{}), done: make(chan struct{}),
 	}
 	out.keep()
@@ -63,7 +65,7 @@ func (d *Driver) Adopt(ctx context.Context, saved vm.Saved) (vm.Running, error) 
 		return nil, fmt.Errorf("adopt: %w", err)
 	}
 	out.spawned()
-	v := newVM(f, process, out, saved.Machine)
+	v := newVM(f, saved, process, out)
 	v.booted.Store(true)
 	return v, nil
 }
@@ -92,10 +94,7 @@ func (v *VM) free() {
 }
 
 // Saved is what Adopt needs.
-func (v *VM) Saved() vm.Saved {
-	id := v.process.Identity()
-	return vm.Saved{Driver: Name, Dir: v.files.dir, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID, Machine: v.machine}
-}
+func (v *VM) Saved() vm.Saved { return v.saved }
 
 // Done is closed once the VMM has exited, and its output has been read to the end.
 func (v *VM) Done() <-chan struct{} { return v.done }
@@ -143,7 +142,10 @@ func (v *VM) Release() error {
 // judge says how the VMM ended, and why.
 func (v *VM) judge(s vmm.Status) vm.Exit {
 	e := vm.Exit{At: s.At, Code: s.Code, Signal: s.Signal, Known: s.Known, Asked: v.asked.Load()}
+	e = vmm.Killed(e, Name, v.saved.Cgroup)
 	switch console, err := vm.ReadConsole(v.files.dir); {
+	case e.Reason != "":
+		e.Reason = join(e.Reason, v.out.lastWords(3))
 	case err == nil && vm.GuestPanic(console) != "" && e.Signal == 0:
 		e.Reason = vm.GuestPanic(console)
 	case !e.Asked:
@@ -152,12 +154,23 @@ func (v *VM) judge(s vmm.Status) vm.Exit {
 	return e
 }
 
-// reason says why a VMM ended that nobody asked to. Firecracker exits with status 0 when the guest restarts its machine.
+// statusBadSyscall is the status with which Firecracker exits when its seccomp filter meets a system call that it does not allow, and
+// caught are the statuses for signals that it catches: FcExitCode in its src/vmm/src/lib.rs.
+const statusBadSyscall = 148
+
+var caught = map[int]syscall.Signal{
+	149: syscall.SIGBUS, 150: syscall.SIGSEGV, 151: syscall.SIGXFSZ, 154: syscall.SIGXCPU, 155: syscall.SIGPIPE, 156: syscall.SIGHUP, 157: syscall.SIGILL,
+}
+
+// reason says why a VMM ended that nobody asked to, and that no signal killed. Firecracker exits with status 0 when the guest restarts its machine.
 func (v *VM) reason(e vm.Exit) string {
 	words := v.out.lastWords(3)
+	signal, isSignal := caught[e.Code]
 	switch {
-	case e.Signal != 0:
-		return join(fmt.Sprintf("firecracker was ended by signal %d (%v)", e.Signal, syscall.Signal(e.Signal)), words)
+	case e.Code == statusBadSyscall:
+		return join("firecracker was ended by its seccomp filter, for a system call that it may not make", words)
+	case isSignal:
+		return join(fmt.Sprintf("firecracker was ended by signal %d (%v)", int(signal), signal), words)
 	case e.Code != 0 || e.Known && !v.booted.Load():
 		return join(fmt.Sprintf("firecracker exited with status %d", e.Code), words)
 	case !e.Known:

@@ -22,14 +22,15 @@ const undoLimit = time.Minute
 func (d *Driver) Machine(spec vm.Spec) vm.Machine {
 	return vm.Machine{
 		Driver: Name, Version: d.info.Version, Accelerator: d.info.Accelerator, CPU: vm.HostCPU(),
-		VCPUs: spec.VCPUs, MemoryMiB: spec.MemoryMiB, Hardware: hardware(spec.NIC != nil),
+		VCPUs: spec.VCPUs, MemoryMiB: spec.MemoryMiB, Hardware: hardware(spec),
 	}
 }
 
-// hardware is a digest of what boot configures, without what is the guest's own.
-func hardware(nic bool) string {
-	f := filesOf("")
-	devices, err := json.Marshal([]any{rootDrive(f), vsockDevice(f), api.Entropy{}, balloon(), nic})
+// hardware is a digest of what boot configures, without what is the guest's own. The paths of disk and vsock, which a state holds, are among it:
+// they are the same for all VMs that have a jail, and for all that have none.
+func hardware(spec vm.Spec) string {
+	p := placesOf(spec, files{})
+	devices, err := json.Marshal([]any{rootDrive(p), vsockDevice(p), api.Entropy{}, balloon(), spec.NIC != nil})
 	if err != nil {
 		panic(err) // they are structs of strings, numbers and booleans
 	}
@@ -129,7 +130,11 @@ func (v *VM) write(ctx context.Context, to vm.Files) error {
 	return ram.DigHoles(ctx, to.Memory) // Firecracker writes zeros like everything else
 }
 
+// create has Firecracker write to the files of to, which are there, and to the memory over what is in it.
 func (v *VM) create(ctx context.Context, kind api.SnapshotType, to vm.Files) error {
+	if v.saved.Owner != 0 {
+		return v.createInJail(ctx, kind, to)
+	}
 	return v.api.CreateSnapshot(ctx, api.SnapshotCreate{SnapshotType: kind, SnapshotPath: to.State, MemFilePath: to.Memory})
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"time"
 
@@ -34,6 +33,7 @@ func cmdline(args []string) string {
 type configured struct {
 	driver *Driver
 	spec   vm.Spec
+	from   *vm.Files // what it is restored from; nil for a VM that is booted
 	files  files
 }
 
@@ -60,19 +60,28 @@ func (c *configured) launch(ctx context.Context) (*VM, error) {
 	if err != nil {
 		return nil, errors.Join(err, out.close())
 	}
-	v := newVM(c.files, process, out, c.driver.Machine(c.spec))
-	return v, awaitSocket(ctx, c.files.api, v.Done())
+	v := newVM(c.files, c.saved(process.Identity()), process, out)
+	return v, awaitSocket(ctx, c.files.root, v.Done())
 }
 
 func (c *configured) spawn(ctx context.Context, out *outputs) (*vmm.Process, error) {
-	return vmm.Spawn(ctx, vmm.Command{
-		Path: c.driver.binary,
-		Args: []string{"--id", c.spec.ID, "--api-sock", c.files.api,
-			"--log-path", c.files.log, "--level", string(api.LogWarning), "--metrics-path", c.files.metrics},
-		Dir:    c.files.dir,
-		Stdout: out.consoleWriter,
-		Stderr: out.logWriter,
-	})
+	command, err := c.command()
+	if err != nil {
+		return nil, err
+	}
+	command.Dir, command.Stdout, command.Stderr = c.files.dir, out.consoleWriter, out.logWriter
+	return vmm.Spawn(ctx, command)
+}
+
+// saved is what Adopt needs of a Firecracker that was started.
+func (c *configured) saved(id vmm.Identity) vm.Saved {
+	saved := vm.Saved{
+		Driver: Name, Dir: c.files.dir, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID, Machine: c.driver.Machine(c.spec),
+	}
+	if c.spec.Jail != nil {
+		saved.Cgroup, saved.Owner = c.spec.Jail.Cgroup, c.spec.Jail.Owner
+	}
+	return saved
 }
 
 // boot returns when the guest runs. Every call of the API has a deadline of its own.
@@ -91,15 +100,15 @@ func (c *configured) putMachine(ctx context.Context, a *api.Client) error {
 	if err != nil {
 		return err
 	}
-	return a.PutBootSource(ctx, api.BootSource{KernelImagePath: c.spec.Kernel, BootArgs: cmdline(c.spec.Args)})
+	return a.PutBootSource(ctx, api.BootSource{KernelImagePath: c.places().kernel, BootArgs: cmdline(c.spec.Args)})
 }
 
 // putDevices adds what every VM has.
 func (c *configured) putDevices(ctx context.Context, a *api.Client) error {
-	if err := a.PutDrive(ctx, rootDrive(c.files)); err != nil {
+	if err := a.PutDrive(ctx, rootDrive(c.places())); err != nil {
 		return err
 	}
-	if err := a.PutVsock(ctx, vsockDevice(c.files)); err != nil {
+	if err := a.PutVsock(ctx, vsockDevice(c.places())); err != nil {
 		return err
 	}
 	if err := a.PutEntropy(ctx, api.Entropy{}); err != nil {
@@ -110,11 +119,11 @@ func (c *configured) putDevices(ctx context.Context, a *api.Client) error {
 
 // rootDrive: its cache is unsafe: a guest's fsync costs nothing and does not reach the host's disk. What a sandbox wrote survives
 // the end of its VMM and of the agent; it is made durable when a snapshot is taken.
-func rootDrive(f files) api.Drive {
-	return api.Drive{DriveID: "rootfs", PathOnHost: inside(f.disk), IsRootDevice: true, CacheType: api.CacheUnsafe}
+func rootDrive(p places) api.Drive {
+	return api.Drive{DriveID: "rootfs", PathOnHost: p.rootfs, IsRootDevice: true, CacheType: api.CacheUnsafe}
 }
 
-func vsockDevice(f files) api.Vsock { return api.Vsock{GuestCID: guestCID, UDSPath: inside(f.vsock)} }
+func vsockDevice(p places) api.Vsock { return api.Vsock{GuestCID: guestCID, UDSPath: p.vsock} }
 
 // balloon is empty; it has to be there from the start for memory to be taken back later.
 func balloon() api.Balloon { return api.Balloon{AmountMiB: 0, DeflateOnOOM: true} }
@@ -133,12 +142,12 @@ const socketLimit = 60 * time.Second
 
 var errExited = errors.New("its process ended")
 
-// awaitSocket waits until something listens on the unix socket at path.
-func awaitSocket(ctx context.Context, path string, exited <-chan struct{}) error {
+// awaitSocket waits until something listens on the API's socket in root.
+func awaitSocket(ctx context.Context, root string, exited <-chan struct{}) error {
 	ctx, cancel := context.WithTimeout(ctx, socketLimit)
 	defer cancel()
 	for b := newBackoff(); ; {
-		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
+		conn, err := vmm.Dial(ctx, root, apiSocket)
 		if err == nil {
 			return conn.Close()
 		}

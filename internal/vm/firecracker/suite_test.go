@@ -16,11 +16,19 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/vm/vmtest"
 )
 
-// TestSuiteStrictServer runs the suite with the strict server in Firecracker's place and a simulated guest.
+// TestSuiteStrictServer runs the suite with the strict server and its jailer in the places of Firecracker and its own, and a simulated guest.
 func TestSuiteStrictServer(t *testing.T) {
 	binary, kernel := fake(t)
 	vmtest.Run(t, func(t *testing.T) vmtest.Subject {
-		return vmtest.Subject{Driver: newDriver(t, binary), Kernel: kernel}
+		return vmtest.Subject{Driver: newDriver(t, binary), Kernel: kernel, Jailed: os.Geteuid() == 0, Simulated: true}
+	})
+}
+
+// TestSuiteUnjailed is the same without jails, as an operator may want it.
+func TestSuiteUnjailed(t *testing.T) {
+	binary, kernel := fake(t)
+	vmtest.Run(t, func(t *testing.T) vmtest.Subject {
+		return vmtest.Subject{Driver: newUnjailed(t, binary), Kernel: kernel, Simulated: true}
 	})
 }
 
@@ -30,7 +38,7 @@ func TestSuiteFirecracker(t *testing.T) {
 	needKVM(t)
 	kernel := realKernel(t)
 	vmtest.Run(t, func(t *testing.T) vmtest.Subject {
-		s := vmtest.Subject{Driver: newDriver(t, binary), Kernel: kernel, NIC: true}
+		s := vmtest.Subject{Driver: newDriver(t, binary), Kernel: kernel, NIC: true, Jailed: true}
 		if os.Getenv(slowEnv) == "1" {
 			const why = "an emulated host passes some 5 KiB a second through the serial console; TestConsoleFirecracker floods it less"
 			s.Limit, s.Skip = callLimit, map[string]string{"console_flood": why, "console_flood_unattended": why}
@@ -42,9 +50,19 @@ func TestSuiteFirecracker(t *testing.T) {
 // slowEnv says that the host is emulated. scripts/test-firecracker.sh sets it.
 const slowEnv = "WRENN_SLOW_HOST"
 
+// newDriver takes the jailer that lies beside binary.
 func newDriver(t *testing.T, binary string) vm.Driver {
 	t.Helper()
-	d, err := firecracker.New(t.Context(), firecracker.Options{Binary: binary})
+	d, err := firecracker.New(t.Context(), firecracker.Options{
+		Binary: binary, Jailer: filepath.Join(filepath.Dir(binary), "jailer"), Unjailed: os.Geteuid() != 0,
+	})
+	must(t, err)
+	return d
+}
+
+func newUnjailed(t *testing.T, binary string) vm.Driver {
+	t.Helper()
+	d, err := firecracker.New(t.Context(), firecracker.Options{Binary: binary, Unjailed: true})
 	must(t, err)
 	return d
 }

@@ -14,11 +14,12 @@ const PortName = "wrenn.envd"
 // kernelHZ is CONFIG_HZ of the guest kernel.
 const kernelHZ = 100
 
-// Descriptors that QEMU inherits, in the order of sockets.files.
+// Descriptors that QEMU inherits, in the order of sockets.files, and the TAP.
 const (
 	qmpFD = 3 + iota
 	consoleFD
 	envdFD
+	tapFD // only with a network device
 )
 
 // arguments returns QEMU's command line. Each choice that is not obvious was measured; the comments say what it gains.
@@ -43,7 +44,7 @@ func (d *Driver) hardware(s vm.Spec) []string {
 	args = append(args, disk(s.Rootfs)...)
 	args = append(args, characterDevices()...)
 	args = append(args,
-		"-object", "rng-random,id=rng0,filename=/dev/urandom",
+		"-object", "rng-builtin,id=rng0", // getrandom(2): a jail has no /dev/urandom
 		"-device", "virtio-rng-device,rng=rng0",
 		// No balloon: what a guest gives back, whether it was asked to or not, QEMU punches out of the file that its memory is
 		// mapped from, also where the mapping is private (7.2 and 10.0), and so out of all other VMs of the same snapshot.
@@ -91,7 +92,7 @@ func network(nic *vm.NIC) []string {
 		return nil
 	}
 	return []string{
-		"-netdev", "tap,id=net0,script=no,downscript=no,ifname=" + escape(nic.TAP),
+		"-netdev", fmt.Sprintf("tap,id=net0,fd=%d", tapFD),
 		"-device", "virtio-net-device,netdev=net0,mac=" + nic.MAC.String(),
 	}
 }

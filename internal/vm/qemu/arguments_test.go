@@ -95,7 +95,7 @@ func TestArgumentsAreEscaped(t *testing.T) {
 	for option, want := range map[string]string{
 		"-name":   "guest=sb-1,,debug-threads=on",
 		"-drive":  "file=/r,,readonly=on",
-		"-netdev": "ifname=tap,,script=/x",
+		"-netdev": "tap,id=net0,fd=6", // opened by its name before
 	} {
 		if got := valuesOf(args, option)[0]; !strings.HasSuffix(got, want) {
 			t.Errorf("%s %q, want it to end in %q", option, got, want)
@@ -161,7 +161,7 @@ func TestRestoreArguments(t *testing.T) {
 	}
 	for option, want := range map[string][]string{
 		"-incoming": {"defer"}, "-kernel": nil, "-machine": {"memory-backend=ram"},
-		"-object": {"rng-random,id=rng0,filename=/dev/urandom", "memory-backend-file,id=ram,share=off,size=256M,mem-path=/snap/me,,mory"},
+		"-object": {"rng-builtin,id=rng0", "memory-backend-file,id=ram,share=off,size=256M,mem-path=/snap/me,,mory"},
 	} {
 		if got := valuesOf(args, option); !slices.Equal(got, want) {
 			t.Errorf("%s: %q, want %q", option, got, want)

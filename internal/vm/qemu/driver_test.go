@@ -43,6 +43,7 @@ func newDriverWith(t testing.TB, options Options) *Driver {
 	if _, err := exec.LookPath(defaultBinary); err != nil {
 		testlane.Missing(t, defaultBinary+" is not installed")
 	}
+	options.Unjailed = options.Unjailed || os.Geteuid() != 0
 	driver, err := New(t.Context(), options)
 	if err != nil {
 		t.Fatal(err)
@@ -53,24 +54,24 @@ func newDriverWith(t testing.TB, options Options) *Driver {
 func TestSuite(t *testing.T) {
 	driver, kernel := newDriver(t), testKernel(t)
 	vmtest.Run(t, func(*testing.T) vmtest.Subject {
-		return vmtest.Subject{Driver: driver, Kernel: kernel, NIC: os.Geteuid() == 0}
+		return vmtest.Subject{Driver: driver, Kernel: kernel, NIC: os.Geteuid() == 0, Jailed: os.Geteuid() == 0}
 	})
 }
 
 func BenchmarkBoot(b *testing.B) {
-	subject := vmtest.Subject{Driver: newDriver(b), Kernel: testKernel(b)}
+	subject := vmtest.Subject{Driver: newDriver(b), Kernel: testKernel(b), Jailed: os.Geteuid() == 0}
 	b.Run("vcpus=1", func(b *testing.B) { vmtest.BenchmarkBoot(b, subject, 1) })
 	b.Run("vcpus=2", func(b *testing.B) { vmtest.BenchmarkBoot(b, subject, 2) })
 }
 
 func BenchmarkIdle(b *testing.B) {
-	subject := vmtest.Subject{Driver: newDriver(b), Kernel: testKernel(b)}
+	subject := vmtest.Subject{Driver: newDriver(b), Kernel: testKernel(b), Jailed: os.Geteuid() == 0}
 	b.Run("vcpus=1", func(b *testing.B) { vmtest.BenchmarkIdle(b, subject, 1) })
 	b.Run("vcpus=2", func(b *testing.B) { vmtest.BenchmarkIdle(b, subject, 2) })
 }
 
 func BenchmarkSnapshot(b *testing.B) {
-	vmtest.BenchmarkSnapshot(b, vmtest.Subject{Driver: newDriver(b), Kernel: testKernel(b)})
+	vmtest.BenchmarkSnapshot(b, vmtest.Subject{Driver: newDriver(b), Kernel: testKernel(b), Jailed: os.Geteuid() == 0})
 }
 
 // limit bounds every wait.
@@ -223,5 +224,19 @@ func TestExitInWords(t *testing.T) {
 		if got := m.shutdownReason(); got != want {
 			t.Errorf("%q: %q, want %q", reason, got, want)
 		}
+	}
+}
+
+// TestJailsAreAskedFor holds that a VM without a jail runs only where that was allowed, and one with a jail not without.
+func TestJailsAreAskedFor(t *testing.T) {
+	spec := vmtest.GuestSpec(t, testKernel(t))
+	spec.Jail = &vm.Jail{Owner: 1 << 20}
+	if _, err := newDriverWith(t, Options{Unjailed: true}).Configure(t.Context(), spec); !errors.Is(err, errJail) {
+		t.Errorf("a VM with a jail, none there: %v", err)
+	}
+	spec.Jail = nil
+	d := newDriver(t)
+	if _, err := d.Configure(t.Context(), spec); (err == nil) != (d.view == nil) {
+		t.Errorf("a VM without a jail: %v", err)
 	}
 }

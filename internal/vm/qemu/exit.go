@@ -2,19 +2,20 @@ package qemu
 
 import (
 	"fmt"
-	"syscall"
 
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/vmm"
 )
 
 // describeExit is called once QEMU has ended and all it wrote has been read.
 func (m *machine) describeExit() vm.Exit {
 	status := m.process.Status()
 	exit := vm.Exit{At: status.At, Code: status.Code, Signal: status.Signal, Known: status.Known, Asked: m.asked.Load()}
+	exit = vmm.Killed(exit, "QEMU", m.saved.Cgroup)
 	panicked := vm.GuestPanic(m.out.consoleTail.Bytes())
 	switch {
-	case exit.Signal != 0 && !exit.Asked:
-		exit.Reason = m.withWords(fmt.Sprintf("QEMU was ended by signal %d (%s)", exit.Signal, syscall.Signal(exit.Signal)))
+	case exit.Reason != "":
+		exit.Reason = m.withWords(exit.Reason)
 	case panicked != "" && exit.Signal == 0:
 		exit.Reason = panicked
 	case exit.Code != 0:

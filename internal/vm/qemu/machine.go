@@ -44,16 +44,15 @@ type machine struct {
 	exit     vm.Exit
 }
 
-func (d *Driver) newMachine(dir string, process *vmm.Process, s *sockets, out *outputs, bound vm.Machine) *machine {
-	id := process.Identity()
+func (d *Driver) newMachine(saved vm.Saved, process *vmm.Process, s *sockets, out *outputs) *machine {
 	out.keep(s.console)
 	return &machine{
-		saved:    vm.Saved{Driver: Name, Dir: dir, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID, Machine: bound},
+		saved:    saved,
 		log:      d.log,
 		process:  process,
 		sockets:  s,
 		out:      out,
-		session:  newSession(filepath.Join(dir, envdSocket), s.envd),
+		session:  newSession(filepath.Join(saved.Dir, envdSocket), s.envd),
 		releases: make(chan struct{}),
 		watched:  make(chan struct{}),
 		done:     make(chan struct{}),

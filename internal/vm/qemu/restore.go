@@ -27,7 +27,10 @@ func (d *Driver) Prepare(ctx context.Context, spec vm.Spec, from vm.Image) (vm.P
 	if err := spec.CheckRestore(from, d.Machine(spec)); err != nil {
 		return nil, err
 	}
-	m, err := d.spawn(ctx, spec, d.restoreArguments(spec, from.Memory))
+	if err := d.checkJail(spec); err != nil {
+		return nil, fmt.Errorf("prepare vm %s: %w", spec.ID, err)
+	}
+	m, err := (&configured{driver: d, spec: spec, memory: from.Memory}).spawn(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("prepare vm %s: %w", spec.ID, err)
 	}
@@ -38,7 +41,7 @@ func (d *Driver) Prepare(ctx context.Context, spec vm.Spec, from vm.Image) (vm.P
 }
 
 // restoreArguments: without the configuration section, which xen-save-devices-state does not write. A private mapping is never written to the
-// file; that QEMU opens it for writing all the same is the reason why nothing in it may be given back, see hardware.
+// file; that QEMU opens it for writing all the same is the reason why nothing in it may be given back, see hardware, and why a jail shows a copy of it.
 func (d *Driver) restoreArguments(s vm.Spec, memory string) []string {
 	return append(d.hardware(s),
 		"-incoming", "defer", "-S", "-global", "migration.send-configuration=off",

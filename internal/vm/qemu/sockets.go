@@ -80,10 +80,14 @@ func dial(ctx context.Context, path string) (net.Conn, error) {
 
 // closeFiles closes the listening ends, which QEMU has its own copies of.
 func (s *sockets) closeFiles() {
-	for _, file := range s.files {
+	closeFiles(s.files)
+	s.files = nil
+}
+
+func closeFiles(files []*os.File) {
+	for _, file := range files {
 		file.Close()
 	}
-	s.files = nil
 }
 
 func (s *sockets) close() {

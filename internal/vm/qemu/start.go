@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
@@ -21,13 +22,21 @@ const exitLimit = 5 * time.Second
 type configured struct {
 	driver *Driver
 	spec   vm.Spec
+	memory string // the file that it is restored from; "" for a VM that is booted
+}
+
+func (c *configured) arguments() []string {
+	if c.memory != "" {
+		return c.driver.restoreArguments(c.spec, c.memory)
+	}
+	return c.driver.arguments(c.spec)
 }
 
 // Start implements vm.Configured.
 func (c *configured) Start(ctx context.Context) (vm.Running, error) {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
-	m, err := c.driver.spawn(ctx, c.spec, c.driver.arguments(c.spec))
+	m, err := c.spawn(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("start vm %s: %w", c.spec.ID, err)
 	}
@@ -39,28 +48,53 @@ func (c *configured) Start(ctx context.Context) (vm.Running, error) {
 }
 
 // spawn returns a machine that nobody watches yet. Its QEMU has been started, and may have ended again.
-func (d *Driver) spawn(ctx context.Context, spec vm.Spec, arguments []string) (*machine, error) {
-	out, err := openOutputs(spec.Dir)
+func (c *configured) spawn(ctx context.Context) (*machine, error) {
+	out, err := openOutputs(c.spec.Dir)
 	if err != nil {
 		return nil, err
 	}
 	defer out.closeWriter()
-	s, err := listen(ctx, spec.Dir)
+	s, err := listen(ctx, c.spec.Dir)
 	if err != nil {
 		_ = out.close()
 		return nil, err
 	}
 	defer s.closeFiles()
-	process, err := vmm.Spawn(ctx, vmm.Command{
-		Path: d.binary, Args: arguments, Dir: spec.Dir,
-		Stdout: out.writer, Stderr: out.writer, Files: s.files,
-	})
+	process, err := c.execute(ctx, s, out)
 	if err != nil {
 		s.close()
 		_ = out.close()
 		return nil, err
 	}
-	return d.newMachine(spec.Dir, process, s, out, d.Machine(spec)), nil //nolint:contextcheck // its session outlives the call
+	return c.driver.newMachine(c.saved(process.Identity()), process, s, out), nil //nolint:contextcheck // its session outlives the call
+}
+
+// execute starts QEMU with its descriptors, in its jail.
+func (c *configured) execute(ctx context.Context, s *sockets, out *outputs) (*vmm.Process, error) {
+	confinement, shown, err := c.confine(ctx)
+	if err != nil {
+		return nil, err
+	}
+	tap, err := openNIC(c.spec.NIC)
+	if err != nil {
+		return nil, err
+	}
+	defer closeFiles(tap)
+	return vmm.Spawn(ctx, vmm.Command{
+		Path: c.driver.binary, Args: shown.arguments(), Dir: c.spec.Dir, Jail: confinement,
+		Stdout: out.writer, Stderr: out.writer, Files: append(slices.Clone(s.files), tap...),
+	})
+}
+
+// saved is what Adopt needs of a QEMU that was started.
+func (c *configured) saved(id vmm.Identity) vm.Saved {
+	saved := vm.Saved{
+		Driver: Name, Dir: c.spec.Dir, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID, Machine: c.driver.Machine(c.spec),
+	}
+	if c.spec.Jail != nil {
+		saved.Cgroup, saved.Owner = c.spec.Jail.Cgroup, c.spec.Jail.Owner
+	}
+	return saved
 }
 
 // awaitRunning waits until QEMU says that the guest executes.
@@ -88,10 +122,14 @@ func (m *machine) discard(ctx context.Context, cause error) error {
 	}
 	m.detach(true)
 	m.process.Release()
-	if words := m.out.lastWords(); words != "" {
+	switch words := m.out.lastWords(); {
+	case words == "":
+		return cause
+	case errors.Is(cause, qmp.ErrClosed):
 		return fmt.Errorf("QEMU says: %s", words)
+	default: // what it says may be a warning
+		return fmt.Errorf("%w; QEMU says: %s", cause, words)
 	}
-	return cause
 }
 
 // Adopt implements vm.Driver.
@@ -142,7 +180,7 @@ func (d *Driver) reconnect(ctx context.Context, saved vm.Saved, process *vmm.Pro
 		_ = out.close()
 		return nil, err
 	}
-	m := d.newMachine(saved.Dir, process, s, out, saved.Machine) //nolint:contextcheck // its session outlives the call
+	m := d.newMachine(saved, process, s, out) //nolint:contextcheck // its session outlives the call
 	if err := m.attach(ctx); err != nil {
 		m.detach(false)
 		return nil, err

@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/wrenn-sandbox/wrenn/internal/vm/jail"
 )
 
 // DirEnv is the environment variable that ties a VMM process to its VM's folder, so that KillStale finds one that
@@ -17,16 +19,17 @@ const DirEnv = "WRENN_VM_DIR"
 
 // Command describes a VMM process.
 type Command struct {
-	Path   string     // absolute
-	Args   []string   // without the program's name
-	Dir    string     // the VM's folder: its working directory, and the value of DirEnv
-	Env    []string   // all of its environment but DirEnv
-	Stdout *os.File   // nil for /dev/null
-	Stderr *os.File   // nil for /dev/null
-	Files  []*os.File // become its descriptors 3, 4, ...; the caller keeps and closes its own
+	Path   string            // absolute
+	Args   []string          // without the program's name
+	Dir    string            // the VM's folder: its working directory, unless it is jailed, and the value of DirEnv
+	Env    []string          // all of its environment but DirEnv
+	Stdout *os.File          // nil for /dev/null
+	Stderr *os.File          // nil for /dev/null
+	Files  []*os.File        // become its descriptors 3, 4, ...; the caller keeps and closes its own
+	Jail   *jail.Confinement // nil for none; Path and Args name what the jail shows
 }
 
-// Spawn starts the process in a session of its own and in the network namespace of the calling thread. Its
+// Spawn starts the process in a session of its own and, unless its jail has another, in the network namespace of this program. Its
 // standard input is /dev/null, and it holds no other descriptors than those of c. ctx is looked at only before.
 func Spawn(ctx context.Context, c Command) (*Process, error) {
 	if err := ctx.Err(); err != nil {
@@ -63,13 +66,11 @@ func orElse(f, other *os.File) *os.File {
 // start returns a process that is watched. On failure nothing runs.
 func start(c Command, files []*os.File) (*Process, error) {
 	pidfd := -1
-	child, err := os.StartProcess(c.Path, append([]string{c.Path}, c.Args...), &os.ProcAttr{
-		Dir:   c.Dir,
-		Env:   append([]string{DirEnv + "=" + c.Dir}, c.Env...),
-		Files: files,
-		Sys:   &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd}, // no Pdeathsig: it outlives us
-	})
+	child, err := c.launch(files, &pidfd)
 	if err != nil {
+		if pidfd >= 0 {
+			unix.Close(pidfd)
+		}
 		return nil, fmt.Errorf("start VMM: %w", err)
 	}
 	process, err := watchChild(child.Pid, pidfd)
@@ -80,6 +81,22 @@ func start(c Command, files []*os.File) (*Process, error) {
 	}
 	_ = child.Release() // waiting for it is ours
 	return process, nil
+}
+
+// launch starts the process in its jail, if it has one.
+func (c Command) launch(files []*os.File, pidfd *int) (*os.Process, error) {
+	dir := c.Dir
+	start := func(attr *syscall.SysProcAttr) (*os.Process, error) {
+		attr.Setsid, attr.PidFD = true, pidfd // no Pdeathsig: it outlives us
+		return os.StartProcess(c.Path, append([]string{c.Path}, c.Args...), &os.ProcAttr{
+			Dir: dir, Env: append([]string{DirEnv + "=" + c.Dir}, c.Env...), Files: files, Sys: attr,
+		})
+	}
+	if c.Jail == nil {
+		return start(&syscall.SysProcAttr{})
+	}
+	dir = "/"
+	return c.Jail.Start(start)
 }
 
 func watchChild(pid, pidfd int) (*Process, error) {

@@ -7,16 +7,18 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // KillStale kills every process that was started for the VM in dir, recorded or not, and waits until none is
-// left. It needs the right to read the environment of other processes.
-func KillStale(ctx context.Context, dir string) error {
+// left. A process with a jail is found by its user, which is owner; 0 for none. It needs the right to read the environment of other
+// processes.
+func KillStale(ctx context.Context, dir string, owner uint32) error {
 	for {
-		stale, err := Find(dir)
+		stale, err := Find(dir, owner)
 		if err != nil {
 			return fmt.Errorf("find VMMs of %s: %w", dir, err)
 		}
@@ -24,15 +26,15 @@ func KillStale(ctx context.Context, dir string) error {
 			return nil
 		}
 		for _, pid := range stale {
-			if err := killStale(ctx, pid, dir); err != nil {
+			if err := killStale(ctx, pid, dir, owner); err != nil {
 				return err
 			}
 		}
 	}
 }
 
-// Find lists the processes, other than this one, that were started for the VM in dir. Zombies are not among them.
-func Find(dir string) ([]int, error) {
+// Find lists the processes, other than this one, that were started for the VM in dir, or are owner's. Zombies are not among them.
+func Find(dir string, owner uint32) ([]int, error) {
 	proc, err := os.Open("/proc")
 	if err != nil {
 		return nil, err
@@ -45,28 +47,48 @@ func Find(dir string) ([]int, error) {
 	var found []int
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
-		if err == nil && pid != os.Getpid() && belongsTo(pid, dir) {
+		if err == nil && pid != os.Getpid() && belongsTo(pid, dir, owner) {
 			found = append(found, pid)
 		}
 	}
 	return found, nil
 }
 
-func belongsTo(pid int, dir string) bool {
+// belongsTo reports whether a process says that it is of the VM in dir, or is owner's and does not say that it is of another VM: another agent of
+// this machine may have been given the same users. A jailed Firecracker says nothing.
+func belongsTo(pid int, dir string, owner uint32) bool {
 	environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 	if err != nil {
 		return false // it has ended
 	}
 	for entry := range bytes.SplitSeq(environ, []byte{0}) {
-		if string(entry) == DirEnv+"="+dir {
-			return true
+		if its, found := strings.CutPrefix(string(entry), DirEnv+"="); found {
+			return its == dir
+		}
+	}
+	return owner != 0 && runsAs(pid, owner)
+}
+
+// runsAs reports whether a process that is no zombie has owner as its real user id: proc_pid_status(5).
+func runsAs(pid int, owner uint32) bool {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return false
+	}
+	for line := range bytes.Lines(status) {
+		switch fields := bytes.Fields(line); {
+		case len(fields) < 2:
+		case string(fields[0]) == "State:" && string(fields[1]) == "Z":
+			return false
+		case string(fields[0]) == "Uid:":
+			return string(fields[1]) == strconv.FormatUint(uint64(owner), 10)
 		}
 	}
 	return false
 }
 
 // killStale holds a pidfd before it looks at the process once more, so that it kills that process or none.
-func killStale(ctx context.Context, pid int, dir string) error {
+func killStale(ctx context.Context, pid int, dir string, owner uint32) error {
 	pidfd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return nil
@@ -75,7 +97,7 @@ func killStale(ctx context.Context, pid int, dir string) error {
 		return fmt.Errorf("kill VMM %d: %w", pid, err)
 	}
 	defer unix.Close(pidfd)
-	if !belongsTo(pid, dir) || ended(pidfd) {
+	if !belongsTo(pid, dir, owner) || ended(pidfd) {
 		return nil
 	}
 	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {

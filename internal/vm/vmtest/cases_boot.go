@@ -140,7 +140,7 @@ func network(w *world) {
 	w.must(err)
 	w.checkAnswer(conn, "through the tap")
 	other := w.spec()
-	other.NIC = spec.NIC
+	other.NIC, other.Jail = spec.NIC, spec.Jail
 	if _, err := w.tryStart(w.ctx(), other); err == nil || !strings.Contains(err.Error(), "busy") {
 		w.Errorf("a second VM on the same TAP: %v, want an error that says busy", err)
 	}
@@ -171,6 +171,7 @@ func refusedSpec(w *world) {
 		"no memory":       func(s *vm.Spec) string { s.MemoryMiB = 0; return "memory" },
 		"blank in arg":    func(s *vm.Spec) string { s.Args = []string{"a=b init=/bin/sh"}; return "init=/bin/sh" },
 		"missing tap":     func(s *vm.Spec) string { s.NIC = nic("no-such-tap"); return "no-such-tap" },
+		"jail of root":    func(s *vm.Spec) string { s.Jail = &vm.Jail{}; return "root" },
 		"option in a tap": func(s *vm.Spec) string { s.NIC = nic("a,script=x"); return "a,script=x" },
 	} {
 		spec := w.spec()

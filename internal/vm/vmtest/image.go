@@ -27,7 +27,7 @@ func buildGuest(t testing.TB) string {
 }
 
 // GuestSpec returns the spec of a small VM with the suite's guest, for a driver's own tests. It lives in a folder of
-// its own, which is removed after the test.
+// its own, which is removed after the test, and has a jail if the test runs as root.
 func GuestSpec(t testing.TB, kernel string) vm.Spec {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "vm") // t.TempDir is too long for unix sockets
@@ -43,7 +43,11 @@ func GuestSpec(t testing.TB, kernel string) vm.Spec {
 	if err := copyFile(rootfs, buildGuest(t)); err != nil {
 		t.Fatal(err)
 	}
-	return vm.Spec{ID: filepath.Base(dir), Dir: dir, Kernel: kernel, Rootfs: rootfs, VCPUs: 1, MemoryMiB: 128}
+	spec := vm.Spec{ID: filepath.Base(dir), Dir: dir, Kernel: kernel, Rootfs: rootfs, VCPUs: 1, MemoryMiB: 128}
+	if os.Geteuid() == 0 {
+		spec.Jail = &vm.Jail{Owner: ownerOf(dir)}
+	}
+	return spec
 }
 
 // emptyFilesystem returns a rootfs without any program in it.

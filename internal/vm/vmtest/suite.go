@@ -24,6 +24,10 @@ type Subject struct {
 	// NIC says that guests may be given a network device, on a TAP device that the suite makes: the
 	// test must run as root and in a network namespace of its own (Main).
 	NIC bool
+	// Jailed says that VMs get a Spec.Jail, for which the test must run as root. Without it the driver must allow VMs that have none.
+	Jailed bool
+	// Simulated says that no VMM runs, but a program that plays one, and confines itself only as far as a test program can.
+	Simulated bool
 	// Skip names the cases that the driver cannot run, each with the reason, which is logged. The
 	// names are those of the subtests.
 	Skip map[string]string
@@ -90,7 +94,10 @@ func cases() []testCase {
 		{"snapshot_of_clones", snapshotOfClones},
 		{"snapshot_network", snapshotNetwork},
 		{"snapshot_fails", snapshotFails},
-		{"restore_refused", restoreRefused},
-		{"restore_cancelled", restoreCancelled},
+		{"restore_fails", restoreFails},
+		{"jail_privileges", jailPrivileges},
+		{"jail_view", jailView},
+		{"jail_neighbours", jailNeighbours},
+		{"jail_found_by_its_user", jailFoundByItsUser},
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"net"
 	"net/http"
@@ -71,8 +72,22 @@ func (w *world) spec(args ...string) vm.Spec {
 	w.must(copyFile(rootfs, w.image))
 	return vm.Spec{
 		ID: filepath.Base(dir), Dir: dir, Kernel: w.subject.Kernel, Rootfs: rootfs,
-		VCPUs: 1, MemoryMiB: 128, Args: args,
+		VCPUs: 1, MemoryMiB: 128, Args: args, Jail: w.jail(dir),
 	}
+}
+
+func (w *world) jail(dir string) *vm.Jail {
+	if !w.subject.Jailed {
+		return nil
+	}
+	return &vm.Jail{Owner: ownerOf(dir)}
+}
+
+// ownerOf is the user of the VM in dir: one that nobody else on the machine has.
+func ownerOf(dir string) uint32 {
+	hash := fnv.New32a()
+	_, _ = hash.Write([]byte(dir)) // never fails
+	return 0x1000_0000 | hash.Sum32()&0x0fff_ffff
 }
 
 // tryStart configures and starts a VM. One that runs is killed at the end of the case, whatever happens.
@@ -199,7 +214,7 @@ func (w *world) logConsole(dir string) {
 // killAll is the safety net for a case that failed.
 func (w *world) killAll() {
 	for _, dir := range w.dirs() {
-		if err := vmm.KillStale(context.Background(), dir); err != nil {
+		if err := vmm.KillStale(context.Background(), dir, ownerOf(dir)); err != nil {
 			w.Errorf("kill what is left: %v", err)
 		}
 	}

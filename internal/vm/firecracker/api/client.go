@@ -43,14 +43,14 @@ type Client struct {
 	http *http.Client
 }
 
-// New returns a client of the API socket at path. It connects with the first call.
-func New(path string) *Client {
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", path)
-	}
+// New returns a client of the API socket that dial connects to. It connects with the first call.
+func New(dial func(context.Context) (net.Conn, error)) *Client {
 	return &Client{http: &http.Client{
 		// One connection, for Firecracker serves ten at most and a busy agent must leave room for an operator.
-		Transport:     &http.Transport{DialContext: dial, MaxConnsPerHost: 1, DisableCompression: true},
+		Transport: &http.Transport{
+			DialContext:     func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+			MaxConnsPerHost: 1, DisableCompression: true,
+		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
 }

@@ -31,7 +31,7 @@ func serve(t *testing.T, handler http.HandlerFunc) *Client {
 	served := make(chan struct{})
 	go func() { defer close(served); _ = server.Serve(listener) }()
 	t.Cleanup(func() { server.Close(); <-served })
-	c := New(path)
+	c := New(dialer(path))
 	t.Cleanup(c.Close)
 	return c
 }
@@ -151,7 +151,7 @@ func TestContextEndsCall(t *testing.T) {
 }
 
 func TestNobodyListens(t *testing.T) {
-	err := New(filepath.Join(t.TempDir(), "api.sock")).PutEntropy(t.Context(), Entropy{})
+	err := New(dialer(filepath.Join(t.TempDir(), "api.sock"))).PutEntropy(t.Context(), Entropy{})
 	var fault *Fault
 	if !errors.Is(err, os.ErrNotExist) || errors.As(err, &fault) {
 		t.Errorf("a call to nobody: %v", err)
@@ -164,7 +164,7 @@ func FuzzAnswer(f *testing.F) {
 	f.Add([]byte("HTTP/1.1 400 Bad Request\r\nContent-Length: 24\r\n\r\n{\"fault_message\":\"no\"}  "))
 	f.Add([]byte("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n"))
 	f.Fuzz(func(t *testing.T, answer []byte) {
-		c := New("")
+		c := New(nil)
 		c.http.Transport.(*http.Transport).DialContext = func(context.Context, string, string) (net.Conn, error) {
 			ours, theirs := net.Pipe()
 			go func() {
@@ -182,4 +182,8 @@ func FuzzAnswer(f *testing.F) {
 			}
 		}
 	})
+}
+
+func dialer(path string) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "unix", path) }
 }

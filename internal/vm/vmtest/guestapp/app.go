@@ -19,6 +19,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Ports of the guest: HTTP is where a real guest has its envd, Echo returns every byte, Discard takes what
@@ -106,6 +108,8 @@ func (a App) handler() http.Handler {
 	mux.HandleFunc("GET /memory", a.Memory.show)
 	mux.HandleFunc("GET /ticks", a.Memory.count)
 	mux.HandleFunc("POST /flood", a.flood)
+	mux.HandleFunc("POST /burn", burn)
+	mux.HandleFunc("POST /hoard", hoard)
 	mux.HandleFunc("POST /shutdown", a.shutdown)
 	mux.HandleFunc("POST /panic", after(a.Panic))
 	mux.HandleFunc("POST /exit", after(a.Exit))
@@ -125,7 +129,7 @@ func digest(w http.ResponseWriter, r *http.Request) {
 	reply(w, hex.EncodeToString(sum.Sum(nil)))
 }
 
-// write puts the body into the file ?path=, to show that the disk is writable.
+// write puts the body into the file ?path=, to show that the disk is writable; with ?sync it is written to the disk at once.
 func (a App) write(w http.ResponseWriter, r *http.Request) {
 	path := r.URL.Query().Get("path")
 	body, err := io.ReadAll(r.Body)
@@ -135,6 +139,9 @@ func (a App) write(w http.ResponseWriter, r *http.Request) {
 		err = a.Disk.WriteFile(path, body)
 	default:
 		err = os.WriteFile(path, body, 0o600)
+	}
+	if err == nil && r.URL.Query().Has("sync") {
+		unix.Sync()
 	}
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)

@@ -48,10 +48,10 @@ func makeImage(ctx context.Context, image string, fill func(tree string) error) 
 func addGuest(ctx context.Context, program string) error {
 	if built := os.Getenv(guestEnv); built != "" {
 		text, err := os.ReadFile(built)
-		if err == nil {
-			err = os.WriteFile(program, text, 0o755) //nolint:gosec // it is a program
+		if err != nil {
+			return err
 		}
-		return err
+		return os.WriteFile(program, text, 0o755)
 	}
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", program, guestPackage)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")

@@ -25,14 +25,16 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	HostAgentService_CreateSandbox_FullMethodName  = "/wrenn.hostagent.v1.HostAgentService/CreateSandbox"
-	HostAgentService_DestroySandbox_FullMethodName = "/wrenn.hostagent.v1.HostAgentService/DestroySandbox"
-	HostAgentService_GetSandbox_FullMethodName     = "/wrenn.hostagent.v1.HostAgentService/GetSandbox"
-	HostAgentService_ListSandboxes_FullMethodName  = "/wrenn.hostagent.v1.HostAgentService/ListSandboxes"
-	HostAgentService_WatchSandboxes_FullMethodName = "/wrenn.hostagent.v1.HostAgentService/WatchSandboxes"
-	HostAgentService_Tunnel_FullMethodName         = "/wrenn.hostagent.v1.HostAgentService/Tunnel"
-	HostAgentService_ReadConsole_FullMethodName    = "/wrenn.hostagent.v1.HostAgentService/ReadConsole"
-	HostAgentService_GetHostInfo_FullMethodName    = "/wrenn.hostagent.v1.HostAgentService/GetHostInfo"
+	HostAgentService_CreateSandbox_FullMethodName    = "/wrenn.hostagent.v1.HostAgentService/CreateSandbox"
+	HostAgentService_DestroySandbox_FullMethodName   = "/wrenn.hostagent.v1.HostAgentService/DestroySandbox"
+	HostAgentService_GetSandbox_FullMethodName       = "/wrenn.hostagent.v1.HostAgentService/GetSandbox"
+	HostAgentService_ListSandboxes_FullMethodName    = "/wrenn.hostagent.v1.HostAgentService/ListSandboxes"
+	HostAgentService_WatchSandboxes_FullMethodName   = "/wrenn.hostagent.v1.HostAgentService/WatchSandboxes"
+	HostAgentService_Tunnel_FullMethodName           = "/wrenn.hostagent.v1.HostAgentService/Tunnel"
+	HostAgentService_ReadConsole_FullMethodName      = "/wrenn.hostagent.v1.HostAgentService/ReadConsole"
+	HostAgentService_GetHostInfo_FullMethodName      = "/wrenn.hostagent.v1.HostAgentService/GetHostInfo"
+	HostAgentService_SetNetworkPolicy_FullMethodName = "/wrenn.hostagent.v1.HostAgentService/SetNetworkPolicy"
+	HostAgentService_GetNetwork_FullMethodName       = "/wrenn.hostagent.v1.HostAgentService/GetNetwork"
 )
 
 // HostAgentServiceClient is the client API for HostAgentService service.
@@ -57,6 +59,11 @@ type HostAgentServiceClient interface {
 	// The last part of what the guest wrote to its serial console, at most 512 KiB.
 	ReadConsole(ctx context.Context, in *ReadConsoleRequest, opts ...grpc.CallOption) (*ReadConsoleResponse, error)
 	GetHostInfo(ctx context.Context, in *GetHostInfoRequest, opts ...grpc.CallOption) (*GetHostInfoResponse, error)
+	// Returns when the policy is in force and recorded. One whose generation is below that of the policy in force changes
+	// nothing: the answer says which is in force.
+	SetNetworkPolicy(ctx context.Context, in *SetNetworkPolicyRequest, opts ...grpc.CallOption) (*SetNetworkPolicyResponse, error)
+	// What a sandbox's network has carried and refused.
+	GetNetwork(ctx context.Context, in *GetNetworkRequest, opts ...grpc.CallOption) (*GetNetworkResponse, error)
 }
 
 type hostAgentServiceClient struct {
@@ -159,6 +166,26 @@ func (c *hostAgentServiceClient) GetHostInfo(ctx context.Context, in *GetHostInf
 	return out, nil
 }
 
+func (c *hostAgentServiceClient) SetNetworkPolicy(ctx context.Context, in *SetNetworkPolicyRequest, opts ...grpc.CallOption) (*SetNetworkPolicyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetNetworkPolicyResponse)
+	err := c.cc.Invoke(ctx, HostAgentService_SetNetworkPolicy_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *hostAgentServiceClient) GetNetwork(ctx context.Context, in *GetNetworkRequest, opts ...grpc.CallOption) (*GetNetworkResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetNetworkResponse)
+	err := c.cc.Invoke(ctx, HostAgentService_GetNetwork_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // HostAgentServiceServer is the server API for HostAgentService service.
 // All implementations must embed UnimplementedHostAgentServiceServer
 // for forward compatibility.
@@ -181,6 +208,11 @@ type HostAgentServiceServer interface {
 	// The last part of what the guest wrote to its serial console, at most 512 KiB.
 	ReadConsole(context.Context, *ReadConsoleRequest) (*ReadConsoleResponse, error)
 	GetHostInfo(context.Context, *GetHostInfoRequest) (*GetHostInfoResponse, error)
+	// Returns when the policy is in force and recorded. One whose generation is below that of the policy in force changes
+	// nothing: the answer says which is in force.
+	SetNetworkPolicy(context.Context, *SetNetworkPolicyRequest) (*SetNetworkPolicyResponse, error)
+	// What a sandbox's network has carried and refused.
+	GetNetwork(context.Context, *GetNetworkRequest) (*GetNetworkResponse, error)
 	mustEmbedUnimplementedHostAgentServiceServer()
 }
 
@@ -214,6 +246,12 @@ func (UnimplementedHostAgentServiceServer) ReadConsole(context.Context, *ReadCon
 }
 func (UnimplementedHostAgentServiceServer) GetHostInfo(context.Context, *GetHostInfoRequest) (*GetHostInfoResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetHostInfo not implemented")
+}
+func (UnimplementedHostAgentServiceServer) SetNetworkPolicy(context.Context, *SetNetworkPolicyRequest) (*SetNetworkPolicyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetNetworkPolicy not implemented")
+}
+func (UnimplementedHostAgentServiceServer) GetNetwork(context.Context, *GetNetworkRequest) (*GetNetworkResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetNetwork not implemented")
 }
 func (UnimplementedHostAgentServiceServer) mustEmbedUnimplementedHostAgentServiceServer() {}
 func (UnimplementedHostAgentServiceServer) testEmbeddedByValue()                          {}
@@ -362,6 +400,42 @@ func _HostAgentService_GetHostInfo_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _HostAgentService_SetNetworkPolicy_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetNetworkPolicyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HostAgentServiceServer).SetNetworkPolicy(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HostAgentService_SetNetworkPolicy_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HostAgentServiceServer).SetNetworkPolicy(ctx, req.(*SetNetworkPolicyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HostAgentService_GetNetwork_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetNetworkRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HostAgentServiceServer).GetNetwork(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HostAgentService_GetNetwork_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HostAgentServiceServer).GetNetwork(ctx, req.(*GetNetworkRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // HostAgentService_ServiceDesc is the grpc.ServiceDesc for HostAgentService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -392,6 +466,14 @@ var HostAgentService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetHostInfo",
 			Handler:    _HostAgentService_GetHostInfo_Handler,
+		},
+		{
+			MethodName: "SetNetworkPolicy",
+			Handler:    _HostAgentService_SetNetworkPolicy_Handler,
+		},
+		{
+			MethodName: "GetNetwork",
+			Handler:    _HostAgentService_GetNetwork_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

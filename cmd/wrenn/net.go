@@ -1,0 +1,203 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/sdk/go"
+)
+
+func newNet(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "net SANDBOX",
+		Short: "Show what a sandbox may reach, what it has sent, and what it was refused",
+		Long: `Shows the network policy of a running sandbox, its counters, and the journal of refusals: what was blocked, and why.
+"wrenn net set" changes the policy.`,
+		Example: `  wrenn net sb-0a1b2c3d
+  wrenn net set sb-0a1b2c3d --internet off --allow pypi.org,files.pythonhosted.org`,
+		Args: cobra.ExactArgs(1), ValidArgsFunction: a.sandboxIDs,
+	}
+	asJSON := jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		client, err := a.client()
+		if err != nil {
+			return err
+		}
+		return a.showNetwork(cmd.Context(), client, args[0], *asJSON)
+	}
+	cmd.AddCommand(newNetSet(a))
+	return cmd
+}
+
+func newNetSet(a *app) *cobra.Command {
+	var flags networkFlags
+	cmd := &cobra.Command{
+		Use:   "set SANDBOX",
+		Short: "Change what a running sandbox may reach",
+		Long: `Changes the network policy of a running sandbox; it is in force when the command ends. What no flag names stays as it is; a list
+replaces the one that is there, and an empty one (--deny '') clears it.
+
+What is always denied (other sandboxes, the host, cloud metadata, IPv6) beats --allow, --allow beats --deny, --deny beats --internet.`,
+		Example: `  wrenn net set sb-0a1b2c3d --internet off --allow pypi.org,files.pythonhosted.org
+  wrenn net set sb-0a1b2c3d --internet on --allow '' --deny '*.tracker.example,198.51.100.0/24'`,
+		Args: cobra.ExactArgs(1), ValidArgsFunction: a.sandboxIDs,
+	}
+	flags.declare(cmd.Flags())
+	asJSON := jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		change := flags.policy(cmd.Flags())
+		if change == nil {
+			return models.Errorf(models.Invalid, "there is nothing to change").WithHint("--internet on|off, --allow LIST, --deny LIST or a limit")
+		}
+		client, err := a.client()
+		if err != nil {
+			return err
+		}
+		s, err := client.SetNetwork(cmd.Context(), args[0], *change)
+		if err != nil {
+			return fmt.Errorf("set the network policy: %w", err)
+		}
+		if *asJSON {
+			return printJSON(a.stdout, s.Network)
+		}
+		return printTable(a.stdout, []string{"internet", string(s.Network.Internet)}, policyRows(s.Network)[1:])
+	}
+	return cmd
+}
+
+// networkFlags are those of a network policy.
+type networkFlags struct {
+	internet    string
+	allow, deny []string
+	limits      wrenn.NetworkLimits
+}
+
+func (n *networkFlags) declare(f *pflag.FlagSet) {
+	f.StringVar(&n.internet, "internet", "", "on or off: whether what no rule names may be reached")
+	f.StringSliceVar(&n.allow, "allow", nil, "what may be reached: IPv4 addresses and networks, domain names, *.name; separated by commas")
+	f.StringSliceVar(&n.deny, "deny", nil, "what may not be reached")
+	f.IntVar(&n.limits.UploadMbit, "upload-mbit", 0, "most megabits a second from the sandbox (0: the host's default)")
+	f.IntVar(&n.limits.DownloadMbit, "download-mbit", 0, "most megabits a second to the sandbox (0: the host's default)")
+	f.IntVar(&n.limits.Connections, "connections", 0, "most connections at the same time (0: the host's default)")
+}
+
+// policy returns what the flags ask for, nil when none of them is given.
+func (n *networkFlags) policy(f *pflag.FlagSet) *wrenn.NetworkPolicy {
+	var p wrenn.NetworkPolicy
+	some := false
+	given := func(name string) bool {
+		some = some || f.Changed(name)
+		return f.Changed(name)
+	}
+	if given("internet") {
+		p.Internet = wrenn.Switch(n.internet)
+	}
+	if given("allow") {
+		p.Allow = append([]string{}, n.allow...)
+	}
+	if given("deny") {
+		p.Deny = append([]string{}, n.deny...)
+	}
+	if slices.ContainsFunc([]string{"upload-mbit", "download-mbit", "connections"}, given) {
+		p.Limits = &n.limits
+	}
+	if !some {
+		return nil
+	}
+	return &p
+}
+
+func (a *app) showNetwork(ctx context.Context, client *wrenn.Client, id string, asJSON bool) error {
+	state, err := client.Network(ctx, id)
+	if err != nil {
+		return fmt.Errorf("look up the network: %w", err)
+	}
+	refusals, err := client.NetworkRefusals(ctx, id)
+	if err != nil {
+		return fmt.Errorf("read what was refused: %w", err)
+	}
+	if asJSON {
+		return printJSON(a.stdout, struct {
+			*wrenn.NetworkState
+			Refusals *wrenn.NetworkRefusals `json:"refusals"`
+		}{state, refusals})
+	}
+	if err := printTable(a.stdout, []string{"id", id}, stateRows(state)); err != nil {
+		return err
+	}
+	if len(refusals.Items) == 0 {
+		return nil
+	}
+	fmt.Fprintln(a.stdout)
+	return a.printRefusals(refusals)
+}
+
+func stateRows(s *wrenn.NetworkState) [][]string {
+	inForce := "yes"
+	if !s.InForce {
+		inForce = fmt.Sprintf("NO: generation %d is; the service is about to change that", s.GenerationInForce)
+	}
+	rows := append(policyRows(s.Policy), [][]string{
+		{"in force", inForce},
+		{"sent", fmt.Sprintf("%d packets, %d bytes", s.Counters.SentPackets, s.Counters.SentBytes)},
+		{"received", fmt.Sprintf("%d packets, %d bytes", s.Counters.ReceivedPackets, s.Counters.ReceivedBytes)},
+	}...)
+	for _, rule := range slices.Sorted(maps.Keys(s.Counters.DroppedPackets)) {
+		rows = append(rows, []string{"dropped by " + rule, fmt.Sprintf("%d packets", s.Counters.DroppedPackets[rule])})
+	}
+	return rows
+}
+
+func policyRows(p wrenn.NetworkPolicy) [][]string {
+	rows := [][]string{
+		{"internet", string(p.Internet)}, {"allow", strings.Join(p.Allow, " ")}, {"deny", strings.Join(p.Deny, " ")},
+		{"generation", strconv.FormatInt(p.Generation, 10)},
+	}
+	if p.Limits == nil {
+		return rows
+	}
+	for _, l := range []struct {
+		name  string
+		value int
+	}{
+		{"upload", p.Limits.UploadMbit}, {"download", p.Limits.DownloadMbit}, {"packets", p.Limits.PacketsPerSecond},
+		{"connections", p.Limits.Connections}, {"new connections", p.Limits.ConnectionsPerSecond},
+	} {
+		if l.value != 0 {
+			rows = append(rows, []string{"limit of " + l.name, strconv.Itoa(l.value)})
+		}
+	}
+	return rows
+}
+
+func (a *app) printRefusals(r *wrenn.NetworkRefusals) error {
+	rows := make([][]string, len(r.Items))
+	for i, item := range r.Items {
+		rows[i] = []string{age(item.LastAt, time.Now()), strconv.FormatInt(item.Count, 10), item.Protocol, destination(item), item.Rule, item.Why}
+	}
+	if err := printTable(a.stdout, []string{"AGO", "COUNT", "PROTOCOL", "TO", "RULE", "WHY"}, rows); err != nil {
+		return err
+	}
+	if r.Forgotten > 0 {
+		fmt.Fprintf(a.stdout, "and %d before, which are forgotten\n", r.Forgotten)
+	}
+	return nil
+}
+
+func destination(r wrenn.NetworkRefusal) string {
+	if r.Port != 0 {
+		return net.JoinHostPort(r.Address, strconv.Itoa(r.Port))
+	}
+	return cmp.Or(r.Name, r.Address)
+}

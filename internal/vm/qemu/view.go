@@ -1,0 +1,173 @@
+package qemu
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/wrenn-sandbox/wrenn/internal/clone"
+	"github.com/wrenn-sandbox/wrenn/internal/vm"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/jail"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/vmm"
+)
+
+// Where a jailed QEMU finds what its VM is made of.
+const (
+	jailedKernel = jail.Own + "/kernel"
+	jailedRootfs = jail.Own + "/rootfs"
+	jailedMemory = jail.Own + "/memory"
+)
+
+// kvmDevice is /dev/kvm: Documentation/admin-guide/devices.txt of Linux.
+var kvmDevice = jail.Device{Path: "/dev/kvm", Major: 10, Minor: 232}
+
+// openView makes the view of every jailed QEMU: the program, the libraries that it is linked with, its modules and its
+// firmware. Nothing else of the host is needed: disk and kernel are bound in, sockets and TAP are descriptors.
+func (d *Driver) openView(ctx context.Context) (*jail.View, error) {
+	libraries, err := linkedWith(ctx, d.binary)
+	if err != nil {
+		return nil, err
+	}
+	data, err := dataFolders(ctx, d.binary)
+	if err != nil {
+		return nil, err
+	}
+	files := append(append([]string{d.binary}, libraries...), append(data, modules(d.binary)...)...)
+	var devices []jail.Device
+	if d.info.Accelerator == KVM {
+		devices = append(devices, kvmDevice)
+	}
+	return jail.NewView(asBinds(existing(append(files, "/etc/ld.so.cache"))), devices)
+}
+
+func asBinds(files []string) []jail.Bind {
+	binds := make([]jail.Bind, len(files))
+	for i, file := range files {
+		binds[i] = jail.Bind{From: file, To: file, Exec: true}
+	}
+	return binds
+}
+
+// linkedWith returns the libraries of a program and its loader, as the loader itself finds them: ld.so(8), LD_TRACE_LOADED_OBJECTS. A
+// program without a loader prints its version.
+func linkedWith(ctx context.Context, binary string) ([]string, error) {
+	output, err := ask(ctx, binary, []string{"LD_TRACE_LOADED_OBJECTS=1"}, "--version")
+	if err != nil {
+		return nil, err
+	}
+	var files []string
+	for field := range strings.FieldsSeq(string(output)) {
+		if filepath.IsAbs(field) {
+			files = append(files, filepath.Clean(field))
+		}
+	}
+	return files, nil
+}
+
+// dataFolders returns where QEMU looks for firmware.
+func dataFolders(ctx context.Context, binary string) ([]string, error) {
+	output, err := ask(ctx, binary, nil, "-L", "help")
+	if err != nil {
+		return nil, err
+	}
+	var dirs []string
+	for line := range bytes.Lines(output) {
+		if dir := strings.TrimSpace(string(line)); filepath.IsAbs(dir) {
+			dirs = append(dirs, filepath.Clean(dir))
+		}
+	}
+	return dirs, nil
+}
+
+// modules returns the folders, of those that distributions use, in which QEMU's accelerators may lie as modules.
+func modules(binary string) []string {
+	prefix := filepath.Dir(filepath.Dir(binary))
+	var dirs []string
+	for _, lib := range []string{"lib/x86_64-linux-gnu/qemu", "lib64/qemu", "lib/qemu"} {
+		dirs = append(dirs, filepath.Join(prefix, lib))
+	}
+	return dirs
+}
+
+func existing(files []string) []string {
+	var found []string
+	for _, file := range files {
+		if _, err := os.Stat(file); err == nil {
+			found = append(found, file)
+		}
+	}
+	return found
+}
+
+// ask runs QEMU for something that it prints and exits.
+func ask(ctx context.Context, binary string, env []string, args ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd.Env = append(os.Environ(), env...)
+	output, err := cmd.CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("ask %s %s: %w: %s", binary, strings.Join(args, " "), err, vm.LastWords(output, 2))
+	}
+	return output, nil
+}
+
+// confine returns the jail of a VM, and what the VM is made of as the jail shows it; without a Spec.Jail nil, and c itself. It gives
+// the disk to the VM's user.
+func (c *configured) confine(ctx context.Context) (*jail.Confinement, *configured, error) {
+	own := c.spec.Jail
+	if own == nil {
+		return nil, c, nil
+	}
+	if err := jail.Give(c.spec.Rootfs, own.Owner); err != nil {
+		return nil, nil, err
+	}
+	shown := *c
+	shown.spec.Rootfs = jailedRootfs
+	j := &jail.Confinement{
+		Owner: own.Owner, Cgroup: own.Cgroup, View: c.driver.view,
+		Binds: []jail.Bind{{From: c.spec.Rootfs, To: jailedRootfs, Writable: true}},
+	}
+	if c.memory == "" {
+		shown.spec.Kernel = jailedKernel
+		j.Binds = append(j.Binds, jail.Bind{From: c.spec.Kernel, To: jailedKernel})
+		return j, &shown, nil
+	}
+	memory, err := c.ownMemory(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	shown.memory = jailedMemory
+	j.Binds = append(j.Binds, jail.Bind{From: memory, To: jailedMemory, Writable: true})
+	return j, &shown, nil
+}
+
+// ownMemory makes a copy of the snapshot's memory in the VM's folder that is its user's: QEMU opens the file for writing, also to map it privately, and
+// what is a snapshot's must be out of reach of a QEMU that was taken over.
+func (c *configured) ownMemory(ctx context.Context) (string, error) {
+	path := filepath.Join(c.spec.Dir, "memory")
+	if err := os.RemoveAll(path); err != nil { // of an earlier start
+		return "", fmt.Errorf("copy the snapshot's memory: %w", err)
+	}
+	if _, err := clone.File(ctx, c.memory, path, true); err != nil {
+		return "", fmt.Errorf("copy the snapshot's memory: %w", err)
+	}
+	return path, jail.Give(path, c.spec.Jail.Owner)
+}
+
+// openNIC returns the VM's TAP as a descriptor: a QEMU needs neither the device file nor the network namespace then.
+func openNIC(nic *vm.NIC) ([]*os.File, error) {
+	if nic == nil {
+		return nil, nil
+	}
+	tap, err := vmm.OpenTAP(nic.TAP)
+	if err != nil {
+		return nil, err
+	}
+	return []*os.File{tap}, nil
+}
