@@ -104,7 +104,7 @@ func newFile(client *wrenn.Client, sandbox string) *file {
 }
 
 func (f *file) write(ctx context.Context, size int64) error {
-	written, err := f.client.WriteFile(ctx, f.sandbox, filePath, io.LimitReader(&blocks{block: f.block}, size))
+	written, err := f.client.WriteFile(ctx, f.sandbox, filePath, &blocks{block: f.block, left: size})
 	if err == nil && written.Size != size {
 		err = fmt.Errorf("the file has %d bytes, not %d", written.Size, size)
 	}
@@ -130,17 +130,24 @@ func (f *file) read(ctx context.Context, size int64) error {
 	return nil
 }
 
-// blocks gives a block over and over.
+// blocks gives a block over and over. Like whoever sends a file, it knows how much there is.
 type blocks struct {
 	block []byte
 	rest  []byte
+	left  int64
 }
 
+func (b *blocks) Len() int { return int(b.left) }
+
 func (b *blocks) Read(p []byte) (int, error) {
+	if b.left == 0 {
+		return 0, io.EOF
+	}
 	if len(b.rest) == 0 {
 		b.rest = b.block
 	}
-	n := copy(p, b.rest)
+	n := copy(p, b.rest[:min(b.left, int64(len(b.rest)))])
 	b.rest = b.rest[n:]
+	b.left -= int64(n)
 	return n, nil
 }

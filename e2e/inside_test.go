@@ -150,7 +150,8 @@ func (zeros) Read(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// TestFileLargerThanTheGuest: a file of many times the guest's memory goes in, and its end comes out by itself.
+// TestFileLargerThanTheGuest: a file of many times the guest's memory goes in, and its end comes out by itself. Neither that nor
+// reading more of it than fits leaves it in the guest's page cache.
 func TestFileLargerThanTheGuest(t *testing.T) {
 	const size = 5 << 30
 	p := start(t)
@@ -180,5 +181,28 @@ func TestFileLargerThanTheGuest(t *testing.T) {
 	if err != nil || resp.StatusCode != http.StatusPartialContent || string(last) != "end" {
 		t.Errorf("the last bytes: %s, %q, %v", resp.Status, last, err)
 	}
+	part, err := p.client.ReadFileRange(ctx, sb.ID, "/home/user/large", 1<<30+1, 300<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer part.Close()
+	if n, err := io.Copy(io.Discard, part); n != 300<<20 || err != nil {
+		t.Errorf("%d bytes of a part came, %v", n, err)
+	}
+	if cached := p.cachedMiB(sb.ID); cached > 100 { // with the file it would be some 180
+		t.Errorf("the guest's page cache holds %d MiB", cached)
+	}
 	p.destroy(sb.ID)
+}
+
+// cachedMiB is the size of a guest's page cache.
+func (p *platform) cachedMiB(id string) int {
+	p.t.Helper()
+	text := p.shell(id, "cat /proc/meminfo")
+	_, text, found := strings.Cut(text, "\nCached:")
+	var kib int
+	if _, err := fmt.Sscanf(text, "%d kB", &kib); !found || err != nil {
+		p.t.Fatalf("no size of the page cache in %q: %v", text, err)
+	}
+	return kib >> 10
 }

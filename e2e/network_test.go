@@ -52,7 +52,7 @@ while True:
 // agent is killed and comes back; and its user can read what was refused.
 func TestNetworkPolicyWholeWay(t *testing.T) {
 	p := start(t, with("WRENN_DNS", gatewayOfHost))
-	w := newWorld(t, p.netns)
+	w := newWorld(t, p)
 	sb, err := p.client.CreateSandbox(p.context(), wrenn.CreateSandboxRequest{
 		Template: "python311", MemoryMiB: 256, Network: &wrenn.NetworkPolicy{Internet: wrenn.Off},
 	})

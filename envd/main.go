@@ -61,12 +61,22 @@ func runGuest() {
 	select {} // the server was closed by the guest's end, which is under way
 }
 
-// guardMemory kills programs that keep the guest from making headway for want of memory, and says so on the console.
+// guardMemory kills programs that keep the guest from making headway for want of memory, and says on the console if it cannot.
 func guardMemory(console io.Writer, cgroup string, reaper *reap.Reaper) {
+	err := killForMemory(console, cgroup, reaper)
+	_, _ = fmt.Fprintf(console, "envd: nobody watches the pressure on memory: %v\n", err)
+}
+
+// killForMemory says on the console whom it kills, and returns when it cannot go on.
+func killForMemory(console io.Writer, cgroup string, reaper *reap.Reaper) error {
 	watcher, err := pressure.New(cgroup)
-	for err == nil {
-		if err = watcher.Wait(); err != nil {
-			break
+	if err != nil {
+		return err
+	}
+	defer watcher.Close()
+	for {
+		if err := watcher.Wait(); err != nil {
+			return err
 		}
 		said := "killed "
 		victim, failure := reaper.KillLargest()
@@ -75,7 +85,6 @@ func guardMemory(console io.Writer, cgroup string, reaper *reap.Reaper) {
 		}
 		_, _ = fmt.Fprintf(console, "envd: out of memory: %s%s\n", said, victim)
 	}
-	_, _ = fmt.Fprintf(console, "envd: nobody watches the pressure on memory: %v\n", err)
 }
 
 // serveGuest serves the host until the transport fails for good.
@@ -88,6 +97,7 @@ func serveGuest(console io.Writer, guest *shutdown.Guest, machine *boot.Machine)
 		Resume:      machine.Resume,
 		ResumeHooks: "/etc/wrenn/resume.d",
 		Reaper:      guest.Reaper,
+		Direct:      true,
 	})
 	guest.Stop = func() { _ = s.Close() }
 	listener, err := listen.New(machine.Transport)

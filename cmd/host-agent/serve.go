@@ -70,15 +70,18 @@ func serve(ctx context.Context, cfg config.Agent) error {
 	case <-ctx.Done():
 		log.Info("host agent stops; its sandboxes go on", "sandboxes", len(p.agent.Sandboxes()))
 		p.agent.EndWatches() // at which control planes give up the connections to guests that nobody uses
-		drain(server)
+		drain(server, log)
 		err = <-served
 	}
 	return errors.Join(err, p.close())
 }
 
 // drain lets calls under way end, for a while.
-func drain(server *grpc.Server) {
-	timer := time.AfterFunc(drainLimit, server.Stop)
+func drain(server *grpc.Server, log *slog.Logger) {
+	timer := time.AfterFunc(drainLimit, func() {
+		log.Warn("calls under way are broken off", "after", drainLimit)
+		server.Stop()
+	})
 	defer timer.Stop()
 	server.GracefulStop()
 }

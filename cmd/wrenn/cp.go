@@ -218,11 +218,29 @@ func (c *copier) fileInto(ctx context.Context, what thing, to place) error {
 	if there == nil && what.mode != 0 {
 		opts = append(opts, wrenn.WithMode(uint32(what.mode)))
 	}
-	if _, err := c.client.WriteFile(ctx, to.sandbox, to.path, shown, opts...); err != nil {
+	if _, err := c.client.WriteFile(ctx, to.sandbox, to.path, sized(shown, what.size), opts...); err != nil {
 		return fmt.Errorf("write %s: %w", to, err)
 	}
 	return nil
 }
+
+// sizedFrom is how large a file is at least of which the size is told before it is sent. What smaller ones say, such as those of
+// /proc and /sys, may not be so.
+const sizedFrom = 1 << 20
+
+// sized returns a reader that tells the size of r, and gives no more where r has grown since.
+func sized(r io.Reader, size int64) io.Reader {
+	if size < sizedFrom {
+		return r
+	}
+	return exactly{&io.LimitedReader{R: r, N: size}}
+}
+
+// exactly is a reader that knows how much it has left.
+type exactly struct{ *io.LimitedReader }
+
+// Len is for the client's WriteFile.
+func (e exactly) Len() int { return int(e.N) }
 
 func (c *copier) fileOut(ctx context.Context, what thing, to place) error {
 	source, err := c.open(ctx, what)

@@ -218,7 +218,7 @@ func (s *Server) writeFile(w http.ResponseWriter, r *http.Request) error {
 	if archive {
 		info, err = s.unpack(r, guest, ref, content)
 	} else {
-		info, err = guest.WriteFileMode(r.Context(), ref.path, ref.user, ref.mode, content)
+		info, err = guest.WriteFileMode(r.Context(), ref.path, ref.user, ref.mode, content, r.ContentLength)
 	}
 	var source *sourceError
 	if errors.As(err, &source) {

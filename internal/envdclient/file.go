@@ -73,7 +73,7 @@ func (c *Client) read(ctx context.Context, target string, header http.Header) (*
 	ctx, cancel := c.bound(ctx)
 	watch := newWatchdog(c.limits.answer, cancel)
 	watch.arm()
-	resp, failure := c.roundTrip(ctx, http.MethodGet, target, header, nil)
+	resp, failure := c.roundTrip(ctx, http.MethodGet, target, header, body{})
 	if failure != nil {
 		watch.stop()
 		cancel(nil)
@@ -118,16 +118,17 @@ func (f *File) Close() error {
 }
 
 // WriteFile stores what r delivers as a file, whole or not at all. Missing folders are made. Path and
-// user are as for ReadFile. It takes as long as r does; the guest must take each part within a minute.
+// user are as for ReadFile. Size is how much r delivers, or negative where that is not known: the guest refuses early what
+// it has no room for. It takes as long as r does; the guest must take each part within a minute.
 // An error of r is returned as it is. After an error a Read of r may still be under way, as after one of
 // package http.
-func (c *Client) WriteFile(ctx context.Context, path, user string, r io.Reader) (FileInfo, error) {
-	return c.WriteFileMode(ctx, path, user, nil, r)
+func (c *Client) WriteFile(ctx context.Context, path, user string, r io.Reader, size int64) (FileInfo, error) {
+	return c.WriteFileMode(ctx, path, user, nil, r, size)
 }
 
 // WriteFileMode is WriteFile with the permissions that the file has from the moment it is there. Nil are those of
 // the file it replaces, or 0644.
-func (c *Client) WriteFileMode(ctx context.Context, path, user string, mode *uint32, r io.Reader) (FileInfo, error) {
+func (c *Client) WriteFileMode(ctx context.Context, path, user string, mode *uint32, r io.Reader, size int64) (FileInfo, error) {
 	target := fileURL("/files", path, user)
 	if mode != nil {
 		target += fmt.Sprintf("&mode=%04o", *mode)
@@ -135,7 +136,7 @@ func (c *Client) WriteFileMode(ctx context.Context, path, user string, mode *uin
 	var entries []struct {
 		Path string `json:"path"`
 	}
-	size, err := c.upload(ctx, target, "application/octet-stream", r, func(answer io.Reader) error {
+	sent, err := c.upload(ctx, target, "application/octet-stream", body{r, size}, func(answer io.Reader) error {
 		if err := json.NewDecoder(answer).Decode(&entries); err != nil {
 			return err
 		}
@@ -147,30 +148,39 @@ func (c *Client) WriteFileMode(ctx context.Context, path, user string, mode *uin
 	if err != nil {
 		return FileInfo{}, err
 	}
-	return FileInfo{Path: entries[0].Path, Size: size}, nil
+	return FileInfo{Path: entries[0].Path, Size: sent}, nil
 }
 
 // Unpack makes the files of a tar, which r delivers, below path, which is made where it is missing. What was
 // unpacked before an error stays. In all else it is as WriteFile.
 func (c *Client) Unpack(ctx context.Context, path, user string, r io.Reader) error {
-	_, err := c.upload(ctx, fileURL("/archive", path, user), "application/x-tar", r, func(io.Reader) error { return nil })
+	_, err := c.upload(ctx, fileURL("/archive", path, user), "application/x-tar", body{r, unknownSize}, func(io.Reader) error { return nil })
 	return err
 }
 
-// upload sends what r delivers, lets read read the answer, and returns how much was sent.
-func (c *Client) upload(ctx context.Context, target, kind string, r io.Reader, read func(io.Reader) error) (int64, error) {
+// unknownSize is the size of a body of which that is not known.
+const unknownSize = -1
+
+// body is what is uploaded.
+type body struct {
+	reader io.Reader
+	size   int64
+}
+
+// upload sends what b delivers, lets read read the answer, and returns how much was sent.
+func (c *Client) upload(ctx context.Context, target, kind string, b body, read func(io.Reader) error) (int64, error) {
 	ctx, cancel := c.bound(ctx)
 	defer cancel(nil)
 	watch := newWatchdog(c.limits.silence, cancel)
 	watch.arm()
 	defer watch.stop()
-	body := &source{reader: r, watch: watch}
+	source := &source{reader: b.reader, watch: watch}
 	header := http.Header{
 		"Content-Type": {kind},
 		"Expect":       {"100-continue"}, // a refusal comes before the data is sent
 	}
-	resp, failure := c.roundTrip(ctx, http.MethodPost, target, header, body)
-	if err := body.failure(); err != nil {
+	resp, failure := c.roundTrip(ctx, http.MethodPost, target, header, body{source, b.size})
+	if err := source.failure(); err != nil {
 		closeBody(resp)
 		return 0, err
 	}
@@ -181,15 +191,16 @@ func (c *Client) upload(ctx context.Context, target, kind string, r io.Reader, r
 	if err := read(io.LimitReader(resp.Body, maxAnswer)); err != nil {
 		return 0, transportError(ctx, err)
 	}
-	return body.size(), nil
+	return source.size(), nil
 }
 
 // roundTrip makes a request of /files or /archive; an answer that is no success is an error.
-func (c *Client) roundTrip(ctx context.Context, method, target string, header http.Header, body io.Reader) (*http.Response, *models.Error) {
-	req, err := http.NewRequestWithContext(ctx, method, target, body)
+func (c *Client) roundTrip(ctx context.Context, method, target string, header http.Header, b body) (*http.Response, *models.Error) {
+	req, err := http.NewRequestWithContext(ctx, method, target, b.reader)
 	if err != nil {
 		return nil, models.Errorf(models.Invalid, "the path cannot be sent").WithCause(err)
 	}
+	req.ContentLength = b.size // of a body 0 means unknown too
 	req.Header = header
 	c.authorize(req.Header)
 	resp, err := c.http.Do(req)

@@ -34,7 +34,7 @@ func TestFiles(t *testing.T) {
 	dir := t.TempDir()
 	for _, text := range []string{"", "x", "bytes \x00\xff\r\n", strings.Repeat("large", 1<<20)} {
 		path := filepath.Join(dir, "new folder", "ü ?&=#%")
-		info, err := c.WriteFile(within(t), path, "", strings.NewReader(text))
+		info, err := c.WriteFile(within(t), path, "", strings.NewReader(text), unknownSize)
 		if err != nil || info != (FileInfo{Path: path, Size: int64(len(text))}) {
 			t.Errorf("%+v, %v", info, err)
 		}
@@ -63,9 +63,9 @@ func TestFileErrors(t *testing.T) {
 	_, err := c.ReadFile(within(t), "/etc/passwd", "nobody-here")
 	wantError(t, err, models.Invalid, "nobody-here")
 	// The body of a refused upload is not read to its end, or at all.
-	_, err = c.WriteFile(within(t), dir, "", io.LimitReader(endless{}, 1<<40))
+	_, err = c.WriteFile(within(t), dir, "", io.LimitReader(endless{}, 1<<40), unknownSize)
 	wantError(t, err, models.Invalid, "is a directory")
-	_, err = c.WriteFile(within(t), "x", "nobody-here", endless{})
+	_, err = c.WriteFile(within(t), "x", "nobody-here", endless{}, unknownSize)
 	wantError(t, err, models.Invalid, "nobody-here")
 }
 
@@ -77,7 +77,7 @@ func (endless) Read(p []byte) (int, error) { return len(p), nil }
 func TestUserOfFiles(t *testing.T) {
 	c := attach(t)
 	path := filepath.Join(t.TempDir(), "file")
-	if _, err := c.WriteFile(within(t), path, "nobody", strings.NewReader("x")); err != nil {
+	if _, err := c.WriteFile(within(t), path, "nobody", strings.NewReader("x"), unknownSize); err != nil {
 		t.Fatal(err)
 	}
 	if r := run(t, c, Command{Cmd: "stat", Args: []string{"-c", "%U %a", path}}); string(r.stdout) != "nobody 644\n" {
@@ -90,7 +90,7 @@ func TestFailingSource(t *testing.T) {
 	c := attach(t)
 	path := filepath.Join(t.TempDir(), "file")
 	broken := errors.New("broken source")
-	_, err := c.WriteFile(within(t), path, "", io.MultiReader(strings.NewReader(strings.Repeat("x", 1<<20)), failing{broken}))
+	_, err := c.WriteFile(within(t), path, "", io.MultiReader(strings.NewReader(strings.Repeat("x", 1<<20)), failing{broken}), unknownSize)
 	if !errors.Is(err, broken) {
 		t.Errorf("error %v", err)
 	}
@@ -111,7 +111,7 @@ func TestCancelledTransfers(t *testing.T) {
 	c := attach(t)
 	path := filepath.Join(t.TempDir(), "file")
 	ctx, cancel := context.WithCancel(within(t))
-	_, err := c.WriteFile(ctx, path, "", cancelling{cancel})
+	_, err := c.WriteFile(ctx, path, "", cancelling{cancel}, unknownSize)
 	wantError(t, err, models.Unavailable, "cancelled")
 	if err := os.WriteFile(path, make([]byte, 64<<20), 0o644); err != nil {
 		t.Fatal(err)
@@ -163,7 +163,7 @@ func TestLargeFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "large")
 	source := &pattern{left: size, sum: sha256.New()}
 	peak := watchMemory(t)
-	if info, err := c.WriteFile(within(t), path, "", source); err != nil || info.Size != size {
+	if info, err := c.WriteFile(within(t), path, "", source, unknownSize); err != nil || info.Size != size {
 		t.Fatalf("%+v, %v", info, err)
 	}
 	f, err := c.ReadFile(within(t), path, "")
@@ -247,7 +247,7 @@ func benchmarkFile(b *testing.B, upload bool) {
 	b.SetBytes(size)
 	for b.Loop() {
 		if upload {
-			if _, err := c.WriteFile(within(b), path, "", io.LimitReader(endless{}, size)); err != nil {
+			if _, err := c.WriteFile(within(b), path, "", io.LimitReader(endless{}, size), unknownSize); err != nil {
 				b.Fatal(err)
 			}
 			continue

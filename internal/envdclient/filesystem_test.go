@@ -22,7 +22,7 @@ func TestFilesystem(t *testing.T) {
 	}
 	_, err = c.MakeDir(within(t), filepath.Join(dir, "a/b"), "")
 	wantError(t, err, models.Conflict, "")
-	if _, err := c.WriteFile(within(t), filepath.Join(dir, "a/file"), "", strings.NewReader("text")); err != nil {
+	if _, err := c.WriteFile(within(t), filepath.Join(dir, "a/file"), "", strings.NewReader("text"), unknownSize); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Chmod(within(t), filepath.Join(dir, "a/file"), "", 0o751, false); err != nil {

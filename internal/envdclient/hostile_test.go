@@ -151,7 +151,7 @@ func TestHostileGuest(t *testing.T) {
 		"exec":    func(ctx context.Context, c *Client) error { return execAll(ctx, c) },
 		"read":    readAll,
 		"write": func(ctx context.Context, c *Client) error {
-			_, err := c.WriteFile(ctx, "x", "", strings.NewReader("text"))
+			_, err := c.WriteFile(ctx, "x", "", strings.NewReader("text"), unknownSize)
 			return err
 		},
 		"unpack": func(ctx context.Context, c *Client) error { return c.Unpack(ctx, "x", "", strings.NewReader("text")) },
@@ -346,7 +346,7 @@ func TestUploadThatIsNotTaken(t *testing.T) {
 		_, _ = io.WriteString(conn, "HTTP/1.1 100 Continue\r\n\r\n")
 		<-t.Context().Done()
 	})
-	_, err := c.WriteFile(within(t), "x", "", endless{})
+	_, err := c.WriteFile(within(t), "x", "", endless{}, unknownSize)
 	wantError(t, err, models.Unavailable, "does not answer")
 }
 

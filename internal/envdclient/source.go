@@ -35,11 +35,12 @@ func (s *source) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// uploadPart is what is sent at once: whole pages, so that the guest writes none twice, and little enough that the
-// transport writes them with the marks of a chunk around them from one buffer.
+// uploadPart is what is sent at once of a body whose size is not known: little enough that the transport writes it
+// from one buffer with the marks of a chunk around it.
 const uploadPart = ioBuffer - 4<<10
 
-// WriteTo sends full parts, where io.Copy would send what each Read happens to give.
+// WriteTo sends full parts, where io.Copy would send what each Read happens to give. The transport calls it where the
+// size is not known; it sends all others as they come.
 func (s *source) WriteTo(w io.Writer) (sent int64, err error) {
 	part := make([]byte, uploadPart)
 	for {

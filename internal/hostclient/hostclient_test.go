@@ -117,7 +117,7 @@ func TestTunnel(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x")
 	content := make([]byte, 3<<20)
 	rand.Read(content)
-	if _, err := g.WriteFile(t.Context(), path, "", bytes.NewReader(content)); err != nil {
+	if _, err := g.WriteFile(t.Context(), path, "", bytes.NewReader(content), -1); err != nil {
 		t.Fatal(err)
 	}
 	f, err := g.ReadFile(t.Context(), path, "")

@@ -239,7 +239,8 @@ func connectionClass(n uint32) int {
 	return min(max(bits.Len32(max(n, 1)-1), minClass), maxClass)
 }
 
-// pressureClass is the limit of every sandbox while the host's table of connections is almost full.
+// pressureClass is the limit of every sandbox while the host's table of connections is almost full. Connections are counted
+// by it at all times: the kernel counts only those that it was asked about.
 const pressureClass = 6
 
 // admitRules let pass what the policy allows, as long as there are not too many connections.
@@ -254,9 +255,12 @@ func admitRules(total Limits) []rule {
 	}
 	for class := minClass; class <= maxClass; class++ {
 		rules = append(rules, rule{"", join(isNew, hasClass(class), tooMany(class), refuse(ruleConnections))})
+		if class > pressureClass { // the others have no more anyway, and the kernel would count twice what it is asked about twice
+			pressed := []expr.Any{loadMeta(expr.MetaKeyNFPROTO, first), in(pressure)}
+			rules = append(rules, rule{"the host has few left", join(isNew, hasClass(class), tooMany(pressureClass), pressed, refuse(ruleConnections))})
+		}
 	}
 	return append(rules,
-		rule{"the host has few left", join(isNew, []expr.Any{loadMeta(expr.MetaKeyNFPROTO, first), in(pressure)}, tooMany(pressureClass), refuse(ruleConnections))},
 		rule{"", []expr.Any{loadMeta(expr.MetaKeyMARK, first), &expr.Ct{Key: expr.CtKeyMARK, Register: first, SourceRegister: true}}},
 		rule{"", goTo(passOn)})
 }

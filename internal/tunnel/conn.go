@@ -129,6 +129,24 @@ func (c *Conn) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
+// ReadFrom sends what r gives as it comes, in the largest messages that there are.
+func (c *Conn) ReadFrom(r io.Reader) (sent int64, err error) {
+	buf := make([]byte, MaxData)
+	for {
+		n, err := r.Read(buf)
+		written, writeErr := c.Write(buf[:n])
+		sent += int64(written)
+		switch {
+		case writeErr != nil:
+			return sent, writeErr
+		case err == io.EOF:
+			return sent, nil
+		case err != nil:
+			return sent, err
+		}
+	}
+}
+
 // send is called with writing held.
 func (c *Conn) send(m *pb.TunnelRequest) error {
 	if c.over || c.isClosed() {

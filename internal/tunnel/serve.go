@@ -14,7 +14,7 @@ import (
 
 // What is read from the guest at once: little while little comes, since most tunnels wait for their next request
 // most of the time, and a lot otherwise.
-const small, large = 4 << 10, 64 << 10
+const small, large = 4 << 10, MaxData
 
 // past is a deadline that ends a read or write that is under way.
 var past = time.Unix(1, 0)

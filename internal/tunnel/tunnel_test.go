@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -171,6 +172,33 @@ func TestBothWays(t *testing.T) {
 	if err := errors.Join(<-sent, <-echoed, r.end()); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestReadFrom: what comes slowly is passed on as it comes, and a source's failure is the caller's.
+func TestReadFrom(t *testing.T) {
+	r := newRig(t)
+	c, guest := r.open()
+	source, feed := io.Pipe()
+	copied := make(chan error, 1)
+	go func() {
+		n, err := c.ReadFrom(source)
+		if n != int64(len("a little more")) {
+			err = errors.Join(err, fmt.Errorf("%d bytes were copied", n))
+		}
+		copied <- err
+	}()
+	write(t, feed, "a little")
+	wantRead(t, guest, "a little")
+	write(t, feed, " more")
+	wantRead(t, guest, " more")
+	_ = feed.CloseWithError(errors.ErrUnsupported)
+	if err := <-copied; err != errors.ErrUnsupported { //nolint:errorlint // that very error, and no other
+		t.Error(err)
+	}
+	if n, err := c.ReadFrom(strings.NewReader("the rest")); n != int64(len("the rest")) || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	wantRead(t, guest, "the rest")
 }
 
 // TestHalfClose: the end of what the caller sends reaches the guest, whose answer is still read.
@@ -348,15 +376,14 @@ func TestWriteDeadline(t *testing.T) {
 	_ = c.SetWriteDeadline(time.Now().Add(time.Hour))
 	write(t, c, "hello")
 	wantRead(t, guest, "hello")
+	written := make(chan error, 1)
 	go func() {
-		time.Sleep(20 * time.Millisecond)
-		_ = c.SetWriteDeadline(time.Now()) // while it is under way
+		_, err := c.Write(make([]byte, 64<<20)) // more than all that holds anything on the way
+		written <- err
 	}()
-	var err error
-	for err == nil {
-		_, err = c.Write(make([]byte, 1<<20))
-	}
-	if !errors.Is(err, os.ErrDeadlineExceeded) {
+	wantRead(t, guest, "\x00") // it is under way
+	_ = c.SetWriteDeadline(time.Now())
+	if err := <-written; !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("Write: %v", err)
 	}
 	if r.end() == nil {

@@ -7,14 +7,18 @@ import "google.golang.org/grpc"
 const (
 	streamWindow = 1 << 20
 	connWindow   = 16 << 20
+	// ioBuffer is what a gRPC connection reads and writes at once.
+	ioBuffer = 128 << 10
 )
 
 // ServerOptions are gRPC's for a server of tunnels.
 func ServerOptions() []grpc.ServerOption {
-	return []grpc.ServerOption{grpc.StaticStreamWindowSize(streamWindow), grpc.StaticConnWindowSize(connWindow)}
+	return append(serverCodec(), grpc.StaticStreamWindowSize(streamWindow), grpc.StaticConnWindowSize(connWindow),
+		grpc.WriteBufferSize(ioBuffer), grpc.ReadBufferSize(ioBuffer))
 }
 
 // DialOptions are gRPC's for a client of tunnels.
 func DialOptions() []grpc.DialOption {
-	return []grpc.DialOption{grpc.WithStaticStreamWindowSize(streamWindow), grpc.WithStaticConnWindowSize(connWindow)}
+	return append(dialCodec(), grpc.WithStaticStreamWindowSize(streamWindow), grpc.WithStaticConnWindowSize(connWindow),
+		grpc.WithWriteBufferSize(ioBuffer), grpc.WithReadBufferSize(ioBuffer))
 }

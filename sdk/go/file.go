@@ -32,7 +32,8 @@ type WrittenFile struct {
 
 // WriteFile writes what r gives, at most 16 GiB, to a file of the guest; missing directories are made. The file appears
 // whole or not at all. path is absolute or relative to the user's home directory. It is never repeated. When r is an
-// io.Closer it is closed.
+// io.Closer it is closed. When r has a method Len() int, as a bytes.Reader has, it must give that many bytes: they go faster,
+// and a guest that has no room for them refuses at once.
 func (c *Client) WriteFile(ctx context.Context, id, path string, r io.Reader, opts ...FileOption) (*WrittenFile, error) {
 	target, err := filePath(id, path, opts)
 	if err != nil {

@@ -41,6 +41,36 @@ func TestFilesGoBothWays(t *testing.T) {
 	}
 }
 
+// A reader that knows its length says so to the service.
+func TestLengthOfAFile(t *testing.T) {
+	lengths := make(chan int64, 1)
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		lengths <- r.ContentLength
+		answer(w, 200, `{"path":"/x","size":7}`)
+	})
+	for _, of := range []struct {
+		r    io.Reader
+		want int64
+	}{
+		{strings.NewReader("content"), 7},
+		{measured{strings.NewReader("content")}, 7},
+		{struct{ io.Reader }{strings.NewReader("content")}, -1},
+	} {
+		if _, err := c.WriteFile(t.Context(), testID, "/x", of.r); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-lengths; got != of.want {
+			t.Errorf("%T: length %d, want %d", of.r, got, of.want)
+		}
+	}
+}
+
+// measured is a reader of a kind that net/http does not know.
+type measured struct {
+	*strings.Reader
+}
+
 func TestEmptyFileIsWritten(t *testing.T) {
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if b, err := io.ReadAll(r.Body); err != nil || len(b) != 0 {

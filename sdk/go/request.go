@@ -152,6 +152,9 @@ func (c *Client) build(ctx context.Context, req request) (*http.Request, error) 
 	if err != nil {
 		return nil, invalid("make request: %v", err)
 	}
+	if sized, ok := req.stream.(interface{ Len() int }); ok && sized.Len() > 0 {
+		r.ContentLength = int64(sized.Len())
+	}
 	if c.opts.APIKey != "" {
 		r.Header.Set("X-API-Key", c.opts.APIKey)
 	}

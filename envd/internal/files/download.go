@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/apierror"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/direct"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/http"
 )
 
@@ -43,7 +44,7 @@ func (h *Handler) download(w http.ResponseWriter, r *http.Request) *apierror.Err
 		w.Header().Set("Content-Encoding", codingGzip)
 		return serveCompressed(w, r, file, info.Size())
 	}
-	return serve(w, r, file, info)
+	return h.serve(w, r, file, info)
 }
 
 // describe sets the headers of a download.
@@ -57,10 +58,13 @@ func describe(header http.Header, name string) {
 
 // serve sends a file. A small one is read first, because files of /proc and /sys say that they
 // have 0 or 4096 bytes whatever they have.
-func serve(w http.ResponseWriter, r *http.Request, file *os.File, info os.FileInfo) *apierror.Error {
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, file *os.File, info os.FileInfo) *apierror.Error {
 	buf := buffers.Get().(*[64 << 10]byte)
 	defer buffers.Put(buf)
 	if info.Size() >= int64(len(buf)) {
+		if h.direct {
+			w = bulk{w}
+		}
 		http.ServeContent(w, r, info.ModTime(), file)
 		return nil
 	}
@@ -74,6 +78,19 @@ func serve(w http.ResponseWriter, r *http.Request, file *os.File, info os.FileIn
 	}
 	abortOn(stream(r.Context(), w, file, buf[:], n))
 	return nil
+}
+
+// bulk answers with large parts of files past the page cache.
+type bulk struct{ http.ResponseWriter }
+
+// ReadFrom is what http.ServeContent sends a part of a file by.
+func (b bulk) ReadFrom(r io.Reader) (int64, error) {
+	if part, ok := r.(*io.LimitedReader); ok && part.N >= direct.Worth {
+		if file, ok := part.R.(*os.File); ok {
+			return direct.Send(b.ResponseWriter, file, part.N)
+		}
+	}
+	return io.Copy(b.ResponseWriter, r)
 }
 
 // serveCompressed sends a file through gzip. That it gets shorter than size meanwhile is an error,

@@ -18,11 +18,12 @@ import (
 type Handler struct {
 	session *session.Session
 	users   user.Database
+	direct  bool
 }
 
-// New returns a handler.
-func New(s *session.Session, users user.Database) *Handler {
-	return &Handler{session: s, users: users}
+// New returns a handler. With direct, large files go past the page cache, which is for guests: see package direct.
+func New(s *session.Session, users user.Database, direct bool) *Handler {
+	return &Handler{session: s, users: users, direct: direct}
 }
 
 // Mount adds the routes to mux.

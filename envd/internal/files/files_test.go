@@ -35,6 +35,18 @@ type fixture struct {
 
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
+	return newFixtureOf(t, false)
+}
+
+// inBothWays runs test with and without large files going past the page cache.
+func inBothWays(t *testing.T, test func(*testing.T, *fixture)) {
+	for name, direct := range map[string]bool{"cached": false, "direct": true} {
+		t.Run(name, func(t *testing.T) { test(t, newFixtureOf(t, direct)) })
+	}
+}
+
+func newFixtureOf(t *testing.T, direct bool) *fixture {
+	t.Helper()
 	testlane.NeedRoot(t)
 	dir := t.TempDir()
 	home := filepath.Join(dir, "home")
@@ -46,7 +58,7 @@ func newFixture(t *testing.T) *fixture {
 	if err := os.WriteFile(db.Passwd, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	h := New(session.New("tester"), db)
+	h := New(session.New("tester"), db, direct)
 	mux := envdhttp.NewServeMux()
 	h.Mount(mux)
 	address := httptest.Serve(t, httptest.Server(mux))
@@ -148,9 +160,10 @@ func (f *fixture) clean() {
 	}
 }
 
-func TestUploadAndDownload(t *testing.T) {
-	f := newFixture(t)
-	for _, text := range []string{"", "x", "bytes \x00\xff\r\n", strings.Repeat("large", 50_000)} {
+func TestUploadAndDownload(t *testing.T) { inBothWays(t, uploadAndDownload) }
+
+func uploadAndDownload(t *testing.T, f *fixture) {
+	for _, text := range []string{"", "x", "bytes \x00\xff\r\n", strings.Repeat("large", 50_000), strings.Repeat("larger", 500_000)} {
 		f.mustPut("a/b/file", text)
 		f.content(f.home+"/a/b/file", text)
 		resp, got := f.get("a/b/file")
@@ -203,16 +216,20 @@ func TestUserErrors(t *testing.T) {
 	}
 }
 
-func TestRange(t *testing.T) {
-	f := newFixture(t)
-	for _, size := range []int{1000, 200_000} { // below and above what is read at once
+func TestRange(t *testing.T) { inBothWays(t, ranges) }
+
+func ranges(t *testing.T, f *fixture) {
+	for _, size := range []int{1000, 200_000, 3_000_000} { // below and above what is read at once, and large
 		text := strings.Repeat("0123456789", size/10)
 		f.mustPut("file", text)
 		resp, got := f.get("file", "Range", "bytes=10-19")
 		if resp.StatusCode != 206 || got != "0123456789" || resp.Header.Get("Content-Range") != fmt.Sprintf("bytes 10-19/%d", size) {
 			t.Errorf("%d %q %v", resp.StatusCode, got, resp.Header)
 		}
-		if resp, _ := f.get("file", "Range", "bytes=999999-"); resp.StatusCode != http.StatusRequestedRangeNotSatisfiable {
+		if resp, got := f.get("file", "Range", "bytes=7-"); resp.StatusCode != 206 || got != text[7:] {
+			t.Errorf("%d, %d bytes", resp.StatusCode, len(got))
+		}
+		if resp, _ := f.get("file", "Range", "bytes=9999999-"); resp.StatusCode != http.StatusRequestedRangeNotSatisfiable {
 			t.Errorf("status %d", resp.StatusCode)
 		}
 		if resp, got := f.do("HEAD", at("file"), nil); got != "" || resp.ContentLength != int64(size) {
@@ -296,8 +313,9 @@ func TestMalformedUploads(t *testing.T) {
 }
 
 // An upload that breaks off leaves what was there before, and nothing else.
-func TestBrokenUpload(t *testing.T) {
-	f := newFixture(t)
+func TestBrokenUpload(t *testing.T) { inBothWays(t, brokenUpload) }
+
+func brokenUpload(t *testing.T, f *fixture) {
 	f.mustPut("file", "old")
 	r, w := io.Pipe()
 	req, err := http.NewRequest("POST", f.url+"/files?path=file", r)
@@ -306,7 +324,7 @@ func TestBrokenUpload(t *testing.T) {
 	}
 	req.Header.Set("Content-Type", "application/octet-stream")
 	go func() {
-		_, _ = w.Write(make([]byte, 1<<20))
+		_, _ = w.Write(make([]byte, 3<<20))
 		_ = w.CloseWithError(io.ErrClosedPipe)
 	}()
 	if resp, err := http.DefaultClient.Do(req); err == nil {

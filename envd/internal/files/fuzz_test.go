@@ -36,7 +36,7 @@ func FuzzMultipart(f *testing.F) {
 		if err := os.WriteFile(db.Passwd, []byte("tester:x:54321:54322::"+home+":/bin/sh\n"), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		upload := http.HandlerFunc(New(session.New("tester"), db).Upload)
+		upload := http.HandlerFunc(New(session.New("tester"), db, false).Upload)
 		header := http.Header{"Content-Type": {"multipart/form-data; boundary=b"}}
 		answer := httptest.Ask(t, upload, http.MethodPost, "/files", header, bytes.NewReader(data))
 		if answer.Status != 200 && answer.Status != 400 {

@@ -69,12 +69,12 @@ func (h *Handler) upload(r *http.Request) ([]entry, *apierror.Error) {
 	}
 	switch kind {
 	case "application/octet-stream":
-		return uploadRaw(r, body, u, given)
+		return h.uploadRaw(r, body, u, given)
 	case "multipart/form-data":
 		if params["boundary"] == "" {
 			return nil, apierror.New(http.StatusBadRequest, "the multipart boundary is missing")
 		}
-		p := parts{user: u, path: r.URL.Query().Get("path"), attributes: given}
+		p := parts{handler: h, user: u, path: r.URL.Query().Get("path"), attributes: given}
 		written, failure := p.upload(multipart.NewReader(body, params["boundary"]))
 		if failure == nil {
 			failure = drain(body)
@@ -116,7 +116,7 @@ func metadataOf(header http.Header) map[string]string {
 }
 
 // uploadRaw stores the body at the path of the query.
-func uploadRaw(r *http.Request, body io.Reader, u *user.User, given attributes) ([]entry, *apierror.Error) {
+func (h *Handler) uploadRaw(r *http.Request, body io.Reader, u *user.User, given attributes) ([]entry, *apierror.Error) {
 	path, failure := absolute(r.URL.Query().Get("path"), u)
 	if failure != nil {
 		return nil, failure
@@ -125,7 +125,7 @@ func uploadRaw(r *http.Request, body io.Reader, u *user.User, given attributes) 
 		failure = checkSpace(path, r.ContentLength)
 	}
 	if failure == nil {
-		failure = write(path, u, upload(body, given))
+		failure = write(path, u, h.uploaded(body, given))
 	}
 	if failure != nil {
 		return nil, failure
@@ -135,6 +135,7 @@ func uploadRaw(r *http.Request, body io.Reader, u *user.User, given attributes) 
 
 // parts is an upload of several files.
 type parts struct {
+	handler *Handler
 	user    *user.User
 	path    string // of the one file, or empty
 	written []entry
@@ -167,7 +168,7 @@ func (p *parts) store(part *multipart.Part) *apierror.Error {
 	if failure != nil {
 		return failure
 	}
-	if failure := write(path, p.user, upload(part, p.attributes)); failure != nil {
+	if failure := write(path, p.user, p.handler.uploaded(part, p.attributes)); failure != nil {
 		return failure
 	}
 	p.written = append(p.written, newEntry(path))

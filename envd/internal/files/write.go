@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/apierror"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/direct"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/filesystem"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/http"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/user"
@@ -38,9 +39,21 @@ type attributes struct {
 	mode     *os.FileMode // nil: that of the file it replaces, else fileMode
 }
 
-// upload is the content that body delivers.
-func upload(body io.Reader, a attributes) content {
-	return content{fill: func(file *os.File) error { return copyBody(file, body) }, attributes: a}
+// uploaded is the content that body delivers.
+func (h *Handler) uploaded(body io.Reader, a attributes) content {
+	return content{fill: func(file *os.File) error { return h.fill(file, requested{body}) }, attributes: a}
+}
+
+// requested is a body whose errors tell that they are not the file's.
+type requested struct{ body io.Reader }
+
+// Read implements io.Reader.
+func (r requested) Read(p []byte) (int, error) {
+	n, err := r.body.Read(p)
+	if err != nil && err != io.EOF {
+		err = fmt.Errorf("%w: %w", errBody, err)
+	}
+	return n, err
 }
 
 // write makes the file at path hold c, all or nothing: the bytes go to a temporary file in the
@@ -130,24 +143,25 @@ func complete(file *os.File, c content, mode os.FileMode, u *user.User) error {
 	return err
 }
 
-// copyBody copies and tells errors of the body from those of the file.
-func copyBody(file *os.File, body io.Reader) error {
+// fill writes what body gives. It writes full buffers, so that a file's page is written once, and what follows
+// direct.Worth bytes past the page cache where that is wanted.
+func (h *Handler) fill(file *os.File, body io.Reader) error {
 	buf := buffers.Get().(*[64 << 10]byte)
 	defer buffers.Put(buf)
-	for {
-		n, readErr := body.Read(buf[:])
-		if n > 0 {
-			if _, err := file.Write(buf[:n]); err != nil {
-				return err
-			}
+	for written := 0; !h.direct || written < direct.Worth; {
+		n, err := direct.Fill(buf[:], body)
+		if _, writeErr := file.Write(buf[:n]); writeErr != nil {
+			return writeErr
 		}
-		if readErr == io.EOF {
+		written += n
+		switch {
+		case err == io.EOF: // not errors.Is: see direct.Fill
 			return nil
-		}
-		if readErr != nil {
-			return fmt.Errorf("%w: %w", errBody, readErr)
+		case err != nil:
+			return err
 		}
 	}
+	return direct.Write(file, body)
 }
 
 func uploadError(path string, err error) *apierror.Error {

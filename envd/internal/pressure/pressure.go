@@ -6,7 +6,6 @@
 package pressure
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -22,9 +21,12 @@ const (
 	// Within window somebody has to have waited for memory for stall, several times in a row, before anybody is killed.
 	window, stall = time.Second, 400 * time.Millisecond
 	inARow        = 2
-	// spare is the part of the limit below which what the kernel could reclaim is too little to work with. Above it the waiting is
+	// Below this part of the limit, or below spareMost, the room that is left is too little to work with. Above it the waiting is
 	// for a cache that is written and read a lot, which harms nobody.
-	spare = 1.0 / 10
+	spareShare, spareMost = 10, 64 << 20
+	// againShare is the part of the room that has to have been read back from window to window. Who copies files through little
+	// room waits for memory too, but reads each of them once.
+	againShare = 4
 )
 
 // Watcher watches one cgroup v2 folder.
@@ -53,20 +55,22 @@ func (w *Watcher) Close() { _ = unix.Close(w.fd) }
 // Wait returns when somebody has to be killed. It keeps a thread of its own, as epoll(7) in the runtime does not ask for POLLPRI.
 func (w *Watcher) Wait() error {
 	var last time.Time
+	var before memory
 	for times := 0; ; {
 		if err := w.poll(); err != nil {
+			return err
+		}
+		now, err := w.look()
+		if err != nil {
 			return err
 		}
 		if time.Since(last) > 2*window {
 			times = 0
 		}
-		last = time.Now()
-		if times++; times < inARow {
-			continue
+		if times++; times >= inARow && now.thrashes(before) {
+			return nil
 		}
-		if short, err := w.short(); short || err != nil {
-			return err
-		}
+		last, before = time.Now(), now
 	}
 }
 
@@ -87,36 +91,60 @@ func (w *Watcher) poll() error {
 	}
 }
 
-// short reports whether the cgroup holds next to nothing that the kernel could reclaim. Without a limit it is never short.
-func (w *Watcher) short() (bool, error) {
-	text, err := os.ReadFile(filepath.Join(w.group, "memory.max"))
-	if err != nil {
-		return false, err
-	}
-	limit, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
-	if err != nil {
-		return false, nil //nolint:nilerr // "max"
-	}
-	stat, err := os.ReadFile(filepath.Join(w.group, "memory.stat"))
-	if err != nil {
-		return false, err
-	}
-	return float64(reclaimable(stat)) < spare*float64(limit), nil
+// memory is how a cgroup stands.
+type memory struct {
+	limit int64 // 0: none
+	room  int64 // what it may take yet, and what the kernel could reclaim
+	again int64 // bytes that were ever read back into the cache of files after they had been evicted
 }
 
-// reclaimable reads memory.stat of cgroups(7): the cache of files but for what only memory holds.
-func reclaimable(stat []byte) int64 {
-	var bytesOf int64
-	for line := range bytes.Lines(stat) {
-		name, value, _ := strings.Cut(strings.TrimSpace(string(line)), " ")
+// thrashes reports whether there is next to no room, through which the same is read over and over.
+func (m memory) thrashes(before memory) bool {
+	return m.room < min(m.limit/spareShare, spareMost) && m.again-before.again >= m.room/againShare
+}
+
+// look reads the cgroup's files, see cgroups(7).
+func (w *Watcher) look() (m memory, err error) {
+	limit, err := w.read("memory.max")
+	if err != nil {
+		return m, err
+	}
+	if m.limit, err = strconv.ParseInt(limit, 10, 64); err != nil {
+		return memory{}, nil //nolint:nilerr // "max"
+	}
+	current, err := w.read("memory.current")
+	if err != nil {
+		return m, err
+	}
+	taken, err := strconv.ParseInt(current, 10, 64)
+	if err != nil {
+		return m, err
+	}
+	m.room = m.limit - taken
+	stat, err := w.read("memory.stat")
+	m.add(stat)
+	return m, err
+}
+
+// read reads a file of the cgroup.
+func (w *Watcher) read(name string) (string, error) {
+	text, err := os.ReadFile(filepath.Join(w.group, name))
+	return strings.TrimSpace(string(text)), err
+}
+
+// add adds what memory.stat says: the cache of files but for what only memory holds can be reclaimed.
+func (m *memory) add(stat string) {
+	for line := range strings.Lines(stat) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
 		n, err := strconv.ParseInt(value, 10, 64)
 		switch {
 		case err != nil:
 		case name == "file", name == "slab_reclaimable":
-			bytesOf += n
+			m.room += n
 		case name == "shmem":
-			bytesOf -= n
+			m.room -= n
+		case name == "workingset_refault_file":
+			m.again += n * int64(os.Getpagesize())
 		}
 	}
-	return bytesOf
 }

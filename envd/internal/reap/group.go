@@ -31,7 +31,7 @@ type group struct {
 	dir     *os.File
 	ended   atomic.Bool // whether the child has ended, so that the cgroup may be empty
 	removed atomic.Bool
-	victims atomic.Int32 // how often killLargest was called
+	victims atomic.Int32 // how often somebody of it was killed by killFor
 }
 
 // add makes a cgroup and lets cmd start in it: the kernel puts the child there before
@@ -108,7 +108,7 @@ func (g *group) remove() bool {
 	return gone
 }
 
-// starved reports whether a process of the cgroup was killed for want of memory: by killLargest, or by the kernel, which counts
+// starved reports whether a process of the cgroup was killed for want of memory: by KillLargest, or by the kernel, which counts
 // it in memory.events of cgroups(7) whichever cgroup's limit was the reason.
 func (g *group) starved() bool {
 	if g == nil {

@@ -66,6 +66,8 @@ type Options struct {
 	// ResumeHooks is the folder of what /resume runs; empty for none.
 	ResumeHooks string
 	Reaper      *reap.Reaper
+	// Direct is for a guest, whose host caches its disk: large files go past the guest's own cache.
+	Direct bool
 	// Users is the account database; its zero value means the system's.
 	Users user.Database
 }
@@ -133,7 +135,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST /shutdown", s.shutdown)
 	mux.HandleFunc("POST /authorize", s.authorizeConnection)
 	mux.HandleFunc("GET /ports/{port}", s.port)
-	files.New(s.session, s.opts.Users).Mount(mux)
+	files.New(s.session, s.opts.Users, s.opts.Direct).Mount(mux)
 	processrpc.New(s.processes, s.session, s.opts.Users).Mount(mux)
 	filesystemrpc.New(s.files, s.session, s.opts.Users).Mount(mux)
 	return mux

@@ -33,6 +33,7 @@ type Store interface {
 	Transition(ctx context.Context, c db.Change) (models.Sandbox, error)
 	Sandbox(ctx context.Context, account id.Account, sb id.Sandbox) (models.Sandbox, error)
 	ChangeNetwork(ctx context.Context, account id.Account, sb id.Sandbox, by db.By, change db.NetworkFunc) (models.Sandbox, error)
+	NoteNetwork(ctx context.Context, sb models.Sandbox, by db.By, outcome string) error
 }
 
 // Limits of operations. The zero value of each means its default.

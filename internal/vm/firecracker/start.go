@@ -61,7 +61,7 @@ func (c *configured) launch(ctx context.Context) (*VM, error) {
 		return nil, errors.Join(err, out.close())
 	}
 	v := newVM(c.files, c.saved(process.Identity()), process, out)
-	return v, awaitSocket(ctx, c.files.root, v.Done())
+	return v, v.awaitSocket(ctx)
 }
 
 func (c *configured) spawn(ctx context.Context, out *outputs) (*vmm.Process, error) {
@@ -142,17 +142,17 @@ const socketLimit = 60 * time.Second
 
 var errExited = errors.New("its process ended")
 
-// awaitSocket waits until something listens on the API's socket in root.
-func awaitSocket(ctx context.Context, root string, exited <-chan struct{}) error {
+// awaitSocket waits until Firecracker listens on its API's socket.
+func (v *VM) awaitSocket(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, socketLimit)
 	defer cancel()
 	for b := newBackoff(); ; {
-		conn, err := vmm.Dial(ctx, root, apiSocket)
+		conn, err := v.process.Dial(ctx, v.files.root, apiSocket)
 		if err == nil {
 			return conn.Close()
 		}
 		select {
-		case <-exited:
+		case <-v.done:
 			return errExited
 		case <-ctx.Done():
 			return fmt.Errorf("wait for firecracker's API socket: %w (last attempt: %w)", ctx.Err(), err)

@@ -1,6 +1,7 @@
 package vmm
 
 import (
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -34,7 +35,7 @@ func TestDialFollowsNoLink(t *testing.T) {
 		if err := make(filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}
-		if conn, err := Dial(t.Context(), dir, name); err == nil {
+		if conn, err := dial(t.Context(), dir, name); err == nil {
 			conn.Close()
 			t.Errorf("%s: it was connected to", name)
 		}
@@ -42,9 +43,23 @@ func TestDialFollowsNoLink(t *testing.T) {
 	if err := os.Link(other, filepath.Join(dir, "socket")); err != nil {
 		t.Fatal(err)
 	}
-	conn, err := Dial(t.Context(), dir, "socket")
+	conn, err := dial(t.Context(), dir, "socket")
 	if err != nil {
 		t.Fatal(err)
 	}
 	conn.Close()
+	checkPeer(t, dir)
+}
+
+// checkPeer holds that this program, which listens on the socket in dir, is told from another process.
+func checkPeer(t *testing.T, dir string) {
+	t.Helper()
+	conn, err := (&Process{identity: Identity{PID: os.Getpid()}}).Dial(t.Context(), dir, "socket")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	if conn, err := spawn(t, shell(dir, "exec sleep 600")).Dial(t.Context(), dir, "socket"); !errors.Is(err, errForeign) {
+		t.Errorf("to another process's socket: %v, %v", conn, err)
+	}
 }

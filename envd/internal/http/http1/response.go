@@ -63,6 +63,15 @@ func (s *sender) Send(part *http.Part) error {
 // sendBody appends the part's body and end to out. What does not fit is sent.
 func (s *sender) sendBody(out []byte, part *http.Part) ([]byte, error) {
 	first, rest := part.Body[0], part.Body[1]
+	if !s.chunked && len(rest) > maxChunk { // large enough to go out by itself, without a copy
+		if out = append(out, first...); len(out) > 0 {
+			if _, err := s.conn.Write(out); err != nil {
+				return out, err
+			}
+		}
+		_, err := s.conn.Write(rest)
+		return out[:0], err
+	}
 	for len(first)+len(rest) > 0 {
 		n := min(len(rest), maxChunk-len(first))
 		if s.chunked {

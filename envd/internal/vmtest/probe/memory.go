@@ -40,23 +40,37 @@ func thrash([]string) error {
 	if err != nil {
 		return err
 	}
-	kept := touched(limit - current - spare)
-	if err := os.WriteFile("/root/mapped", bytes.Repeat([]byte{1}, file), 0o600); err != nil {
-		return err
-	}
-	f, err := os.Open("/root/mapped")
+	f, err := filled("/root/mapped", file/mib)
 	if err != nil {
 		return err
 	}
+	kept := touched(limit - current - spare)
 	mapped, err := unix.Mmap(int(f.Fd()), 0, file, unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {
 		return err
 	}
-	for sum := 0; ; sum += int(kept[0]) {
+	for sum := 0; sum >= 0; sum %= 1 << 20 { // a sum that nothing depends on would not be made
 		for i := 0; i < len(mapped); i += os.Getpagesize() {
 			sum += int(mapped[i])
 		}
+		sum += int(kept[0])
 	}
+	return nil
+}
+
+// filled makes a file of so many MiB, all of which is on the disk.
+func filled(path string, size int) (*os.File, error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	piece := bytes.Repeat([]byte{1}, mib)
+	for range size {
+		if _, err := f.Write(piece); err != nil {
+			return nil, err
+		}
+	}
+	return f, f.Sync()
 }
 
 // knob reads a number of the cgroup of all that envd starts.
@@ -68,18 +82,13 @@ func knob(name string) (int, error) {
 	return strconv.Atoi(string(bytes.TrimSpace(text)))
 }
 
-// cache writes and reads a file of many times the guest's memory.
+// cache writes and reads a file of some times the guest's memory.
 func cache([]string) error {
-	f, err := os.Create("/root/cached")
+	f, err := filled("/root/cached", 300)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = f.Close() }()
-	for range 400 {
-		if _, err := f.Write(bytes.Repeat([]byte{1}, mib)); err != nil {
-			return err
-		}
-	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
