@@ -76,6 +76,7 @@ func (p *pool) Put(buf *[]byte) {
 	for i, size := range tiers {
 		if cap(*buf) == size {
 			p.tier[i].Put(buf)
+			return // from here on it is somebody else's
 		}
 	}
 }
