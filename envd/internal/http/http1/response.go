@@ -19,8 +19,29 @@ const maxChunk = 96 << 10
 // small and large are what writes are put together in.
 var (
 	small = sync.Pool{New: func() any { return new(make([]byte, 0, 8<<10)) }}
-	large = sync.Pool{New: func() any { return new(make([]byte, 0, maxChunk+8<<10)) }}
+	large = make(spares, 2)
 )
+
+// spares keeps a few large buffers. Unlike those of a sync.Pool they are there again for certain: a long answer makes no garbage.
+type spares chan *[]byte
+
+// Get returns a *[]byte, as sync.Pool does.
+func (s spares) Get() any {
+	select {
+	case spare := <-s:
+		return spare
+	default:
+		return new(make([]byte, 0, maxChunk+8<<10))
+	}
+}
+
+// Put takes what Get has returned.
+func (s spares) Put(spare any) {
+	select {
+	case s <- spare.(*[]byte):
+	default:
+	}
+}
 
 // sender is how an answer goes out.
 type sender struct {
@@ -34,9 +55,12 @@ type sender struct {
 
 // Send implements http.Sender.
 func (s *sender) Send(part *http.Part) error {
-	pool := &small
+	var pool interface {
+		Get() any
+		Put(spare any)
+	} = &small
 	if part.Size() > 4<<10 {
-		pool = &large
+		pool = large
 	}
 	spare := pool.Get().(*[]byte)
 	out := (*spare)[:0]
