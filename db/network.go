@@ -53,6 +53,17 @@ func changeNetwork(ctx context.Context, q *dbgen.Queries, account id.Account, sb
 	return sandbox(dbgen.Sandbox(changed))
 }
 
+// NoteNetwork adds an audit row about the network policy of a sandbox: outcome is "ok" once it is in force, else the code of
+// the error. When the connection breaks the row may be there twice.
+func (s *Store) NoteNetwork(ctx context.Context, sb models.Sandbox, by By, outcome string) error {
+	_, err := retry(ctx, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, s.q.InsertAudit(ctx, dbgen.InsertAuditParams{
+			AccountID: string(sb.Account), Actor: by.Actor, Action: "sandbox.network", Target: string(sb.ID), Outcome: outcome, RequestID: by.Operation,
+		})
+	})
+	return err
+}
+
 // network is the form of a models.NetworkPolicy in the column network.
 type network struct {
 	Internet bool                 `json:"internet"`

@@ -21,7 +21,7 @@ type probe struct {
 	arrives bool
 }
 
-// isolation is what a sandbox can do under the default policy. Addresses of the outside are those of the test's net (see reach_net_test.go).
+// isolation is what a sandbox can do under the default policy. NET is the outside, and HOST the host's address there.
 var isolation = []probe{
 	{"UDP to the outside", "udp(NET, text)", true},
 	{"TCP to the outside", "tcp(NET, text)", true},
@@ -89,7 +89,7 @@ func TestIsolationInVM(t *testing.T) {
 	}
 	input, err := json.Marshal(map[string]any{
 		"probes": tried, "timeout": 10,
-		"who": map[string]any{"net": outsideAddress, "host": uplinkAddress, "other": other.String(), "other_host": other.Prev().String(), "port": probePort},
+		"who": map[string]any{"net": gatewayOfHost, "host": addressOfHost, "other": other.String(), "other_host": other.Prev().String(), "port": probePort},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -52,7 +52,7 @@ while True:
 // agent is killed and comes back; and its user can read what was refused.
 func TestNetworkPolicyWholeWay(t *testing.T) {
 	p := start(t, with("WRENN_DNS", gatewayOfHost))
-	w := newWorld(t, p.netns)
+	w := newWorld(t, p)
 	sb, err := p.client.CreateSandbox(p.context(), wrenn.CreateSandboxRequest{
 		Template: "python311", MemoryMiB: 256, Network: &wrenn.NetworkPolicy{Internet: wrenn.Off},
 	})
@@ -89,7 +89,11 @@ func TestNetworkPolicyWholeWay(t *testing.T) {
 		return err
 	})
 	p.ticks(id, first, 3)
-	p.reaches(id, map[string]string{"http://allowed.example": "this is " + allowedServer, "http://denied.example": "no name", "http://" + gatewayOfHost: "no way"})
+	// A change of policy keeps what was asked for since the agent's start: docs/adr/0009.
+	p.reaches(id, map[string]string{
+		"http://allowed.example": "this is " + allowedServer, "http://x.cdn.example": "this is " + otherServer,
+		"http://denied.example": "no name", "http://" + gatewayOfHost: "no way",
+	})
 
 	p.setNetwork(id, wrenn.NetworkPolicy{Allow: []string{"*.cdn.example"}})
 	p.eventually("the connection that is not allowed any more is cut", func(ctx context.Context) error {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -17,12 +16,8 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/network/netns"
 )
 
-// The outside of a test is a namespace behind the uplink of the agent's: TEST-NET-2 of RFC 5737.
-const (
-	outsideAddress = "198.51.100.2"
-	uplinkAddress  = "198.51.100.1"
-	probePort      = 7777
-)
+// probePort is where all servers of a test of isolation listen.
+const probePort = 7777
 
 // outside notes every token (probe-…-) that reaches it, however it is wrapped, and every one that reaches a program on the host.
 type outside struct {
@@ -46,57 +41,23 @@ func (o *outside) seen() string {
 	return o.text.String()
 }
 
-// newOutside gives the platform's namespace an uplink to an outside, with a server of TCP, and puts servers on the host. All of it
-// ends with the test.
+// newOutside gives the platform an uplink to an outside, with a server of TCP, and puts servers on the host. All of it ends with the test.
 func newOutside(t *testing.T, p *platform) *outside {
 	t.Helper()
-	path := filepath.Join(p.dir, "outside")
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	must(netns.Create(path))
-	t.Cleanup(func() {
-		if err := netns.Delete(path); err != nil {
-			t.Errorf("remove the outside: %v", err)
-		}
-	})
-	ns, err := netns.Open(path)
-	must(err)
-	defer ns.Close()
-	must(netns.Do(p.netns, func() error {
-		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "uplink"}, PeerName: "peer", PeerNamespace: netlink.NsFd(ns.FD())}); err != nil {
+	peer, o := p.uplink(), &outside{}
+	err := netns.Do(peer, func() error {
+		if err := o.sniff(t, "peer"); err != nil {
 			return err
 		}
-		return setUp("uplink", uplinkAddress, outsideAddress)
-	}))
-	must(ns.Do(func() error { return setUp("peer", outsideAddress, "") }))
-	o := &outside{}
-	must(ns.Do(func() error { return o.sniff(t, "peer") }))
-	must(ns.Do(func() error { return o.serve(t, false) }))
-	must(netns.Do(p.netns, func() error { return o.serve(t, true) }))
+		return o.serve(t, false)
+	})
+	if err == nil {
+		err = netns.Do(p.netns, func() error { return o.serve(t, true) })
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	return o
-}
-
-// setUp gives a device its address and the namespace its default route, if there is one.
-func setUp(device, address, route string) error {
-	link, err := netlink.LinkByName(device)
-	if err != nil {
-		return err
-	}
-	addr, err := netlink.ParseAddr(address + "/24")
-	if err != nil {
-		return err
-	}
-	if err := netlink.AddrAdd(link, addr); err != nil {
-		return err
-	}
-	if err := netlink.LinkSetUp(link); err != nil || route == "" {
-		return err
-	}
-	return netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: net.ParseIP(route)})
 }
 
 // sniff looks at all frames that come in by a device of the calling thread's namespace.

@@ -4,21 +4,17 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"path/filepath"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/miekg/dns"
-	"github.com/vishvananda/netlink"
 
 	"github.com/wrenn-sandbox/wrenn/internal/network/netns"
 )
 
-// The world behind the uplink of a platform's host: addresses for documentation, RFC 5737.
+// The servers of the world, beside the one at gatewayOfHost, where the name server is, too.
 const (
-	addressOfHost = "192.0.2.1"
-	gatewayOfHost = "192.0.2.2" // where the name server is, too
 	allowedServer = "198.51.100.7"
 	otherServer   = "198.51.100.8"
 	forbidden     = "198.51.100.9" // what no sandbox of the test may ever reach
@@ -32,64 +28,20 @@ var zone = map[string][]string{
 	"inside.example.":  {"inside.example. 60 IN A 169.254.169.254", "inside.example. 60 IN A 10.0.0.1"},
 }
 
-// world is a namespace with servers, linked to the platform's.
+// world is what is behind the uplink of a platform: servers, in a namespace of their own.
 type world struct {
 	mu   sync.Mutex // guards hits
 	hits map[string]int
 }
 
 // newWorld makes the world of a platform. Its servers end with the test.
-func newWorld(t *testing.T, host string) *world {
+func newWorld(t *testing.T, p *platform) *world {
 	t.Helper()
-	peer := filepath.Join(t.TempDir(), "peer")
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	must(netns.Create(peer))
-	t.Cleanup(func() {
-		if err := netns.Delete(peer); err != nil {
-			t.Error(err)
-		}
-	})
-	there, err := netns.Open(peer)
-	must(err)
-	defer there.Close()
-	must(netns.Do(host, func() error {
-		veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "uplink"}, PeerName: "peer", PeerNamespace: netlink.NsFd(there.FD())}
-		if err := netlink.LinkAdd(veth); err != nil {
-			return err
-		}
-		if err := turnOn("uplink", addressOfHost+"/24"); err != nil {
-			return err
-		}
-		return netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP(gatewayOfHost)})
-	}))
-	must(netns.Do(peer, func() error {
-		return turnOn("peer", gatewayOfHost+"/24", allowedServer+"/32", otherServer+"/32", forbidden+"/32")
-	}))
 	w := &world{hits: map[string]int{}}
-	must(netns.Do(peer, func() error { return w.serve(t) }))
+	if err := netns.Do(p.uplink(allowedServer, otherServer, forbidden), func() error { return w.serve(t) }); err != nil {
+		t.Fatal(err)
+	}
 	return w
-}
-
-func turnOn(name string, addresses ...string) error {
-	link, err := netlink.LinkByName(name)
-	if err != nil {
-		return err
-	}
-	for _, text := range addresses {
-		addr, err := netlink.ParseAddr(text)
-		if err != nil {
-			return err
-		}
-		if err := netlink.AddrAdd(link, addr); err != nil {
-			return err
-		}
-	}
-	return netlink.LinkSetUp(link)
 }
 
 // serve opens an HTTP server at each address and the name server, in the calling thread's namespace.

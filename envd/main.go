@@ -17,6 +17,7 @@ import (
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/boot"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/listen"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/pressure"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/reap"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/server"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/shutdown"
@@ -53,10 +54,37 @@ func runGuest() {
 	}
 	guest.Reaper = reaper
 	go guest.EndOnSignal()
+	go guardMemory(console, machine.Cgroup, reaper)
 	if err := serveGuest(console, guest, machine); err != nil {
 		guest.End("the server: " + err.Error())
 	}
 	select {} // the server was closed by the guest's end, which is under way
+}
+
+// guardMemory kills programs that keep the guest from making headway for want of memory, and says on the console if it cannot.
+func guardMemory(console io.Writer, cgroup string, reaper *reap.Reaper) {
+	err := killForMemory(console, cgroup, reaper)
+	_, _ = fmt.Fprintf(console, "envd: nobody watches the pressure on memory: %v\n", err)
+}
+
+// killForMemory says on the console whom it kills, and returns when it cannot go on.
+func killForMemory(console io.Writer, cgroup string, reaper *reap.Reaper) error {
+	watcher, err := pressure.New(cgroup)
+	if err != nil {
+		return err
+	}
+	defer watcher.Close()
+	for {
+		if err := watcher.Wait(); err != nil {
+			return err
+		}
+		said := "killed "
+		victim, failure := reaper.KillLargest()
+		if failure != nil { // it has ended, most likely; if the pressure has not, Wait says so again
+			said = failure.Error()
+		}
+		_, _ = fmt.Fprintf(console, "envd: out of memory: %s%s\n", said, victim)
+	}
 }
 
 // serveGuest serves the host until the transport fails for good.

@@ -6,8 +6,9 @@
 #   base    compiler, make, git, curl, CA certificates
 #   go      Go, when none on this machine is new enough for go.work
 #   run     what host agent and control plane use: QEMU, PostgreSQL, Redis, nftables, XFS tools
-#   test    what tests run beside that: Python and Node.js, for images/kernels
+#   test    what tests run beside that: Python and Node.js, for images/kernels; Chromium, for terminals
 #   host    what host-agent setup uses: modprobe, useradd
+#   emulation   asked for by scripts/test-firecracker.sh where it has to emulate a host
 #   dev     protoc and shellcheck
 #   client  what E2B's released clients run on: Python with pip, npm (which brings a Node.js where there is none)
 #   image, rootfs, kernel, npm   asked for by images/build.sh when something has to be built
@@ -47,6 +48,13 @@ LIST
     test) cat <<'LIST' ;;
 python3 python3
 node nodejs
+chromium chromium
+LIST
+    emulation) cat <<'LIST' ;;
+qemu-system-x86_64 qemu-system-x86
+mmdebstrap mmdebstrap
+cpio cpio
+mke2fs e2fsprogs
 LIST
     host) cat <<'LIST' ;;
 modprobe kmod
@@ -81,7 +89,7 @@ xz xz-utils
 LIST
     npm) echo npm npm ;;
     guest) for group in image rootfs kernel npm; do packages "$group"; done ;;
-    *) die "unknown group '$1': base, go, run, test, host, dev, client, guest, image, rootfs, kernel, npm" ;;
+    *) die "unknown group '$1': base, go, run, test, host, emulation, dev, client, guest, image, rootfs, kernel, npm" ;;
   esac
 }
 

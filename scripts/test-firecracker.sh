@@ -80,10 +80,7 @@ kvm_usable() {
 }
 
 run_nested() {
-  local tool
-  for tool in qemu-system-x86_64 mmdebstrap cpio mke2fs; do
-    command -v "$tool" >/dev/null || die "$tool is not installed (packages qemu-system-x86, mmdebstrap, cpio, e2fsprogs)"
-  done
+  "$root/scripts/install-deps.sh" emulation
   host=$(host_image)
   payload "$@"
   boot

@@ -89,32 +89,39 @@ func (b *bench) byNetlink(ctx context.Context, most int) (err error) {
 	return b.policies(ctx, n)
 }
 
-// settle is how long it takes from one measurement to the next, so that the pool has its next device and the last one is
-// deleted: sandboxes that come and go at full speed would measure how quickly the kernel makes and deletes devices.
+// settle is how long it takes from one life to the next, so that the pool has its next device: sandboxes that come and go at
+// full speed would measure how quickly the kernel makes devices.
 const settle = 60 * time.Millisecond
 
-// lives attaches and detaches sandboxes beside level others.
+// lives attaches and detaches sandboxes beside level others. Each is attached right after another one was detached.
 func (b *bench) lives(ctx context.Context, n *network.Network, level int) error {
 	var setUp, tearDown []float64
+	last, err := attach(ctx, n, life(0), network.DefaultPolicy)
+	if err != nil {
+		return err
+	}
 	for i := range b.rounds + 5 {
 		rest(ctx)
 		begin := time.Now()
-		slot, err := attach(ctx, n, "sb-ffffffff", network.DefaultPolicy)
-		attached := time.Since(begin)
+		if err := n.Detach(ctx, life(i)); err != nil {
+			return err
+		}
+		detached := time.Now()
+		slot, err := attach(ctx, n, life(i+1), network.DefaultPolicy)
 		if err != nil {
 			return err
 		}
-		rest(ctx)
-		begin = time.Now()
-		if err := n.Detach(ctx, "sb-ffffffff"); err != nil {
-			return err
-		}
 		if i >= 5 { // the first ones warm up
-			setUp, tearDown = append(setUp, milliseconds(attached)), append(tearDown, milliseconds(time.Since(begin)))
+			setUp, tearDown = append(setUp, milliseconds(time.Since(detached))), append(tearDown, milliseconds(detached.Sub(begin)))
 		}
-		n.Release(slot)
+		n.Release(last)
+		last = slot
 	}
-	b.add(fmt.Sprintf("net_setup_ms_at_%d", level), fmt.Sprintf("Reserve and Attach beside %d sandboxes, TAPs made ahead", level), setUp)
+	if err := n.Detach(ctx, life(b.rounds+5)); err != nil {
+		return err
+	}
+	n.Release(last)
+	b.add(fmt.Sprintf("net_setup_ms_at_%d", level), fmt.Sprintf("Reserve and Attach beside %d sandboxes, right after a Detach, TAPs made ahead", level), setUp)
 	b.add(fmt.Sprintf("net_teardown_ms_at_%d", level), fmt.Sprintf("Detach beside %d sandboxes", level), tearDown)
 	return nil
 }
@@ -151,6 +158,8 @@ func attach(ctx context.Context, n *network.Network, sandbox id.Sandbox, p netwo
 	_, err = n.Attach(ctx, sandbox, slot, p)
 	return slot, err
 }
+
+func life(i int) id.Sandbox { return id.Sandbox(fmt.Sprintf("sb-ff%06x", i)) }
 
 func sandbox(i int) id.Sandbox { return id.Sandbox(fmt.Sprintf("sb-%08x", i+1)) }
 

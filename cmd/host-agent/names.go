@@ -12,8 +12,8 @@ import (
 
 // nameServer is the sandboxes' name server while it serves.
 type nameServer struct {
-	end    context.CancelFunc
-	served chan error
+	end   context.CancelFunc
+	ended chan struct{}
 }
 
 // serveNames answers the guests' questions for names until it is closed.
@@ -31,18 +31,12 @@ func serveNames(ctx context.Context, cfg config.Agent, p *parts, log *slog.Logge
 	})
 	// It goes on while calls under way end, so that the end of ctx is not its own.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
-	n := &nameServer{end: end, served: make(chan error, 1)}
-	go func() {
-		err := forwarder.Serve(life, packets, streams)
-		if err != nil {
-			log.Error("the sandboxes' name server has ended", "error", err)
-		}
-		n.served <- err
-	}()
+	n := &nameServer{end: end, ended: make(chan struct{})}
+	go func() { defer close(n.ended); forwarder.Serve(life, packets, streams) }()
 	return n, nil
 }
 
-func (n *nameServer) close() error {
+func (n *nameServer) close() {
 	n.end()
-	return <-n.served
+	<-n.ended
 }

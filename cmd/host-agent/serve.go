@@ -69,15 +69,19 @@ func serve(ctx context.Context, cfg config.Agent) error {
 	case err = <-served:
 	case <-ctx.Done():
 		log.Info("host agent stops; its sandboxes go on", "sandboxes", len(p.agent.Sandboxes()))
-		drain(server)
+		p.agent.EndWatches() // at which control planes give up the connections to guests that nobody uses
+		drain(server, log)
 		err = <-served
 	}
 	return errors.Join(err, p.close())
 }
 
 // drain lets calls under way end, for a while.
-func drain(server *grpc.Server) {
-	timer := time.AfterFunc(drainLimit, server.Stop)
+func drain(server *grpc.Server, log *slog.Logger) {
+	timer := time.AfterFunc(drainLimit, func() {
+		log.Warn("calls under way are broken off", "after", drainLimit)
+		server.Stop()
+	})
 	defer timer.Stop()
 	server.GracefulStop()
 }
@@ -128,7 +132,7 @@ func assemble(ctx context.Context, cfg config.Agent, log *slog.Logger) (p *parts
 func (p *parts) close() error {
 	var errs []error
 	if p.names != nil {
-		errs = append(errs, p.names.close())
+		p.names.close()
 	}
 	if p.agent != nil {
 		errs = append(errs, p.agent.Close())

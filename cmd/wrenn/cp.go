@@ -9,6 +9,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -213,14 +214,12 @@ func (c *copier) fileInto(ctx context.Context, what thing, to place) error {
 	defer source.Close()
 	shown := c.app.progress(source, to.path, what.size)
 	defer shown.end()
-	if _, err := c.client.WriteFile(ctx, to.sandbox, to.path, sized(shown, what.size), c.opts...); err != nil {
+	opts := slices.Clone(c.opts)
+	if there == nil && what.mode != 0 {
+		opts = append(opts, wrenn.WithMode(uint32(what.mode)))
+	}
+	if _, err := c.client.WriteFile(ctx, to.sandbox, to.path, sized(shown, what.size), opts...); err != nil {
 		return fmt.Errorf("write %s: %w", to, err)
-	}
-	if there != nil || what.mode == 0 {
-		return nil
-	}
-	if _, err := c.client.ChangeMode(ctx, to.sandbox, to.path, uint32(what.mode), false, c.opts...); err != nil {
-		return fmt.Errorf("change the permissions of %s: %w", to, err)
 	}
 	return nil
 }

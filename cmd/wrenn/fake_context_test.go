@@ -53,6 +53,10 @@ func (f *fake) executeStream(w http.ResponseWriter, r *http.Request, id string) 
 	case "raise":
 		status = "error"
 		event("error", map[string]any{"name": "ValueError", "value": "no", "traceback": []string{"Traceback:", "ValueError: no"}})
+	case "plot":
+		event("result", map[string]any{"main": true, "data": map[string]any{"text/plain": "<Figure>", "image/png": "iVBORw==", "image/svg+xml": "<svg/>"}})
+	case "json":
+		event("result", map[string]any{"main": true, "data": map[string]any{"application/json": map[string]any{"a": 1}}})
 	case "forever":
 		status = "timed_out"
 	case "crash":

@@ -43,6 +43,9 @@ func (f *fake) file(w http.ResponseWriter, r *http.Request, id, verb string, bod
 		f.unpack(w, key, body)
 	case r.Method == http.MethodPut:
 		f.files[key] = string(body)
+		if mode := q.Get("mode"); mode != "" {
+			f.modes[key] = mode
+		}
 		reply(w, 200, map[string]any{"path": name, "size": len(body)})
 	case f.entry(key, name) == nil:
 		refuse(w, 404, "not_found", "there is no file "+name, "")

@@ -223,6 +223,8 @@ func (f *fake) stream(w http.ResponseWriter, r *http.Request) bool {
 		f.terminal(w, r)
 	case parts[1] == "ports":
 		fmt.Fprintf(w, "%s %s %s", r.Method, r.URL.RequestURI(), r.Header.Get("X-Forwarded-Host"))
+	case parts[1] == "tcp":
+		f.tcp(w, r)
 	case last == "stdin":
 		f.stdin(w, r, f.find(parts[2]))
 	case sse && last == "output":

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
@@ -30,6 +31,16 @@ func (f *fake) terminal(w http.ResponseWriter, r *http.Request) {
 		_ = conn.Write(ctx, kind, fmt.Appendf(nil, format, args...))
 	}
 	q := r.URL.Query()
+	var start struct {
+		Cmd, Cwd, User string
+		Env            map[string]string
+	}
+	if q.Get("start") == "message" {
+		_, first, err := conn.Read(ctx)
+		if err != nil || json.Unmarshal(first, &start) != nil {
+			f.t.Errorf("the first message is %s, %v", first, err)
+		}
+	}
 	f.mu.Lock()
 	p := f.running[100]
 	if p == nil {
@@ -37,7 +48,7 @@ func (f *fake) terminal(w http.ResponseWriter, r *http.Request) {
 	}
 	f.mu.Unlock()
 	tell(websocket.MessageText, `{"type":"started","id":%q,"pid":%d,"offset":%s}`, fakeTerminal, p.pid, firstOf(q.Get("offset"), "0"))
-	tell(websocket.MessageBinary, "size=%sx%s cmd=%s user=%s id=%s offset=%s\r\n", q.Get("cols"), q.Get("rows"), q.Get("cmd"), q.Get("user"), q.Get("id"), q.Get("offset"))
+	tell(websocket.MessageBinary, "size=%sx%s cmd=%s env=%v user=%s id=%s offset=%s\r\n", q.Get("cols"), q.Get("rows"), start.Cmd, start.Env, start.User, q.Get("id"), q.Get("offset"))
 	for {
 		kind, data, err := conn.Read(ctx)
 		switch {

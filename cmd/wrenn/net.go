@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/sdk/go"
@@ -64,6 +63,11 @@ What is always denied (other sandboxes, the host, cloud metadata, IPv6) beats --
 		if err != nil {
 			return err
 		}
+		if change.Limits != nil {
+			if err := flags.keepLimits(cmd, client, args[0], change); err != nil {
+				return err
+			}
+		}
 		s, err := client.SetNetwork(cmd.Context(), args[0], *change)
 		if err != nil {
 			return fmt.Errorf("set the network policy: %w", err)
@@ -74,48 +78,6 @@ What is always denied (other sandboxes, the host, cloud metadata, IPv6) beats --
 		return printTable(a.stdout, []string{"internet", string(s.Network.Internet)}, policyRows(s.Network)[1:])
 	}
 	return cmd
-}
-
-// networkFlags are those of a network policy.
-type networkFlags struct {
-	internet    string
-	allow, deny []string
-	limits      wrenn.NetworkLimits
-}
-
-func (n *networkFlags) declare(f *pflag.FlagSet) {
-	f.StringVar(&n.internet, "internet", "", "on or off: whether what no rule names may be reached")
-	f.StringSliceVar(&n.allow, "allow", nil, "what may be reached: IPv4 addresses and networks, domain names, *.name; separated by commas")
-	f.StringSliceVar(&n.deny, "deny", nil, "what may not be reached")
-	f.IntVar(&n.limits.UploadMbit, "upload-mbit", 0, "most megabits a second from the sandbox (0: the host's default)")
-	f.IntVar(&n.limits.DownloadMbit, "download-mbit", 0, "most megabits a second to the sandbox (0: the host's default)")
-	f.IntVar(&n.limits.Connections, "connections", 0, "most connections at the same time (0: the host's default)")
-}
-
-// policy returns what the flags ask for, nil when none of them is given.
-func (n *networkFlags) policy(f *pflag.FlagSet) *wrenn.NetworkPolicy {
-	var p wrenn.NetworkPolicy
-	some := false
-	given := func(name string) bool {
-		some = some || f.Changed(name)
-		return f.Changed(name)
-	}
-	if given("internet") {
-		p.Internet = wrenn.Switch(n.internet)
-	}
-	if given("allow") {
-		p.Allow = append([]string{}, n.allow...)
-	}
-	if given("deny") {
-		p.Deny = append([]string{}, n.deny...)
-	}
-	if slices.ContainsFunc([]string{"upload-mbit", "download-mbit", "connections"}, given) {
-		p.Limits = &n.limits
-	}
-	if !some {
-		return nil
-	}
-	return &p
 }
 
 func (a *app) showNetwork(ctx context.Context, client *wrenn.Client, id string, asJSON bool) error {
@@ -167,15 +129,9 @@ func policyRows(p wrenn.NetworkPolicy) [][]string {
 	if p.Limits == nil {
 		return rows
 	}
-	for _, l := range []struct {
-		name  string
-		value int
-	}{
-		{"upload", p.Limits.UploadMbit}, {"download", p.Limits.DownloadMbit}, {"packets", p.Limits.PacketsPerSecond},
-		{"connections", p.Limits.Connections}, {"new connections", p.Limits.ConnectionsPerSecond},
-	} {
-		if l.value != 0 {
-			rows = append(rows, []string{"limit of " + l.name, strconv.Itoa(l.value)})
+	for _, l := range networkLimits {
+		if value := *l.of(p.Limits); value != 0 {
+			rows = append(rows, []string{"limit of " + l.name, fmt.Sprintf("%d %s", value, l.unit)})
 		}
 	}
 	return rows

@@ -19,22 +19,28 @@ import (
 func newPort(a *app) *cobra.Command {
 	var ttl time.Duration
 	var forward string
+	var tcp bool
 	cmd := &cobra.Command{
 		Use:   "port SANDBOX PORT",
-		Short: "Reach a port of a sandbox over HTTP",
+		Short: "Reach a port of a sandbox",
 		Long: `Prints a URL by which anybody can reach an HTTP server on a port of the sandbox until it expires: the
 token in it is all that is needed.
 
-With --forward it listens on 127.0.0.1 instead, until Ctrl-C, and passes HTTP requests (WebSockets and server-sent events
-too, other protocols not) on to the port with your API key: every user and program of this machine can reach the port then.`,
+With --forward it listens on 127.0.0.1 instead, until Ctrl-C, and passes HTTP requests, WebSockets and server-sent events among
+them, on to the port with your API key: every user and program of this machine can reach the port then.
+
+With --tcp too it passes on connections of any protocol, byte by byte; either side can end its sending before the other. Pages that
+your browser shows can reach the port then, if they guess its number.`,
 		Example: `  wrenn port sb-0a1b2c3d 8080 --ttl 15m
   wrenn port sb-0a1b2c3d 8080 --forward          # http://127.0.0.1:8080
-  wrenn port sb-0a1b2c3d 8080 --forward=9000     # http://127.0.0.1:9000`,
+  wrenn port sb-0a1b2c3d 8080 --forward=9000     # http://127.0.0.1:9000
+  wrenn port sb-0a1b2c3d 5432 --forward --tcp    # psql -h 127.0.0.1`,
 		Args: cobra.ExactArgs(2), ValidArgsFunction: a.sandboxIDs,
 	}
 	f := cmd.Flags()
 	f.DurationVar(&ttl, "ttl", time.Hour, "how long the URL is valid, at most 168h")
 	f.StringVar(&forward, "forward", "", "listen on 127.0.0.1 on this port (0: any) instead")
+	f.BoolVar(&tcp, "tcp", false, "forward TCP connections of any protocol, not HTTP requests")
 	f.Lookup("forward").NoOptDefVal = "same"
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -46,11 +52,17 @@ too, other protocols not) on to the port with your API key: every user and progr
 		if err != nil {
 			return err
 		}
+		if tcp && forward == "" {
+			return models.Errorf(models.Invalid, "--tcp is for --forward: a URL leads to HTTP alone")
+		}
 		if forward == "" {
 			return a.portURL(cmd.Context(), client, args[0], int(port), ttl, *asJSON)
 		}
 		if forward == "same" {
 			forward = args[1]
+		}
+		if tcp {
+			return a.forwardTCP(cmd.Context(), client, args[0], int(port), forward)
 		}
 		return a.forward(cmd.Context(), client, args[0], int(port), forward)
 	}
@@ -81,16 +93,13 @@ func (a *app) portURL(ctx context.Context, client *wrenn.Client, id string, port
 
 // forward serves until ctx ends.
 func (a *app) forward(ctx context.Context, client *wrenn.Client, id string, port int, local string) error {
-	if _, err := client.GetSandbox(ctx, id); err != nil {
-		return fmt.Errorf("look up sandbox: %w", err)
-	}
 	handler, err := client.PortHandler(id, port)
 	if err != nil {
 		return err
 	}
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", local))
+	listener, err := listenFor(ctx, client, id, local)
 	if err != nil {
-		return models.Errorf(models.Precondition, "%v", err).WithHint("another port: --forward=0 takes one that is free")
+		return err
 	}
 	fmt.Fprintf(a.stdout, "http://%s\n", listener.Addr())
 	server := &http.Server{Handler: fromHere(handler), ReadHeaderTimeout: time.Minute}
@@ -99,6 +108,28 @@ func (a *app) forward(ctx context.Context, client *wrenn.Client, id string, port
 		return err
 	}
 	return ctx.Err()
+}
+
+// forwardTCP serves until ctx ends.
+func (a *app) forwardTCP(ctx context.Context, client *wrenn.Client, id string, port int, local string) error {
+	listener, err := listenFor(ctx, client, id, local)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(a.stdout, listener.Addr())
+	return (&tcpForward{app: a, client: client, id: id, port: port}).serve(ctx, listener)
+}
+
+// listenFor listens on a local port for a sandbox that there is.
+func listenFor(ctx context.Context, client *wrenn.Client, id, local string) (net.Listener, error) {
+	if _, err := client.GetSandbox(ctx, id); err != nil {
+		return nil, fmt.Errorf("look up sandbox: %w", err)
+	}
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", local))
+	if err != nil {
+		return nil, models.Errorf(models.Precondition, "%v", err).WithHint("another port: --forward=0 takes one that is free")
+	}
+	return listener, nil
 }
 
 // fromHere refuses requests under names other than this machine's own, by which a page from elsewhere could reach

@@ -28,6 +28,7 @@ type runOptions struct {
 	code, contextID string
 	timeout         time.Duration
 	asJSON          bool
+	output          string // the folder for images
 }
 
 func newRunCode(a *app) *cobra.Command {
@@ -37,11 +38,13 @@ func newRunCode(a *app) *cobra.Command {
 		Short: "Execute Python or JavaScript in a sandbox and show its results",
 		Long: `Executes code, of a file, of standard input or of --code, in an interpreter of its own, which is deleted afterwards, or
 with --context in one that keeps its variables from run to run (the API makes such: POST /v1/sandboxes/{id}/contexts).
-What the code prints is shown as it comes, and then the value of its last expression.
+What the code prints is shown as it comes, and then the value of its last expression: as text, tables too, else as JSON. Images and
+other representations that are no text are written to files of --output DIR, whose names are told on standard error.
 
 The status is 0 when the code ended without an error, 1 when not, 124 when its time ran out, 130 when Ctrl-C interrupted
 it, and 125 when it could not be executed. Ctrl-C twice within two seconds gives up without waiting for the code.`,
 		Example: `  wrenn run sb-0a1b2c3d analysis.py
+  wrenn run sb-0a1b2c3d plot.py --output figures
   wrenn run sb-0a1b2c3d -l javascript -c '[1, 2, 3].map(x => x * x)'
   echo 'print(6*7)' | wrenn run sb-0a1b2c3d -`,
 		Args: cobra.RangeArgs(1, 2), ValidArgsFunction: a.sandboxIDs,
@@ -54,6 +57,8 @@ it, and 125 when it could not be executed. Ctrl-C twice within two seconds gives
 	f.StringVarP(&opts.create.User, "user", "u", "", "user of the guest (default: the template's)")
 	f.DurationVar(&opts.timeout, "timeout", 0, "interrupt the code after this long (default 5m)")
 	f.BoolVar(&opts.asJSON, "json", false, "print output, results and error as JSON at the end")
+	f.StringVarP(&opts.output, "output", "o", "", "write images and the like into this folder")
+	cmd.MarkFlagsMutuallyExclusive("json", "output")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		code, err := a.readCode(&opts, args[1:])
 		if err != nil {
@@ -134,7 +139,7 @@ func (a *app) runCode(client *wrenn.Client, id, code string, opts runOptions) er
 		_ = client.InterruptContext(ctx, id, contextID) // where it fails, a second Ctrl-C gives up
 	}
 	go untilGivenUp(ctx, signals, interrupt, cancel)
-	end, err := a.execute(ctx, client, id, contextID, wrenn.ExecuteRequest{Code: code, Timeout: opts.timeout}, opts.asJSON)
+	end, err := a.execute(ctx, client, id, contextID, wrenn.ExecuteRequest{Code: code, Timeout: opts.timeout}, opts)
 	switch {
 	case errors.Is(context.Cause(ctx), errGivenUp):
 		return exitStatus(128 + int(unix.SIGINT))
@@ -177,8 +182,8 @@ func (a *app) deleteContext(client *wrenn.Client, id, contextID string) {
 	}
 }
 
-func (a *app) execute(ctx context.Context, client *wrenn.Client, id, contextID string, req wrenn.ExecuteRequest, asJSON bool) (wrenn.ExecutionStatus, error) {
-	if asJSON {
+func (a *app) execute(ctx context.Context, client *wrenn.Client, id, contextID string, req wrenn.ExecuteRequest, opts runOptions) (wrenn.ExecutionStatus, error) {
+	if opts.asJSON {
 		x, err := client.Execute(ctx, id, contextID, req)
 		if err != nil {
 			return "", err
@@ -190,6 +195,7 @@ func (a *app) execute(ctx context.Context, client *wrenn.Client, id, contextID s
 		return "", err
 	}
 	defer stream.Close()
+	results := &resultWriter{app: a, folder: opts.output}
 	for event, err := range stream.Events() {
 		if err != nil {
 			return "", err
@@ -197,14 +203,14 @@ func (a *app) execute(ctx context.Context, client *wrenn.Client, id, contextID s
 		if event.Kind == wrenn.Ended {
 			return event.Status, nil
 		}
-		if err := a.showExecution(event); err != nil {
+		if err := a.showExecution(event, results); err != nil {
 			return "", err
 		}
 	}
 	return "", io.ErrUnexpectedEOF
 }
 
-func (a *app) showExecution(event wrenn.ExecutionEvent) (err error) {
+func (a *app) showExecution(event wrenn.ExecutionEvent, results *resultWriter) (err error) {
 	switch event.Kind {
 	case wrenn.Stdout:
 		_, err = io.WriteString(a.stdout, event.Text)
@@ -213,7 +219,7 @@ func (a *app) showExecution(event wrenn.ExecutionEvent) (err error) {
 	case wrenn.Gap:
 		fmt.Fprintf(a.stderr, "wrenn: %d bytes of the output are missing here\n", event.Bytes)
 	case wrenn.Result:
-		_, err = fmt.Fprintln(a.stdout, strings.TrimSuffix(event.Result.Text("text/plain"), "\n"))
+		err = results.show(event.Result)
 	case wrenn.CodeError:
 		text := strings.Join(event.Error.Traceback, "\n")
 		fmt.Fprintln(a.stderr, strings.TrimSuffix(firstOf(text, event.Error.Name+": "+event.Error.Value), "\n"))

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -228,6 +229,41 @@ func TestPortIsForwarded(t *testing.T) {
 	}
 	if status, _ := get("evil.example"); status != http.StatusMisdirectedRequest {
 		t.Errorf("under a strange name: status %d", status)
+	}
+	_ = cmd.Process.Signal(syscall.SIGINT)
+	if status := ended(t, cmd); status != 130 {
+		t.Errorf("status %d", status)
+	}
+}
+
+// TestTCPIsForwarded: the end of what a program sends is passed on, and it reads the answer; what breaks off is no end.
+func TestTCPIsForwarded(t *testing.T) {
+	_, url := service(t)
+	cmd := command(t, url, "port", "sb-00000001", "5432", "--forward=0", "--tcp")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	local, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	for say, want := range map[string]string{"question": "QUESTION", "break": ""} {
+		conn, err := net.Dial("tcp", strings.TrimSpace(local))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, say)
+		if want != "" {
+			_ = conn.(*net.TCPConn).CloseWrite()
+		}
+		if got, err := io.ReadAll(conn); string(got) != want || (err == nil) != (want != "") {
+			t.Errorf("%s: %q, %v", say, got, err)
+		}
 	}
 	_ = cmd.Process.Signal(syscall.SIGINT)
 	if status := ended(t, cmd); status != 130 {

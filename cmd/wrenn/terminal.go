@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"os/signal"
-	"slices"
 	"strings"
 	"time"
 
@@ -36,7 +34,7 @@ type session struct {
 // execTerminal runs a program on a terminal. The program ends with this command.
 func (a *app) execTerminal(ctx context.Context, client *wrenn.Client, id string, req wrenn.ProcessRequest) (wrenn.ExecExit, error) {
 	s := &session{app: a, client: client, id: id}
-	s.req = wrenn.TerminalRequest{Cmd: commandLine(req), Cwd: req.Cwd, User: req.User, Timeout: req.Timeout}
+	s.req = wrenn.TerminalRequest{Cmd: commandLine(req), Cwd: req.Cwd, User: req.User, Env: req.Env, Timeout: req.Timeout}
 	exit, pid, err := s.run(ctx)
 	if err != nil && pid > 0 {
 		(&following{app: a, client: client, id: id, pid: pid}).kill()
@@ -49,21 +47,15 @@ func (a *app) execTerminal(ctx context.Context, client *wrenn.Client, id string,
 
 // commandLine is a request as one line of sh(1), which is what a terminal takes.
 func commandLine(req wrenn.ProcessRequest) string {
-	words := []string{"exec"}
-	if len(req.Env) > 0 {
-		words = append(words, "env")
-	}
-	for _, name := range slices.Sorted(maps.Keys(req.Env)) {
-		words = append(words, quoted(name+"="+req.Env[name]))
-	}
 	program := append([]string{req.Cmd}, req.Args...)
 	if req.Shell != "" {
 		program = []string{"/bin/sh", "-c", req.Shell}
 	}
+	line := "exec"
 	for _, word := range program {
-		words = append(words, quoted(word))
+		line += " " + quoted(word)
 	}
-	return strings.Join(words, " ")
+	return line
 }
 
 // quoted is a word that sh(1) takes as it is.

@@ -23,7 +23,7 @@ func settings(t *testing.T, o *onTerminal) unix.Termios {
 func TestExecOnATerminal(t *testing.T) {
 	_, url := service(t)
 	o := startOnTerminal(t, url, "exec", "-it", "-e", "A=it's", "sb-00000001", "--", "python3", "-c", "print(1)")
-	o.await(`size=100x30 cmd=exec env 'A=it'\''s' 'python3' '-c' 'print(1)' user= id= offset=`)
+	o.await(`size=100x30 cmd=exec 'python3' '-c' 'print(1)' env=map[A:it's] user= id= offset=`)
 	o.await(`control {"type":"resize","cols":100,"rows":30}`)
 	if settings(t, o).Lflag&(unix.ICANON|unix.ECHO) != 0 {
 		t.Error("the terminal is not raw")
@@ -45,7 +45,7 @@ func TestExecOnATerminal(t *testing.T) {
 func TestTerminalComesBack(t *testing.T) {
 	_, url := service(t)
 	o := startOnTerminal(t, url, "shell", "sb-00000001", "-u", "root")
-	o.await("size=100x30 cmd= user=root id= offset=\r\n")
+	o.await("size=100x30 cmd= env=map[] user=root id= offset=\r\n")
 	o.await("control")
 	o.enter("drop")
 	o.await("id=" + fakeTerminal + " offset=")

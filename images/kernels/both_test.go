@@ -3,8 +3,8 @@ package kernels_test
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -40,6 +40,7 @@ func (k *kernel) awaitText(text string) {
 	}
 }
 
+// One interrupt ends whatever a cell does, and nothing else.
 func TestInterrupt(t *testing.T) {
 	busy := map[string][2]string{
 		"busy loop":     {"while True: pass", "while (true) {}"},
@@ -49,7 +50,10 @@ func TestInterrupt(t *testing.T) {
 		"endless print": {"while True: print('x' * 50)", "while (true) console.log('x'.repeat(50))"},
 		"endless show":  {"while True: display(1)", "while (true) display(1)"},
 		"endless repr":  {"class A:\n    def __repr__(self):\n        while True: pass\nA()", "({ [require('util').inspect.custom]() { while (true) {} } })"},
-		"busy task":     {"import asyncio\nasync def f():\n    await asyncio.sleep(0)\n    while True: pass\nawait asyncio.gather(f())", "await 1; await new Promise(() => {})"},
+		"busy task":     {"import asyncio\nasync def f():\n    await asyncio.sleep(0)\n    while True: pass\nawait asyncio.gather(f())", "await 1; while (true) {}"},
+		"busy callback": {"import asyncio\ndef f():\n    BEGUN\n    while True: pass\nasync def g():\n    asyncio.get_running_loop().call_later(0.01, f)\n    await asyncio.sleep(100)\nawait g()", "setTimeout(() => { BEGUN; while (true) {} }, 10); await new Promise(() => {})"},
+		"busy regexp":   {"while True: pass", "/(a+)+b/.test('a'.repeat(40))"},
+		"deaf code":     {"while True: pass", "await 1; for (;;) try { while (true) {} } catch {} finally { while (true) {} }"},
 	}
 	both(t, func(t *testing.T, language string) {
 		k := start(t, language)
@@ -57,69 +61,96 @@ func TestInterrupt(t *testing.T) {
 		for name, codes := range busy {
 			t.Run(name, func(t *testing.T) {
 				k.t = t
-				k.request("r", pick(language, "print('begun', flush=True)\n", "console.log('begun');\n")+pick(language, codes[0], codes[1]), nil)
-				k.awaitText("begun")
-				stop := repeat(200*time.Millisecond, k.interrupt)
-				defer stop()
-				o := k.finish("r")
-				stop()
-				if o.end.Status != "interrupted" || len(o.failures) != 1 || o.failures[0].Name != "KeyboardInterrupt" {
-					t.Errorf("end %+v, failures %+v", o.end, o.failures)
+				begun, code := pick(language, "print('begun', flush=True)", "console.log('begun');"), pick(language, codes[0], codes[1])
+				if strings.Contains(code, "BEGUN") {
+					code = strings.ReplaceAll(code, "BEGUN", begun)
+				} else {
+					code = begun + "\n" + code
 				}
+				k.request("r", code, nil)
+				k.awaitText("begun")
+				k.interrupt("r")
+				k.wantInterrupted("r")
 				k.check(cell{code: "kept", result: "1"})
 			})
 		}
 	})
 }
 
-// repeat calls f until the function that it returns is called. One signal may come before the code it is meant for.
-func repeat(every time.Duration, f func()) (stop func()) {
-	var once sync.Once
-	done, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		for tick := time.NewTicker(every); ; {
-			select {
-			case <-done:
-				tick.Stop()
-				return
-			case <-tick.C:
-				f()
-			}
+// wantInterrupted reads the events of a request up to its end.
+func (k *kernel) wantInterrupted(id string) {
+	k.t.Helper()
+	o := k.finish(id)
+	if o.end.Status != "interrupted" || len(o.failures) != 1 || o.failures[0].Name != "KeyboardInterrupt" {
+		k.t.Errorf("end %+v, failures %+v", o.end, o.failures)
+	}
+}
+
+// An interrupt that is sent with its request is not lost, wherever the kernel is with that.
+func TestInterruptBeforeTheCode(t *testing.T) {
+	both(t, func(t *testing.T, language string) {
+		k := start(t, language)
+		for range 50 {
+			k.request("r", pick(language, "while True: pass", "while (true) {}"), nil)
+			k.interrupt("r")
+			k.wantInterrupted("r")
 		}
-	}()
-	return func() { once.Do(func() { close(done) }); <-ended }
+		k.check(cell{code: "1", result: "1"})
+	})
+}
+
+// What waits is cancelled at once, while other code runs on, and never begins.
+func TestInterruptOfWhatWaits(t *testing.T) {
+	both(t, func(t *testing.T, language string) {
+		k := start(t, language)
+		k.request("first", pick(language, "print('begun', flush=True)\nwhile True: pass", "console.log('begun'); while (true) {}"), nil)
+		k.awaitText("begun")
+		for _, id := range []string{"a", "b", "c"} {
+			k.request(id, pick(language, "x = '", "globalThis.x = '")+id+"'", nil)
+		}
+		for _, id := range []string{"a", "c"} {
+			k.interrupt(id)
+			k.wantInterrupted(id)
+		}
+		k.interrupt("first")
+		k.wantInterrupted("first")
+		if o := k.finish("b"); o.end.Status != "ok" {
+			t.Errorf("%+v", o.all)
+		}
+		k.check(cell{code: "x", result: "'b'"})
+	})
 }
 
 func TestInterruptWhenIdleDoesNothing(t *testing.T) {
 	both(t, func(t *testing.T, language string) {
 		k := start(t, language)
 		for range 20 {
-			k.interrupt()
+			k.interrupt("r")
+			k.write(`{"op":"interrupt"}`)
+			_ = syscall.Kill(-k.cmd.Process.Pid, syscall.SIGINT)
 		}
 		k.check(cell{code: "1", result: "1"})
 	})
 }
 
-// Interrupts that come at any moment break no event and end no kernel. Not so for JavaScript: while Node changes
-// its handler, as a cell begins or ends, SIGINT ends it.
+// Interrupts that come at any moment break no event, end no kernel and reach no other request.
 func TestInterruptsAtAnyMoment(t *testing.T) {
-	k := start(t, "python")
-	stop := repeat(3*time.Millisecond, k.interrupt)
-	defer stop()
-	for range 60 {
-		o := k.run("for i in range(300):\n    print(i)\n    display(i)")
-		if s := o.end.Status; s != "ok" && s != "interrupted" {
-			t.Fatalf("%+v", o.failures)
+	both(t, func(t *testing.T, language string) {
+		k := start(t, language)
+		for i := range 60 {
+			id := strconv.Itoa(i)
+			k.request(id, pick(language, "for i in range(300):\n    print(i)\n    display(i)", "for (let i = 0; i < 300; i++) { console.log(i); display(i); if (i % 50 == 0) await 1 }"), nil)
+			k.request("next", "40 + 2", nil)
+			time.Sleep(time.Duration(i) * 500 * time.Microsecond) // nothing is waited for: the moment varies
+			k.interrupt(id)
+			if o := k.finish(id); o.end.Status != "ok" && o.end.Status != "interrupted" {
+				t.Fatalf("%+v", o.failures)
+			}
+			if o := k.finish("next"); o.main() != "42" {
+				t.Fatalf("%+v", o.all)
+			}
 		}
-	}
-	stop()
-	// One may still be on its way.
-	for o := k.run("40 + 2"); o.main() != "42"; o = k.run("40 + 2") {
-		if o.end.Status != "interrupted" {
-			t.Fatalf("%+v", o.all)
-		}
-	}
+	})
 }
 
 // Wherever in the kernel's own functions an interrupt falls, what the cell wrote and the next cells come whole.
@@ -129,10 +160,8 @@ func TestInterruptsWithinEvents(t *testing.T) {
 		for range 30 {
 			k.request("r", pick(language, "i = 0\nwhile True:\n    print(i)\n    display(i)\n    i += 1", "for (let i = 0; ; i++) { console.log(i); display(i) }"), nil)
 			k.awaitText("10")
-			k.interrupt()
-			if o := k.finish("r"); o.end.Status != "interrupted" {
-				t.Fatalf("%+v", o.failures)
-			}
+			k.interrupt("r")
+			k.wantInterrupted("r")
 			k.check(cell{code: "42", result: "42"})
 		}
 	})

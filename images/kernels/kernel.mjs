@@ -1,7 +1,7 @@
 /*
  * The JavaScript kernel of a code interpreter context: runs cells and keeps their bindings.
  *
- * It speaks the protocol of docs/design/context-protocol.md, version 1. The script kernel-javascript starts
+ * It speaks the protocol of docs/design/context-protocol.md, version 2. The script kernel-javascript starts
  * it, with the protocol's streams at descriptors 3 and 4 and pipes at 1 and 2; kernel_io.mjs, a thread, reads and
  * writes them all. The guarantees:
  *
@@ -9,9 +9,9 @@
  *   through pipes, also while a cell keeps this thread busy.
  * - Events keep their place in the output: for each, a mark is written into both pipes, and the other thread sends
  *   it when it has read both marks.
- * - SIGINT ends the running cell and nothing else: code that runs is broken off, a cell that awaits is left
- *   behind. Two things Node has no means for: what a cell runs after its first await is not broken off before it
- *   awaits again, and a SIGINT in the microseconds in which a cell's code begins or ends finds no handler and kills.
+ * - An interrupt ends the running cell and nothing else: a cell that awaits is left behind, and what keeps this
+ *   thread busy, at whatever place, is broken off by the other one through the inspector. So any function here may
+ *   be broken off anywhere, and what it was doing is lost: the other thread asks again until it has an answer.
  * - Neither an exception nor a rejection nor process.exit() ends the kernel.
  *
  * It is no fence: cells run in this thread and may do with the process what they like. Node 18 or newer, no packages.
@@ -27,7 +27,7 @@ import util from 'node:util'
 import vm from 'node:vm'
 import { Worker } from 'node:worker_threads'
 
-const PROTOCOL = 1
+const PROTOCOL = 2
 const MAX_RESULT = 8 << 20 // bytes of a result: all its representations but text/plain, which has a limit of its own
 const MAX_PLAIN = 1 << 20 // characters of text/plain, which is cut instead of left out
 const MAX_MESSAGE = 64 << 10 // characters of an error's value
@@ -86,10 +86,6 @@ replaceStream('stdout', 1)
 const note = (text) => stderr.write(`[kernel] ${text}\n`)
 
 // --- errors ---------------------------------------------------------------------------------------------------
-
-class Interrupted extends Error {
-  name = 'KeyboardInterrupt'
-}
 
 class Exit extends Error {
   name = 'Exit'
@@ -230,18 +226,6 @@ function rewrite(code) {
 const session = new inspector.Session()
 session.connect()
 const CALL = Symbol.for('wrenn.call')
-const source = '{ const call = globalThis[Symbol.for("wrenn.call")]; delete globalThis[Symbol.for("wrenn.call")]; call() }'
-const caller = new vm.Script(source, { filename: import.meta.url })
-
-// interruptible calls a function that SIGINT may break off; then it throws Interrupted.
-function interruptible(call) {
-  globalThis[CALL] = call
-  try {
-    caller.runInThisContext({ breakOnSigint: true })
-  } catch (error) {
-    throw error?.code === 'ERR_SCRIPT_EXECUTION_INTERRUPTED' ? new Interrupted('the cell was interrupted') : error
-  }
-}
 
 // actual returns the value that a RemoteObject of the inspector stands for.
 function actual(remote) {
@@ -257,92 +241,107 @@ function actual(remote) {
   return value
 }
 
-const cell = { count: 0, running: false, fail: null }
+let cell // the one that runs; undefined between two
+let count = 0 // of cells
 
-// deferred returns a promise and what settles it. Nobody has to handle its rejection.
-function deferred() {
-  const made = {}
-  made.promise = new Promise((resolve, reject) => Object.assign(made, { resolve, reject }))
-  made.promise.catch(() => {})
+// newCell returns what runs as a request.
+function newCell(turn, env) {
+  const made = { turn, env, before: Object.keys(env).map((name) => [name, process.env[name]]) }
+  made.failure = new Promise((resolve, reject) => { made.fail = reject })
+  made.failure.catch(() => {}) // Nobody has to handle it.
   return made
+}
+
+// during waits for a promise or for the cell's failure. It never returns to a cell that was left.
+async function during(mine, promise) {
+  const value = await Promise.race([mine.failure, promise])
+  return cell === mine ? value : new Promise(() => {})
 }
 
 // evaluate runs a cell's code as a console would: bindings stay and may be declared again, and await works.
 function evaluate(code) {
-  const expression = `${rewrite(code)}\n//# sourceURL=cell-${cell.count}`
-  const answer = deferred()
-  interruptible(() => session.post('Runtime.evaluate', { expression, replMode: true, awaitPromise: true, objectGroup: 'cell' },
-    (error, result) => (error ? answer.reject(new Error(error.message)) : answer.resolve(result))))
-  return answer.promise
+  const expression = `${rewrite(code)}\n//# sourceURL=cell-${count}`
+  return new Promise((resolve, reject) => {
+    session.post('Runtime.evaluate', { expression, replMode: true, awaitPromise: true, objectGroup: 'cell' }, (error, result) => {
+      if (!error) resolve(result)
+      else if (!error.message.includes('terminated')) reject(new Error(error.message)) // Else it was broken off.
+    })
+  })
 }
 
 // run runs a cell and shows its last value; a promise is awaited.
-async function run(code) {
-  const failure = deferred()
-  cell.fail = failure.reject
-  const orFailure = (promise) => Promise.race([failure.promise, promise])
-  const { result, exceptionDetails: thrown } = await orFailure(evaluate(code))
+async function run(mine, code) {
+  const { result, exceptionDetails: thrown } = await during(mine, evaluate(code))
   if (thrown) {
-    const where = `cell-${cell.count}:${thrown.lineNumber + 1}:${thrown.columnNumber + 1}`
+    const where = `cell-${count}:${thrown.lineNumber + 1}:${thrown.columnNumber + 1}`
     throw Object.assign(new Thrown(), { error: actual(thrown.exception), where })
   }
   let value = actual(result)
-  if (util.types.isPromise(value)) value = await orFailure(value)
+  if (util.types.isPromise(value)) value = await during(mine, value)
   // One turn of the loop shows the rejections that nobody handles.
-  await orFailure(new Promise((resolve) => nextTurn(resolve)))
+  await during(mine, new Promise((resolve) => nextTurn(resolve)))
   if (value === undefined) return
   globalThis._ = value
-  interruptible(() => show(bundle(value), true))
+  show(bundle(value), true)
 }
 
 // Thrown carries what a cell threw: anything, also undefined.
 class Thrown {}
 
-async function statusOf(code) {
+async function statusOf(mine, code) {
   try {
-    await run(code)
+    await run(mine, code)
     return 'ok'
   } catch (caught) {
     const error = caught instanceof Thrown ? caught.error : caught
     if (error instanceof Exit && !error.code) return 'ok'
-    send(errorEvent(error, caught.where))
-    return error instanceof Interrupted ? 'interrupted' : 'error'
-  } finally {
-    session.post('Runtime.releaseObjectGroup', { objectGroup: 'cell' })
+    if (cell === mine) send(errorEvent(error, caught.where))
+    return 'error'
   }
 }
 
-async function execute({ id, code, env }) {
-  send({ type: 'begin', id })
-  cell.count++
-  const before = Object.keys(env).map((name) => [name, process.env[name]])
+async function execute({ id, turn, code, env }) {
+  const mine = cell = newCell(turn, env)
+  count++
   Object.assign(process.env, env)
   takeSignals()
-  // A signal that was meant for the cell before, and is still on its way, comes in this turn of the loop.
-  await new Promise((resolve) => nextTurn(resolve))
-  cell.running = true
-  const status = await statusOf(code)
-  cell.running = false
-  for (const [name, value] of before) {
-    if (process.env[name] !== env[name]) continue // The cell changed it: that stays.
+  send({ type: 'begin', id })
+  const status = await statusOf(mine, code)
+  if (cell !== mine) return
+  leave()
+  send({ type: 'end', status, execution_count: count })
+}
+
+// leave makes the running cell one that has ended, also if its code still awaits something.
+function leave() {
+  for (const [name, value] of cell.before) {
+    if (process.env[name] !== cell.env[name]) continue // The cell changed it: that stays.
     if (value === undefined) delete process.env[name]
     else process.env[name] = value
   }
-  send({ type: 'end', status, execution_count: cell.count })
+  cell = undefined
+  session.post('Runtime.releaseObjectGroup', { objectGroup: 'cell' })
+}
+
+// interrupt leaves the cell of a request, if it runs, and says so in any case.
+function interrupt(turn) {
+  if (cell?.turn === turn) leave()
+  send({ type: 'interrupted', turn, execution_count: count })
 }
 
 // --- the process ----------------------------------------------------------------------------------------------
 
-const onInterrupt = () => { if (cell.running) cell.fail(new Interrupted('the cell was interrupted')) }
+const ignore = () => {}
 
-// takeSignals makes SIGINT the kernel's again when user code removed its listener. While there is none, it kills.
+// takeSignals ignores SIGINT, which is for the cell's children, also after user code removed the listener: without
+// any it kills.
 function takeSignals() {
-  if (!process.listeners('SIGINT').includes(onInterrupt)) process.on('SIGINT', onInterrupt)
+  if (!process.listeners('SIGINT').includes(ignore)) process.on('SIGINT', ignore)
 }
 
 function onUncaught(error) {
   if (error instanceof Exit) {
-    if (cell.running) cell.fail(error)
+    cell?.fail(error)
     return
   }
   const event = errorEvent(error)
@@ -365,11 +364,12 @@ function defineGlobals() {
 }
 
 process.on('uncaughtException', onUncaught)
-process.on('unhandledRejection', (reason) => (cell.running ? cell.fail(reason) : onUncaught(reason)))
+process.on('unhandledRejection', (reason) => (cell ? cell.fail(reason) : onUncaught(reason)))
 takeSignals()
 defineGlobals()
-io.on('message', (request) => {
-  if (request) execute(request)
+io.on('message', (message) => {
+  if (message.execute) execute(message.execute)
+  else if (message.interrupt !== undefined) interrupt(message.interrupt)
   else {
     process.emit('exit', 0)
     send({ type: 'exit' })

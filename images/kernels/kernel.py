@@ -1,22 +1,21 @@
 #!/usr/bin/env python3
 """The Python kernel of a code interpreter context: runs cells and keeps their variables.
 
-It speaks the protocol of docs/design/context-protocol.md, version 1: requests as JSON lines on the standard
+It speaks the protocol of docs/design/context-protocol.md, version 2: requests as JSON lines on the standard
 input it is started with, events as JSON lines on the standard output. Its guarantees:
 
 - Nothing but events reaches the protocol's stream. Its descriptors are moved away and closed in children; what
   anything writes to descriptors 1 and 2 comes back through pipes as stdout and stderr events.
 - All that a cell wrote before it ended is sent before its end event, and before the results that follow it. What
   threads and children write later is sent too, under the id of the latest request.
-- SIGINT ends the running cell and nothing else: KeyboardInterrupt is raised only while a frame of `user_code` is
-  on the stack, and never while an event is being written.
+- An interrupt ends its request and nothing else, whether that runs or waits. It comes as SIGINT, which raises
+  KeyboardInterrupt only while a frame of `user_code` is on the stack, and never while an event is being written.
 - A request that cannot be understood costs that request. Lines, events and results are bounded.
 
 It is no fence: cells run in this process and may do with it what they like. Whoever reads the events must take them
 for what a stranger wrote. Python 3.9 or newer; the standard library only; costly imports wait until they are needed.
 """
 import builtins
-import json
 import os
 import signal
 import sys
@@ -25,9 +24,10 @@ import types
 import warnings
 
 from kernel_result import PyplotHook, bundle, display, show, show_figures
-from kernel_wire import MAX_REQUEST, STREAMS, WIRE, flush, format_traceback, on_interrupt, send_error, user_code
+from kernel_requests import REQUESTS
+from kernel_wire import STREAMS, WIRE, flush, format_traceback, on_interrupt, send_error, user_code
 
-PROTOCOL = 1
+PROTOCOL = 2
 # The module that cells run in. This one, which was __main__, is kept alive: its functions live in it.
 KERNEL = sys.modules["__main__"]
 MODULE = types.ModuleType("__main__")
@@ -129,6 +129,12 @@ class Cells:
     def flags(self):
         return self.future | 0x2000  # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 
+    def begin(self, code):
+        """Runs a cell, unless it was interrupted before an interrupt could reach it."""
+        if REQUESTS.interrupted:
+            raise KeyboardInterrupt
+        self.run(code)
+
     def run(self, code):
         """Runs a cell, and shows its value and its figures."""
         with WIRE:  # An import that is broken off leaves a broken module.
@@ -202,7 +208,7 @@ class Cells:
 
     def status_of(self, code):
         try:
-            user_code(self.run, code)
+            user_code(self.begin, code)
             return "ok"
         except SystemExit as error:
             if error.code in (None, 0):
@@ -219,39 +225,13 @@ class Cells:
 
 # --- requests ----------------------------------------------------------------------------------------------
 
-def parse_request(line):
-    """Returns the id that could be read, the request, and what is wrong with it."""
-    if not line:
-        return "", None, f"a request is one line of at most {MAX_REQUEST} bytes"
-    try:
-        request = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return "", None, f"not JSON: {error}"
-    if not isinstance(request, dict) or not isinstance(request.get("id"), str) or len(request["id"]) > 256:
-        return "", None, "a request is an object with an id, a string of at most 256 characters"
-    if request.get("op") != "execute":
-        return request["id"], None, "the only op is execute"
-    if not isinstance(request.get("code"), str):
-        return request["id"], None, "code must be a string"
-    request["env"] = request.get("env") or {}
-    if not isinstance(request["env"], dict) or not all(is_variable(*item) for item in request["env"].items()):
-        return request["id"], None, "env must be an object of strings"
-    return request["id"], request, None
-
-
-def is_variable(name, value):
-    return bool(name) and isinstance(value, str) and "=" not in name and "\0" not in name + value
-
-
 def serve(cells):
     """Answers requests in their order until their stream ends."""
     while True:
-        line = WIRE.read_line()
-        if line is None:
+        taken = REQUESTS.next()
+        if taken is None:
             return
-        if line.isspace():
-            continue
-        request_id, request, problem = parse_request(line)
+        request_id, request, problem = taken
         with WIRE:
             WIRE.read_pipes()
             WIRE.request_id = request_id
@@ -261,6 +241,7 @@ def serve(cells):
         else:
             WIRE.send("begin")
             status = cells.execute(request)
+        REQUESTS.done()
         signal.signal(signal.SIGINT, on_interrupt)
         WIRE.end(status, cells.count)
 
@@ -290,6 +271,7 @@ def main():
     signal.signal(signal.SIGINT, on_interrupt)
     prepare()
     threading.Thread(target=WIRE.pump, daemon=True).start()
+    threading.Thread(target=REQUESTS.read, daemon=True).start()
     WIRE.send("ready", protocol=PROTOCOL, language="python", version=".".join(map(str, sys.version_info[:3])))
     serve(Cells())
     import atexit

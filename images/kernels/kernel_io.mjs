@@ -6,12 +6,15 @@
  * is sent when both marks have been read; a pipe that is ahead of the other waits for it.
  */
 import { constants, openSync, rmSync, writeSync } from 'node:fs'
+import inspector from 'node:inspector'
 import { Socket } from 'node:net'
 import path from 'node:path'
 import { StringDecoder } from 'node:string_decoder'
 import { parentPort, workerData } from 'node:worker_threads'
 
 const MAX_REQUEST = 16 << 20 // bytes of a request's line
+const MAX_WAITING = 1000 // requests that wait for the one that runs
+const MAX_WAITING_SIZE = 64 << 20 // characters of their lines
 const REQUESTS = 3
 const EVENTS = 4
 const MARK = Buffer.from(`\0${workerData.nonce}`)
@@ -128,20 +131,37 @@ function emit(event) {
     current = event.id
     return writeLine({ type: 'begin' })
   }
-  if (event.type === 'end') for (const pipe of pipes) pipe.text(pipe.decoder.end()) // Half characters too.
+  if (event.type === 'interrupted') return interrupted(event)
+  if (event.type === 'end') return end(event)
   write(event)
   if (event.type === 'exit') process.exit()
-  if (event.type !== 'end') return
+}
+
+// end ends the request that runs.
+function end(event) {
+  for (const pipe of pipes) pipe.text(pipe.decoder.end()) // Half characters too.
+  write({ id: running, ...event })
   count = event.execution_count
-  busy = false
+  running = undefined
+  clearTimeout(asking)
+  asking = undefined
   next()
+}
+
+// interrupted ends the request that was to be interrupted, unless it has ended by itself before.
+function interrupted({ turn: of, execution_count }) {
+  if (of !== turn || running === undefined) return
+  write({ id: running, ...INTERRUPTED })
+  end({ type: 'end', status: 'interrupted', execution_count })
 }
 
 // --- requests -------------------------------------------------------------------------------------------------
 
-const lines = []
-let busy = false
-let ended = false
+const waiting = [] // requests that nobody has begun with
+let waitingSize = 0 // characters of their lines
+let running // the id of the request that the first thread has; undefined when there is none
+let turn = 0 // the number of that request: ids may come again
+let ended = false // whether no more requests come
 let partial = []
 let length = 0
 
@@ -150,13 +170,12 @@ requests.on('data', (chunk) => {
   let start = 0
   for (let at = chunk.indexOf(10); at >= 0; at = chunk.indexOf(10, start)) {
     keep(chunk.subarray(start, at))
-    lines.push(length > MAX_REQUEST ? null : Buffer.concat(partial).toString())
+    take(length > MAX_REQUEST ? null : Buffer.concat(partial).toString())
     partial = []
     length = 0
     start = at + 1
   }
   keep(chunk.subarray(start))
-  next()
 })
 requests.on('error', () => finish())
 requests.on('end', () => finish())
@@ -172,29 +191,94 @@ function finish() {
   next()
 }
 
-// next hands on the next request when the one before has ended. The rest wait in the pipe.
+// take lets a request wait for its turn, and heeds an interrupt at once.
+function take(line) {
+  if (line !== null && line.trim() === '') return
+  const request = parse(line)
+  if (request.interrupt) return interrupt(request.id)
+  const size = line?.length ?? 0
+  if (waiting.length === MAX_WAITING || waitingSize + size > MAX_WAITING_SIZE) {
+    return refuse(request.id, 'too many requests wait already')
+  }
+  waiting.push({ ...request, size })
+  waitingSize += size
+  next()
+}
+
+// next hands on the next request when the one before has ended, and what was to break that off has had its effect.
 function next() {
-  while (!busy && lines.length > 0) begin(lines.shift())
-  if (lines.length > 0) requests.pause()
-  else requests.resume()
-  if (ended && !busy) {
-    busy = true
-    parentPort.postMessage(null)
+  while (running === undefined && !terminating && waiting.length > 0) begin(waiting.shift())
+  if (ended && running === undefined && !terminating) {
+    running = null
+    parentPort.postMessage({})
   }
 }
 
-function begin(line) {
-  if (line !== null && line.trim() === '') return
-  const { id, request, problem } = parse(line)
-  if (request) {
-    busy = true
-    parentPort.postMessage(request)
-    return
+function begin({ id, request, problem, size }) {
+  waitingSize -= size
+  if (!request) {
+    flush()
+    current = id
+    return refuse(id, problem)
   }
-  flush()
-  current = id
-  write({ type: 'error', name: 'BadRequest', value: problem, traceback: [] })
-  write({ type: 'end', status: 'error', execution_count: count })
+  running = id
+  parentPort.postMessage({ execute: { ...request, turn: ++turn } })
+}
+
+function refuse(id, problem) {
+  write({ id, type: 'error', name: 'BadRequest', value: problem, traceback: [] })
+  write({ id, type: 'end', status: 'error', execution_count: count })
+}
+
+// --- interrupts -----------------------------------------------------------------------------------------------
+
+const PATIENCE_MS = 50 // how long the first thread may take to answer before it is broken off
+const SIGNAL_EVERY = 20 // times that it is asked: it may wait for a child that was not there at the first
+const INTERRUPTED = { type: 'error', name: 'KeyboardInterrupt', value: 'the cell was interrupted', traceback: [] }
+
+let session
+let terminating = false
+let asking // the timer of the next question, once the first thread was asked to leave what runs
+
+// interrupt interrupts the request with that id, whether it runs or waits; without an id the one that runs.
+function interrupt(id = running) {
+  const at = waiting.findIndex((request) => request.id === id && request.request)
+  if (typeof running === 'string' && id === running) {
+    clearTimeout(asking)
+    ask(0)
+  } else if (at >= 0) {
+    waitingSize -= waiting.splice(at, 1)[0].size
+    write({ id, ...INTERRUPTED })
+    write({ id, type: 'end', status: 'interrupted', execution_count: count })
+  }
+}
+
+// signalGroup interrupts the cell's children. The kernel leads its process group, and ignores it.
+function signalGroup() {
+  try {
+    process.kill(-process.pid, 'SIGINT')
+  } catch { /* It leads none: then it has no children of its own in it either. */ }
+}
+
+// ask asks the first thread to leave the cell, again and again: the question itself may be broken off.
+function ask(times) {
+  if (times % SIGNAL_EVERY === 0) signalGroup()
+  if (times > 0 && !terminating) terminate()
+  parentPort.postMessage({ interrupt: turn })
+  asking = setTimeout(ask, PATIENCE_MS, times + 1)
+}
+
+// terminate breaks off what JavaScript the first thread runs. If it runs none, it does nothing.
+function terminate() {
+  if (!session) {
+    session = new inspector.Session()
+    session.connectToMainThread()
+  }
+  terminating = true
+  session.post('Runtime.terminateExecution', () => {
+    terminating = false
+    next()
+  })
 }
 
 // parse returns the id that could be read, and the request or what is wrong with it.
@@ -207,10 +291,11 @@ function parse(line) {
     return { id: '', problem: `not JSON: ${error.message.slice(0, 200)}` }
   }
   const id = request?.id
+  if (request?.op === 'interrupt' && (id === undefined || typeof id === 'string')) return { id, interrupt: true }
   if (typeof id !== 'string' || id.length > 256) {
     return { id: '', problem: 'a request is an object with an id, a string of at most 256 characters' }
   }
-  if (request.op !== 'execute') return { id, problem: 'the only op is execute' }
+  if (request.op !== 'execute') return { id, problem: 'op must be execute or interrupt' }
   if (typeof request.code !== 'string') return { id, problem: 'code must be a string' }
   const env = request.env ?? {}
   if (typeof env !== 'object' || Array.isArray(env) || !Object.entries(env).every(isVariable)) {

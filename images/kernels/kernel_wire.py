@@ -52,10 +52,12 @@ class Wire:
         self.lock = threading.RLock()
         # Below: guarded by the lock.
         self.request_id = ""
+        self.count = 0  # of cells, at the latest end
         # Below: the main thread's alone.
         self.masked = 0
         self.interrupted = False
         self.forked = False
+        # Below: that thread's alone that reads requests.
         self.buffer = bytearray()
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         self.pipes = [self.open_pipe(1, "stdout"), self.open_pipe(2, "stderr")]
@@ -133,10 +135,17 @@ class Wire:
     def end(self, status, count):
         """Ends the request: sends what is left of its output, half characters too."""
         with self:
+            self.count = count
             self.read_pipes()
             for pipe in self.pipes:
                 self.send_text(pipe, b"", final=True)
             self.write({"id": self.request_id, "type": "end", "status": status, "execution_count": count})
+
+    def refuse(self, request_id, name, value, status):
+        """Answers a request that does not run."""
+        with self:
+            self.write({"id": request_id, "type": "error", "name": name, "value": value, "traceback": []})
+            self.write({"id": request_id, "type": "end", "status": status, "execution_count": self.count})
 
     def pump(self):
         """Sends output as it comes, from a thread of its own."""

@@ -20,7 +20,7 @@ KERNELS=/usr/local/lib/wrenn
 kernels_add() {
   local image=$1 file
   local -a files=()
-  if ext4_has "$image" /usr/bin/python3; then files+=(kernel-python kernel.py kernel_wire.py kernel_result.py); fi
+  if ext4_has "$image" /usr/bin/python3; then files+=(kernel-python kernel.py kernel_requests.py kernel_wire.py kernel_result.py); fi
   if ext4_has "$image" /usr/local/bin/node; then files+=(kernel-javascript kernel.mjs kernel_io.mjs); fi
   [ ${#files[@]} -gt 0 ] || return 0
   debugfs -w -R "mkdir $KERNELS" "$image" >/dev/null 2>&1

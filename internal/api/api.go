@@ -134,6 +134,7 @@ func (s *Server) Handler() chi.Router {
 		r.Delete(context, s.handle(s.deleteContext))
 		r.Post(context+"/execute", s.handle(s.executeCode))
 		r.Post(context+"/interrupt", s.handle(s.interruptContext))
+		r.Get(sandbox+"/tcp/{port}", s.handle(s.connectTCP))
 		r.Post(sandbox+"/port-tokens", s.handle(s.createPortToken))
 		r.Post(sandbox+"/terminal-tickets", s.handle(s.createTerminalTicket))
 		r.Get(sandbox+"/logs", s.handle(s.readLogs))

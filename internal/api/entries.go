@@ -108,10 +108,18 @@ type modeBody struct {
 var modeForm = regexp.MustCompile(`^[0-7]{3,4}$`)
 
 func (in *modeBody) check() error {
-	if !modeForm.MatchString(in.Mode) {
-		return models.Errorf(models.Invalid, "mode must be three or four octal digits, such as 0755")
+	if _, err := parseMode(in.Mode); err != nil {
+		return err
 	}
 	return checkFile(in.User, in.Path)
+}
+
+func parseMode(text string) (uint32, error) {
+	mode, err := strconv.ParseUint(text, 8, 32)
+	if err != nil || !modeForm.MatchString(text) {
+		return 0, models.Errorf(models.Invalid, "mode must be three or four octal digits, such as 0755")
+	}
+	return uint32(mode), nil
 }
 
 func (s *Server) changeMode(w http.ResponseWriter, r *http.Request) error {
@@ -120,11 +128,11 @@ func (s *Server) changeMode(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	mode, err := strconv.ParseUint(in.Mode, 8, 32)
+	mode, err := parseMode(in.Mode)
 	if err != nil {
 		return err
 	}
-	if err := guest.Chmod(r.Context(), in.Path, in.User, uint32(mode), in.Recursive); err != nil {
+	if err := guest.Chmod(r.Context(), in.Path, in.User, mode, in.Recursive); err != nil {
 		return err
 	}
 	e, err := guest.Stat(r.Context(), in.Path, in.User)

@@ -54,6 +54,16 @@ func TestEntries(t *testing.T) {
 	if changed.Mode != "0640" || changed.Size != 7 || changed.Type != "file" || time.Since(changed.ModifiedAt) > time.Minute {
 		t.Errorf("changed %+v", changed)
 	}
+	if a := r.call("PUT", files+dir+"/program?mode=0755", "x"); a.status != http.StatusOK {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	if made := decoded[entryAnswer](t, r.call("GET", files+dir+"/program?info=true", ""), http.StatusOK); made.Mode != "0755" {
+		t.Errorf("made %+v", made)
+	}
+	a := r.call("PUT", files+dir+"/in/?mode=0755", "", "Content-Type", "application/x-tar")
+	if a.status != http.StatusBadRequest {
+		t.Errorf("an archive with a mode: %d %s", a.status, a.body)
+	}
 	moved := decoded[entryAnswer](t, r.call("POST", files+"/move", `{"from":"`+dir+`/a/b/file","to":"`+dir+`/other/name"}`), http.StatusOK)
 	if moved.Path != dir+"/other/name" {
 		t.Errorf("moved %+v", moved)
@@ -66,7 +76,7 @@ func TestEntries(t *testing.T) {
 	for _, e := range list.Items {
 		names = append(names, strings.TrimPrefix(e.Path, dir+"/"))
 	}
-	if got := strings.Join(names, " "); list.Path != dir || got != "a a/b made made/deep other other/name" {
+	if got := strings.Join(names, " "); list.Path != dir || got != "a a/b made made/deep other other/name program" {
 		t.Errorf("listing of %s: %s", list.Path, got)
 	}
 	if a := r.call("DELETE", files+dir+"/a", ""); a.status != http.StatusNoContent {
@@ -237,6 +247,8 @@ func TestBadEntryRequests(t *testing.T) {
 		{"directory over a file", "POST " + files + "/mkdir", body(`{"path":"DIR/file"}`), 400, models.Invalid, "not a directory"},
 		{"move from nowhere", "POST " + files + "/move", body(`{"from":"DIR/none","to":"DIR/x"}`), 404, models.NotFound, "none"},
 		{"mode", "POST " + files + "/chmod", body(`{"path":"DIR/file","mode":"rwx"}`), 400, models.Invalid, "octal"},
+		{"mode of an upload", "PUT " + files + dir + "/x?mode=rwx", "x", 400, models.Invalid, "octal"},
+		{"mode of a download", "GET " + files + dir + "/file?mode=644", "", 400, models.Invalid, "mode"},
 		{"chmod of what is missing", "POST " + files + "/chmod", body(`{"path":"DIR/none","mode":"644"}`), 404, models.NotFound, "none"},
 		{"watch of a file", "GET " + strings.TrimSuffix(files, "files") + "watch?path=" + dir + "/file", "", 400, models.Invalid, "file"},
 		{"watch of nothing", "GET " + strings.TrimSuffix(files, "files") + "watch?path=" + dir + "/none", "", 404, models.NotFound, "none"},

@@ -26,9 +26,10 @@ const tarArchive = "application/x-tar"
 // fileName names a file in a guest.
 type fileName struct {
 	sandbox    id.Sandbox
-	path, user string // the user may be empty
-	depth      int    // of a listing
-	info       bool   // whether only the entry is asked for
+	path, user string  // the user may be empty
+	depth      int     // of a listing
+	info       bool    // whether only the entry is asked for
+	mode       *uint32 // of a file that is written; nil where the request has none
 }
 
 // fileRef returns the file that a request means: by ?path=, or by the rest of the URL's path. Further query parameters are
@@ -62,6 +63,13 @@ func fileRef(r *http.Request, known ...string) (fileName, error) {
 func (f *fileName) readOptions(q url.Values) (err error) {
 	if f.info, err = boolean(q, "info"); err != nil {
 		return err
+	}
+	if q.Has("mode") {
+		mode, err := parseMode(q.Get("mode"))
+		if err != nil {
+			return err
+		}
+		f.mode = &mode
 	}
 	if text := q.Get("depth"); q.Has("depth") {
 		if f.depth, err = strconv.Atoi(text); err != nil || f.depth < 1 || f.depth > maxDepth {
@@ -180,7 +188,7 @@ type writtenFile struct {
 }
 
 func (s *Server) writeFile(w http.ResponseWriter, r *http.Request) error {
-	ref, err := fileRef(r)
+	ref, err := fileRef(r, "mode")
 	if err != nil {
 		return err
 	}
@@ -188,7 +196,10 @@ func (s *Server) writeFile(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if !archive {
+	switch {
+	case archive && ref.mode != nil:
+		return models.Errorf(models.Invalid, "the files of an archive have modes of their own")
+	case !archive:
 		if err := checkContentPath(ref.path); err != nil {
 			return err
 		}
@@ -207,7 +218,7 @@ func (s *Server) writeFile(w http.ResponseWriter, r *http.Request) error {
 	if archive {
 		info, err = s.unpack(r, guest, ref, content)
 	} else {
-		info, err = guest.WriteFile(r.Context(), ref.path, ref.user, content, r.ContentLength)
+		info, err = guest.WriteFileMode(r.Context(), ref.path, ref.user, ref.mode, content, r.ContentLength)
 	}
 	var source *sourceError
 	if errors.As(err, &source) {

@@ -88,7 +88,13 @@ func (s *Server) port(w http.ResponseWriter, r *http.Request, name portproxy.Nam
 	}
 	s.ports.Serve(w, r, portproxy.Target{
 		Name: name, Prefix: prefix,
-		Dial: func(ctx context.Context) (net.Conn, error) { return guest.DialPort(ctx, name.Port) },
+		Dial: func(ctx context.Context) (net.Conn, error) {
+			conn, err := guest.DialPort(ctx, name.Port)
+			if err != nil {
+				return nil, err
+			}
+			return conn, nil
+		},
 	})
 	return nil
 }

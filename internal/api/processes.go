@@ -212,7 +212,7 @@ func (s *Server) killProcess(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	// A process that has ended is what was asked for.
-	err = orEnded(r.Context(), guest, which, guest.Signal(r.Context(), which, syscall.SIGKILL))
+	err = guest.Signal(r.Context(), which, syscall.SIGKILL)
 	if err != nil && models.CodeOf(err) != models.Precondition {
 		return err
 	}
@@ -245,17 +245,6 @@ func (s *Server) waitProcess(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return s.answerProcess(w, r, guest, which)
-}
-
-// orEnded tells a process that has ended, with which the guest does nothing any more, from one that there never was.
-func orEnded(ctx context.Context, guest *envdclient.Client, which envdclient.Selector, err error) error {
-	if models.CodeOf(err) != models.NotFound {
-		return err
-	}
-	if p, known := guest.Process(ctx, which); known == nil && p.Exit != nil {
-		return models.Errorf(models.Precondition, "the process has ended").WithCause(err)
-	}
-	return err
 }
 
 // awaitEnd waits for the end of a process, or of ctx.
@@ -294,7 +283,7 @@ func (s *Server) signalProcess(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := orEnded(r.Context(), guest, which, guest.Signal(r.Context(), which, sig)); err != nil {
+	if err := guest.Signal(r.Context(), which, sig); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -329,7 +318,7 @@ func (s *Server) resizeProcess(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	size := envdclient.Size{Cols: in.Cols, Rows: in.Rows}
-	if err := orEnded(r.Context(), guest, which, guest.Resize(r.Context(), which, size)); err != nil {
+	if err := guest.Resize(r.Context(), which, size); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -358,13 +347,13 @@ func (s *Server) processStdin(w http.ResponseWriter, r *http.Request) error {
 	if p.PTY {
 		send = guest.SendTerminal
 	}
-	err = feed(w, r, func(b []byte) error { return orEnded(r.Context(), guest, which, send(r.Context(), which, b)) })
+	err = feed(w, r, func(b []byte) error { return send(r.Context(), which, b) })
 	if err != nil {
 		return err
 	}
 	if end {
 		if err := guest.CloseStdin(r.Context(), which); err != nil {
-			return orEnded(r.Context(), guest, which, err)
+			return err
 		}
 	}
 	w.WriteHeader(http.StatusNoContent)

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -41,6 +42,16 @@ type terminalRequest struct {
 	resize  bool // of one that runs
 	command envdclient.Command
 	detach  bool
+	awaits  bool // the client's first message says what to run
+}
+
+// terminalStart is the client's first message where the query says start=message: what must not end up in logs of URLs.
+type terminalStart struct {
+	Type string            `json:"type"`
+	Cmd  string            `json:"cmd"`
+	Cwd  string            `json:"cwd"`
+	User string            `json:"user"`
+	Env  map[string]string `json:"env"`
 }
 
 func (s *Server) createTerminalTicket(w http.ResponseWriter, r *http.Request) error {
@@ -128,7 +139,7 @@ func ticketOf(r *http.Request) string {
 }
 
 func readTerminalRequest(r *http.Request) (in terminalRequest, err error) {
-	q, err := query(r, []string{"id", "offset", "cols", "rows", "cmd", "cwd", "user", "detach", "timeout_seconds", "ticket"})
+	q, err := query(r, []string{"id", "offset", "cols", "rows", "cmd", "cwd", "user", "detach", "timeout_seconds", "ticket", "start"})
 	if err != nil {
 		return in, err
 	}
@@ -155,20 +166,34 @@ func readTerminalRequest(r *http.Request) (in terminalRequest, err error) {
 			err = models.Errorf(models.Invalid, "%v", err)
 		}
 	}
-	script := q.Get("cmd")
+	if in.awaits = q.Get("start") == "message"; q.Has("start") && !in.awaits && err == nil {
+		err = models.Errorf(models.Invalid, "start can only be message")
+	}
+	if err != nil {
+		return in, err
+	}
+	in.command = envdclient.Command{Timeout: time.Duration(limit) * time.Second, Stdin: true}
+	return in, in.run(terminalStart{Cmd: q.Get("cmd"), Cwd: q.Get("cwd"), User: q.Get("user")})
+}
+
+// run says what a new terminal runs.
+func (in *terminalRequest) run(start terminalStart) error {
+	for _, err := range []error{
+		checkText("cmd", start.Cmd, 0), checkText("cwd", start.Cwd, 0), checkText("user", start.User, 0), checkEnv(start.Env),
+	} {
+		if err != nil {
+			return err
+		}
+	}
+	script := start.Cmd
 	if script == "" {
 		script = loginShell
 	}
-	in.command = envdclient.Command{
-		Cmd: "/bin/sh", Args: []string{"-c", script}, Cwd: q.Get("cwd"), User: q.Get("user"), Env: terminalEnv,
-		Timeout: time.Duration(limit) * time.Second, Stdin: true,
-	}
-	for _, name := range []string{"cmd", "cwd", "user"} {
-		if err == nil {
-			err = checkText(name, q.Get(name), 0)
-		}
-	}
-	return in, err
+	env := maps.Clone(terminalEnv)
+	maps.Copy(env, start.Env)
+	in.command.Cmd, in.command.Args, in.command.Env = "/bin/sh", []string{"-c", script}, env
+	in.command.Cwd, in.command.User = start.Cwd, start.User
+	return nil
 }
 
 // open starts or finds the process of a terminal and attaches to it.
@@ -180,18 +205,13 @@ func (in *terminalRequest) open(ctx context.Context, guest *envdclient.Client) (
 			return nil, err
 		}
 	} else if in.resize {
-		// One that has ended needs no size. Whether there is one at all shows next.
-		if err := guest.Resize(ctx, in.selector(), in.size); err != nil && !ended(err) {
-			return nil, err
+		err := guest.Resize(ctx, in.selector(), in.size)
+		if err != nil && models.CodeOf(err) != models.Precondition { // one that has ended needs no size
+			return nil, in.missing(err)
 		}
 	}
 	a, err := guest.Attach(ctx, in.selector(), in.offset)
 	return a, in.missing(err)
-}
-
-// ended tells whether an error says that a process does not run.
-func ended(err error) bool {
-	return models.CodeOf(err) == models.NotFound || models.CodeOf(err) == models.Precondition
 }
 
 func (in *terminalRequest) missing(err error) error {
@@ -209,7 +229,7 @@ func (in *terminalRequest) selector() envdclient.Selector {
 func (t *terminal) hangUp(ctx context.Context, which envdclient.Selector) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), execMargin)
 	defer cancel()
-	if err := t.guest.Signal(ctx, which, syscall.SIGKILL); err != nil && !ended(err) {
+	if err := t.guest.Signal(ctx, which, syscall.SIGKILL); err != nil && models.CodeOf(err) != models.Precondition {
 		aboutOf(t.r.Context()).cause = err
 	}
 }

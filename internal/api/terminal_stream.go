@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -65,7 +66,7 @@ func (t *terminal) serve(in terminalRequest) {
 	ctx, cancel := context.WithCancelCause(t.r.Context())
 	defer cancel(nil)
 	t.conn.SetReadLimit(maxTerminalMessage)
-	a, err := in.open(ctx, t.guest)
+	a, err := t.open(ctx, &in)
 	if err != nil {
 		t.end(ctx, err)
 		return
@@ -86,6 +87,35 @@ func (t *terminal) serve(in terminalRequest) {
 	work.Go(func() { t.feed(ctx, in.selector(), input) })
 	work.Go(func() { t.keepOpen(ctx, cancel) })
 	t.end(ctx, t.relay(ctx, a))
+}
+
+// open opens the terminal, if need be after the client has said what to run.
+func (t *terminal) open(ctx context.Context, in *terminalRequest) (*envdclient.Attachment, error) {
+	if in.awaits {
+		start, err := t.readStart(ctx)
+		if err == nil {
+			err = in.run(start)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return in.open(ctx, t.guest)
+}
+
+func (t *terminal) readStart(ctx context.Context) (start terminalStart, err error) {
+	ctx, cancel := context.WithTimeout(ctx, t.server.Limits.Idle)
+	defer cancel()
+	kind, data, err := t.conn.Read(ctx)
+	if err != nil {
+		return start, err
+	}
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.DisallowUnknownFields()
+	if kind != websocket.MessageText || decoder.Decode(&start) != nil || start.Type != "start" {
+		return start, models.Errorf(models.Invalid, "the first message must be {\"type\":\"start\",\"cmd\":…,\"cwd\":…,\"user\":…,\"env\":{…}}")
+	}
+	return start, nil
 }
 
 // relay passes output on until the terminal ends, which is io.EOF, or it fails.

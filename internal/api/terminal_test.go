@@ -142,6 +142,32 @@ func TestTerminal(t *testing.T) {
 	c.until(large)
 }
 
+// What a terminal runs, and its variables, need not be in the URL.
+func TestTerminalStartMessage(t *testing.T) {
+	r := newRig(t, Limits{})
+	sb := r.create().ID
+	open := func(message string) *terminalClient {
+		conn, _, err := r.dialTerminal(sb, url.Values{"start": {"message"}}, &websocket.DialOptions{HTTPHeader: http.Header{auth.Header: {string(r.key)}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.CloseNow() })
+		c := &terminalClient{t: t, conn: conn}
+		c.send(websocket.MessageText, message)
+		return c
+	}
+	c := open(`{"type":"start","cmd":"printf \"$SECRET $TERM\"; sleep 1000","env":{"SECRET":"hidden"}}`)
+	if m := c.next(); m.Type != "started" {
+		t.Fatalf("%+v", m)
+	}
+	c.until("hidden xterm-256color")
+	for _, message := range []string{"{}", `{"type":"start","cmd":"true","else":1}`, `{"type":"start","env":{"a=b":"c"}}`} {
+		if m := open(message).next(); m.Type != "error" || m.Code != "invalid" {
+			t.Errorf("%s: %+v", message, m)
+		}
+	}
+}
+
 // A client that comes back, after its connection dropped without a word, gets every byte once.
 func TestTerminalComesBack(t *testing.T) {
 	r := newRig(t, Limits{})

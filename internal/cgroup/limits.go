@@ -48,7 +48,7 @@ type setting struct {
 func (l Limits) apply(dir string) error {
 	for _, s := range l.settings() {
 		err := write(dir, s.file, s.value)
-		if err != nil && !(s.optional && errors.Is(err, fs.ErrNotExist)) {
+		if err != nil && (!s.optional || !errors.Is(err, fs.ErrNotExist)) {
 			return fmt.Errorf("set %s to %s: %w", s.file, s.value, err)
 		}
 	}
@@ -82,8 +82,11 @@ func diskOf(path string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%s lies on no block device: %w", path, err)
 	}
-	if _, err := os.Stat(filepath.Join(device, "partition")); err != nil {
+	switch _, err := os.Stat(filepath.Join(device, "partition")); {
+	case errors.Is(err, fs.ErrNotExist):
 		return own, nil
+	case err != nil:
+		return "", fmt.Errorf("tell whether %s is a partition: %w", own, err)
 	}
 	whole, err := os.ReadFile(filepath.Join(filepath.Dir(device), "dev"))
 	if err != nil {

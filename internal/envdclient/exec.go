@@ -192,15 +192,7 @@ func (e *Exec) Next() (Event, error) {
 
 // Signal sends sig to the process's group; SIGKILL reaches all that it started.
 func (e *Exec) Signal(ctx context.Context, sig syscall.Signal) error {
-	return ended(e.client.Signal(ctx, e.selector(), sig))
-}
-
-// ended turns "no such process" into what it means for one that was started.
-func ended(err error) error {
-	if models.CodeOf(err) == models.NotFound {
-		return models.Errorf(models.Precondition, "the process has ended").WithCause(err)
-	}
-	return err
+	return e.client.Signal(ctx, e.selector(), sig)
 }
 
 func (e *Exec) selector() Selector { return Selector{PID: e.pid} }

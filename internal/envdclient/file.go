@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -122,10 +123,20 @@ func (f *File) Close() error {
 // An error of r is returned as it is. After an error a Read of r may still be under way, as after one of
 // package http.
 func (c *Client) WriteFile(ctx context.Context, path, user string, r io.Reader, size int64) (FileInfo, error) {
+	return c.WriteFileMode(ctx, path, user, nil, r, size)
+}
+
+// WriteFileMode is WriteFile with the permissions that the file has from the moment it is there. Nil are those of
+// the file it replaces, or 0644.
+func (c *Client) WriteFileMode(ctx context.Context, path, user string, mode *uint32, r io.Reader, size int64) (FileInfo, error) {
+	target := fileURL("/files", path, user)
+	if mode != nil {
+		target += fmt.Sprintf("&mode=%04o", *mode)
+	}
 	var entries []struct {
 		Path string `json:"path"`
 	}
-	sent, err := c.upload(ctx, fileURL("/files", path, user), "application/octet-stream", body{r, size}, func(answer io.Reader) error {
+	sent, err := c.upload(ctx, target, "application/octet-stream", body{r, size}, func(answer io.Reader) error {
 		if err := json.NewDecoder(answer).Decode(&entries); err != nil {
 			return err
 		}

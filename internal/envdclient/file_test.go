@@ -274,7 +274,7 @@ func TestUploadParts(t *testing.T) {
 			body := io.MultiReader(iotest.HalfReader(bytes.NewReader(text)), iotest.ErrReader(c.end))
 			s := &source{reader: body, watch: newWatchdog(time.Minute, func(error) {})}
 			defer s.watch.stop()
-			var parts parts
+			var parts pieces
 			if n, err := s.WriteTo(&parts); n != int64(len(text)) || !errors.Is(err, c.want) {
 				t.Errorf("%d bytes, %v", n, err)
 			}
@@ -285,10 +285,10 @@ func TestUploadParts(t *testing.T) {
 	}
 }
 
-// parts keeps what each Write was given.
-type parts [][]byte
+// pieces keeps what each Write was given.
+type pieces [][]byte
 
-func (p *parts) Write(b []byte) (int, error) {
+func (p *pieces) Write(b []byte) (int, error) {
 	*p = append(*p, bytes.Clone(b))
 	return len(b), nil
 }

@@ -37,7 +37,7 @@ func FuzzGuest(f *testing.F) {
 			return err
 		},
 		func(ctx context.Context, c *Client) error {
-			_, err := c.WriteFile(ctx, "x", "", strings.NewReader("text"))
+			_, err := c.WriteFile(ctx, "x", "", strings.NewReader("text"), unknownSize)
 			return err
 		},
 		func(ctx context.Context, c *Client) error {

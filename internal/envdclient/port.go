@@ -11,11 +11,14 @@ import (
 	"strconv"
 
 	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/proto/parts"
 )
 
 // DialPort connects to a TCP port that something in the guest listens on, on its loopback interface. It is
-// Precondition when nothing does. Ctx bounds the connecting only; the end of the client ends the connection too.
-func (c *Client) DialPort(ctx context.Context, port int) (net.Conn, error) {
+// Precondition when nothing does. Ctx bounds the connecting only; the end of the client ends the connection too. Either side
+// can end its sending alone: the server's end is io.EOF, PortConn.CloseWrite is ours. After that the connection lives for as
+// long as something comes from the other side every ten minutes.
+func (c *Client) DialPort(ctx context.Context, port int) (*PortConn, error) {
 	if port < 1 || port > 65535 {
 		return nil, models.Errorf(models.Invalid, "a port is a number from 1 to 65535")
 	}
@@ -29,7 +32,7 @@ func (c *Client) DialPort(ctx context.Context, port int) (net.Conn, error) {
 	watch.arm()
 	defer watch.stop()
 	cut := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	begun, err := c.upgrade(conn, port)
+	early, err := c.upgrade(conn, port)
 	if !cut() && err == nil {
 		err = context.Cause(ctx)
 	}
@@ -37,7 +40,7 @@ func (c *Client) DialPort(ctx context.Context, port int) (net.Conn, error) {
 		_ = conn.Close()
 		return nil, transportError(ctx, err)
 	}
-	p := &portConn{Conn: conn, begun: begun}
+	p := &PortConn{Conn: parts.New(conn, early)}
 	p.stop = context.AfterFunc(c.ctx, func() { _ = conn.Close() })
 	return p, nil
 }
@@ -48,7 +51,7 @@ func (c *Client) upgrade(conn net.Conn, port int) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	req.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"tcp"}}
+	req.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {parts.Protocol}}
 	c.authorize(req.Header)
 	if err := req.Write(conn); err != nil {
 		return nil, err
@@ -61,9 +64,9 @@ func (c *Client) upgrade(conn net.Conn, port int) ([]byte, error) {
 	defer func() { _ = resp.Body.Close() }()
 	switch resp.StatusCode {
 	case http.StatusSwitchingProtocols:
-		begun := make([]byte, r.Buffered())
-		_, err := io.ReadFull(r, begun)
-		return begun, err
+		early := make([]byte, r.Buffered())
+		_, err := io.ReadFull(r, early)
+		return early, err
 	case http.StatusBadGateway:
 		return nil, models.Errorf(models.Precondition, "port %d is not open in the sandbox", port).
 			WithHint("start a server that listens on it")
@@ -74,25 +77,14 @@ func (c *Client) upgrade(conn net.Conn, port int) ([]byte, error) {
 	return nil, statusError(resp)
 }
 
-// portConn is a connection to a port in the guest.
-type portConn struct {
-	net.Conn
-	begun []byte // what came with the answer to the upgrade
-	stop  func() bool
-}
-
-// Read implements net.Conn.
-func (p *portConn) Read(b []byte) (int, error) {
-	if len(p.begun) == 0 {
-		return p.Conn.Read(b)
-	}
-	n := copy(b, p.begun)
-	p.begun = p.begun[n:]
-	return n, nil
+// PortConn is a connection to a port in the guest.
+type PortConn struct {
+	*parts.Conn
+	stop func() bool
 }
 
 // Close implements net.Conn.
-func (p *portConn) Close() error {
+func (p *PortConn) Close() error {
 	p.stop()
 	return p.Conn.Close()
 }

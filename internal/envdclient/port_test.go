@@ -1,6 +1,7 @@
 package envdclient
 
 import (
+	"errors"
 	"io"
 	"net"
 	"strings"
@@ -55,6 +56,56 @@ func TestDialPort(t *testing.T) {
 			}
 			_ = conn.Close()
 		})
+	}
+}
+
+// Either side ends its sending alone, whichever is first.
+func TestDialPortHalves(t *testing.T) {
+	serve := func(handle func(*net.TCPConn)) *PortConn {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			defer func() { _ = l.Close() }()
+			if conn, err := l.Accept(); err == nil {
+				handle(conn.(*net.TCPConn))
+			}
+		}()
+		conn, err := attach(t).DialPort(within(t), l.Addr().(*net.TCPAddr).Port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		_ = conn.SetDeadline(time.Now().Add(patience))
+		return conn
+	}
+	ask := serve(func(conn *net.TCPConn) {
+		defer func() { _ = conn.Close() }()
+		all, _ := io.ReadAll(conn)
+		_, _ = conn.Write(all)
+	})
+	_, _ = io.WriteString(ask, "question")
+	if err := ask.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(ask); string(got) != "question" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	heard := make(chan string, 1)
+	hear := serve(func(conn *net.TCPConn) {
+		defer func() { _ = conn.Close() }()
+		_ = conn.CloseWrite()
+		all, _ := io.ReadAll(conn)
+		heard <- string(all)
+	})
+	if n, err := hear.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
+		t.Errorf("at the server's end: %d, %v", n, err)
+	}
+	_, _ = io.WriteString(hear, "late")
+	_ = hear.CloseWrite()
+	if got := <-heard; got != "late" {
+		t.Errorf("the server heard %q", got)
 	}
 }
 

@@ -12,8 +12,8 @@ import (
 	pb "github.com/wrenn-sandbox/wrenn/proto/gen/envd/process"
 )
 
-// maxInput is how much input goes into one message; it is what a pipe holds (pipe(7)).
-const maxInput = 64 << 10
+// maxInput is how much input goes into one message, which envd writes whole before another's: half of what it takes.
+const maxInput = 2 << 20
 
 // Spec says what to start in the background.
 type Spec struct {
@@ -138,8 +138,8 @@ func (c *Client) Process(ctx context.Context, which Selector) (Process, error) {
 }
 
 // SendInput feeds a process's standard input, in order. It returns once the pipe has taken all of data, which is as
-// late as the process likes; it ends earlier with ctx. It is NotFound when no such process runs, and Precondition when
-// it ends meanwhile or its input is closed.
+// late as the process likes; it ends earlier with ctx. It is Precondition when
+// the process has ended or its input is closed, and NotFound when there is none, or has been none for a while.
 func (c *Client) SendInput(ctx context.Context, which Selector, data []byte) error {
 	return c.feed(ctx, which, data, func(piece []byte) *pb.ProcessInput {
 		return &pb.ProcessInput{Input: &pb.ProcessInput_Stdin{Stdin: piece}}

@@ -85,7 +85,7 @@ func TestBackground(t *testing.T) {
 	if err != nil || p.Exit == nil || *p.Exit != (Exited{Code: 5}) || p.OutputBytes != uint64(len("one\ngot input\n")) {
 		t.Errorf("%+v, %v", p, err)
 	}
-	wantError(t, c.SendInput(within(t), which, []byte("x")), models.NotFound, "")
+	wantError(t, c.SendInput(within(t), which, []byte("x")), models.Precondition, "has ended")
 }
 
 func TestBackgroundEnds(t *testing.T) {

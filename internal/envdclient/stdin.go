@@ -10,14 +10,14 @@ import (
 func (e *Exec) WriteStdin(ctx context.Context, data []byte) error {
 	ctx, cancel := e.during(ctx)
 	defer cancel(nil)
-	return ended(e.client.SendInput(ctx, e.selector(), data))
+	return e.client.SendInput(ctx, e.selector(), data)
 }
 
 // CloseStdin gives the process end of file. It can be repeated.
 func (e *Exec) CloseStdin(ctx context.Context) error {
 	ctx, cancel := e.during(ctx)
 	defer cancel(nil)
-	return ended(e.client.CloseStdin(ctx, e.selector()))
+	return e.client.CloseStdin(ctx, e.selector())
 }
 
 // during returns a context that ends with ctx and with the process's stream.

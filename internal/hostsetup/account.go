@@ -91,37 +91,3 @@ const (
 	FirstUID = 200000
 	UIDs     = 65536
 )
-
-// idConflict says who has some of these ids, "" if nobody has.
-func (m *machine) idConflict() (string, error) {
-	for _, database := range []string{"/etc/passwd", "/etc/group", "/etc/subuid", "/etc/subgid"} {
-		rows, err := m.rows(database)
-		if err != nil {
-			return "", err
-		}
-		for _, row := range rows {
-			first, count := idRange(database, row)
-			if row[0] != accountName && count > 0 && first < FirstUID+UIDs && FirstUID < first+count {
-				return fmt.Sprintf("%s has ids %d to %d in %s", row[0], first, first+count-1, database), nil
-			}
-		}
-	}
-	return "", nil
-}
-
-// idRange reads the ids of a row: one in the third field of passwd and group, a first one and a count in subuid and subgid.
-func idRange(database string, row []string) (first, count int) {
-	if !strings.HasPrefix(database, "/etc/sub") {
-		first, err := strconv.Atoi(row[2])
-		if err != nil {
-			return 0, 0
-		}
-		return first, 1
-	}
-	first, errFirst := strconv.Atoi(row[1])
-	count, errCount := strconv.Atoi(row[2])
-	if errFirst != nil || errCount != nil {
-		return 0, 0
-	}
-	return first, count
-}

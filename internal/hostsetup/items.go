@@ -5,10 +5,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/wrenn-sandbox/wrenn/internal/vm/jail"
 )
 
 // accountName is the user and the group of Wrenn's unprivileged parts.
-const accountName = "wrenn"
+const accountName = jail.Account
 
 // item is one row of the table.
 type item struct {

@@ -1,6 +1,7 @@
 package hostsetup
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"regexp"
@@ -9,16 +10,16 @@ import (
 	"strings"
 
 	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/jail"
 )
 
 func uidsWanted(m *machine) ([]change, string, error) {
-	conflict, err := m.idConflict()
-	if err != nil {
-		return nil, "", err
-	}
-	if conflict != "" {
-		return nil, "", models.Errorf(models.Conflict, "the user ids of VMMs are in use: %s", conflict).
+	switch err := jail.CheckFree(m.path("/etc"), FirstUID, UIDs); {
+	case errors.Is(err, jail.ErrTaken):
+		return nil, "", models.Errorf(models.Conflict, "the user ids of VMMs are in use: %v", err).
 			WithHint("give that account other ids: VMMs run as %d to %d", FirstUID, FirstUID+UIDs-1)
+	case err != nil:
+		return nil, "", err
 	}
 	row := fmt.Sprintf("%s:%d:%d", accountName, FirstUID, UIDs)
 	return []change{
@@ -33,11 +34,10 @@ func kvmWanted(m *machine) ([]change, string, error) {
 	if !m.exists(kvmDevice) {
 		return nil, "there is no " + kvmDevice, nil
 	}
-	wanted := []change{
+	return slices.Concat([]change{
 		{kind: "group", target: kvmGroup, want: state{Present: true}},
 		{kind: "device", target: kvmDevice, want: state{Present: true, Text: kvmGroup, Mode: 0o660}},
-	}
-	return append(wanted, m.textFile("/etc/udev/rules.d/60-wrenn-kvm.rules", `KERNEL=="kvm", GROUP="kvm", MODE="0660"`)...), "", nil
+	}, m.textFile("/etc/udev/rules.d/60-wrenn-kvm.rules", `KERNEL=="kvm", GROUP="kvm", MODE="0660"`)), "", nil
 }
 
 // favordynmods is an option of cgroup2 since Linux 6.0: Documentation/admin-guide/cgroup-v2.rst.

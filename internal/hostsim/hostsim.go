@@ -63,6 +63,9 @@ func Start(t testing.TB) *Host {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
+	if _, err := builtEnvd(); err != nil { // before a caller waits for its guest, which it does not do for long
+		t.Fatal(err)
+	}
 	h := &Host{
 		t: t, path: filepath.Join(dir, "agent.sock"), sandboxes: map[string]*pb.Sandbox{},
 		watchers: map[chan *pb.Sandbox]bool{}, scripted: map[string]*guest{}, tunnels: map[net.Conn]string{}, info: defaultInfo(),
@@ -292,6 +295,16 @@ func missing(sandbox string) error {
 	return models.Errorf(models.NotFound, "there is no sandbox %s on this host", sandbox)
 }
 
+// EndWatches ends the watches that there are, as an agent does before it ends.
+func (h *Host) EndWatches() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for w := range h.watchers {
+		close(w)
+		delete(h.watchers, w)
+	}
+}
+
 // WatchSandboxes implements HostAgentService.
 func (h *Host) WatchSandboxes(_ *pb.WatchSandboxesRequest, stream grpc.ServerStreamingServer[pb.WatchSandboxesResponse]) error {
 	changes := make(chan *pb.Sandbox, 1024)
@@ -319,7 +332,7 @@ func (h *Host) WatchSandboxes(_ *pb.WatchSandboxesRequest, stream grpc.ServerStr
 		select {
 		case sb, ok := <-changes:
 			if !ok {
-				return fmt.Errorf("watcher too slow")
+				return fmt.Errorf("the watcher is too slow, or the agent ends")
 			}
 			if err := send(stream, sb); err != nil {
 				return err

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -13,8 +14,9 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
 
-// stopLimit is how long interrupted code may take to end before its context is ended.
-const stopLimit = 10 * time.Second
+// stopLimit is how long interrupted code may take to end before its context is ended. Meanwhile the interrupt is repeated every
+// interruptPause: one may have come while code cleaned up after another.
+const stopLimit, interruptPause = 10 * time.Second, 2 * time.Second
 
 // Code is what to execute.
 type Code struct {
@@ -75,11 +77,11 @@ func (Result) event()   {}
 func (Failure) event()  {}
 func (End) event()      {}
 
-// request is a line to a kernel.
+// request is a line to a kernel: to execute code, or to interrupt the request with that ID, or what runs.
 type request struct {
-	ID   string `json:"id"`
+	ID   string `json:"id,omitempty"`
 	Op   string `json:"op"`
-	Code string `json:"code,omitempty"`
+	Code string `json:"code"`
 }
 
 // execution is one request to a context.
@@ -87,29 +89,24 @@ type execution struct {
 	guest Guest
 	which envdclient.Selector
 	id    string
-	begun chan struct{} // closed when its code runs
+	begun atomic.Bool // whether its code has begun
 }
 
 // Execute runs code in a context and gives each event to emit as it happens. When ctx ends or the code's time has run out,
 // the code is interrupted; if it does not heed that within stopLimit its context is ended. An error of emit counts as the
 // end of ctx. Errors: NotFound for an unknown context, Precondition for an interpreter that crashed meanwhile.
 func Execute(ctx context.Context, guest Guest, name id.Context, code Code, emit func(Event) error) error {
-	x := &execution{guest: guest, which: selector(name), id: string(id.NewRequest()), begun: make(chan struct{})}
+	x := &execution{guest: guest, which: selector(name), id: string(id.NewRequest())}
 	// The stream outlives ctx, until the interrupted code has ended.
 	streamCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	a, err := guest.Attach(streamCtx, x.which, envdclient.FromNow)
-	if gone(err) {
-		return missing(name)
-	}
 	if err != nil {
-		return err
+		return orMissing(name, err)
 	}
 	defer a.Close()
-	if err := x.send(ctx, request{ID: x.id, Op: "execute", Code: code.Text}); gone(err) {
-		return missing(name)
-	} else if err != nil {
-		return err
+	if err := send(ctx, guest, x.which, request{ID: x.id, Op: "execute", Code: code.Text}); err != nil {
+		return orMissing(name, err)
 	}
 	runCtx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -128,31 +125,32 @@ func Execute(ctx context.Context, guest Guest, name id.Context, code Code, emit 
 
 var errTimedOut = errors.New("the code's time has run out")
 
-func (x *execution) send(ctx context.Context, r request) error {
+// send writes one line to a kernel, whole: others may write to it at the same time.
+func send(ctx context.Context, guest Guest, which envdclient.Selector, r request) error {
 	line, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("encode a request: %w", err)
 	}
-	return x.guest.SendInput(ctx, x.which, append(line, '\n'))
+	return guest.SendInput(ctx, which, append(line, '\n'))
 }
 
-// interruptAtEnd interrupts this execution when ctx ends before it, once it has begun: until then another one runs. It kills
-// the kernel if that does not help, and as the last means ends the stream by abandon.
+// interruptAtEnd interrupts this execution when ctx ends before it, whether its code runs or waits for other code. If that does not
+// help it kills the kernel, but for code that has not begun, and as the last means ends the stream by abandon.
 func (x *execution) interruptAtEnd(ctx context.Context, ended <-chan struct{}, abandon func()) {
 	select {
 	case <-ended:
 		return
 	case <-ctx.Done():
 	}
-	select {
-	case <-ended:
+	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopLimit)
+	defer cancel()
+	if x.insist(limited, ended) {
 		return
-	case <-x.begun:
 	}
-	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGKILL} {
-		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopLimit)
+	if x.begun.Load() {
+		limited, cancel = context.WithTimeout(context.WithoutCancel(ctx), stopLimit)
 		defer cancel()
-		_ = x.guest.Signal(limited, x.which, sig) // what does not heed it gets the next
+		_ = x.guest.Signal(limited, x.which, syscall.SIGKILL) // then the stream ends, or is abandoned
 		select {
 		case <-ended:
 			return
@@ -160,6 +158,22 @@ func (x *execution) interruptAtEnd(ctx context.Context, ended <-chan struct{}, a
 		}
 	}
 	abandon()
+}
+
+// insist interrupts until the execution has ended, which it reports, or ctx has.
+func (x *execution) insist(ctx context.Context, ended <-chan struct{}) bool {
+	again := time.NewTicker(interruptPause)
+	defer again.Stop()
+	for {
+		_ = send(ctx, x.guest, x.which, request{ID: x.id, Op: "interrupt"}) // a kernel that has ended ends the stream too
+		select {
+		case <-ended:
+			return true
+		case <-ctx.Done():
+			return false
+		case <-again.C:
+		}
+	}
 }
 
 // relay reads messages until the one that ends the execution.
@@ -194,7 +208,7 @@ func (x *execution) relay(ctx context.Context, from *lines, stop context.CancelC
 func (x *execution) event(ctx context.Context, m message) Event {
 	switch m.Type {
 	case "begin":
-		x.begin()
+		x.begun.Store(true)
 	case "stdout":
 		return Stdout(m.Text)
 	case "stderr":
@@ -204,18 +218,13 @@ func (x *execution) event(ctx context.Context, m message) Event {
 	case "error":
 		return Failure{Name: m.Name, Value: m.Value, Traceback: m.Traceback}
 	case "end":
-		return End{Status: x.status(ctx, m.Status), ExecutionCount: max(0, m.ExecutionCount)}
+		end := End{Status: x.status(ctx, m.Status)}
+		if x.begun.Load() {
+			end.ExecutionCount = max(0, m.ExecutionCount)
+		}
+		return end
 	}
 	return nil
-}
-
-// begin notes that the code runs; a kernel may say it more than once.
-func (x *execution) begin() {
-	select {
-	case <-x.begun:
-	default:
-		close(x.begun)
-	}
 }
 
 // status is the kernel's, but for a timeout, of which the kernel knows nothing.
@@ -235,6 +244,8 @@ func (x *execution) status(ctx context.Context, said string) Status {
 func (x *execution) lost(ctx context.Context, err error) error {
 	var exited errExited
 	switch {
+	case ctx.Err() != nil && !errors.As(err, &exited):
+		return models.Errorf(models.Unavailable, "the interpreter does not answer; it may be busy with other code").WithCause(err)
 	case errors.As(err, &exited) && ctx.Err() != nil:
 		return models.Errorf(models.Precondition, "the code did not heed the interrupt, so its context was ended").WithCause(err)
 	case errors.As(err, &exited) && exited.OOMKilled:

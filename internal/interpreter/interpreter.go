@@ -23,6 +23,9 @@ import (
 // tagPrefix begins the tag of a context's process; the id follows.
 const tagPrefix = "wrenn-context:"
 
+// protocol is the version of docs/design/context-protocol.md that is spoken here.
+const protocol = 2
+
 // startLimit bounds the start of an interpreter. It is long because the guest may be busy.
 const startLimit = 30 * time.Second
 
@@ -98,8 +101,9 @@ func awaitReady(ctx context.Context, guest Guest, which envdclient.Selector) err
 	defer a.Close()
 	lines := &lines{next: a.Next}
 	m, err := lines.message()
-	if err == nil && m.Type != "ready" {
-		err = fmt.Errorf("the kernel began with %q", m.Type)
+	if err == nil && (m.Type != "ready" || m.Protocol != protocol) {
+		err = models.Errorf(models.Precondition, "the template's interpreter does not speak version %d of its protocol", protocol).
+			WithCause(fmt.Errorf("the kernel began with %q, version %d", m.Type, m.Protocol))
 	}
 	if err != nil {
 		return notReady(err, lines.stderr.String())
@@ -172,29 +176,24 @@ func missing(name id.Context) *models.Error {
 		WithHint("a context ends when it is deleted, when its interpreter crashes, and with its sandbox")
 }
 
+// orMissing says of a kernel that has ended, or never was, that there is no such context.
+func orMissing(name id.Context, err error) error {
+	if code := models.CodeOf(err); code == models.NotFound || code == models.Precondition {
+		return missing(name)
+	}
+	return err
+}
+
 // Delete ends a context. It succeeds when there is none.
 func Delete(ctx context.Context, guest Guest, name id.Context) error {
-	return ignoreGone(guest.Signal(ctx, selector(name), syscall.SIGKILL))
-}
-
-// Interrupt interrupts what a context executes, if anything.
-func Interrupt(ctx context.Context, guest Guest, name id.Context) error {
-	if err := guest.Signal(ctx, selector(name), syscall.SIGINT); gone(err) {
-		return missing(name)
-	} else if err != nil {
-		return err
-	}
-	return nil
-}
-
-func gone(err error) bool {
-	code := models.CodeOf(err)
-	return err != nil && (code == models.NotFound || code == models.Precondition)
-}
-
-func ignoreGone(err error) error {
-	if gone(err) {
+	err := orMissing(name, guest.Signal(ctx, selector(name), syscall.SIGKILL))
+	if models.CodeOf(err) == models.NotFound {
 		return nil
 	}
 	return err
+}
+
+// Interrupt interrupts what a context executes, if anything. What waits there goes on.
+func Interrupt(ctx context.Context, guest Guest, name id.Context) error {
+	return orMissing(name, send(ctx, guest, selector(name), request{Op: "interrupt"}))
 }

@@ -19,6 +19,7 @@ const (
 type message struct {
 	Type           string    `json:"type"`
 	ID             string    `json:"id"`
+	Protocol       int       `json:"protocol"`
 	Text           string    `json:"text"`
 	Main           bool      `json:"main"`
 	Data           bundle    `json:"data"`

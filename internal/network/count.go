@@ -58,17 +58,20 @@ const pressureInterval = time.Second
 // watchConnections holds sandboxes back while the host's table of connections is almost full, so that the host and those
 // that have few go on: no sandbox may then have more than 64.
 func (n *Network) watchConnections(ctx context.Context) error {
+	held := false // an earlier process may have left them so
+	if err := n.kernel.list(pressure, func(element, counter) { held = true }); err != nil {
+		return fmt.Errorf("list set %s: %w", pressure, err)
+	}
 	n.background.Go(func() {
 		ticker := time.NewTicker(pressureInterval)
 		defer ticker.Stop()
-		held := false
 		for {
 			select {
 			case <-ctx.Done():
 				return
 			case <-ticker.C:
 			}
-			share, err := n.connectionShare()
+			share, err := n.host.share()
 			if err != nil {
 				continue // a kernel that does not tell is one without connection tracking so far
 			}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strconv"
 	"strings"
 	"sync"
 
@@ -15,13 +14,9 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 )
 
-// maxDeletions is how many requests to delete a device may be under way. Each holds a thread
-// for as long as the kernel waits for its own readers, some 20 ms.
-const maxDeletions = 64
-
 // Detach removes the sandbox's TAP, its policy and the connections that its guest had, also while the VMM
 // has it open. When it returns nil nothing passes any more, and no device has its name or its address: what is left of the TAP,
-// under another name, the kernel deletes in the background, which takes it some 20 ms. Detaching what is not
+// under another name, is deleted in the background (graveyard.go). Detaching what is not
 // attached succeeds.
 func (n *Network) Detach(ctx context.Context, sandbox id.Sandbox) error {
 	end, err := n.beginFor(ctx, sandbox)
@@ -29,7 +24,7 @@ func (n *Network) Detach(ctx context.Context, sandbox id.Sandbox) error {
 		return err
 	}
 	defer end()
-	if err := n.discard(ctx, TAPName(sandbox)); err != nil {
+	if err := n.discard(TAPName(sandbox)); err != nil {
 		return fmt.Errorf("detach %s: %w", TAPName(sandbox), err)
 	}
 	n.attached.remove(sandbox)
@@ -84,12 +79,12 @@ func sandboxOf(link netlink.Link) (id.Sandbox, bool) {
 // discard takes a TAP out of use, if there is one of this name. The order matters: without its policy nothing passes the
 // device any more, so the connections forgotten then stay forgotten; and only when that is done does it lose its name,
 // so that whoever finishes a removal that was cut short finds out about both.
-func (n *Network) discard(ctx context.Context, name string) error {
+func (n *Network) discard(name string) error {
 	index, err := n.ifindex(name)
 	if err != nil || index == 0 {
 		return err
 	}
-	link, err := n.tap(name, index)
+	link, err := n.removable(name, index)
 	if err != nil {
 		return err
 	}
@@ -105,10 +100,15 @@ func (n *Network) discard(ctx context.Context, name string) error {
 			return err
 		}
 	}
-	if err := n.rename(link); err != nil {
-		return err
+	return n.bury(link)
+}
+
+// removable is the device of this index, if it is ours. The kernel need not be asked about one that we gave to a sandbox.
+func (n *Network) removable(name string, index int) (netlink.Link, error) {
+	if _, ok := n.attached.on(uint32(index)); ok {
+		return &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}}, nil
 	}
-	return n.bury(ctx, link)
+	return n.tap(name, index)
 }
 
 // vacate frees the addresses of a slot.
@@ -119,54 +119,6 @@ func (n *Network) vacate(link netlink.Link, slot Slot) error {
 	gateway := &netlink.Addr{IPNet: &net.IPNet{IP: slot.Gateway.AsSlice(), Mask: net.CIDRMask(slotBits, 32)}}
 	if err := n.route.AddrDel(link, gateway); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
 		return fmt.Errorf("remove address %s: %w", slot.Gateway, err)
-	}
-	return nil
-}
-
-// goneTAP begins the names of devices that wait for their deletion.
-const goneTAP = anyTAP + "gone-"
-
-// rename gives a device a name that nobody looks for. Kernels before 6.2 rename only what is turned off, which takes them longer.
-func (n *Network) rename(link netlink.Link) error {
-	name := goneTAP + strconv.FormatInt(int64(link.Attrs().Index), 36)
-	err := n.route.LinkSetName(link, name)
-	if errors.Is(err, unix.EBUSY) {
-		if err := n.route.LinkSetDown(link); err != nil {
-			return fmt.Errorf("turn off: %w", err)
-		}
-		err = n.route.LinkSetName(link, name)
-	}
-	if err != nil {
-		return fmt.Errorf("rename: %w", err)
-	}
-	return nil
-}
-
-// bury deletes a device in the background. It waits when too many are being deleted already.
-func (n *Network) bury(ctx context.Context, link netlink.Link) error {
-	select {
-	case n.deletion <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	n.deleting.Go(func() {
-		defer func() { <-n.deletion }()
-		if err := n.ns.Do(func() error { return deleteLink(link) }); err != nil {
-			n.log.Warn("network device could not be deleted; the next start of the agent tries again", "device", link.Attrs().Index, "error", err)
-		}
-	})
-	return nil
-}
-
-// deleteLink uses a socket of its own, so that others need not wait for the kernel's answer.
-func deleteLink(link netlink.Link) error {
-	route, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-	if err != nil {
-		return err
-	}
-	defer route.Close()
-	if err := route.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("delete: %w", err)
 	}
 	return nil
 }

@@ -74,6 +74,19 @@ func (n *Network) SandboxAt(addr netip.Addr) (id.Sandbox, bool) {
 	return sandbox, ok
 }
 
+// beginAttached is beginFor of a sandbox that is attached.
+func (n *Network) beginAttached(ctx context.Context, sandbox id.Sandbox) (one attachment, end func(), err error) {
+	end, err = n.beginFor(ctx, sandbox)
+	if err != nil {
+		return one, nil, err
+	}
+	if one, err = n.attached.of(sandbox); err != nil {
+		end()
+		return one, nil, err
+	}
+	return one, end, nil
+}
+
 // SetPolicy replaces the policy of an attached sandbox in one transaction. From then on no packet passes that it does not
 // allow, also none of connections that were open: those that it allows go on, the others end. All pins are dropped; the
 // caller pins again what is still allowed by name.
@@ -83,15 +96,11 @@ func (n *Network) SetPolicy(ctx context.Context, sandbox id.Sandbox, p Policy) e
 	if err := p.check(); err != nil {
 		return err
 	}
-	end, err := n.beginFor(ctx, sandbox)
+	one, end, err := n.beginAttached(ctx, sandbox)
 	if err != nil {
 		return err
 	}
 	defer end()
-	one, err := n.attached.of(sandbox)
-	if err != nil {
-		return err
-	}
 	one.policy = p
 	if err := n.held.set(one.device, n.elements(one, nextMark(n.held.mark(one.device), one.slot)), false); err != nil {
 		return fmt.Errorf("set the policy of %s: %w", sandbox, err)
@@ -137,10 +146,21 @@ func (n *Network) elements(one attachment, mark uint32) []element {
 	if n.can.arp {
 		list = append(list, element{slotOf: slotOf{arpGuests, device + hardware + guest + gateway}})
 	}
-	for i := range Rules {
-		list = append(list, element{slotOf{refusals, device + word(uint32(i))}, content{counted: true}})
-	}
+	list = append(list, counts(one.device)...)
 	return append(list, one.policy.elements(one.device, mark, n.limitsOf(one.policy))...)
+}
+
+// elementsAhead are what the kernel may hold for a device that no sandbox has yet: nothing that lets anything pass.
+func (n *Network) elementsAhead(device uint32) []element {
+	return append(counts(device), n.cfg.Limits.elements(device)...)
+}
+
+// counts count what is refused to a device.
+func counts(device uint32) (list []element) {
+	for i := range Rules {
+		list = append(list, element{slotOf{refusals, word(device) + word(uint32(i))}, content{counted: true}})
+	}
+	return list
 }
 
 // A connection's mark tells under which policy it passed: markOurs, then a number that grows with every policy of the

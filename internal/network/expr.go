@@ -143,8 +143,9 @@ func bitAndIn(register uint32, mask []byte) *expr.Bitwise {
 
 // What loads a part of a key into a register.
 
-func loadMeta(key expr.MetaKey, register uint32) expr.Any {
-	return &expr.Meta{Key: key, Register: register}
+// loadMeta loads into the first one.
+func loadMeta(key expr.MetaKey) expr.Any {
+	return &expr.Meta{Key: key, Register: first}
 }
 
 func loadAddress(offset, register uint32) expr.Any {

@@ -114,7 +114,8 @@ func TestForeignTablesAreUntouchedAndOursIsRestored(t *testing.T) {
 	w := newWorld(t)
 	w.addFilter("filter", nftables.ChainPolicyAccept)
 	foreign := w.listing("table ip filter")
-	first := w.open("")
+	first, err := w.try(network.Config{Pool: -1})
+	w.must(err)
 	ours := w.listing("table inet wrenn")
 	if !strings.Contains(ours, "masquerade") {
 		t.Fatalf("our table:\n%s", ours)
@@ -126,7 +127,8 @@ func TestForeignTablesAreUntouchedAndOursIsRestored(t *testing.T) {
 		conn.AddChain(&nftables.Chain{Name: "extra", Table: table})
 		return conn.Flush()
 	})
-	second := w.open("")
+	second, err := w.try(network.Config{Pool: -1})
+	w.must(err)
 	if got := w.listing("table inet wrenn"); got != ours {
 		t.Errorf("our table is now:\n%s\nwant:\n%s", got, ours)
 	}

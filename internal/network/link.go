@@ -67,6 +67,7 @@ func (n *Network) Attach(ctx context.Context, sandbox id.Sandbox, slot Slot, p P
 	if err := n.slots.use(slot, sandbox); err != nil {
 		return Link{}, err
 	}
+	defer n.pool.refill()
 	if err := n.attach(ctx, sandbox, slot, p); err != nil {
 		return Link{}, fmt.Errorf("attach %s: %w", TAPName(sandbox), err)
 	}
@@ -89,9 +90,7 @@ func (n *Network) attach(ctx context.Context, sandbox id.Sandbox, slot Slot, p P
 		err = ctx.Err()
 	}
 	if err != nil {
-		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
-		defer cancel()
-		return errors.Join(err, n.forget(sandbox, index), n.discard(undo, name), n.discard(undo, poolName(slot.Index)))
+		return errors.Join(err, n.forget(sandbox, index), n.discard(name), n.discard(poolName(slot.Index)))
 	}
 	return nil
 }

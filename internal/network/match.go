@@ -51,7 +51,7 @@ const (
 // iif . ether saddr . ip saddr != @guests
 func spoofed() []expr.Any {
 	return []expr.Any{
-		loadMeta(expr.MetaKeyIIF, first),
+		loadMeta(expr.MetaKeyIIF),
 		&expr.Payload{DestRegister: second, Base: expr.PayloadBaseLLHeader, Offset: 6, Len: 6}, // IEEE 802.3: the source
 		loadAddress(atSource, fourth),
 		notIn(guests),
@@ -88,7 +88,7 @@ func otherProtocol() []expr.Any {
 func exceeded(kind uint32) []expr.Any { return exceededBy(leaving, kind) }
 
 func exceededBy(d direction, kind uint32) []expr.Any {
-	return []expr.Any{loadMeta(d.device, first), loadWord(kind, second), in(limits)}
+	return []expr.Any{loadMeta(d.device), loadWord(kind, second), in(limits)}
 }
 
 // limit rate over l
@@ -96,12 +96,12 @@ func over(l limit) []expr.Any { return []expr.Any{l.expression()} }
 
 // iif . ip daddr @gateways
 func toGateway() []expr.Any {
-	return []expr.Any{loadMeta(expr.MetaKeyIIF, first), loadAddress(atTarget, second), in(gateways)}
+	return []expr.Any{loadMeta(expr.MetaKeyIIF), loadAddress(atTarget, second), in(gateways)}
 }
 
 // meta l4proto . th dport @dns
 func toNameServer() []expr.Any {
-	return []expr.Any{loadMeta(expr.MetaKeyL4PROTO, first), loadTargetPort(second), in(dnsSockets)}
+	return []expr.Any{loadMeta(expr.MetaKeyL4PROTO), loadTargetPort(second), in(dnsSockets)}
 }
 
 func loadTargetPort(register uint32) expr.Any {
@@ -123,7 +123,7 @@ func redirectNames() []expr.Any {
 	return join(fromTAP(), toGateway(), []expr.Any{
 		loadTargetPort(1),
 		&expr.Cmp{Op: equal, Register: 1, Data: binaryutil.BigEndian.PutUint16(dnsPort)},
-		loadMeta(expr.MetaKeyL4PROTO, first), mapped(dnsPorts, second),
+		loadMeta(expr.MetaKeyL4PROTO), mapped(dnsPorts, second),
 		&expr.Redir{RegisterProtoMin: second, RegisterProtoMax: second, Flags: expr.NF_NAT_RANGE_PROTO_SPECIFIED},
 	})
 }
@@ -148,7 +148,7 @@ func otherNameServers(d direction, refuse []expr.Any) (list []rule) {
 
 // iif . ct mark @current
 func markIsCurrent(d direction) []expr.Any {
-	return []expr.Any{loadMeta(d.device, first), loadMark(second), in(current)}
+	return []expr.Any{loadMeta(d.device), loadMark(second), in(current)}
 }
 
 // ct mark & 0x80000000 != 0
@@ -163,7 +163,7 @@ func markIsOurs() []expr.Any {
 // meta mark map @policy_flags & flag != 0
 func flagged(flag uint32) []expr.Any {
 	return []expr.Any{
-		loadMeta(expr.MetaKeyMARK, first), mapped(flags, second),
+		loadMeta(expr.MetaKeyMARK), mapped(flags, second),
 		bitAndIn(second, []byte(word(flag))),
 		&expr.Cmp{Op: unequal, Register: second, Data: []byte(word(0))},
 	}
@@ -177,7 +177,7 @@ func flagged(flag uint32) []expr.Any {
 // meta mark set iif map @marks
 func setPolicyMark(d direction) []expr.Any {
 	return []expr.Any{
-		loadMeta(d.device, first), mapped(marks, first),
+		loadMeta(d.device), mapped(marks, first),
 		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: first},
 	}
 }
@@ -217,12 +217,12 @@ func inNetwork(d direction, set string, length int) []expr.Any {
 	if length == 0 {
 		bytes = loadWord(0, second)
 	}
-	return []expr.Any{loadMeta(expr.MetaKeyMARK, first), bytes, loadWord(uint32(length), third), in(set)}
+	return []expr.Any{loadMeta(expr.MetaKeyMARK), bytes, loadWord(uint32(length), third), in(set)}
 }
 
 // meta mark . ip daddr @pins
 func pinned(d direction) []expr.Any {
-	return []expr.Any{loadMeta(expr.MetaKeyMARK, first), loadAddress(d.remote, second), in(pins)}
+	return []expr.Any{loadMeta(expr.MetaKeyMARK), loadAddress(d.remote, second), in(pins)}
 }
 
 // The classes of connection limits: a class is the logarithm of the number of connections. They are counted in a
@@ -239,7 +239,8 @@ func connectionClass(n uint32) int {
 	return min(max(bits.Len32(max(n, 1)-1), minClass), maxClass)
 }
 
-// pressureClass is the limit of every sandbox while the host's table of connections is almost full.
+// pressureClass is the limit of every sandbox while the host's table of connections is almost full. Connections are counted
+// by it at all times: the kernel counts only those that it was asked about.
 const pressureClass = 6
 
 // admitRules let pass what the policy allows, as long as there are not too many connections.
@@ -254,17 +255,20 @@ func admitRules(total Limits) []rule {
 	}
 	for class := minClass; class <= maxClass; class++ {
 		rules = append(rules, rule{"", join(isNew, hasClass(class), tooMany(class), refuse(ruleConnections))})
+		if class > pressureClass { // the others have no more anyway, and the kernel would count twice what it is asked about twice
+			pressed := []expr.Any{loadMeta(expr.MetaKeyNFPROTO), in(pressure)}
+			rules = append(rules, rule{"the host has few left", join(isNew, hasClass(class), tooMany(pressureClass), pressed, refuse(ruleConnections))})
+		}
 	}
 	return append(rules,
-		rule{"the host has few left", join(isNew, []expr.Any{loadMeta(expr.MetaKeyNFPROTO, first), in(pressure)}, tooMany(pressureClass), refuse(ruleConnections))},
-		rule{"", []expr.Any{loadMeta(expr.MetaKeyMARK, first), &expr.Ct{Key: expr.CtKeyMARK, Register: first, SourceRegister: true}}},
+		rule{"", []expr.Any{loadMeta(expr.MetaKeyMARK), &expr.Ct{Key: expr.CtKeyMARK, Register: first, SourceRegister: true}}},
 		rule{"", goTo(passOn)})
 }
 
 // meta mark map @policy_flags & 0xff00 == class << 8
 func hasClass(class int) []expr.Any {
 	return []expr.Any{
-		loadMeta(expr.MetaKeyMARK, first), mapped(flags, second),
+		loadMeta(expr.MetaKeyMARK), mapped(flags, second),
 		bitAndIn(second, []byte(word(classMask))),
 		&expr.Cmp{Op: equal, Register: second, Data: []byte(word(uint32(class) << classShift))},
 	}
@@ -273,7 +277,7 @@ func hasClass(class int) []expr.Any {
 // add @connections_n { iif ct count over n }
 func tooMany(class int) []expr.Any {
 	return []expr.Any{
-		loadMeta(expr.MetaKeyIIF, first),
+		loadMeta(expr.MetaKeyIIF),
 		&expr.Dynset{SrcRegKey: first, SetName: connectionSet(class), Operation: uint32(unix.NFT_DYNSET_OP_ADD), Exprs: []expr.Any{
 			&expr.Connlimit{Count: 1 << class, Flags: expr.NFT_CONNLIMIT_F_INV},
 		}},
@@ -292,12 +296,12 @@ func arpChains() []chain {
 		return &expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length}
 	}
 	return []chain{{name: layout}, {"input", arpInput, nftables.ChainPriorityFilter, nftables.ChainTypeFilter, []rule{
-		{"", join(fromTAP(), []expr.Any{loadMeta(expr.MetaKeyIIF, first), &expr.Dynset{
+		{"", join(fromTAP(), []expr.Any{loadMeta(expr.MetaKeyIIF), &expr.Dynset{
 			SrcRegKey: first, SetName: arpRate, Operation: uint32(unix.NFT_DYNSET_OP_UPDATE), Timeout: time.Minute,
 			Exprs: []expr.Any{limit{rate: arpPerSecond}.expression()},
 		}}, drop())},
 		{"", join(fromTAP(), []expr.Any{
-			loadMeta(expr.MetaKeyIIF, first), at(8, 6, second), at(14, 4, fourth), at(24, 4, fifth), in(arpGuests),
+			loadMeta(expr.MetaKeyIIF), at(8, 6, second), at(14, 4, fourth), at(24, 4, fifth), in(arpGuests),
 		}, accept())},
 		{"not the sandbox's own, or not about its gateway", join(fromTAP(), drop())},
 	}}}

@@ -89,14 +89,9 @@ func (w *world) forward(n *network.Network, cfg dns.Config) {
 	packets, streams, err := n.ListenDNS(w.Context())
 	w.must(err)
 	ctx, cancel := context.WithCancel(context.Background())
-	served := make(chan error, 1)
-	go func() { served <- dns.New(cfg).Serve(ctx, packets, streams) }()
-	w.Cleanup(func() {
-		cancel()
-		if err := <-served; err != nil {
-			w.Error(err)
-		}
-	})
+	ended := make(chan struct{})
+	go func() { defer close(ended); dns.New(cfg).Serve(ctx, packets, streams) }()
+	w.Cleanup(func() { cancel(); <-ended })
 }
 
 // ask asks the gateway for a name's addresses.

@@ -59,6 +59,8 @@ type Config struct {
 	Total     Limits       // of all sandboxes together; zero: none, but for new connections. Connections is not used
 	Pool      int          // TAPs made ahead; 0: DefaultPool, negative: none
 	Logger    *slog.Logger // nil: slog.Default()
+
+	pretend func(*Network) // tests make the host another one
 }
 
 // Info says what Open found.
@@ -77,6 +79,7 @@ type Info struct {
 type Network struct {
 	cfg      Config
 	can      abilities
+	host     host
 	log      *slog.Logger
 	slots    *slots
 	pool     *pool
@@ -101,8 +104,7 @@ type Network struct {
 	background sync.WaitGroup
 	stop       context.CancelFunc // ends what is in the background
 
-	deleting sync.WaitGroup // requests to delete a device that the kernel still works on
-	deletion chan struct{}  // bounds their number
+	gone *graveyard // devices that wait for their deletion
 
 	state  sync.RWMutex // held for reading by every method while it works
 	closed bool
@@ -135,10 +137,12 @@ func Open(ctx context.Context, cfg Config) (*Network, error) {
 		log:      cfg.Logger,
 		slots:    slots,
 		attached: attachments{bySandbox: map[id.Sandbox]attachment{}, byGuest: map[netip.Addr]id.Sandbox{}, byDevice: map[uint32]id.Sandbox{}},
-		deletion: make(chan struct{}, maxDeletions),
 		stop:     func() {},
 	}
-	n.pool = newPool(n, cfg.Pool)
+	n.pool, n.gone, n.host = newPool(n, cfg.Pool), newGraveyard(n), n.realHost()
+	if cfg.pretend != nil {
+		cfg.pretend(n)
+	}
 	if err := n.open(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("open sandbox network: %w", err), n.release())
 	}
@@ -171,9 +175,9 @@ func (n *Network) Close(ctx context.Context, remove bool) error {
 	n.stop()
 	n.background.Wait()
 	if remove {
-		err = errors.Join(err, n.drain(ctx))
+		err = errors.Join(err, n.drain())
 	}
-	n.deleting.Wait()
+	err = errors.Join(err, n.gone.empty())
 	if remove {
 		err = errors.Join(err, n.removeTable())
 	}
@@ -202,14 +206,14 @@ func (n *Network) open(ctx context.Context) error {
 	if err := n.applyTable(); err != nil {
 		return err
 	}
-	if err := n.recall(ctx); err != nil {
+	if err := n.recall(); err != nil {
 		return err
 	}
 	return n.start(ctx, missing)
 }
 
 // recall finds what an earlier process left: the policies of sandboxes that are attached, and the pool.
-func (n *Network) recall(ctx context.Context) error {
+func (n *Network) recall() error {
 	links, err := whole(n.route.LinkList)
 	if err != nil {
 		return fmt.Errorf("list network devices: %w", err)
@@ -223,7 +227,7 @@ func (n *Network) recall(ctx context.Context) error {
 	if err := n.held.keep(keep); err != nil {
 		return err
 	}
-	return n.adopt(ctx, links)
+	return n.adopt(links)
 }
 
 // start begins what goes on in the background until Close.
@@ -237,6 +241,7 @@ func (n *Network) start(ctx context.Context, missing []string) error {
 		}
 	}
 	n.background.Go(func() { n.pool.run(ctx) })
+	n.background.Go(func() { n.gone.run(ctx) })
 	return n.look(ctx, missing)
 }
 
@@ -258,6 +263,9 @@ func (n *Network) acquire() (err error) {
 		if n.links, err = routeSocket(); err != nil {
 			return err
 		}
+		if n.gone.links, err = routeSocket(); err != nil {
+			return err
+		}
 		n.kernel = &netfilter{ns: n.ns}
 		return n.route.SetSocketTimeout(requestTimeout)
 	})
@@ -276,8 +284,10 @@ func (n *Network) release() error {
 	if n.route != nil {
 		n.route.Close()
 	}
-	for _, s := range n.links {
-		s.Close()
+	for _, s := range []map[int]*nl.SocketHandle{n.links, n.gone.links} {
+		if s != nil {
+			s[unix.NETLINK_ROUTE].Close()
+		}
 	}
 	err := errors.Join(closeFile(n.inet), closeFile(n.lock))
 	if n.kernel != nil {

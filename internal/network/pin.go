@@ -22,15 +22,11 @@ const maxPinTime = 24 * time.Hour
 //
 // Errors: NotFound for a sandbox that is not attached, Precondition for a policy without names, Exhausted for too many.
 func (n *Network) Pin(ctx context.Context, sandbox id.Sandbox, addrs []netip.Addr, ttl time.Duration) error {
-	end, err := n.beginFor(ctx, sandbox)
+	one, end, err := n.beginAttached(ctx, sandbox)
 	if err != nil {
 		return err
 	}
 	defer end()
-	one, err := n.attached.of(sandbox)
-	if err != nil {
-		return err
-	}
 	if !one.policy.Names {
 		return models.Errorf(models.Precondition, "the network policy of sandbox %s has no rules by name", sandbox)
 	}

@@ -118,8 +118,14 @@ func (p Policy) bits(l Limits) uint32 {
 
 // elements are the policy of a device: what it says, found by its mark, and limits, found by the device.
 func (p Policy) elements(device, mark uint32, l Limits) []element {
-	list := []element{
-		{slotOf{flags, word(mark)}, content{data: word(p.bits(l))}},
+	list := append([]element{{slotOf{flags, word(mark)}, content{data: word(p.bits(l))}}}, l.elements(device)...)
+	list = append(list, networks(mark, allowed, p.Allow)...)
+	return append(list, networks(mark, denied, p.Deny)...)
+}
+
+// elements are the limits of a device.
+func (l Limits) elements(device uint32) []element {
+	return []element{
 		limited(device, limitPackets, limit{rate: l.Packets}),
 		limited(device, limitConnections, limit{rate: uint64(l.NewConnections)}),
 		limited(device, limitNames, limit{rate: namesPerSecond}),
@@ -128,8 +134,6 @@ func (p Policy) elements(device, mark uint32, l Limits) []element {
 		limited(device, limitUpload, limit{rate: l.UploadBytes, bytes: true}),
 		limited(device, limitDownload, limit{rate: l.DownloadBytes, bytes: true}),
 	}
-	list = append(list, networks(mark, allowed, p.Allow)...)
-	return append(list, networks(mark, denied, p.Deny)...)
 }
 
 func limited(device, kind uint32, l limit) element {

@@ -3,11 +3,14 @@ package network_test
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"math"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -98,6 +101,13 @@ func (r *received) between(from, to uint64) (count int) {
 	return count
 }
 
+// all are the numbers so far.
+func (r *received) all() []uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.numbers)
+}
+
 // A guest floods while its policy flips. What it sends after the policy has closed and before it opens again
 // never arrives, though it belongs to a connection that was open; what it sends while it is open does.
 func TestFloodWhilePolicyFlips(t *testing.T) {
@@ -165,7 +175,11 @@ func TestPolicyHoldsFromTheStart(t *testing.T) {
 		early.Go(func() { w.floodAsSoonAs(network.TAPName(alice), slot, stop) })
 		_, err = n.Attach(t.Context(), alice, slot, network.Policy{})
 		w.must(err)
-		time.Sleep(20 * time.Millisecond) // the flood goes on
+		w.eventually("the flood comes, and is refused by the policy", func() bool {
+			c, err := n.Counters(alice)
+			w.must(err)
+			return c.Refused["internet"] > 10
+		})
 		close(stop)
 		early.Wait()
 		w.must(n.Detach(t.Context(), alice))
@@ -238,13 +252,23 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// unbounded is more than a test sends. What nobody has answered is a new connection whenever it is judged anew.
+var unbounded = network.Limits{Packets: 1e6, UploadBytes: 1e9, NewConnections: 1e6}
+
 var flipped = []network.Policy{
-	{Internet: true, Deny: prefixes(farAddress + "/32")},
-	{Allow: prefixes("192.0.2.0/24")},
+	{Internet: true, Deny: prefixes(farAddress + "/32"), Limits: unbounded},
+	{Allow: prefixes("192.0.2.0/24"), Limits: unbounded},
 }
+
+// The flipper tells its parent what it begins, on its standard output.
+const (
+	opens   = "o"
+	changes = "c"
+)
 
 func flip(slot string) int {
 	ctx := context.Background()
+	os.Stdout.WriteString(opens)
 	index, err := strconv.Atoi(slot)
 	if err != nil {
 		return 2
@@ -258,6 +282,7 @@ func flip(slot string) int {
 		return 4
 	}
 	for i := 0; ; i++ {
+		os.Stdout.WriteString(changes)
 		if _, err := n.Attach(ctx, alice, taken, flipped[i%2]); err != nil {
 			return 5
 		}
@@ -267,42 +292,114 @@ func flip(slot string) int {
 	}
 }
 
-// The agent is killed again and again in the middle of opening the network and changing a policy. What both policies deny
-// never passes; what both allow is not interrupted; and who comes next can go on from what there is.
+// The agent is killed again and again at random moments of all that it does: opening the network, and changing a policy. What
+// both policies deny never passes. What both allow is not interrupted: a packet may meet the change itself and be lost, its
+// neighbours are not. And who comes next can go on from what there is.
 func TestAgentKilledWhilePolicyFlips(t *testing.T) {
 	w := newWorld(t)
 	w.widen()
 	n := w.open("")
 	g := w.bootWith(n, alice, flipped[0])
 	w.must(n.Close(t.Context(), false))
-	allowed, deniedPeer := w.collect(w.listen(w.peer, peerAddress+":7000")), w.collect(w.listen(w.peer, farAddress+":7000"))
-	good, bad := g.flood(peerAddress+":7000"), g.flood(farAddress+":7000")
-	for i := range 12 {
-		agent := exec.Command(os.Args[0], "-test.run=^$")
-		agent.Env = append(os.Environ(), flipper+"="+strconv.Itoa(g.link.Index))
-		w.must(netns.Start(w.host, agent))
-		time.Sleep(time.Duration(i*i) * 5 * time.Millisecond)
-		w.must(agent.Process.Kill())
-		if err := agent.Wait(); agent.ProcessState.Exited() {
-			t.Fatalf("the agent ended by itself: %v", err)
-		}
+	good, bad := w.listen(w.peer, peerAddress+":7000"), w.listen(w.peer, farAddress+":7000")
+	w.must(roomy(good))
+	allowed, deniedPeer := w.collect(good), w.collect(bad)
+	stop, sent := make(chan struct{}), make(chan uint64)
+	go func() { sent <- g.alternate(peerAddress+":7000", farAddress+":7000", stop) }()
+	opening := w.killFlipper(g, opens, 0, true)
+	changing := w.killFlipper(g, changes, 0, true)
+	for range 8 {
+		w.killFlipper(g, opens, opening, false)
 	}
-	bad.end()
-	good.end()
-	if count := deniedPeer.between(0, bad.next.Load()); count > 0 {
-		t.Errorf("%d of %d packets passed both policies", count, bad.next.Load())
+	for range 12 {
+		w.killFlipper(g, changes, 2*changing, false)
 	}
-	if count := allowed.between(0, good.next.Load()); count == 0 {
-		t.Error("nothing of what both policies allow passed")
+	close(stop)
+	count := <-sent
+	w.eventually("the last packet has arrived", func() bool { return allowed.between(count-1, count) == 1 })
+	if passed := deniedPeer.between(0, count); passed > 0 {
+		t.Errorf("%d of %d packets passed both policies", passed, count)
 	}
 	second := w.open("")
 	taken, err := second.Take(g.link.Index)
 	w.must(err)
 	_, err = second.Attach(t.Context(), alice, taken, network.Policy{})
 	w.must(err)
+	arrived := make([]bool, count)
+	for _, number := range allowed.all() {
+		arrived[number] = true
+	}
+	lost := 0
+	for i, one := range arrived {
+		if one {
+			continue
+		}
+		lost++
+		if i > 0 && !arrived[i-1] {
+			t.Fatalf("of %d packets number %d and the one before did not pass what both policies allow; refused: %v", count, i, refused(t, second, g))
+		}
+	}
+	t.Logf("%d packets, %d lost; opening takes %s, a change %s", count, lost, opening, changing)
+	w.wantExact(second)
 	refusedBefore := refused(t, second, g)["internet"]
 	g.say(peerAddress+":7000", "closed now")
 	w.eventually("the new policy holds", func() bool { return refused(t, second, g)["internet"] == refusedBefore+1 })
+}
+
+// killFlipper starts a flipper and kills it at a random moment of the time that it may take from when it has begun something.
+// With measure it waits until it is done with that, and returns how long it took.
+func (w *world) killFlipper(g *guest, what string, within time.Duration, measure bool) time.Duration {
+	w.Helper()
+	agent := exec.Command(os.Args[0], "-test.run=^$")
+	agent.Env = append(os.Environ(), flipper+"="+strconv.Itoa(g.link.Index))
+	out, err := agent.StdoutPipe()
+	w.must(err)
+	w.must(netns.Start(w.host, agent))
+	told := make([]byte, 1)
+	for string(told) != what {
+		if _, err := out.Read(told); err != nil {
+			w.Fatalf("the agent ended by itself: %v", agent.Wait())
+		}
+	}
+	begin := time.Now()
+	if measure {
+		_, err = out.Read(told)
+		w.must(err)
+	} else {
+		time.Sleep(rand.N(within))
+	}
+	took := time.Since(begin)
+	w.must(agent.Process.Kill())
+	if err := agent.Wait(); agent.ProcessState.Exited() {
+		w.Fatalf("the agent ended by itself: %v", err)
+	}
+	return took
+}
+
+// alternate sends the same numbers to two addresses by turns until it is stopped, and returns how many.
+func (g *guest) alternate(one, two string, stop <-chan struct{}) (count uint64) {
+	for ; ; time.Sleep(50 * time.Microsecond) {
+		select {
+		case <-stop:
+			return count
+		default:
+		}
+		number := string(binary.BigEndian.AppendUint64(nil, count))
+		g.say(one, number)
+		g.say(two, number)
+		count++
+	}
+}
+
+// roomy gives a socket room for all that a test sends while its reader has no processor: socket(7), SO_RCVBUFFORCE.
+func roomy(conn *net.UDPConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var set error
+	err = raw.Control(func(fd uintptr) { set = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 256<<20) })
+	return errors.Join(err, set)
 }
 
 func TestPoliciesThatCannotBe(t *testing.T) {

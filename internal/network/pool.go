@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -28,7 +29,6 @@ type pool struct {
 	busy  map[int]chan struct{}
 
 	wake chan struct{}
-	done sync.WaitGroup
 }
 
 // poolPrefix begins the names of the pool's TAPs.
@@ -51,15 +51,20 @@ func (p *pool) run(ctx context.Context) {
 			return
 		case <-p.wake:
 		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(refillDelay):
+		}
 	}
 }
 
+// refillDelay lets whoever has just taken a device finish: the kernel has one lock for all who work on devices.
+const refillDelay = 20 * time.Millisecond
+
 // refill makes run look whether there are enough.
 func (p *pool) refill() {
-	select {
-	case p.wake <- struct{}{}:
-	default: // it has been told already
-	}
+	notify(p.wake)
 }
 
 func (p *pool) fill(ctx context.Context) error {
@@ -80,13 +85,15 @@ func (p *pool) prepare(slot Slot) error {
 		return nil
 	}
 	device, err := p.of.makeTAP(slot)
+	if err == nil {
+		err = p.of.held.set(uint32(device), p.of.elementsAhead(uint32(device)), false)
+	}
 	p.end(slot.Index, device)
 	return err
 }
 
 // take returns the device of a slot that is held, which is made if it is not there yet.
 func (p *pool) take(ctx context.Context, slot Slot) (int, error) {
-	defer p.refill()
 	for {
 		device, making := p.pick(slot.Index)
 		switch {
@@ -137,14 +144,14 @@ func (p *pool) end(slot, device int) {
 }
 
 // drain forgets what is ready and deletes it.
-func (n *Network) drain(ctx context.Context) error {
+func (n *Network) drain() error {
 	links, err := whole(n.route.LinkList)
 	if err != nil {
 		return fmt.Errorf("list network devices: %w", err)
 	}
 	for _, link := range links {
 		if _, ok := slotOfPool(link); ok {
-			err = errors.Join(err, n.discard(ctx, link.Attrs().Name))
+			err = errors.Join(err, n.discard(link.Attrs().Name))
 		}
 	}
 	return err
@@ -159,10 +166,10 @@ func slotOfPool(link netlink.Link) (int, bool) {
 }
 
 // adopt takes over the pool of an earlier process; what does not fit is deleted, and what it was about to delete.
-func (n *Network) adopt(ctx context.Context, links []netlink.Link) error {
+func (n *Network) adopt(links []netlink.Link) error {
 	for _, link := range links {
 		if _, tap := link.(*netlink.Tuntap); tap && strings.HasPrefix(link.Attrs().Name, goneTAP) {
-			if err := n.bury(ctx, link); err != nil {
+			if err := n.bury(link); err != nil {
 				return err
 			}
 		}
@@ -175,10 +182,13 @@ func (n *Network) adopt(ctx context.Context, links []netlink.Link) error {
 			if err := n.dress(tap.Index); err != nil {
 				return err
 			}
+			if err := n.held.set(uint32(tap.Index), n.elementsAhead(uint32(tap.Index)), false); err != nil {
+				return err
+			}
 			n.slots.prefer(index)
 			continue
 		}
-		if err := n.discard(ctx, link.Attrs().Name); err != nil {
+		if err := n.discard(link.Attrs().Name); err != nil {
 			return err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -68,7 +69,7 @@ func TestProbes(t *testing.T) {
 	for name, p := range policies {
 		guests[name] = w.bootWith(n, id.Sandbox("sb-0000000"+string('a'+rune(len(guests)))), p)
 	}
-	w.must(n.Pin(t.Context(), guests["names"].sandbox, []netip.Addr{netip.MustParseAddr(otherAddress), netip.MustParseAddr(privateAddress)}, 0))
+	w.must(n.Pin(t.Context(), guests["names"].sandbox, []netip.Addr{netip.MustParseAddr(otherAddress), netip.MustParseAddr(privateAddress)}, time.Hour))
 	list := probes(two, packets.LocalAddr().(*net.UDPAddr).Port)
 	if len(list) < 60 {
 		t.Errorf("%d probes", len(list))

@@ -138,7 +138,7 @@ func parsePacket(b []byte) (protocol string, to netip.AddrPort) {
 	var payload []byte
 	var target netip.Addr
 	switch {
-	case len(b) >= 20 && b[0]>>4 == 4:
+	case len(b) >= 20 && b[0]>>4 == 4 && b[0]&0x0f >= 5:
 		number, target = b[9], netip.AddrFrom4([4]byte(b[16:20]))
 		payload = b[min(int(b[0]&0x0f)*4, len(b)):]
 		if b[6]&0x1f != 0 || b[7] != 0 { // a later fragment has no ports

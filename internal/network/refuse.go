@@ -41,9 +41,9 @@ func refuseChain(reason string) string { return "refuse_" + reason }
 
 // refuseChains are the chains that refuse leads to. With tell they pass a sample on to Refusals.
 func refuseChains(tell bool) []chain {
-	var list []chain
+	list := make([]chain, 0, len(Rules))
 	for i, reason := range Rules {
-		rules := []rule{{"", []expr.Any{loadMeta(expr.MetaKeyIIF, first), loadWord(uint32(i), second), in(refusals)}}}
+		rules := []rule{{"", []expr.Any{loadMeta(expr.MetaKeyIIF), loadWord(uint32(i), second), in(refusals)}}}
 		if tell {
 			rules = append(rules, rule{"", sample(reason)})
 		}
@@ -64,7 +64,7 @@ const samplesPerSecond = 500
 // iif . limitSamples @rate_limits limit rate 500/second log prefix reason group 0x5752 snaplen 64
 func sample(reason string) []expr.Any {
 	return []expr.Any{
-		loadMeta(expr.MetaKeyIIF, first), loadWord(limitSamples, second), in(limits),
+		loadMeta(expr.MetaKeyIIF), loadWord(limitSamples, second), in(limits),
 		&expr.Limit{Type: expr.LimitTypePkts, Rate: samplesPerSecond, Unit: expr.LimitTimeSecond, Burst: samplesPerSecond},
 		logTo(reason),
 	}

@@ -157,7 +157,7 @@ func answersRules() []rule {
 // inboundRules are for what the host forwards to a TAP.
 func inboundRules(total Limits) []rule {
 	rules := []rule{
-		{"", join(exceededBy(arriving, limitDownload), drop())},
+		{"too many bytes", join(exceededBy(arriving, limitDownload), drop())},
 		{"segments that fit the way", clampSegments()},
 		{"", join(state(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), markIsCurrent(arriving), accept())},
 		{"", join(state(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), markIsOurs(), jump(answers))},

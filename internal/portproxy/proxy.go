@@ -1,5 +1,6 @@
 // Package portproxy passes HTTP on to servers inside sandboxes: requests and answers of any size as they come,
-// WebSockets and other upgrades, server-sent events, trailers, and the end of either side.
+// WebSockets and other upgrades, server-sent events, trailers, and the end of either side: of an upgraded connection each
+// direction ends apart, where what Dial returns can (CloseWrite).
 //
 // A port has two addresses. In the host form, {port}-{sandbox}.{domain}, a sandbox's port has an origin of its own,
 // and pages, cookies and service workers are at home there. In the path form, below a path of the API, whatever the

@@ -270,6 +270,37 @@ func TestWebSocket(t *testing.T) {
 	}
 }
 
+// Each direction of an upgraded connection ends apart.
+func TestUpgradeHalves(t *testing.T) {
+	r := newRig(t, false, func(w http.ResponseWriter, _ *http.Request) {
+		conn, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		all, _ := io.ReadAll(rw)
+		_, _ = conn.Write(all)
+	})
+	conn, err := net.Dial("tcp", r.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
+	_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+	br := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(br, nil)
+	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatal(resp, err)
+	}
+	_, _ = io.WriteString(conn, "question")
+	_ = conn.(*net.TCPConn).CloseWrite()
+	if got, err := io.ReadAll(br); string(got) != "question" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
 // A client that goes away ends what the guest does for it, whatever it is.
 func TestClientAbort(t *testing.T) {
 	gone := make(chan error, 1)

@@ -18,6 +18,12 @@ func AsUser(name string) FileOption {
 	return func(q url.Values) { q.Set("user", name) }
 }
 
+// WithMode gives a file that is written these permissions, such as 0o755, from the moment it is there. Without it a file that
+// is replaced keeps its own, and a new one has 0o644.
+func WithMode(mode uint32) FileOption {
+	return func(q url.Values) { q.Set("mode", fmt.Sprintf("%04o", mode)) }
+}
+
 // WrittenFile is a file as it was written.
 type WrittenFile struct {
 	Path string `json:"path"`

@@ -13,7 +13,8 @@ import (
 func TestFilesGoBothWays(t *testing.T) {
 	path := "/tmp/ä b&c=d?e#f%"
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/v1/sandboxes/"+testID+"/files" || r.URL.Query().Get("path") != path || r.URL.Query().Get("user") != "root" {
+		if r.URL.Path != "/v1/sandboxes/"+testID+"/files" || r.URL.Query().Get("path") != path || r.URL.Query().Get("user") != "root" ||
+			(r.Method == http.MethodPut) != (r.URL.Query().Get("mode") == "0750") {
 			t.Errorf("request %s", r.URL)
 		}
 		if r.Method == http.MethodGet {
@@ -26,7 +27,7 @@ func TestFilesGoBothWays(t *testing.T) {
 		}
 		answer(w, 200, `{"path":"/tmp/x","size":7}`)
 	})
-	written, err := c.WriteFile(t.Context(), testID, path, strings.NewReader("content"), AsUser("root"))
+	written, err := c.WriteFile(t.Context(), testID, path, strings.NewReader("content"), AsUser("root"), WithMode(0o750))
 	if err != nil || *written != (WrittenFile{"/tmp/x", 7}) {
 		t.Errorf("%+v, %v", written, err)
 	}

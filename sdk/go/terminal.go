@@ -23,13 +23,14 @@ const (
 
 // TerminalRequest says what to open: a new terminal, or with ID one that there is.
 type TerminalRequest struct {
-	Size    TerminalSize  // the zero value means 80 columns and 24 rows
-	Cmd     string        // a command line for /bin/sh; "" means the user's login shell
-	Cwd     string        // "" means the user's home directory
-	User    string        // "" means the template's default user
-	Timeout time.Duration // when all is killed: at most 30 days; 0 means 24 hours
+	Size    TerminalSize      // the zero value means 80 columns and 24 rows
+	Cmd     string            // a command line for /bin/sh; "" means the user's login shell
+	Cwd     string            // "" means the user's home directory
+	User    string            // "" means the template's default user
+	Env     map[string]string // beside what every terminal has, such as TERM
+	Timeout time.Duration     // when all is killed: at most 30 days; 0 means 24 hours
 
-	ID     string // of a terminal to attach to again; Cmd, Cwd, User and Timeout are then as they were
+	ID     string // of a terminal to attach to again; Cmd, Cwd, User, Env and Timeout are then as they were
 	Offset int64  // where in the output of that to begin; 0 is all that is kept, FromNow what comes next
 }
 
@@ -58,7 +59,7 @@ func (c *Client) OpenTerminal(ctx context.Context, id string, req TerminalReques
 	}
 	conn.SetReadLimit(maxTerminalMessage)
 	t := &Terminal{conn: conn}
-	if err := t.begin(ctx); err != nil {
+	if err := t.start(ctx, req); err != nil {
 		_ = conn.CloseNow() // err says more
 		return nil, err
 	}
@@ -77,9 +78,9 @@ func (r TerminalRequest) query() url.Values {
 	}
 	set("cols", strconv.Itoa(r.Size.Cols))
 	set("rows", strconv.Itoa(r.Size.Rows))
-	set("cmd", r.Cmd)
-	set("cwd", r.Cwd)
-	set("user", r.User)
+	if r.ID == "" {
+		set("start", "message") // URLs end up in logs
+	}
 	set("timeout_seconds", strconv.Itoa(int(r.Timeout.Round(time.Second).Seconds())))
 	set("id", r.ID)
 	set("offset", strconv.FormatInt(r.Offset, 10))
@@ -92,6 +93,21 @@ func (c *Client) dialError(resp *http.Response, err error) error {
 		return readError(resp)
 	}
 	return fmt.Errorf("call the service at %s: %w", c.base, err)
+}
+
+// start says what to run, if it is a new terminal, and reads the first message.
+func (t *Terminal) start(ctx context.Context, req TerminalRequest) error {
+	if req.ID != "" {
+		return t.begin(ctx)
+	}
+	message, err := json.Marshal(map[string]any{"type": "start", "cmd": req.Cmd, "cwd": req.Cwd, "user": req.User, "env": req.Env})
+	if err != nil {
+		return fmt.Errorf("encode message: %w", err)
+	}
+	if err := t.conn.Write(ctx, websocket.MessageText, message); err != nil {
+		return fmt.Errorf("write terminal: %w", err)
+	}
+	return t.begin(ctx)
 }
 
 // begin reads the first message.

@@ -65,7 +65,7 @@ func TestWriteOfABrokenBody(t *testing.T) {
 	for _, cause := range []error{errors.ErrUnsupported, io.ErrUnexpectedEOF, fmt.Errorf("cut off: %w", io.EOF)} {
 		for _, size := range sizes() {
 			body := io.MultiReader(bytes.NewReader(random(size)), iotest.ErrReader(cause))
-			if err := Write(create(t), body); err != cause { //nolint:errorlint // that very error
+			if err := Write(create(t), body); err != cause {
 				t.Errorf("after %d bytes: %v, want %v", size, err, cause)
 			}
 		}

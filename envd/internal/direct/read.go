@@ -27,7 +27,7 @@ func Send(w io.Writer, file *os.File, n int64) (sent int64, err error) {
 	go r.run(offset&^(alignment-1), offset+n)
 	sent, err = r.copy(w, int(offset%alignment), n)
 	close(r.empty)
-	for range r.full { //nolint:revive // until run has ended
+	for range r.full { // until run has ended
 	}
 	free()
 	return sent, err

@@ -62,7 +62,7 @@ func (w *writer) copy(body io.Reader) error {
 		b.n, err = Fill(b.memory, body)
 		w.full <- b
 		switch {
-		case err == io.EOF: // not errors.Is: see Fill
+		case err == io.EOF: //nolint:errorlint // not errors.Is: see Fill
 			return nil
 		case err != nil:
 			return err
@@ -95,7 +95,7 @@ func (w *writer) write(p []byte) error {
 	if whole := len(p) &^ (alignment - 1); w.direct && whole > 0 {
 		w.allocate(int64(whole))
 		n, err := w.put(p[:whole])
-		if err != nil && !(refused(err) && n == 0) {
+		if err != nil && (!refused(err) || n != 0) {
 			return err
 		}
 		p = p[n:]

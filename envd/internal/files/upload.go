@@ -55,9 +55,9 @@ func (h *Handler) upload(r *http.Request) ([]entry, *apierror.Error) {
 	if failure != nil {
 		return nil, failure
 	}
-	metadata := metadataOf(r.Header)
-	if err := filesystem.CheckMetadata(metadata); err != nil {
-		return nil, apierror.New(http.StatusBadRequest, "invalid metadata: %v", err)
+	given, failure := attributesOf(r)
+	if failure != nil {
+		return nil, failure
 	}
 	kind, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil {
@@ -69,12 +69,12 @@ func (h *Handler) upload(r *http.Request) ([]entry, *apierror.Error) {
 	}
 	switch kind {
 	case "application/octet-stream":
-		return h.uploadRaw(r, body, u, metadata)
+		return h.uploadRaw(r, body, u, given)
 	case "multipart/form-data":
 		if params["boundary"] == "" {
 			return nil, apierror.New(http.StatusBadRequest, "the multipart boundary is missing")
 		}
-		p := parts{handler: h, user: u, path: r.URL.Query().Get("path"), metadata: metadata}
+		p := parts{handler: h, user: u, path: r.URL.Query().Get("path"), attributes: given}
 		written, failure := p.upload(multipart.NewReader(body, params["boundary"]))
 		if failure == nil {
 			failure = drain(body)
@@ -83,6 +83,25 @@ func (h *Handler) upload(r *http.Request) ([]entry, *apierror.Error) {
 	}
 	return nil, apierror.New(http.StatusBadRequest,
 		"content type %s is not supported, only multipart/form-data and application/octet-stream are", kind)
+}
+
+// attributesOf reads the metadata, and the mode in octal, which the protocol does not have: the query's mode.
+func attributesOf(r *http.Request) (a attributes, failure *apierror.Error) {
+	a.metadata = metadataOf(r.Header)
+	if err := filesystem.CheckMetadata(a.metadata); err != nil {
+		return a, apierror.New(http.StatusBadRequest, "invalid metadata: %v", err)
+	}
+	text := r.URL.Query().Get("mode")
+	if text == "" {
+		return a, nil
+	}
+	bits, err := filesystem.ParseMode(text)
+	if err != nil {
+		return a, apierror.New(http.StatusBadRequest, "%v", err)
+	}
+	mode := filesystem.FileMode(bits)
+	a.mode = &mode
+	return a, nil
 }
 
 // metadataOf returns what the headers say; of several with the same name the first counts.
@@ -97,7 +116,7 @@ func metadataOf(header http.Header) map[string]string {
 }
 
 // uploadRaw stores the body at the path of the query.
-func (h *Handler) uploadRaw(r *http.Request, body io.Reader, u *user.User, metadata map[string]string) ([]entry, *apierror.Error) {
+func (h *Handler) uploadRaw(r *http.Request, body io.Reader, u *user.User, given attributes) ([]entry, *apierror.Error) {
 	path, failure := absolute(r.URL.Query().Get("path"), u)
 	if failure != nil {
 		return nil, failure
@@ -106,7 +125,7 @@ func (h *Handler) uploadRaw(r *http.Request, body io.Reader, u *user.User, metad
 		failure = checkSpace(path, r.ContentLength)
 	}
 	if failure == nil {
-		failure = write(path, u, h.uploaded(body, metadata))
+		failure = write(path, u, h.uploaded(body, given))
 	}
 	if failure != nil {
 		return nil, failure
@@ -116,11 +135,11 @@ func (h *Handler) uploadRaw(r *http.Request, body io.Reader, u *user.User, metad
 
 // parts is an upload of several files.
 type parts struct {
-	handler  *Handler
-	user     *user.User
-	path     string // of the one file, or empty
-	metadata map[string]string
-	written  []entry
+	handler *Handler
+	user    *user.User
+	path    string // of the one file, or empty
+	written []entry
+	attributes
 }
 
 // upload stores each part that is called "file": at the path of the query if there is one,
@@ -149,7 +168,7 @@ func (p *parts) store(part *multipart.Part) *apierror.Error {
 	if failure != nil {
 		return failure
 	}
-	if failure := write(path, p.user, p.handler.uploaded(part, p.metadata)); failure != nil {
+	if failure := write(path, p.user, p.handler.uploaded(part, p.attributes)); failure != nil {
 		return failure
 	}
 	p.written = append(p.written, newEntry(path))

@@ -29,13 +29,19 @@ const fileMode = 0o644
 // content is what a file is to hold.
 type content struct {
 	// fill writes it. Its error wraps errBody if it is not the file's.
-	fill     func(file *os.File) error
+	fill func(file *os.File) error
+	attributes
+}
+
+// attributes are what a file gets beside its bytes.
+type attributes struct {
 	metadata map[string]string
+	mode     *os.FileMode // nil: that of the file it replaces, else fileMode
 }
 
 // uploaded is the content that body delivers.
-func (h *Handler) uploaded(body io.Reader, metadata map[string]string) content {
-	return content{fill: func(file *os.File) error { return h.fill(file, requested{body}) }, metadata: metadata}
+func (h *Handler) uploaded(body io.Reader, a attributes) content {
+	return content{fill: func(file *os.File) error { return h.fill(file, requested{body}) }, attributes: a}
 }
 
 // requested is a body whose errors tell that they are not the file's.
@@ -44,15 +50,15 @@ type requested struct{ body io.Reader }
 // Read implements io.Reader.
 func (r requested) Read(p []byte) (int, error) {
 	n, err := r.body.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && err != io.EOF { //nolint:errorlint // a wrapped one is a fault of the body
 		err = fmt.Errorf("%w: %w", errBody, err)
 	}
 	return n, err
 }
 
 // write makes the file at path hold c, all or nothing: the bytes go to a temporary file in the
-// same folder, which then takes the name. The file belongs to u; it keeps the mode of the file it
-// replaces, and nothing else of it. Missing folders are made and belong to u too.
+// same folder, which then takes the name. The file belongs to u; unless c has a mode, it keeps that of the
+// file it replaces, and nothing else of it. Missing folders are made and belong to u too.
 //
 // The data is not fsynced: a crash of the guest may lose it, like any file that a program in the
 // guest writes. Pausing and hibernating sync the whole guest.
@@ -64,6 +70,9 @@ func write(path string, u *user.User, c content) *apierror.Error {
 	temp, err := to.create()
 	if err != nil {
 		return pathError(path, err)
+	}
+	if c.mode != nil {
+		to.mode = *c.mode
 	}
 	err = complete(temp, c, to.mode, u)
 	if err == nil {
@@ -146,7 +155,7 @@ func (h *Handler) fill(file *os.File, body io.Reader) error {
 		}
 		written += n
 		switch {
-		case err == io.EOF: // not errors.Is: see direct.Fill
+		case err == io.EOF: //nolint:errorlint // not errors.Is: see direct.Fill
 			return nil
 		case err != nil:
 			return err

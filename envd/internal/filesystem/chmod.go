@@ -112,3 +112,16 @@ func ParseMode(text string) (uint32, error) {
 	}
 	return uint32(mode), nil
 }
+
+// FileMode is what package os calls a mode of chmod(2).
+func FileMode(mode uint32) os.FileMode {
+	named := os.FileMode(mode).Perm()
+	for bit, name := range map[uint32]os.FileMode{
+		unix.S_ISUID: os.ModeSetuid, unix.S_ISGID: os.ModeSetgid, unix.S_ISVTX: os.ModeSticky,
+	} {
+		if mode&bit != 0 {
+			named |= name
+		}
+	}
+	return named
+}

@@ -67,9 +67,9 @@ func (p *pump) copyOnce(conn syscall.RawConn, once func(uintptr) bool, limit int
 func (p *pump) readOnce(fd uintptr) bool {
 	there, _ := unix.IoctlGetInt(int(fd), unix.TIOCINQ) // the read says what is wrong
 	buf := takeBuffer(min(there, p.limit))
-	n := 0
+	var n int
 	for {
-		if n, p.err = unix.Read(int(fd), buf[:min(len(buf), p.limit)]); p.err != unix.EINTR {
+		if n, p.err = unix.Read(int(fd), buf[:min(len(buf), p.limit)]); !errors.Is(p.err, unix.EINTR) {
 			break
 		}
 	}
@@ -81,7 +81,7 @@ func (p *pump) readOnce(fd uintptr) bool {
 		p.data = nil
 		returnBuffer(buf)
 	}
-	return p.err != unix.EAGAIN
+	return !errors.Is(p.err, unix.EAGAIN)
 }
 
 // takeBuffer returns a buffer for n bytes.

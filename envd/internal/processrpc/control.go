@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -14,26 +15,30 @@ import (
 // maxSignal is SIGRTMAX of signal(7).
 const maxSignal = 64
 
-func (h *Handler) sendSignal(_ context.Context, _ *connect.Call, req *SendSignalRequest) (*Empty, error) {
+func (h *Handler) sendSignal(_ context.Context, call *connect.Call, req *SendSignalRequest) (*Empty, error) {
 	if req.Signal < 1 || req.Signal > maxSignal {
 		return nil, connect.Errorf(connect.InvalidArgument, "invalid signal: %d", req.Signal)
 	}
-	p, err := h.find(req.Process, false)
+	p, err := h.running(call, req.Process)
 	if err != nil {
 		return nil, err
 	}
-	return &Empty{}, wireError(p.Signal(unix.Signal(req.Signal)))
+	err = p.Signal(unix.Signal(req.Signal))
+	if errors.Is(err, os.ErrProcessDone) && extended(call) {
+		return nil, errEnded
+	}
+	return &Empty{}, wireError(err)
 }
 
-func (h *Handler) sendInput(ctx context.Context, _ *connect.Call, req *SendInputRequest) (*Empty, error) {
-	p, err := h.find(req.Process, false)
+func (h *Handler) sendInput(ctx context.Context, call *connect.Call, req *SendInputRequest) (*Empty, error) {
+	p, err := h.running(call, req.Process)
 	if err != nil {
 		return nil, err
 	}
 	return &Empty{}, feed(ctx, p, req.Input)
 }
 
-func (h *Handler) streamInput(ctx context.Context, _ *connect.Call, receive func() (*StreamInputRequest, error)) (*Empty, error) {
+func (h *Handler) streamInput(ctx context.Context, call *connect.Call, receive func() (*StreamInputRequest, error)) (*Empty, error) {
 	var p *process.Process
 	for {
 		event, err := receive()
@@ -45,7 +50,7 @@ func (h *Handler) streamInput(ctx context.Context, _ *connect.Call, receive func
 		}
 		switch {
 		case event.Start != nil:
-			p, err = h.find(event.Start.Process, false)
+			p, err = h.running(call, event.Start.Process)
 		case event.Data != nil && p == nil:
 			err = connect.Errorf(connect.InvalidArgument, "input came before a start event")
 		case event.Data != nil:
@@ -73,16 +78,16 @@ func feed(ctx context.Context, p *process.Process, input *ProcessInput) error {
 	return connect.Errorf(connect.InvalidArgument, "the input is empty")
 }
 
-func (h *Handler) closeStdin(_ context.Context, _ *connect.Call, req *CloseStdinRequest) (*Empty, error) {
-	p, err := h.find(req.Process, false)
+func (h *Handler) closeStdin(_ context.Context, call *connect.Call, req *CloseStdinRequest) (*Empty, error) {
+	p, err := h.running(call, req.Process)
 	if err != nil {
 		return nil, err
 	}
 	return &Empty{}, wireError(p.CloseInput())
 }
 
-func (h *Handler) update(_ context.Context, _ *connect.Call, req *UpdateRequest) (*Empty, error) {
-	p, err := h.find(req.Process, false)
+func (h *Handler) update(_ context.Context, call *connect.Call, req *UpdateRequest) (*Empty, error) {
+	p, err := h.running(call, req.Process)
 	if err != nil || req.PTY == nil {
 		return &Empty{}, err
 	}

@@ -54,10 +54,22 @@ func (h *Handler) Mount(mux *http.ServeMux) {
 // extended reports whether the caller wants to know what is not E2B's.
 func extended(call *connect.Call) bool { return call.Header.Get(HeaderExtensions) == "1" }
 
+// running returns the process that a selector means. Of one that has ended a while ago at most our own callers are told
+// that it has; for those of E2B's protocol there is no such process.
+func (h *Handler) running(call *connect.Call, selector *ProcessSelector) (*process.Process, error) {
+	p, err := h.find(selector, false)
+	if err != nil && extended(call) {
+		if _, known := h.find(selector, true); known == nil {
+			return nil, errEnded
+		}
+	}
+	return p, err
+}
+
+var errEnded = connect.Errorf(connect.FailedPrecondition, "the process has ended")
+
 // find returns the process that a selector means, with ended also one that has ended.
-func (h *Handler) find(selector *ProcessSelector, ended bool) (*process.Process, error) {
-	var p *process.Process
-	var err error
+func (h *Handler) find(selector *ProcessSelector, ended bool) (p *process.Process, err error) {
 	switch {
 	case selector != nil && selector.PID != nil:
 		p, err = h.processes.ByPID(int(*selector.PID), ended)

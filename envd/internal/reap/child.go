@@ -50,7 +50,7 @@ func (c *Child) finish(st status) {
 	_ = c.process.Release() // closes the pidfd
 }
 
-// OOMKilled reports whether the kernel had killed something in the child's cgroup for want of memory by the time the
+// OOMKilled reports whether the kernel, or KillLargest, had killed something in the child's cgroup for want of memory by the time the
 // child ended. It may be called once Done is closed.
 func (c *Child) OOMKilled() bool { return c.starved }
 

@@ -8,16 +8,19 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// groups makes the children's cgroups. Its methods are called one at a time.
+// groups makes the children's cgroups. Its methods but all are called one at a time.
 type groups struct {
 	parent string
 	next   uint64
+
+	mu sync.Mutex // guards made, for all
 	// made are the cgroups that may still be there.
 	made []*group
 }
@@ -28,6 +31,7 @@ type group struct {
 	dir     *os.File
 	ended   atomic.Bool // whether the child has ended, so that the cgroup may be empty
 	removed atomic.Bool
+	victims atomic.Int32 // how often somebody of it was killed by killFor
 }
 
 // add makes a cgroup and lets cmd start in it: the kernel puts the child there before
@@ -49,7 +53,9 @@ func (g *groups) add(cmd *exec.Cmd) *group {
 		return nil
 	}
 	group := &group{path: path, dir: dir}
+	g.mu.Lock()
 	g.made = append(g.made, group)
+	g.mu.Unlock()
 	attr := syscall.SysProcAttr{}
 	if cmd.SysProcAttr != nil {
 		attr = *cmd.SysProcAttr
@@ -62,9 +68,18 @@ func (g *groups) add(cmd *exec.Cmd) *group {
 // sweep removes the cgroups of ended children in which nothing runs any more. One that
 // outlived its child because of what the child left behind goes this way.
 func (g *groups) sweep() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	g.made = slices.DeleteFunc(g.made, func(group *group) bool {
 		return group.removed.Load() || group.ended.Load() && group.remove()
 	})
+}
+
+// all returns the cgroups that may still be there. It may be called at any time.
+func (g *groups) all() []*group {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.made)
 }
 
 // started frees what only the start needed.
@@ -93,11 +108,14 @@ func (g *group) remove() bool {
 	return gone
 }
 
-// starved reports whether the kernel has killed a process of the cgroup for want of memory: memory.events of
-// cgroups(7), which counts it whichever cgroup's limit was the reason.
+// starved reports whether a process of the cgroup was killed for want of memory: by KillLargest, or by the kernel, which counts
+// it in memory.events of cgroups(7) whichever cgroup's limit was the reason.
 func (g *group) starved() bool {
 	if g == nil {
 		return false
+	}
+	if g.victims.Load() > 0 {
+		return true
 	}
 	events, err := os.ReadFile(filepath.Join(g.path, "memory.events"))
 	if err != nil {

@@ -36,6 +36,7 @@ var scenarios = map[string]func() error{
 	"tree":      tree,
 	"lingering": lingering,
 	"draining":  draining,
+	"victims":   victims,
 }
 
 func TestMain(m *testing.M) {
@@ -66,7 +67,7 @@ func TestReaper(t *testing.T) {
 func run(t *testing.T, name string, attr *syscall.SysProcAttr) {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), scenarioVariable+"="+name)
-	if name == "tree" || name == "lingering" {
+	if name == "tree" || name == "lingering" || name == "victims" {
 		cmd.Env = append(cmd.Env, cgroupVariable+"="+testCgroup(t))
 	}
 	cmd.SysProcAttr = attr

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -256,6 +257,57 @@ func lingering() error {
 		return err
 	}
 	return child.KillTree()
+}
+
+// victims kills for want of memory: each time the largest process alone, and at last all of the crowd that it is one of.
+func victims() error {
+	r, err := newReaper()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if said, err := r.KillLargest(); !errors.Is(err, reap.ErrNoVictim) {
+		return fmt.Errorf("among none: %q, %v", said, err)
+	}
+	small, err := r.Start(exec.Command("sleep", "1000"))
+	if err != nil {
+		return err
+	}
+	crowd, err := startCrowd(r)
+	if err != nil {
+		return err
+	}
+	one := regexp.MustCompile(`^process \d+ \(sh\)$`)
+	for _, want := range []*regexp.Regexp{one, one, one, regexp.MustCompile(`^all of p\d+$`)} {
+		if said, err := r.KillLargest(); err != nil || !want.MatchString(said) {
+			return fmt.Errorf("%q was killed, %v; want %s", said, err, want)
+		}
+	}
+	if status, err := waitFor(crowd); err != nil || status.Signal() != unix.SIGKILL || !crowd.OOMKilled() {
+		return fmt.Errorf("the crowd: %v, for want of memory %v, %v", status, crowd.OOMKilled(), err)
+	}
+	if err := small.Signal(unix.SIGTERM); err != nil {
+		return err
+	}
+	if status, err := waitFor(small); err != nil || status.Signal() != unix.SIGTERM || small.OOMKilled() {
+		return fmt.Errorf("the small one: %v, for want of memory %v, %v", status, small.OOMKilled(), err)
+	}
+	return eventually(childless)
+}
+
+// startCrowd starts a program with much memory, and copies of it.
+func startCrowd(r *reap.Reaper) (*reap.Child, error) {
+	ready, err := os.CreateTemp("", "wrenn-reap-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = os.Remove(ready.Name()) }()
+	child, err := r.Start(shell("x=$(head -c 8M /dev/zero | tr '\\0' x); for i in 1 2 3 4 5 6; do (while :; do sleep 1; done) & done; echo up >" +
+		ready.Name() + "; wait"))
+	if err != nil {
+		return nil, err
+	}
+	return child, eventually(func() error { return notEmpty(ready.Name()) })
 }
 
 // sweptBy starts a process, which sweeps, and checks how many cgroups are left then.

@@ -50,6 +50,26 @@ func TestEndedProcess(t *testing.T) {
 		t.Fatalf("attached without extensions: %v, %v", plain.Msg(), err)
 	}
 	wantCode(t, plain.Err(), connect.CodeNotFound, "not found")
+	e.toEnded(r.pid)
+}
+
+// toEnded has what reaches running processes only tell our callers that it has ended, and others that there is no such process.
+func (e *envd) toEnded(pid uint32) {
+	e.Helper()
+	signal := connect.NewRequest(&pb.SendSignalRequest{Process: byPID(pid), Signal: 15})
+	input := connect.NewRequest(&pb.SendInputRequest{Process: byPID(pid), Input: &pb.ProcessInput{Input: &pb.ProcessInput_Stdin{Stdin: []byte("x")}}})
+	for _, c := range []struct {
+		extensions string
+		code       connect.Code
+		says       string
+	}{{"", connect.CodeNotFound, "not found"}, {"1", connect.CodeFailedPrecondition, "has ended"}} {
+		signal.Header().Set("Wrenn-Extensions", c.extensions)
+		input.Header().Set("Wrenn-Extensions", c.extensions)
+		_, err := e.rpc.SendSignal(e.Context(), signal)
+		wantCode(e.T, err, c.code, c.says)
+		_, err = e.rpc.SendInput(e.Context(), input)
+		wantCode(e.T, err, c.code, c.says)
+	}
 }
 
 func TestOffsetBeyondTheOutput(t *testing.T) {

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/apierror"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/http"
+	"github.com/wrenn-sandbox/wrenn/proto/parts"
 )
 
 const (
@@ -23,19 +23,19 @@ const (
 	// halfIdle is how long a connection one direction of which has ended may be silent in the other.
 	halfIdle = 10 * time.Minute
 	// minCopy and maxCopy bound the buffer of each direction, which grows with what arrives: most connections are idle.
-	minCopy, maxCopy = 4 << 10, 64 << 10
+	minCopy, maxCopy = 4 << 10, parts.MaxData
 )
 
-// port makes the request's connection one to a server in the guest: after status 101 both sides' bytes are passed on
-// as they are. Before that, an error is answered as on every route.
+// port makes the request's connection one to a server in the guest: after status 101 both sides' bytes are passed on, in
+// parts on the client's side, so that either can end its own. Before that, an error is answered as on every route.
 func (s *Server) port(w http.ResponseWriter, r *http.Request) {
 	number, err := strconv.ParseUint(r.PathValue("port"), 10, 16)
 	if err != nil || number == 0 {
 		apierror.New(http.StatusBadRequest, "%.20q is not a port", r.PathValue("port")).Write(w)
 		return
 	}
-	if !asksForTCP(r) {
-		apierror.New(http.StatusBadRequest, "a port is reached over HTTP/1.1 with Connection: Upgrade and Upgrade: tcp").Write(w)
+	if !asksForParts(r) {
+		apierror.New(http.StatusBadRequest, "a port is reached over HTTP/1.1 with Connection: Upgrade and Upgrade: %s", parts.Protocol).Write(w)
 		return
 	}
 	if !s.splices.enter() {
@@ -49,17 +49,17 @@ func (s *Server) port(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer func() { _ = target.Close() }()
-	client, early, err := upgrade(w)
+	client, err := upgrade(w)
 	if err != nil {
 		return // the caller is gone
 	}
-	s.splices.run(client, target, early)
+	s.splices.run(client, target.(*net.TCPConn))
 }
 
-func asksForTCP(r *http.Request) bool {
+func asksForParts(r *http.Request) bool {
 	for _, token := range strings.Split(r.Header.Get("Connection"), ",") {
 		if strings.EqualFold(strings.TrimSpace(token), "upgrade") {
-			return r.ProtoMajor == 1 && strings.EqualFold(r.Header.Get("Upgrade"), "tcp")
+			return r.ProtoMajor == 1 && strings.EqualFold(r.Header.Get("Upgrade"), parts.Protocol)
 		}
 	}
 	return false
@@ -77,18 +77,17 @@ func dialGuest(ctx context.Context, port string) (net.Conn, error) {
 	return dialer.DialContext(ctx, "tcp6", net.JoinHostPort("::1", port))
 }
 
-// upgrade takes the connection over from the HTTP server and answers with 101. What the client sent after its request
-// comes out of the reader first.
-func upgrade(w http.ResponseWriter) (net.Conn, io.Reader, error) {
+// upgrade takes the connection over from the HTTP server and answers with 101.
+func upgrade(w http.ResponseWriter) (*parts.Conn, error) {
 	conn, early, err := http.Hijack(w)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	if _, err := io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+parts.Protocol+"\r\n\r\n"); err != nil {
 		_ = conn.Close()
-		return nil, nil, err
+		return nil, err
 	}
-	return conn, io.MultiReader(bytes.NewReader(early), conn), nil
+	return parts.New(conn, early), nil
 }
 
 // splices counts the connections to ports, and ends them with the server. Its zero value is ready.
@@ -150,16 +149,16 @@ func (s *splices) close() {
 }
 
 // run passes bytes between the two until both directions have ended, or one has failed. The end of one side's
-// bytes is passed on, and the other direction goes on.
-func (s *splices) run(client, target net.Conn, fromClient io.Reader) {
+// bytes is passed on, and the other direction goes on. A client that goes away without a word is a failure.
+func (s *splices) run(client *parts.Conn, target *net.TCPConn) {
 	defer func() { _ = client.Close() }()
 	defer s.remove(client, target)
 	if !s.add(client, target) {
 		return
 	}
 	ended := make(chan error, 2)
-	in := &flow{from: client, to: target, reader: fromClient}
-	out := &flow{from: target, to: client, reader: target}
+	in := &flow{from: client, write: func(b []byte) error { return second(target.Write(b)) }, closeWrite: target.CloseWrite}
+	out := &flow{from: target, room: parts.Header, write: client.WritePart, closeWrite: client.CloseWrite}
 	in.other, out.other = out, in
 	go func() { ended <- in.copy() }()
 	go func() { ended <- out.copy() }()
@@ -171,6 +170,8 @@ func (s *splices) run(client, target net.Conn, fromClient io.Reader) {
 	}
 }
 
+func second(_ int, err error) error { return err }
+
 // cut ends a connection and who waits in it: a stream of the serial transport is closed in one direction only, and
 // a deadline does the other.
 func cut(conn net.Conn) {
@@ -180,9 +181,11 @@ func cut(conn net.Conn) {
 
 // flow is one direction.
 type flow struct {
-	from, to net.Conn
-	reader   io.Reader
-	other    *flow
+	from       net.Conn
+	room       int // that write needs before the bytes
+	write      func([]byte) error
+	closeWrite func() error
+	other      *flow
 
 	mu   sync.Mutex
 	half bool // whether the other direction has ended
@@ -192,20 +195,20 @@ type flow struct {
 func (f *flow) copy() error {
 	var buf []byte
 	for size := minCopy; ; {
-		if len(buf) < size || len(buf) > 4*size {
-			buf = make([]byte, size)
+		if len(buf) < f.room+size || len(buf) > 4*(f.room+size) {
+			buf = make([]byte, f.room+size)
 		}
-		n, err := f.reader.Read(buf)
+		n, err := f.from.Read(buf[f.room:])
 		size = min(max(2*n, minCopy), maxCopy)
 		if n > 0 {
-			if _, err := f.to.Write(buf[:n]); err != nil {
+			if err := f.write(buf[:f.room+n]); err != nil {
 				return err
 			}
 			f.extend()
 		}
 		if errors.Is(err, io.EOF) {
 			f.other.limit()
-			return closeWrite(f.to)
+			return f.closeWrite()
 		}
 		if err != nil {
 			return err
@@ -228,13 +231,4 @@ func (f *flow) extend() {
 	if f.half {
 		_ = f.from.SetReadDeadline(time.Now().Add(halfIdle))
 	}
-}
-
-// closeWrite tells the peer that no more comes. An error means that the connection is gone, or knows no such thing.
-func closeWrite(conn net.Conn) error {
-	half, ok := conn.(interface{ CloseWrite() error })
-	if !ok {
-		return errors.ErrUnsupported
-	}
-	return half.CloseWrite()
 }

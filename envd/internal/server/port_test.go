@@ -3,6 +3,7 @@ package server_test
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/wrenn-sandbox/wrenn/proto/parts"
 )
 
 // exchangeOn sends one request on a connection and reads its answer.
@@ -62,16 +65,20 @@ func echoServer(t *testing.T, address string, handle func(*net.TCPConn)) string 
 	return port
 }
 
-// connectPort opens a connection to a port, and sends early with the request.
-func (e *envd) connectPort(port, early string) (*net.TCPConn, *bufio.Reader) {
+// connectPort opens a connection to a port, and sends early with the request. The TCP connection is the client's end below it.
+func (e *envd) connectPort(port, early string) (*parts.Conn, *net.TCPConn) {
 	e.Helper()
 	conn := e.connect()
 	r := bufio.NewReader(conn)
-	resp := exchangeOn(e.T, conn, r, "GET /ports/"+port+" HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"+early)
-	if resp.StatusCode != http.StatusSwitchingProtocols || resp.Header.Get("Upgrade") != "tcp" {
+	if early != "" {
+		early = string(binary.BigEndian.AppendUint32(nil, uint32(len(early)))) + early
+	}
+	resp := exchangeOn(e.T, conn, r, "GET /ports/"+port+" HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: tcp-parts\r\n\r\n"+early)
+	if resp.StatusCode != http.StatusSwitchingProtocols || resp.Header.Get("Upgrade") != parts.Protocol {
 		e.Fatalf("%d %v", resp.StatusCode, resp.Header)
 	}
-	return conn, r
+	begun, _ := r.Peek(r.Buffered())
+	return parts.New(conn, begun), conn
 }
 
 // Bytes pass in both directions, also those that came with the request, and after one side's end.
@@ -85,14 +92,14 @@ func TestPort(t *testing.T) {
 			_, _ = conn.Write(all)
 		})
 		before := measure(t)
-		conn, r := e.connectPort(port, string(want[:100]))
+		conn, _ := e.connectPort(port, string(want[:100]))
 		if _, err := conn.Write(want[100:]); err != nil {
 			t.Fatal(err)
 		}
 		if err := conn.CloseWrite(); err != nil {
 			t.Fatal(err)
 		}
-		got, err := io.ReadAll(r)
+		got, err := io.ReadAll(conn)
 		if err != nil || !bytes.Equal(got, append(fmt.Appendf(nil, "%d:", len(want)), want...)) {
 			t.Errorf("%s: %d bytes came back, or others, error %v", address, len(got), err)
 		}
@@ -112,8 +119,8 @@ func TestPortServerEndsFirst(t *testing.T) {
 		heard <- string(all)
 	})
 	before := measure(t)
-	conn, r := e.connectPort(port, "")
-	if got, err := io.ReadAll(r); string(got) != "bye" || err != nil {
+	conn, _ := e.connectPort(port, "")
+	if got, err := io.ReadAll(conn); string(got) != "bye" || err != nil {
 		t.Errorf("%q, %v", got, err)
 	}
 	if _, err := io.WriteString(conn, "late"); err != nil {
@@ -127,7 +134,8 @@ func TestPortServerEndsFirst(t *testing.T) {
 	noMoreThan(t, before)
 }
 
-// When either side goes away the other's connection is closed, and nothing is left.
+// When either side goes away the other's connection is closed, and nothing is left: a client that closes its connection
+// has not ended its sending, it has gone.
 func TestPortEndsWithEitherSide(t *testing.T) {
 	e := startDebug(t)
 	ended := make(chan error, 1)
@@ -143,20 +151,27 @@ func TestPortEndsWithEitherSide(t *testing.T) {
 		ended <- err
 	})
 	before := measure(t)
-	_, r := e.connectPort(port, "reset\n")
-	if _, err := r.ReadByte(); err == nil {
-		t.Error("a byte came from nowhere")
+	conn, _ := e.connectPort(port, "reset\n")
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("after the server's reset: %v", err)
 	}
-	conn, _ := e.connectPort(port, "wait\n")
-	_ = conn.SetLinger(0)
-	_ = conn.Close() // a reset
-	select {
-	case err := <-ended:
-		if err == nil {
-			t.Error("a byte came from nowhere")
+	for _, reset := range []bool{true, false} {
+		_, client := e.connectPort(port, "wait\n")
+		if reset {
+			_ = client.SetLinger(0)
 		}
-	case <-time.After(patience):
-		t.Fatal("the server never saw its client go")
+		_ = client.CloseWrite() // a vsock's end, if no more follows
+		if reset {
+			_ = client.Close()
+		}
+		select {
+		case err := <-ended:
+			if err == nil {
+				t.Error("a byte came from nowhere")
+			}
+		case <-time.After(patience):
+			t.Fatal("the server never saw its client go")
+		}
 	}
 	eventually(t, func() error {
 		if now := measure(t); now.goroutines > before.goroutines {
@@ -171,7 +186,7 @@ func TestPortErrors(t *testing.T) {
 	l := listen(t)
 	_, closed, _ := net.SplitHostPort(l.Addr().String())
 	_ = l.Close()
-	upgrade := http.Header{"Connection": {"Upgrade"}, "Upgrade": {"tcp"}}
+	upgrade := http.Header{"Connection": {"Upgrade"}, "Upgrade": {parts.Protocol}}
 	for _, test := range []struct {
 		path   string
 		header http.Header
@@ -183,6 +198,7 @@ func TestPortErrors(t *testing.T) {
 		{"/ports/65536", upgrade, 400, `"code":400`},
 		{"/ports/http", upgrade, 400, `"code":400`},
 		{"/ports/80", nil, 400, "Upgrade"},
+		{"/ports/80", http.Header{"Connection": {"Upgrade"}, "Upgrade": {"tcp"}}, 400, "Upgrade: tcp-parts"},
 	} {
 		if status, text := e.request("GET", test.path, "", test.header); status != test.status || !strings.Contains(text, test.text) {
 			t.Errorf("%s: %d %s", test.path, status, text)
@@ -196,7 +212,7 @@ func TestCloseEndsPorts(t *testing.T) {
 	over := make(chan struct{})
 	defer close(over)
 	port := echoServer(t, "127.0.0.1:0", func(*net.TCPConn) { <-over })
-	_, r := e.connectPort(port, "x")
+	conn, _ := e.connectPort(port, "x")
 	half, _ := e.connectPort(port, "x")
 	if err := half.CloseWrite(); err != nil {
 		t.Fatal(err)
@@ -206,7 +222,7 @@ func TestCloseEndsPorts(t *testing.T) {
 		t.Fatal(err)
 	}
 	var timeout net.Error
-	if _, err := r.ReadByte(); err == nil || errors.As(err, &timeout) && timeout.Timeout() {
+	if _, err := conn.Read(make([]byte, 1)); err == nil || errors.As(err, &timeout) && timeout.Timeout() {
 		t.Errorf("after the server was closed: %v", err)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"connectrpc.com/connect"
 	pb "github.com/wrenn-sandbox/wrenn/proto/gen/envd/process"
 	"github.com/wrenn-sandbox/wrenn/proto/gen/envd/process/processconnect"
+	"github.com/wrenn-sandbox/wrenn/proto/parts"
 )
 
 // token is the access token that Init sets.
@@ -62,7 +63,7 @@ func (g *Guest) Post(route, body string) string {
 }
 
 // Port connects to a port of the guest as the host does for others: the connection is authorized, then handed over.
-func (g *Guest) Port(port int) net.Conn {
+func (g *Guest) Port(port int) *parts.Conn {
 	g.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
@@ -72,7 +73,7 @@ func (g *Guest) Port(port int) net.Conn {
 	}
 	_ = conn.SetDeadline(time.Now().Add(Patience))
 	_, _ = fmt.Fprintf(conn, "POST /authorize HTTP/1.1\r\nHost: envd\r\nX-Access-Token: %s\r\nContent-Length: 0\r\n\r\n", token)
-	_, _ = fmt.Fprintf(conn, "GET /ports/%d HTTP/1.1\r\nHost: envd\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n", port)
+	_, _ = fmt.Fprintf(conn, "GET /ports/%d HTTP/1.1\r\nHost: envd\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", port, parts.Protocol)
 	answers := bufio.NewReader(conn)
 	for _, want := range []int{http.StatusNoContent, http.StatusSwitchingProtocols} {
 		response, err := http.ReadResponse(answers, nil)
@@ -80,7 +81,9 @@ func (g *Guest) Port(port int) net.Conn {
 			g.t.Fatalf("port %d: %v, %v; want status %d", port, response, err, want)
 		}
 	}
-	return conn
+	early := make([]byte, answers.Buffered())
+	_, _ = io.ReadFull(answers, early) // it is there
+	return parts.New(conn, early)
 }
 
 // Init takes the guest over. more are members of the request besides the token.

@@ -1,11 +1,14 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net/netip"
 	"os"
+	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -13,6 +16,8 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/network"
 	"github.com/wrenn-sandbox/wrenn/internal/network/dns"
+	"github.com/wrenn-sandbox/wrenn/internal/network/netns"
+	"github.com/wrenn-sandbox/wrenn/internal/testlane"
 )
 
 func allowing(t *testing.T, generation int64, allow ...string) models.NetworkPolicy {
@@ -73,6 +78,68 @@ func TestNetworkPolicyNotInForceIsUndone(t *testing.T) {
 	if v, err := r.agent.Sandbox(sb.ID); err != nil || v.Network.Generation != 1 {
 		t.Errorf("%+v, %v", v.Network, err)
 	}
+}
+
+// TestNetworkPolicyIsEnforcedAtAdoption: an agent that was killed between the record of a policy and its enforcement comes back to the
+// record; the one before holds until then.
+func TestNetworkPolicyIsEnforcedAtAdoption(t *testing.T) {
+	r := newRig(t)
+	sb := r.createWith(allowing(t, 1, "192.0.2.0/24"))
+	if rules := r.ruleset(); !strings.Contains(rules, "192.0.2.0") {
+		t.Fatalf("the host does not know the policy:\n%s", rules)
+	}
+	r.close()
+	rec, _, err := readRecord(r.agent.dir(sb.ID))
+	newest := allowing(t, 2, "198.51.100.0/24")
+	rec.Network = &newest
+	if err != nil || rec.write(r.agent.dir(sb.ID)) != nil {
+		t.Fatal("the record cannot be changed", err)
+	}
+	r.open()
+	if rules := r.ruleset(); !strings.Contains(rules, "198.51.100.0") || strings.Contains(rules, "192.0.2.0") {
+		t.Errorf("after the adoption:\n%s", rules)
+	}
+}
+
+// TestNetworkPolicyIsRecordedFirst: what cannot be recorded is not put in force, so that no crash brings an older policy back.
+func TestNetworkPolicyIsRecordedFirst(t *testing.T) {
+	r := newRig(t)
+	sb := r.createWith(allowing(t, 1, "192.0.2.0/24"))
+	before, folder := r.ruleset(), r.agent.dir(sb.ID)
+	if err := os.Rename(folder, folder+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.agent.SetNetwork(t.Context(), sb.ID, allowing(t, 2, "198.51.100.0/24")); err == nil {
+		t.Error("a policy that is not recorded is said to be in force")
+	}
+	if err := os.Rename(folder+".away", folder); err != nil {
+		t.Fatal(err)
+	}
+	if after := r.ruleset(); after != before {
+		t.Errorf("before\n%s\nafter\n%s", before, after)
+	}
+	if v, err := r.agent.Sandbox(sb.ID); err != nil || v.Network.Generation != 1 {
+		t.Errorf("%+v, %v", v.Network, err)
+	}
+}
+
+// ruleset is what nft(8) lists of the rig's host, without what it counts.
+func (r *rig) ruleset() string {
+	r.t.Helper()
+	nft, err := exec.LookPath("nft")
+	if err != nil {
+		testlane.Missing(r.t, "needs nft (package nftables)")
+	}
+	var out bytes.Buffer
+	cmd := exec.CommandContext(r.t.Context(), nft, "-s", "list", "ruleset")
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err = netns.Start(r.netns, cmd); err == nil {
+		err = cmd.Wait()
+	}
+	if err != nil {
+		r.t.Fatalf("nft: %v\n%s", err, &out)
+	}
+	return out.String()
 }
 
 // TestOldRecordHasTheDefault: an agent that knew of no policies left a sandbox with the internet.

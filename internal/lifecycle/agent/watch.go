@@ -67,3 +67,6 @@ func (a *Agent) Watch() (all []Sandbox, changes <-chan Sandbox, stop func()) {
 	w := a.changes.subscribe() // first subscribe, then list: a change in between comes twice, never not at all
 	return a.Sandboxes(), w, func() { a.changes.unsubscribe(w) }
 }
+
+// EndWatches ends every watch, and each that begins later at once: the agent is about to end.
+func (a *Agent) EndWatches() { a.changes.close() }

@@ -33,6 +33,7 @@ type Store interface {
 	Transition(ctx context.Context, c db.Change) (models.Sandbox, error)
 	Sandbox(ctx context.Context, account id.Account, sb id.Sandbox) (models.Sandbox, error)
 	ChangeNetwork(ctx context.Context, account id.Account, sb id.Sandbox, by db.By, change db.NetworkFunc) (models.Sandbox, error)
+	NoteNetwork(ctx context.Context, sb models.Sandbox, by db.By, outcome string) error
 }
 
 // Limits of operations. The zero value of each means its default.
@@ -89,6 +90,7 @@ func New(opts Options) *Controller {
 	}
 	base, cancel := context.WithCancel(context.Background())
 	clients := &guests{dial: opts.Fleet.dial, kept: map[id.Sandbox]*guest{}}
+	opts.Fleet.whenLost(clients.idle)
 	return &Controller{Options: opts, guests: clients, base: base, cancel: cancel}
 }
 

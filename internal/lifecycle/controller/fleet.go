@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/db"
@@ -41,6 +42,7 @@ type host struct {
 	log     *slog.Logger
 	beats   time.Duration // between heartbeats
 	wake    chan struct{} // something happened that the reconciler should look at
+	onLost  atomic.Pointer[func(id.Host)]
 
 	mu        sync.Mutex // guards the following
 	id        id.Host    // empty until known
@@ -99,6 +101,13 @@ func (f *Fleet) Client(want id.Host) (*hostclient.Client, error) {
 	}
 	return nil, models.Errorf(models.Unavailable, "the host %s of the sandbox is not known here", want).
 		WithHint("try again when the host agent runs")
+}
+
+// whenLost has act called whenever the watch of a host has ended.
+func (f *Fleet) whenLost(act func(id.Host)) {
+	for _, h := range f.hosts {
+		h.onLost.Store(&act)
+	}
 }
 
 // reachable tells which hosts can be reached now.
@@ -307,6 +316,9 @@ func (h *host) lost(ctx context.Context, err error) {
 	news, known := h.reachable || h.lastErr == nil, h.id
 	h.reachable, h.synced, h.lastErr = false, false, err
 	h.mu.Unlock()
+	if act := h.onLost.Load(); act != nil {
+		(*act)(known)
+	}
 	if !news {
 		h.log.Debug("host still unreachable", "error", err)
 		return

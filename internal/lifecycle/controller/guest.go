@@ -107,6 +107,17 @@ func (g *guests) drop(sb id.Sandbox) {
 	delete(g.kept, sb)
 }
 
+// idle closes the connections through a host that nobody uses. An agent that is about to end waits for them.
+func (g *guests) idle(host id.Host) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, known := range g.kept {
+		if known.host == host {
+			known.CloseIdle()
+		}
+	}
+}
+
 // end ends the client of a sandbox that has ended, and what is under way on it.
 func (g *guests) end(sb id.Sandbox) {
 	g.mu.Lock()

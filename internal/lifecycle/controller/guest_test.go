@@ -124,6 +124,26 @@ func TestIdleGuestsAreDropped(t *testing.T) {
 	}
 }
 
+// TestIdleConnectionsEndWithTheWatch, and only they: an agent that is about to end waits for them.
+func TestIdleConnectionsEndWithTheWatch(t *testing.T) {
+	r := newRig(t)
+	c := r.start(r.store, Limits{}, Pace{})
+	sb := r.create(c)
+	g := r.guest(c, sb.ID)
+	r.sleeper(g)
+	if _, err := g.Metrics(t.Context()); err != nil { // in a second connection, which is then idle
+		t.Fatal(err)
+	}
+	r.sim.EndWatches()
+	r.eventually("the idle connection is closed", func() bool {
+		now, _ := r.sim.Tunnels()
+		return now == 1
+	})
+	if _, err := g.Metrics(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestGuestsAreBounded: of too many the one goes that was not asked for the longest.
 func TestGuestsAreBounded(t *testing.T) {
 	fleet := &Fleet{}

@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 
+	"github.com/wrenn-sandbox/wrenn/db"
 	"github.com/wrenn-sandbox/wrenn/internal/hostclient"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
@@ -22,6 +23,7 @@ func (c *Controller) SetNetwork(ctx context.Context, by By, sb id.Sandbox, chang
 		if err == nil {
 			err = apply(ctx, client, row)
 		}
+		c.noteNetwork(ctx, by.db(), row, err)
 		if err != nil {
 			return models.Sandbox{}, notInForce(row, err)
 		}
@@ -49,6 +51,19 @@ func (c *Controller) recordNetwork(ctx context.Context, by By, sb id.Sandbox, ch
 func apply(ctx context.Context, client *hostclient.Client, row models.Sandbox) error {
 	_, err := client.SetNetwork(ctx, row.ID, row.Network)
 	return err
+}
+
+// noteNetwork adds to the audit log what came of putting the row's policy in force.
+func (c *Controller) noteNetwork(ctx context.Context, by db.By, row models.Sandbox, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeLimit)
+	defer cancel()
+	outcome := "ok"
+	if err != nil {
+		outcome = string(models.CodeOf(err))
+	}
+	if err := c.Store.NoteNetwork(ctx, row, by, outcome); err != nil {
+		c.Log.Error("outcome of a change of a network policy not in the audit log", "sandbox_id", row.ID, "op_id", by.Operation, "outcome", outcome, "error", err)
+	}
 }
 
 func notInForce(row models.Sandbox, cause error) error {

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -34,7 +35,8 @@ func TestNetworkReachesTheHost(t *testing.T) {
 		t.Errorf("the host was told %v", p)
 	}
 	on := true
-	changed, err := c.SetNetwork(t.Context(), r.request(), sb.ID, models.NetworkChange{Internet: &on})
+	by := r.request()
+	changed, err := c.SetNetwork(t.Context(), by, sb.ID, models.NetworkChange{Internet: &on})
 	if err != nil || changed.Network.Generation != 2 || !changed.Network.Internet || len(changed.Network.Allow) != 1 {
 		t.Fatalf("%+v, %v", changed.Network, err)
 	}
@@ -44,6 +46,9 @@ func TestNetworkReachesTheHost(t *testing.T) {
 	told, err := c.Network(t.Context(), r.by.Account, sb.ID)
 	if err != nil || !told.InForce() {
 		t.Errorf("%+v, %v", told, err)
+	}
+	if audit, err := r.store.AuditLog(t.Context(), r.by.Account, 1); err != nil || audit[0].Action != "sandbox.network" || audit[0].Outcome != "ok" || audit[0].RequestID != string(by.Request) {
+		t.Errorf("audit %+v, %v", audit, err)
 	}
 	one := int64(1)
 	if _, err := c.SetNetwork(t.Context(), r.request(), sb.ID, models.NetworkChange{Internet: &on, Generation: &one}); models.CodeOf(err) != models.Conflict {
@@ -75,6 +80,18 @@ func TestNetworkNotInForce(t *testing.T) {
 	r.eventually("the policy is in force", func() bool {
 		told, err := c.Network(t.Context(), r.by.Account, sb.ID)
 		return err == nil && told.InForce()
+	})
+	want := []string{"sandbox.network ok", "sandbox.network unavailable", "sandbox.network accepted"} // the latest first
+	r.eventually("the audit log tells it", func() bool {
+		audit, err := r.store.AuditLog(t.Context(), r.by.Account, len(want))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, e := range audit {
+			got = append(got, e.Action+" "+e.Outcome)
+		}
+		return slices.Equal(got, want) && audit[0].Actor == "system"
 	})
 }
 

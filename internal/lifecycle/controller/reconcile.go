@@ -276,6 +276,7 @@ func (r *Reconciler) enforce(ctx context.Context, client *hostclient.Client, sb 
 	if err := apply(ctx, client, row); err != nil {
 		return err
 	}
+	r.c.noteNetwork(ctx, system, row, nil)
 	r.log.Info("network policy put in force", "sandbox_id", sb, "generation", row.Network.Generation)
 	return nil
 }

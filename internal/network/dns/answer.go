@@ -130,7 +130,7 @@ func (f *Forwarder) resolveAs(ctx context.Context, p Policy, c *client, q dns.Qu
 	if err != nil {
 		reply.Rcode = dns.RcodeServerFailure
 		explain(reply, dns.ExtendedErrorCodeNoReachableAuthority, "no name server of the host answers")
-		return nil
+		return nil //nolint:nilerr // the guest is told
 	}
 	if got.stale {
 		explain(reply, dns.ExtendedErrorCodeStaleAnswer, "no name server of the host answers; this is what one said before")

@@ -98,19 +98,14 @@ func New(cfg Config) *Forwarder {
 	}
 }
 
-// Serve answers what comes in until ctx ends, then closes both and waits for what is under way. It returns early, with an error,
-// only when one of them breaks.
-func (f *Forwarder) Serve(ctx context.Context, packets net.PacketConn, streams net.Listener) error {
+// Serve answers what comes in until ctx ends or both are closed, then closes them and waits for what is under way.
+func (f *Forwarder) Serve(ctx context.Context, packets net.PacketConn, streams net.Listener) {
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var wg sync.WaitGroup
-	defer wg.Wait()
 	stop := context.AfterFunc(ctx, func() { _, _ = packets.Close(), streams.Close() }) // their loops end with it
 	defer stop()
-	failed := make(chan error, 2)
-	wg.Go(func() { failed <- f.servePackets(ctx, packets, &wg) })
-	wg.Go(func() { failed <- f.serveStreams(ctx, streams, &wg) })
-	err := <-failed
-	cancel()
-	return errors.Join(err, <-failed)
+	defer cancel()
+	var wg sync.WaitGroup
+	wg.Go(func() { f.servePackets(ctx, packets, &wg) })
+	wg.Go(func() { f.serveStreams(ctx, streams, &wg) })
+	wg.Wait()
 }

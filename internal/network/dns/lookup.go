@@ -85,7 +85,7 @@ func understand(msg *dns.Msg, qtype uint16) found {
 				continue
 			}
 			cname, isAlias := rr.(*dns.CNAME)
-			if rr.Header().Rrtype != qtype && !(isAlias && alias == "") {
+			if rr.Header().Rrtype != qtype && (!isAlias || alias != "") {
 				continue
 			}
 			if isAlias && qtype != dns.TypeCNAME {

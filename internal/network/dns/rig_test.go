@@ -251,15 +251,12 @@ func newRig(t testing.TB, change func(*Config)) *rig {
 	packets, streams := listen(t)
 	r.address = streams.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
-	served := make(chan error, 1)
-	go func() { served <- r.forwarder.Serve(ctx, packets, streams) }()
+	ended := make(chan struct{})
+	go func() { defer close(ended); r.forwarder.Serve(ctx, packets, streams) }()
 	t.Cleanup(func() {
 		cancel()
 		select {
-		case err := <-served:
-			if err != nil {
-				t.Errorf("Serve: %v", err)
-			}
+		case <-ended:
 		case <-time.After(patience):
 			t.Error("the forwarder does not end")
 		}

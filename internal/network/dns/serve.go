@@ -26,7 +26,7 @@ const (
 )
 
 // servePackets answers what comes over UDP, each query in a goroutine of its own.
-func (f *Forwarder) servePackets(ctx context.Context, packets net.PacketConn, wg *sync.WaitGroup) error {
+func (f *Forwarder) servePackets(ctx context.Context, packets net.PacketConn, wg *sync.WaitGroup) {
 	if socket, ok := packets.(interface{ SetReadBuffer(int) error }); ok {
 		_ = socket.SetReadBuffer(socketBuffer) // a smaller one loses questions earlier when many come at once; they come again
 	}
@@ -34,14 +34,12 @@ func (f *Forwarder) servePackets(ctx context.Context, packets net.PacketConn, wg
 	for {
 		n, from, err := packets.ReadFrom(b)
 		switch {
-		case errors.Is(err, net.ErrClosed):
-			return nil
-		case ctx.Err() != nil:
-			return nil
+		case errors.Is(err, net.ErrClosed) || ctx.Err() != nil:
+			return
 		case err != nil: // as ICMP messages of guests make them; the socket itself is in order
 			f.log.Debug("packet of a guest not read", "error", err)
 			if !pause(ctx, time.Millisecond) {
-				return nil
+				return
 			}
 			continue
 		case n > maxQuery:
@@ -67,7 +65,7 @@ func (f *Forwarder) servePackets(ctx context.Context, packets net.PacketConn, wg
 }
 
 // serveStreams answers what comes over TCP: RFC 7766.
-func (f *Forwarder) serveStreams(ctx context.Context, streams net.Listener, wg *sync.WaitGroup) error {
+func (f *Forwarder) serveStreams(ctx context.Context, streams net.Listener, wg *sync.WaitGroup) {
 	for {
 		conn, err := streams.Accept()
 		switch {
@@ -75,11 +73,11 @@ func (f *Forwarder) serveStreams(ctx context.Context, streams net.Listener, wg *
 			if err == nil {
 				_ = conn.Close()
 			}
-			return nil
+			return
 		case err != nil: // too many open files, or a guest that has gone already
 			f.log.Warn("connection of a guest to its name server not accepted", "error", err)
 			if !pause(ctx, 100*time.Millisecond) {
-				return nil
+				return
 			}
 			continue
 		}

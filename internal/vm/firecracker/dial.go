@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
-	"github.com/wrenn-sandbox/wrenn/internal/vm/vmm"
 )
 
 // attemptLimit bounds one attempt to connect to the guest. An attempt made before the guest's driver is up waits
@@ -53,7 +52,7 @@ func (v *VM) dial(ctx context.Context, port uint32) (net.Conn, error) {
 func (v *VM) attempt(ctx context.Context, port uint32) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, attemptLimit)
 	defer cancel()
-	conn, err := vmm.Dial(ctx, v.files.root, vsockSocket)
+	conn, err := v.process.Dial(ctx, v.files.root, vsockSocket)
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
@@ -46,7 +47,7 @@ func (c *configured) command() (vmm.Command, error) {
 		"--chroot-base-dir", filepath.Join(c.spec.Dir, jailFolder), "--resource-limit", "no-file=" + strconv.Itoa(jail.MaxFiles), "--",
 	}
 	return vmm.Command{
-		Path: c.driver.jailer, Args: append(args, c.arguments(c.places())...),
+		Path: c.driver.jailer, Args: slices.Concat(args, c.arguments(c.places())),
 		Jail: &jail.Confinement{Cgroup: c.spec.Jail.Cgroup, Binds: []jail.Bind{
 			{From: c.spec.Kernel, To: filepath.Join(root, jailedKernel)},
 			{From: c.spec.Rootfs, To: filepath.Join(root, jailedRootfs), Writable: true},

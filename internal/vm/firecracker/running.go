@@ -34,7 +34,7 @@ type VM struct {
 
 // newVM takes over process and out.
 func newVM(f files, saved vm.Saved, process *vmm.Process, out *outputs) *VM {
-	dial := func(ctx context.Context) (net.Conn, error) { return vmm.Dial(ctx, f.root, apiSocket) }
+	dial := func(ctx context.Context) (net.Conn, error) { return process.Dial(ctx, f.root, apiSocket) }
 	v := &VM{
 		files: f, saved: saved, process: process, api: api.New(dial), out: out,
 		released: make(chan struct{}), watched: make(chan struct{}), done: make(chan struct{}),

@@ -71,7 +71,7 @@ func (c *configured) saved(id vmm.Identity) vm.Saved {
 
 // boot returns when the guest runs. Every call of the API has a deadline of its own.
 func (c *configured) boot(ctx context.Context, v *VM) error {
-	if err := awaitSocket(ctx, c.files.root, v.Done()); err != nil {
+	if err := v.awaitSocket(ctx); err != nil {
 		return err
 	}
 	for _, step := range []func(context.Context, *api.Client) error{c.putMachine, c.putDevices, c.putNIC} {
@@ -122,17 +122,17 @@ const socketLimit = 60 * time.Second
 
 var errExited = errors.New("its process ended")
 
-// awaitSocket waits until something listens on the API's socket in root.
-func awaitSocket(ctx context.Context, root string, exited <-chan struct{}) error {
+// awaitSocket waits until Firecracker listens on its API's socket.
+func (v *VM) awaitSocket(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, socketLimit)
 	defer cancel()
 	for b := newBackoff(); ; {
-		conn, err := vmm.Dial(ctx, root, apiSocket)
+		conn, err := v.process.Dial(ctx, v.files.root, apiSocket)
 		if err == nil {
 			return conn.Close()
 		}
 		select {
-		case <-exited:
+		case <-v.done:
 			return errExited
 		case <-ctx.Done():
 			return fmt.Errorf("wait for firecracker's API socket: %w (last attempt: %w)", ctx.Err(), err)

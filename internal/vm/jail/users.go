@@ -11,11 +11,15 @@ import (
 	"strings"
 )
 
-// ourUser is whom the ids of VMMs are set apart for when a host is set up, so that useradd(8) gives them to nobody.
-const ourUser = "wrenn"
+// Account is whom the ids of VMMs are set apart for when a host is set up, so that useradd(8) gives them to nobody.
+const Account = "wrenn"
 
-// CheckFree returns an error that names who has one of the count user or group ids from base on, according to the files in etc, which is /etc: a user of
-// passwd(5), a group of group(5), or somebody's containers, subuid(5) and subgid(5). Users from elsewhere are not known of. What is set apart there for the user wrenn is free: it is set apart for VMMs.
+// ErrTaken is of ids that somebody has.
+var ErrTaken = errors.New("ids are taken")
+
+// CheckFree returns an ErrTaken that names who has one of the count user or group ids from base on, according to the files in etc, which is /etc: a user of
+// passwd(5), a group of group(5), or somebody's containers, subuid(5) and subgid(5). Users from elsewhere are not known of. What is set apart there for
+// Account is free: it is set apart for VMMs.
 func CheckFree(etc string, base, count uint32) error {
 	for _, list := range []struct {
 		file string
@@ -24,11 +28,11 @@ func CheckFree(etc string, base, count uint32) error {
 		path := filepath.Join(etc, list.file)
 		err := eachLine(path, func(fields []string) error {
 			first, n, err := list.ids(fields)
-			if list.file[:3] == "sub" && fields[0] == ourUser {
+			if list.file[:3] == "sub" && fields[0] == Account {
 				return nil
 			}
 			if err == nil && first < uint64(base)+uint64(count) && uint64(base) < first+n {
-				return fmt.Errorf("%s gives ids from %d on to %s", path, first, fields[0])
+				return fmt.Errorf("%w: %s has %d to %d in %s", ErrTaken, fields[0], first, first+n-1, path)
 			}
 			return nil // a line that makes no sense gives nobody anything
 		})

@@ -85,11 +85,9 @@ func dataFolders(ctx context.Context, binary string) ([]string, error) {
 // modules returns the folders, of those that distributions use, in which QEMU's accelerators may lie as modules.
 func modules(binary string) []string {
 	prefix := filepath.Dir(filepath.Dir(binary))
-	var dirs []string
-	for _, lib := range []string{"lib/x86_64-linux-gnu/qemu", "lib64/qemu", "lib/qemu"} {
-		dirs = append(dirs, filepath.Join(prefix, lib))
+	return []string{
+		filepath.Join(prefix, "lib/x86_64-linux-gnu/qemu"), filepath.Join(prefix, "lib64/qemu"), filepath.Join(prefix, "lib/qemu"),
 	}
-	return dirs
 }
 
 func existing(files []string) []string {

@@ -14,8 +14,8 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
 )
 
-// defaultLimit bounds every single wait of the suite.
-const defaultLimit = 2 * time.Minute
+// defaultLimit bounds every single wait of the suite. It is there for what hangs: on a busy machine a flood of the console takes minutes.
+const defaultLimit = 6 * time.Minute
 
 // Subject is a driver under test.
 type Subject struct {

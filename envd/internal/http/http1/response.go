@@ -16,9 +16,6 @@ import (
 // way to the host. A read of a process's output, 64 KiB, fits as a message in either form.
 const maxChunk = 96 << 10
 
-// overhead is more than a chunk's size and ends take.
-const overhead = 64
-
 // small and large are what writes are put together in.
 var (
 	small = sync.Pool{New: func() any { return new(make([]byte, 0, 8<<10)) }}

@@ -179,14 +179,14 @@ func (b body) read(p []byte) (n int, update []byte, err error) {
 	switch {
 	case b.answered:
 		return 0, nil, http.ErrBodyReadAfterClose
-	case b.failed != nil && !(b.ended && len(b.body) > 0):
+	case b.failed != nil && (!b.ended || len(b.body) == 0):
 		return 0, nil, b.failed
 	case len(b.body) == 0:
 		return 0, nil, io.EOF
 	}
 	n = copy(p, b.body)
-	if b.stream.body = b.body[n:]; len(b.body) == 0 {
-		b.stream.body = nil
+	if b.body = b.body[n:]; len(b.body) == 0 {
+		b.body = nil
 	}
 	c.consumed += int64(n)
 	b.consumed += int64(n)

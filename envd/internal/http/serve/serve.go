@@ -57,7 +57,7 @@ func (s *Server) Serve(l net.Listener) error {
 			return err
 		default:
 			s.Logger.Warn("no connection is accepted", "error", err)
-			time.Sleep(pause)
+			<-time.After(pause)
 			pause = min(2*pause, lastPause)
 		}
 	}
@@ -156,7 +156,7 @@ func (s *Server) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
-	var failed []error
+	failed := make([]error, 0, len(s.listeners))
 	for l := range s.listeners {
 		failed = append(failed, l.Close())
 	}

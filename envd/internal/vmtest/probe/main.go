@@ -18,6 +18,7 @@ import (
 )
 
 var probes = map[string]func(args []string) error{
+	"cache":    cache,
 	"cat":      cat,
 	"df":       df,
 	"echo":     echo,
@@ -35,6 +36,7 @@ var probes = map[string]func(args []string) error{
 	"switches": switches,
 	"system":   system,
 	"terminal": terminal,
+	"thrash":   thrash,
 	"time":     printTime,
 	"write":    write,
 	"zombies":  zombies,
@@ -162,18 +164,6 @@ func findZombies() (string, error) {
 		}
 	}
 	return found, err
-}
-
-// hog takes memory until it is killed.
-func hog([]string) error {
-	var all [][]byte
-	for {
-		b := make([]byte, 1<<20)
-		for i := 0; i < len(b); i += os.Getpagesize() {
-			b[i] = 1
-		}
-		all = append(all, b) //nolint:staticcheck // kept, so that it is not freed
-	}
 }
 
 // fork starts processes, which stay, until no more can be started, and prints how many.

@@ -1,0 +1,65 @@
+package network
+
+import (
+	"maps"
+	"net"
+	"sync/atomic"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// OnOlderKernel makes the host's kernel one without nflog and tables of family arp, that renames only devices that are off.
+func (c Config) OnOlderKernel() Config {
+	c.pretend = func(n *Network) {
+		kernel := n.host
+		n.host.supports = func(f family) (bool, error) {
+			if f.of == nftables.TableFamilyARP || f.chains[0].name == "log" {
+				return false, nil
+			}
+			return kernel.supports(f)
+		}
+		n.host.rename = func(link netlink.Link, name string) error {
+			now, err := n.route.LinkByIndex(link.Attrs().Index)
+			if err == nil && now.Attrs().Flags&net.FlagUp != 0 {
+				return unix.EBUSY
+			}
+			return kernel.rename(link, name)
+		}
+	}
+	return c
+}
+
+// Filled makes the host's table of connections as full as share says, in percent.
+func (c Config) Filled(share *atomic.Int64) Config {
+	c.pretend = func(n *Network) {
+		n.host.share = func() (float64, error) { return float64(share.Load()) / 100, nil }
+	}
+	return c
+}
+
+// ConnectionShare is how full the host's table of connections really is.
+func (n *Network) ConnectionShare() (float64, error) { return n.connectionShare() }
+
+// Drifted says whether the kernel's sets are not what n knows of them.
+func (n *Network) Drifted() (bool, error) {
+	n.held.mu.Lock()
+	defer n.held.mu.Unlock()
+	now := held{kernel: n.kernel, sets: n.held.sets}
+	if err := now.read(); err != nil {
+		return false, err
+	}
+	for device := range n.held.pins { // those that have come to their end are forgotten when they are asked for
+		n.held.pinsOf(device)
+		for key := range n.held.pins[device] {
+			if _, ok := now.pins[device][key]; !ok {
+				return true, nil
+			}
+		}
+		if len(n.held.pins[device]) != len(now.pins[device]) {
+			return true, nil
+		}
+	}
+	return !maps.EqualFunc(n.held.elements, now.elements, maps.Equal[map[slotOf]content, map[slotOf]content]), nil
+}
