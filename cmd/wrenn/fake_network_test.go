@@ -44,8 +44,9 @@ func (f *fake) setNetwork(w http.ResponseWriter, s map[string]any, body []byte) 
 		refuse(w, 400, "invalid", `network.internet must be "on" or "off"`, "")
 		return
 	}
-	network := networkOf(s["network"].(map[string]any), req.Network)
-	network["generation"] = network["generation"].(int) + 1
+	old := s["network"].(map[string]any)
+	network := networkOf(old, req.Network)
+	network["generation"] = old["generation"].(int) + 1
 	s["network"] = network
 	reply(w, 200, s)
 }

@@ -31,11 +31,11 @@ func TestTimeoutKillsTheTree(t *testing.T) {
 	e := startDebug(t)
 	for _, extensions := range []string{"0", "1"} {
 		pidFile := filepath.Join(e.home, "pid"+extensions)
-		r := e.mustBegin(shell(daemon(pidFile)+"trap '' TERM; echo up; sleep 1000"), "Connect-Timeout-Ms", "1500", "Wrenn-Extensions", extensions)
+		r := e.mustBegin(shell(daemon(pidFile)+"trap '' TERM; echo up; sleep 1000"), "Connect-Timeout-Ms", "4000", "Wrenn-Extensions", extensions)
 		pid := readPID(t, pidFile)
 		res := r.finish()
 		if extensions == "0" {
-			wantCode(t, res.err, connect.CodeDeadlineExceeded, "1.5s")
+			wantCode(t, res.err, connect.CodeDeadlineExceeded, "4s")
 		} else if res.err != nil || res.end.GetSignal() != 9 || !res.end.GetTimedOut() {
 			t.Errorf("end %v, error %v", res.end, res.err)
 		}
