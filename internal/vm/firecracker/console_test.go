@@ -38,9 +38,9 @@ func checkConsole(t *testing.T, d vm.Driver, kernel string) {
 	echo(t, v)
 	must(t, v.Release())
 	const pipe = 64 << 10
-	post(t, filepath.Join(spec.Dir, "vsock.sock"), fmt.Sprintf("/flood?bytes=%d", pipe+pipe/4))
+	post(t, filepath.Join(spec.Dir, "root", "vsock.sock"), fmt.Sprintf("/flood?bytes=%d", pipe+pipe/4))
 	adopt(t, d, v.Saved())
-	post(t, filepath.Join(spec.Dir, "vsock.sock"), "/flood?bytes=0")
+	post(t, filepath.Join(spec.Dir, "root", "vsock.sock"), "/flood?bytes=0")
 	for deadline := time.Now().Add(callLimit); ; time.Sleep(10 * time.Millisecond) {
 		text, err := vm.ReadConsole(spec.Dir)
 		must(t, err)
