@@ -77,7 +77,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("clean disk store %s: %w", s.dir, err)
 	}
 	var err error
-	if s.reflinks, err = hasReflinks(s.dir); err != nil {
+	if s.reflinks, err = HasReflinks(s.dir); err != nil {
 		return nil, fmt.Errorf("probe %s for reflinks: %w", s.dir, err)
 	}
 	s.warn(ctx)
@@ -132,8 +132,9 @@ func (s *Store) sweep() error {
 	return err
 }
 
-// hasReflinks clones a file of one block in dir, and believes only what it reads back.
-func hasReflinks(dir string) (bool, error) {
+// HasReflinks reports whether the file system of dir, which must exist, has reflinks: it clones a file of one block there, believes
+// only what it reads back, and removes both.
+func HasReflinks(dir string) (bool, error) {
 	temp, err := durable.Temp(filepath.Join(dir, "probe"))
 	if err != nil {
 		return false, err

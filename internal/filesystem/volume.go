@@ -98,7 +98,7 @@ func (v *Volume) ensure(ctx context.Context, cfg VolumeConfig) error {
 	if v.imageExists() {
 		return v.ensureMounted(ctx, cfg.Logger)
 	}
-	native, err := hasReflinks(v.base)
+	native, err := HasReflinks(v.base)
 	if err != nil {
 		return err
 	}
@@ -257,9 +257,6 @@ func noVolume(err error) error {
 	}
 	return fmt.Errorf("%w: %w", ErrNoVolume, err)
 }
-
-// HasReflinks reports whether the file system of dir, which must exist, has reflinks. It tries with a small file, which it removes.
-func HasReflinks(dir string) (bool, error) { return hasReflinks(dir) }
 
 // RemoveEmptyVolume removes the volume that EnsureReflinkVolume made in dir, unless a file is on it: then it reports that,
 // and leaves the volume mounted. Where there is none, it removes what an attempt to make one has left.
