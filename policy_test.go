@@ -47,9 +47,9 @@ var layers = [][]string{
 	{"cmd/"},
 	{"internal/api", "internal/hostapi"},
 	{"internal/lifecycle/controller", "internal/lifecycle/agent", "internal/doctor"},
-	{"internal/scheduler", "internal/auth", "internal/hostclient", "internal/portproxy", "internal/hostsetup"},
+	{"internal/scheduler", "internal/auth", "internal/hostclient", "internal/portproxy", "internal/hostsetup", "internal/snapshot"},
 	{"internal/network", "internal/filesystem", "internal/envdclient", "internal/tunnel", "internal/vm", "db"},
-	{"internal/lifecycle", "internal/grpcerr", "internal/durable", "internal/cgroup"},
+	{"internal/lifecycle", "internal/grpcerr", "internal/durable", "internal/clone", "internal/cgroup"},
 	{"internal/models"},
 	{"internal/id"},
 }

@@ -94,6 +94,8 @@ func serveGuest(console io.Writer, guest *shutdown.Guest, machine *boot.Machine)
 		Logger:      slog.New(slog.NewTextHandler(console, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		Shutdown:    func(reason string) { go guest.End(reason) },
 		Reconfigure: machine.Apply,
+		Resume:      machine.Resume,
+		ResumeHooks: "/etc/wrenn/resume.d",
 		Reaper:      guest.Reaper,
 		Direct:      true,
 	})

@@ -74,10 +74,7 @@ func (c *Client) Health(ctx context.Context) (Health, error) {
 
 // Init takes the guest over. The first one sets its token; later ones need it.
 func (c *Client) Init(ctx context.Context, in Init) error {
-	body := initBody{
-		EnvVars: in.Env, AccessToken: in.Token, DefaultUser: in.DefaultUser,
-		DefaultWorkdir: in.DefaultWorkdir, Hostname: in.Hostname, Network: in.Network,
-	}
+	body := in.body()
 	if body.AccessToken == "" {
 		body.AccessToken = c.currentToken()
 	}
@@ -95,6 +92,13 @@ func (c *Client) Init(ctx context.Context, in Init) error {
 	finish()
 	c.setToken(body.AccessToken)
 	return nil
+}
+
+func (in Init) body() initBody {
+	return initBody{
+		EnvVars: in.Env, AccessToken: in.Token, DefaultUser: in.DefaultUser,
+		DefaultWorkdir: in.DefaultWorkdir, Hostname: in.Hostname, Network: in.Network,
+	}
 }
 
 // Shutdown asks the guest to end in order, and returns once it has agreed.
@@ -125,7 +129,11 @@ func (c *Client) Metrics(ctx context.Context) (Metrics, error) {
 // After success the caller calls finish when it has read the answer.
 func (c *Client) short(ctx context.Context, method, path string, body []byte) (*http.Response, func(), error) {
 	ctx, cancel := c.bound(ctx)
-	watch := newWatchdog(c.limits.answer, cancel)
+	limit := c.limits.answer
+	if path == pathResume {
+		limit += hooksLimit
+	}
+	watch := newWatchdog(limit, cancel)
 	if path == pathHealth { // how long a guest may take to boot is for the caller's context to say
 		ctx = whenConnected(ctx, watch.arm)
 	} else {

@@ -7,6 +7,9 @@ import (
 	"io/fs"
 	"os"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/wrenn-sandbox/wrenn/internal/clone"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
 
@@ -32,7 +35,7 @@ func (s *Store) Clone(ctx context.Context, t Template, dst string, sizeMiB int) 
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
-	method, err := copyFile(ctx, t.Rootfs, dst, s.reflinks)
+	method, err := s.copyFile(ctx, t.Rootfs, dst)
 	if err != nil {
 		return "", cloneError(t, dst, err)
 	}
@@ -58,4 +61,22 @@ func cloneError(t Template, dst string, err error) error {
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
+}
+
+// copyFile makes a new file dst with the content of src, by reflink where the store has them.
+func (s *Store) copyFile(ctx context.Context, src, dst string) (Method, error) {
+	shared, err := clone.File(ctx, src, dst, s.reflinks)
+	if shared {
+		return Reflink, err
+	}
+	return SparseCopy, err
+}
+
+// coded turns a full disk into an error that its user understands.
+func coded(err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return models.Errorf(models.Exhausted, "the host's disk is full").
+			WithHint("destroy sandboxes that are not needed, or give the host more disk").WithCause(err)
+	}
+	return err
 }

@@ -73,7 +73,7 @@ func (s *Store) copyImage(ctx context.Context, src Template, place string) error
 
 func (s *Store) fillImage(ctx context.Context, src Template, dir string) error {
 	rootfs := filepath.Join(dir, RootfsName)
-	if _, err := copyFile(ctx, src.Rootfs, rootfs, s.reflinks); err != nil {
+	if _, err := s.copyFile(ctx, src.Rootfs, rootfs); err != nil {
 		return err
 	}
 	if err := syncFile(rootfs); err != nil {

@@ -24,6 +24,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/wrenn-sandbox/wrenn/internal/clone"
 	"github.com/wrenn-sandbox/wrenn/internal/durable"
 )
 
@@ -144,8 +145,8 @@ func HasReflinks(dir string) (bool, error) {
 	if err := os.WriteFile(filepath.Join(temp, "a"), block, 0o600); err != nil {
 		return false, err
 	}
-	err = withFiles(filepath.Join(temp, "a"), filepath.Join(temp, "b"), reflink)
-	if errors.Is(err, errNoReflink) {
+	err = clone.Try(filepath.Join(temp, "a"), filepath.Join(temp, "b"))
+	if errors.Is(err, clone.ErrNoReflink) {
 		return false, nil
 	}
 	if err != nil {

@@ -28,10 +28,46 @@ var tapName = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
 // Check is what every driver's Configure does first: it returns an error that names the first
 // thing wrong with s, be it a value or a file. It changes nothing.
 func (s Spec) Check() error {
-	for _, check := range []func(Spec) error{checkNames, checkSize, checkArgs, checkFiles, checkNIC, checkJail} {
+	for _, check := range []func(Spec) error{checkNames, checkSize, checkArgs, checkFiles, checkNIC, checkOwner, checkReadable} {
 		if err := check(s); err != nil {
 			return fmt.Errorf("vm %s: %w", s.ID, err)
 		}
+	}
+	return nil
+}
+
+// CheckRestore is what every driver's Prepare does first: Check, without what a restored VM does not need, and of the files of from. It
+// returns a *Mismatch when from was not made where here holds.
+func (s Spec) CheckRestore(from Image, here Machine) error {
+	for _, check := range []func(Spec) error{checkNames, checkSize, checkDir, checkDisk, checkNIC, checkOwner} {
+		if err := check(s); err != nil {
+			return fmt.Errorf("vm %s: %w", s.ID, err)
+		}
+	}
+	if err := from.Machine.CheckRestore(here); err != nil {
+		return fmt.Errorf("vm %s: %w", s.ID, err)
+	}
+	if err := checkImage(from); err != nil {
+		return fmt.Errorf("vm %s: %w", s.ID, err)
+	}
+	return nil
+}
+
+// checkImage: a memory file of another size would be taken by a VMM, and give a guest without its memory.
+func checkImage(from Image) error {
+	state, err := os.Stat(from.State)
+	if err != nil {
+		return fmt.Errorf("snapshot: %w", err)
+	}
+	memory, err := os.Stat(from.Memory)
+	if err != nil {
+		return fmt.Errorf("snapshot: %w", err)
+	}
+	switch {
+	case !state.Mode().IsRegular() || state.Size() == 0:
+		return fmt.Errorf("snapshot: the state %s is damaged: it is empty, or no file", from.State)
+	case !memory.Mode().IsRegular() || memory.Size() != int64(from.Machine.MemoryMiB)<<20:
+		return fmt.Errorf("snapshot: the memory %s is damaged: it has %d bytes, not %d MiB", from.Memory, memory.Size(), from.Machine.MemoryMiB)
 	}
 	return nil
 }
@@ -73,6 +109,16 @@ func checkArgs(s Spec) error {
 }
 
 func checkFiles(s Spec) error {
+	if err := checkDir(s); err != nil {
+		return err
+	}
+	if err := checkKernel(s.Kernel); err != nil {
+		return err
+	}
+	return checkDisk(s)
+}
+
+func checkDir(s Spec) error {
 	dir, err := os.Stat(s.Dir)
 	if err != nil {
 		return fmt.Errorf("folder: %w", err)
@@ -80,10 +126,7 @@ func checkFiles(s Spec) error {
 	if !dir.IsDir() {
 		return fmt.Errorf("folder %s is not a folder", s.Dir)
 	}
-	if err := checkKernel(s.Kernel); err != nil {
-		return err
-	}
-	return checkRootfs(s.Rootfs)
+	return nil
 }
 
 // checkKernel looks at the headers only. A VMM given something else does not refuse it but
@@ -125,7 +168,8 @@ func checkSegments(path string, f *elf.File, size uint64) error {
 	return nil
 }
 
-func checkRootfs(path string) error {
+func checkDisk(s Spec) error {
+	path := s.Rootfs
 	info, err := os.Stat(path)
 	switch {
 	case err != nil:
@@ -154,13 +198,17 @@ func checkNIC(s Spec) error {
 	return nil
 }
 
-// checkJail: who is confined must be able to read the kernel, which stays its owner's.
-func checkJail(s Spec) error {
+func checkOwner(s Spec) error {
+	if s.Jail != nil && s.Jail.Owner == 0 {
+		return errors.New("its jail belongs to root")
+	}
+	return nil
+}
+
+// checkReadable: who is confined must be able to read the kernel, which stays its owner's.
+func checkReadable(s Spec) error {
 	if s.Jail == nil {
 		return nil
-	}
-	if s.Jail.Owner == 0 {
-		return errors.New("its jail belongs to root")
 	}
 	kernel, err := os.Stat(s.Kernel)
 	if err != nil {

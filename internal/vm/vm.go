@@ -3,8 +3,9 @@
 // A VM moves through three phases, each a type of its own, so that a call that makes
 // no sense in a phase does not compile:
 //
-//	Driver.Configure -> Configured -- Start --> Running -- Stop, Kill --> Exit
-//	                                  Driver.Adopt ^
+//	Driver.Configure -> Configured -- Start ----> Running -- Stop, Kill --> Exit
+//	Driver.Prepare ---> Prepared ---- Restore -----^ ^
+//	                                    Driver.Adopt |
 //
 // Guarantees every driver gives, held by the suite in vmtest:
 //
@@ -17,6 +18,9 @@
 //     when no record does (vmm.KillStale).
 //   - The guest's serial console is kept, bounded, in Spec.Dir (ReadConsole), also while no agent runs it
 //     may lose output, but never blocks the guest for good or fills the disk.
+//   - A VM's memory is its own: no VM, whatever its guest does, changes the files of the snapshot it came from.
+//     Any number of VMs run from one snapshot. Those that need not open its file for writing share the pages that none of them has changed.
+//   - A Snapshot that fails leaves the VM as it was, and no file. A Restore that fails leaves no process.
 package vm
 
 import (
@@ -39,7 +43,14 @@ type Driver interface {
 	Info() Info
 	// Configure checks spec and prepares spec.Dir. Nothing runs yet.
 	Configure(ctx context.Context, spec Spec) (Configured, error)
-	// Adopt takes over a VM that an earlier agent started, or returns ErrGone.
+	// Prepare spawns a VMM that waits to become the VM that was frozen in from. spec is as for Configure, but for Kernel and
+	// Args, which are part of the snapshot and may be left out; its Rootfs is a clone of the snapshot's disk, with the same
+	// content, and there is a NIC in it if there was one. It fails with a *Mismatch when the snapshot was
+	// not made by a VM of spec's size under this driver.
+	Prepare(ctx context.Context, spec Spec, from Image) (Prepared, error)
+	// Machine is what snapshots of VMs of spec's size are bound to.
+	Machine(spec Spec) Machine
+	// Adopt takes over a VM that an earlier agent started, or returns ErrGone. One that is paused stays so.
 	Adopt(ctx context.Context, saved Saved) (Running, error)
 }
 
@@ -80,6 +91,28 @@ type NIC struct {
 	MAC net.HardwareAddr
 }
 
+// Files are those of a frozen VM, its disk apart.
+type Files struct {
+	State  string // processors and devices, in the driver's own format
+	Memory string // raw and sparse; nobody may write to it while a VM lives that was restored from it
+}
+
+// Image is a frozen VM.
+type Image struct {
+	Files
+	Machine Machine // of the VM that was frozen, as its Saved says
+}
+
+// Prepared is a VMM that waits for its snapshot. It costs a process, holds the TAP and the disk, and has none of the
+// guest's memory yet.
+type Prepared interface {
+	// Restore loads the snapshot and returns the VM, paused in the instant in which it was frozen. It is called once. A
+	// state that the VMM refuses gives an error with the VMM's own words.
+	Restore(ctx context.Context) (Running, error)
+	// Discard ends the VMM instead. After Restore it does nothing.
+	Discard() error
+}
+
 // Configured is a VM of which nothing runs yet.
 type Configured interface {
 	// Start spawns the VMM and returns as soon as the guest executes; it does not
@@ -96,6 +129,19 @@ type Running interface {
 	// ctx ends or the VMM exits; then the error says why, if it is known. A port that nobody
 	// listens on is refused at once where the driver can tell it from a guest that boots.
 	Dial(ctx context.Context, port uint32) (net.Conn, error)
+	// Pause freezes the guest. Once it has returned nil no processor of the guest's executes, its clocks stand
+	// still, and its disk does not change: all that the guest wrote can be read from its file. Connections stay
+	// open. Pausing a paused VM succeeds.
+	Pause(ctx context.Context) error
+	// Resume ends Pause, the pause after Snapshot, and that after Prepared.Restore. Resuming a VM that
+	// runs succeeds.
+	Resume(ctx context.Context) error
+	// Snapshot freezes the guest and writes it to the files of to, which must not exist. When it has returned nil, the VM
+	// is paused, and its disk is the third part of the snapshot, for the caller to clone before it calls Resume or Kill. The
+	// files are whole, but not synced. Connections from the host may have ended (Firecracker resets its vsock device, also
+	// in the VM that goes on); new ones can be made. A VM may be snapshotted any number of times, and before its guest has booted.
+	// After an error the VM runs or is paused as before, and the files are gone.
+	Snapshot(ctx context.Context, to Files) error
 	// Stop calls ask (which asks the guest to shut down; nil for not at all), waits for the VMM to exit until ctx ends, then
 	// kills it. When ask fails it waits for one second only. See StopOrKill.
 	Stop(ctx context.Context, ask func(context.Context) error) (Exit, error)
@@ -129,5 +175,7 @@ type Saved struct {
 	StartTime uint64          `json:"start_time"` // field 22 of /proc/pid/stat, in clock ticks since boot
 	BootID    string          `json:"boot_id"`    // /proc/sys/kernel/random/boot_id at the start
 	Cgroup    string          `json:"cgroup,omitempty"`
+	Owner     uint32          `json:"owner,omitempty"` // whom the VMM runs as, in its jail
+	Machine   Machine         `json:"machine"`         // what its snapshots are bound to
 	Private   json.RawMessage `json:"private,omitempty"`
 }

@@ -21,5 +21,8 @@ func setClock(now time.Time) error {
 	if err := unix.ClockSettime(unix.CLOCK_REALTIME, &spec); err != nil {
 		return fmt.Errorf("to %s: %w", now, err)
 	}
+	if time.Since(now) < 0 {
+		return fmt.Errorf("to %s: %w", now, errNotSet)
+	}
 	return nil
 }

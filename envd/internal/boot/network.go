@@ -77,6 +77,9 @@ func setUp(fd int, device string) error {
 // assign sets address, netmask and IFF_UP. Setting an address removes the one before, and
 // with the last address of a device the kernel drops the routes over it.
 func assign(fd int, address netip.Prefix) error {
+	if hasAddress(fd, address.Addr().As4(), unix.SIOCGIFADDR) && hasAddress(fd, mask(address.Bits()), unix.SIOCGIFNETMASK) {
+		return setUp(fd, ethernet)
+	}
 	if err := setInet(fd, unix.SIOCSIFADDR, address.Addr().As4()); err != nil {
 		return err
 	}

@@ -41,8 +41,8 @@ func (s *Server) granted(r *http.Request) bool {
 	return ok && s.session.Valid(session.Grant(conn.grant.Load()))
 }
 
-// authorize lets through what refuse does not refuse. Without a token set, that is the /init that will set it,
-// and in development everything.
+// authorize lets through what refuse does not refuse. Without a token set, that is the /init or /resume that will
+// set it, and in development everything.
 func (s *Server) authorize(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if refusal := s.refuse(r); refusal != nil {
@@ -59,7 +59,7 @@ func (s *Server) refuse(r *http.Request) *apierror.Error {
 		return nil
 	case s.session.HasToken():
 		return s.refuseCaller(r)
-	case s.opts.Debug || r.URL.Path == "/init":
+	case s.opts.Debug || r.URL.Path == "/init" || r.URL.Path == "/resume":
 		return nil
 	}
 	return apierror.New(http.StatusUnauthorized, "envd is not initialized")

@@ -9,12 +9,13 @@
 //	GET /health                    204, with envd's version in X-Envd-Version
 //	GET /metrics, /envs            JSON
 //	POST /init                     what the host knows and the guest does not; sets the token
+//	POST /resume                   what a guest has to renew that was restored from a snapshot
 //	POST /shutdown                 orderly end of the guest
 //	POST /authorize                lets the connection's later requests do without the token
 //	GET /ports/{port}              a connection to a server in the guest
 //
 // Only the host reaches the listeners that it is given, and yet nothing but /health is answered
-// without the token: before the first /init has set one, nothing but that /init.
+// without the token: before the first /init has set one, nothing but that /init, or a /resume.
 package server
 
 import (
@@ -29,6 +30,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/envd/internal/files"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/filesystem"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/filesystemrpc"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/hook"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/http"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/http/serve"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/process"
@@ -59,6 +61,10 @@ type Options struct {
 	Shutdown func(reason string)
 	// Reconfigure applies what /init says about host name, network and time. Nil: it is ignored.
 	Reconfigure func(ctx context.Context, s boot.Settings) error
+	// Resume gives a restored guest its identity. Nil: that is ignored.
+	Resume func(ctx context.Context, id boot.Identity) []boot.Result
+	// ResumeHooks is the folder of what /resume runs; empty for none.
+	ResumeHooks string
 	Reaper      *reap.Reaper
 	// Direct is for a guest, whose host caches its disk: large files go past the guest's own cache.
 	Direct bool
@@ -76,7 +82,8 @@ type Server struct {
 	http      *serve.Server
 	stat      cpuMeter
 	splices   splices
-	initMu    sync.Mutex // held during /init, so that one is applied at a time
+	hooks     hook.Runner
+	initMu    sync.Mutex // held during /init and /resume, so that one is applied at a time
 }
 
 // New returns a server; Close frees what it holds.
@@ -90,6 +97,7 @@ func New(opts Options) *Server {
 	s := &Server{
 		opts: opts, session: session.New(defaultUser(opts)),
 		processes: process.New(opts.Reaper), files: filesystem.New(opts.Users),
+		hooks: hook.Runner{Reaper: opts.Reaper, Dir: opts.ResumeHooks},
 	}
 	s.handler = s.authorize(s.routes())
 	s.http = &serve.Server{
@@ -123,6 +131,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /metrics", s.metrics)
 	mux.HandleFunc("GET /envs", s.envs)
 	mux.HandleFunc("POST /init", s.init)
+	mux.HandleFunc("POST /resume", s.resume)
 	mux.HandleFunc("POST /shutdown", s.shutdown)
 	mux.HandleFunc("POST /authorize", s.authorizeConnection)
 	mux.HandleFunc("GET /ports/{port}", s.port)

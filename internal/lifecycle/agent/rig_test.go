@@ -141,6 +141,7 @@ func (r *rig) left() []string {
 
 // driver is a vm.Driver whose VMs are an HTTP server that answers like envd.
 type driver struct {
+	vm.Driver              // for what an agent does not call
 	configureErr, startErr error
 	dies                   bool          // VMs end while they boot
 	exit                   vm.Exit       // with which they do
@@ -229,11 +230,12 @@ func (c configured) Start(context.Context) (vm.Running, error) {
 
 // machine is a stand-in VM.
 type machine struct {
-	saved  vm.Saved
-	server *httptest.Server
-	once   sync.Once
-	done   chan struct{}
-	exit   vm.Exit
+	vm.Running // for what an agent does not call
+	saved      vm.Saved
+	server     *httptest.Server
+	once       sync.Once
+	done       chan struct{}
+	exit       vm.Exit
 }
 
 func (m *machine) end(exit vm.Exit) vm.Exit {

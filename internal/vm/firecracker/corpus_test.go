@@ -56,6 +56,7 @@ func corpus() []sequence {
 	return []sequence{
 		machineConfigs(), bootSources(), drives(), secondRoot(), networkInterfaces(), vsocks(), balloons(),
 		loggers(), metricsOnce(), entropies(), beforeTheBoot(), requests(), afterTheBoot(),
+		snapshotBeforeTheBoot(), snapshotAfterConfiguring(),
 	}
 }
 
@@ -250,6 +251,29 @@ func requests() sequence {
 	)
 }
 
+func snapshotBeforeTheBoot() sequence {
+	return seq("snapshot before the boot",
+		other(refused, "PATCH", "/vm", `{"state":"Paused"}`),
+		put(refused, "/snapshot/create", `{"snapshot_path":"{dir}/state","mem_file_path":"{dir}/memory"}`),
+		put(refused, "/snapshot/load", `{}`, `{"snapshot_path":"{dir}/state"}`, `{"snapshot_path":1,"mem_backend":null}`,
+			`{"snapshot_path":"{dir}/state","mem_backend":{"backend_type":"Tape","backend_path":"x"}}`,
+			`{"snapshot_path":"{dir}/state","mem_backend":{"backend_type":"File"}}`,
+			`{"snapshot_path":"{dir}/state","mem_backend":{"backend_type":"File","backend_path":"x"},"network_overrides":{}}`,
+			`{"snapshot_path":"{dir}/state","mem_backend":{"backend_type":"File","backend_path":"x"},"network_overrides":[{"iface_id":"eth0"}]}`,
+			`{"snapshot_path":"{dir}/state","mem_backend":{"backend_type":"File","backend_path":"x"},"colour":"red"}`,
+			`{"snapshot_path":"{dir}/state","mem_backend":{"backend_type":"File","backend_path":"{dir}/memory"},"resume_vm":false}`),
+	)
+}
+
+func snapshotAfterConfiguring() sequence {
+	return seq("snapshot after configuring",
+		put(accepted, "/machine-config", `{"vcpu_count":1,"mem_size_mib":128}`),
+		put(refused, "/snapshot/load",
+			`{"snapshot_path":"{disk}","mem_backend":{"backend_type":"File","backend_path":"{disk}"},"resume_vm":false}`),
+		get(accepted, "/"),
+	)
+}
+
 func afterTheBoot() sequence {
 	s := seq("after the boot",
 		put(accepted, "/machine-config", `{"vcpu_count":1,"mem_size_mib":128}`),
@@ -279,6 +303,16 @@ func afterTheBoot() sequence {
 		other(refused, "PATCH", "/balloon", ``),
 		get(accepted, "/balloon/statistics", "target_mib", "actual_mib", "target_pages", "actual_pages"),
 		get(accepted, "/version", "firecracker_version"),
+		put(refused, "/snapshot/create", `{"snapshot_path":"{dir}/state","mem_file_path":"{dir}/memory"}`),
+		other(refused, "PATCH", "/vm", `{"state":"Running"}`), other(refused, "PATCH", "/vm", `{}`),
+		other(accepted, "PATCH", "/vm", `{"state":"Paused"}`), get(accepted, "/", "state"),
+		put(refused, "/snapshot/create", `{"snapshot_path":"{dir}/state"}`, `{"mem_file_path":"{dir}/memory"}`,
+			`{"snapshot_type":"Half","snapshot_path":"{dir}/state","mem_file_path":"{dir}/memory"}`,
+			`{"snapshot_path":"{dir}/no/state","mem_file_path":"{dir}/memory"}`),
+		put(accepted, "/snapshot/create", `{"snapshot_type":"Full","snapshot_path":"{dir}/state","mem_file_path":"{dir}/memory"}`),
+		put(refused, "/snapshot/load",
+			`{"snapshot_path":"{dir}/state","mem_backend":{"backend_type":"File","backend_path":"{dir}/memory"},"resume_vm":false}`),
+		other(accepted, "PATCH", "/vm", `{"state":"Resumed"}`),
 		put(stricter, "/actions", `{"action_type":"SendCtrlAltDel"}`),
 	)
 	s.boots = true

@@ -5,6 +5,7 @@
 //	console.pipe  its standard output, the guest's serial console
 //	log.pipe      its log and its standard error, kept in vmm.log
 //	metrics.pipe  its metrics
+//	memory.base, memory.tracked  what the next snapshot can begin with (files.go)
 //	root          its jail (jail.go), or a link to the folder itself where the operator wants no jails. In it:
 //	  api.sock    its API, used to configure and start it
 //	  vsock.sock  Dial's way to the guest: CONNECT <port>\n, answered by OK <n>\n
@@ -18,6 +19,7 @@ package firecracker
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os/exec"
 	"path/filepath"
@@ -52,6 +54,7 @@ type Driver struct {
 	binary string
 	jailer string // "" if Unjailed
 	info   vm.Info
+	since  version // of info
 }
 
 // What a Firecracker takes beside its guest's memory, in MiB: TestOverheadFirecracker holds it. Besides the threads of the processors it has
@@ -65,10 +68,11 @@ func New(ctx context.Context, o Options) (*Driver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find firecracker: %w", err)
 	}
-	if err := checkVersion(version); err != nil {
+	since, err := parseVersion(version)
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", binary, err)
 	}
-	d := &Driver{binary: binary, info: vm.Info{
+	d := &Driver{binary: binary, since: since, info: vm.Info{
 		Driver: Name, Version: version, Accelerator: "kvm", OverheadMiB: overheadMiB, Processes: processes,
 	}}
 	if o.Unjailed {
@@ -120,20 +124,34 @@ func (d *Driver) Configure(_ context.Context, spec vm.Spec) (vm.Configured, erro
 	if line := cmdline(spec.Args); len(line) > maxCmdline {
 		return nil, fmt.Errorf("configure %s: a kernel command line of %d bytes is longer than %d", spec.ID, len(line), maxCmdline)
 	}
-	if (spec.Jail == nil) != (d.jailer == "") {
-		return nil, fmt.Errorf("configure %s: it has a jail and the driver was opened without, or the reverse", spec.ID)
+	if err := d.checkJail(spec); err != nil {
+		return nil, fmt.Errorf("configure %s: %w", spec.ID, err)
 	}
 	files := filesOf(spec.Dir)
-	if err := files.prepare(d.jailRoot(spec)); err != nil {
+	if err := files.prepare(d.jailRoot(spec), spec.Rootfs); err != nil {
 		return nil, fmt.Errorf("configure %s: %w", spec.ID, err)
 	}
 	return &configured{driver: d, spec: spec, files: files}, nil
+}
+
+func (d *Driver) checkJail(spec vm.Spec) error {
+	if (spec.Jail == nil) != (d.jailer == "") {
+		return errors.New("it has a jail and the driver was opened without, or the reverse")
+	}
+	return nil
 }
 
 // instanceID is what Firecracker takes as --id (validate_instance_id of its src/utils/src/validators.rs), ASCII only.
 var instanceID = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
 
 var versionForm = regexp.MustCompile(`^Firecracker v(\d+)\.(\d+)\.`)
+
+// version is a release of Firecracker.
+type version struct{ major, minor int }
+
+func (v version) atLeast(major, minor int) bool {
+	return v.major > major || v.major == major && v.minor >= minor
+}
 
 // askVersion returns the first line of what `--version` prints.
 func askVersion(ctx context.Context, binary string) (string, error) {
@@ -147,15 +165,16 @@ func askVersion(ctx context.Context, binary string) (string, error) {
 	return line, nil
 }
 
-func checkVersion(line string) error {
+func parseVersion(line string) (version, error) {
 	parts := versionForm.FindStringSubmatch(line)
 	if parts == nil {
-		return fmt.Errorf("it says %q when asked for its version", vm.Printable(line))
+		return version{}, fmt.Errorf("it says %q when asked for its version", vm.Printable(line))
 	}
 	major, errMajor := strconv.Atoi(parts[1])
 	minor, errMinor := strconv.Atoi(parts[2])
-	if errMajor != nil || errMinor != nil || major < minMajor || major == minMajor && minor < minMinor {
-		return fmt.Errorf("%s is older than v%d.%d", line, minMajor, minMinor)
+	v := version{major, minor}
+	if errMajor != nil || errMinor != nil || !v.atLeast(minMajor, minMinor) {
+		return version{}, fmt.Errorf("%s is older than v%d.%d", line, minMajor, minMinor)
 	}
-	return nil
+	return v, nil
 }

@@ -1,6 +1,7 @@
 package firecracker
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -20,6 +21,12 @@ const (
 	jailedRootfs  = "/rootfs.ext4"
 	jailedLog     = "/log.pipe"
 	jailedMetrics = "/metrics.pipe"
+
+	jailedState  = "/from.state" // of the snapshot that the VM is restored from
+	jailedMemory = "/from.memory"
+
+	writtenState  = "/to.state" // of one that Firecracker writes
+	writtenMemory = "/to.memory"
 )
 
 // jailRoot is the folder that the jailer makes a VM's root, "" for a VM without a jail: <base>/<program>/<id>/root, as in
@@ -41,18 +48,25 @@ func (c *configured) command() (vmm.Command, error) {
 	if err := c.furnish(); err != nil {
 		return vmm.Command{}, err
 	}
-	owner, root := strconv.FormatUint(uint64(c.spec.Jail.Owner), 10), c.driver.jailRoot(c.spec)
+	owner := strconv.FormatUint(uint64(c.spec.Jail.Owner), 10)
 	args := []string{
 		"--id", c.spec.ID, "--exec-file", c.driver.binary, "--uid", owner, "--gid", owner,
 		"--chroot-base-dir", filepath.Join(c.spec.Dir, jailFolder), "--resource-limit", "no-file=" + strconv.Itoa(jail.MaxFiles), "--",
 	}
 	return vmm.Command{
 		Path: c.driver.jailer, Args: slices.Concat(args, c.arguments(c.places())),
-		Jail: &jail.Confinement{Cgroup: c.spec.Jail.Cgroup, Binds: []jail.Bind{
-			{From: c.spec.Kernel, To: filepath.Join(root, jailedKernel)},
-			{From: c.spec.Rootfs, To: filepath.Join(root, jailedRootfs), Writable: true},
-		}},
+		Jail: &jail.Confinement{Cgroup: c.spec.Jail.Cgroup, Binds: c.binds()},
 	}, nil
+}
+
+// binds are what the jail shows of the host: the disk, and what the VM is booted or restored from, which its user can only read.
+func (c *configured) binds() []jail.Bind {
+	in := func(name string) string { return filepath.Join(c.driver.jailRoot(c.spec), name) }
+	binds := []jail.Bind{{From: c.spec.Rootfs, To: in(jailedRootfs), Writable: true}}
+	if c.from != nil {
+		return append(binds, jail.Bind{From: c.from.State, To: in(jailedState)}, jail.Bind{From: c.from.Memory, To: in(jailedMemory)})
+	}
+	return append(binds, jail.Bind{From: c.spec.Kernel, To: in(jailedKernel)})
 }
 
 // furnish gives the VM's user its disk, its TAP, and its ends of the pipes, which get a second name in the jail. The first one is where that user cannot
@@ -69,6 +83,11 @@ func (c *configured) furnish() error {
 			return err
 		}
 	}
+	if c.from != nil {
+		if err := errors.Join(jail.Show(c.from.State), jail.Show(c.from.Memory)); err != nil {
+			return err
+		}
+	}
 	if c.spec.NIC == nil {
 		return nil
 	}
@@ -78,12 +97,23 @@ func (c *configured) furnish() error {
 // places are the paths by which Firecracker finds what it opens by name.
 type places struct{ kernel, rootfs, api, vsock, log, metrics string }
 
-func (c *configured) places() places {
-	if c.spec.Jail != nil {
+func (c *configured) places() places { return placesOf(c.spec, c.files) }
+
+// placesOf: those of disk and vsock become part of snapshots. Without a jail they are names in the VM's folder, which is Firecracker's working
+// directory, so that they mean another VM's own files when it is restored.
+func placesOf(spec vm.Spec, f files) places {
+	if spec.Jail != nil {
 		return places{jailedKernel, jailedRootfs, "/" + apiSocket, "/" + vsockSocket, jailedLog, jailedMetrics}
 	}
-	in := func(name string) string { return filepath.Join(c.files.dir, name) }
-	return places{c.spec.Kernel, c.spec.Rootfs, in(apiSocket), in(vsockSocket), c.files.log, c.files.metrics}
+	return places{spec.Kernel, diskLink, filepath.Join(f.dir, apiSocket), vsockSocket, f.log, f.metrics}
+}
+
+// source are the paths by which Firecracker finds the snapshot that it restores.
+func (c *configured) source() vm.Files {
+	if c.spec.Jail != nil {
+		return vm.Files{State: jailedState, Memory: jailedMemory}
+	}
+	return *c.from
 }
 
 // arguments never switch Firecracker's seccomp filter off.

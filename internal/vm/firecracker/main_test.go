@@ -74,8 +74,14 @@ func simulated(h fctest.Hardware) {
 			}
 		}
 	}
+	memory := guestapp.NewMemory(h.Wait)
+	if h.Saved != nil {
+		memory.Load(h.Saved)
+	}
+	h.Keep(memory.Save)
 	app := guestapp.App{
-		Args: strings.Fields(h.Cmdline), Console: h.Console, CPUs: h.VCPUs, Root: filepath.Dir(h.Root),
+		Memory: memory,
+		Args:   strings.Fields(h.Cmdline), Console: h.Console, CPUs: h.VCPUs, Disk: lastBlock(h.Root),
 		Panic:   finish("[    1.0] Kernel panic - not syncing: sysrq triggered crash\r\n"),
 		Exit:    finish("[    1.0] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000300\r\n"),
 		Restart: finish("[    1.0] reboot: Restarting system with command ''\r\n"),
@@ -92,6 +98,38 @@ func simulated(h fctest.Hardware) {
 		go func() { _ = app.Serve(l, port) }()
 	}
 	_, _ = io.WriteString(h.Console, <-end)
+}
+
+// lastBlock is the end of a disk, which holds one file.
+type lastBlock string
+
+const blockSize = 4096
+
+// WriteFile replaces the file.
+func (b lastBlock) WriteFile(path string, data []byte) error {
+	f, err := os.OpenFile(string(b), os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	end, err := f.Seek(-blockSize, io.SeekEnd)
+	if err == nil {
+		_, err = f.WriteAt(append([]byte(path+"\x00"+string(data)+"\x00"), make([]byte, blockSize-len(path)-len(data)-2)...), end)
+	}
+	return err
+}
+
+// ReadFile returns it.
+func (b lastBlock) ReadFile(path string) ([]byte, error) {
+	disk, err := os.ReadFile(string(b))
+	if err != nil {
+		return nil, err
+	}
+	parts := bytes.SplitN(disk[len(disk)-blockSize:], []byte{0}, 3)
+	if string(parts[0]) != path {
+		return nil, os.ErrNotExist
+	}
+	return parts[1], nil
 }
 
 // unbootable says why the kernel cannot boot from the disk at path, if it cannot: there is no ext4 on it (its magic

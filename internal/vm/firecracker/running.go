@@ -23,6 +23,8 @@ type VM struct {
 	out     *outputs
 	links   links
 
+	freezing sync.Mutex // held by Pause, Resume and Snapshot
+
 	asked    atomic.Bool
 	booted   atomic.Bool // whether the guest was started
 	release  sync.Once
@@ -192,9 +194,12 @@ func (v *VM) exitError() error {
 	return fmt.Errorf("the VM has ended: %s", v.exit.Reason)
 }
 
-// abandon ends a VM that failed to start and returns cause with what the VMM said. A
+// abandon ends a VM that failed to start, if there is one, and returns cause with what the VMM said. A
 // refusal by the API has the VMM's words already.
 func (v *VM) abandon(cause error) error {
+	if v == nil {
+		return cause
+	}
 	exit, err := v.Kill()
 	var fault *api.Fault
 	switch words := v.out.lastWords(3); {

@@ -19,3 +19,15 @@ func Give(path string, owner uint32) error {
 	}
 	return nil
 }
+
+// Show lets everybody read a file, and nobody write to it, who gets to it: it is bound into jails, and lies where nobody but root can go otherwise.
+func Show(path string) error {
+	f, err := os.OpenFile(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return fmt.Errorf("show a file: %w", err)
+	}
+	if err := errors.Join(f.Chmod(0o444), f.Close()); err != nil {
+		return fmt.Errorf("show %s: %w", path, err)
+	}
+	return nil
+}

@@ -150,3 +150,41 @@ func TestTSC(t *testing.T) {
 		t.Errorf("two measurements differ: %d and %d kHz", first, second)
 	}
 }
+
+// A restored VM has the hardware of one that was booted, its memory privately from the snapshot's file, and nothing that could
+// give pages of that file back.
+func TestRestoreArguments(t *testing.T) {
+	d, spec := testDriver(TCG), testSpec()
+	args := d.restoreArguments(spec, "/snap/me,mory")
+	if hardware := d.hardware(spec); !slices.Equal(args[:len(hardware)], hardware) {
+		t.Errorf("hardware %q, want %q", args[:len(hardware)], hardware)
+	}
+	for option, want := range map[string][]string{
+		"-incoming": {"defer"}, "-kernel": nil, "-machine": {"memory-backend=ram"},
+		"-object": {"rng-builtin,id=rng0", "memory-backend-file,id=ram,share=off,size=256M,mem-path=/snap/me,,mory"},
+	} {
+		if got := valuesOf(args, option); !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", option, got, want)
+		}
+	}
+	for _, arg := range append(args, d.arguments(spec)...) {
+		if strings.Contains(arg, "balloon") {
+			t.Errorf("there is a balloon: %s", arg)
+		}
+	}
+}
+
+// What a snapshot is bound to is the hardware, not names and places.
+func TestMachine(t *testing.T) {
+	d := testDriver(TCG)
+	want := d.Machine(testSpec())
+	other := testSpec()
+	other.ID, other.Dir, other.Rootfs, other.Kernel, other.Args = "x", "/x", "/x", "/x", nil
+	if got := d.Machine(other); got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	other.NIC = &vm.NIC{TAP: "tap0", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}}
+	if got := d.Machine(other); got.Hardware == want.Hardware {
+		t.Error("a network device makes no difference")
+	}
+}

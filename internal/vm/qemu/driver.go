@@ -141,13 +141,20 @@ func (d *Driver) Configure(ctx context.Context, spec vm.Spec) (vm.Configured, er
 	if err := spec.Check(); err != nil {
 		return nil, err
 	}
-	if (spec.Jail == nil) != (d.view == nil) {
-		return nil, fmt.Errorf("configure vm %s: %w", spec.ID, errJail)
+	if err := d.checkJail(spec); err != nil {
+		return nil, fmt.Errorf("configure vm %s: %w", spec.ID, err)
 	}
 	return &configured{driver: d, spec: spec}, nil
 }
 
-// errJail is the error of Configure for a VM with a jail where the driver has none to offer, or without where it must have one.
+func (d *Driver) checkJail(spec vm.Spec) error {
+	if (spec.Jail == nil) != (d.view == nil) {
+		return errJail
+	}
+	return nil
+}
+
+// errJail is the error of Configure and Prepare for a VM with a jail where the driver has none to offer, or without where it must have one.
 var errJail = errors.New("it has a jail and the driver was opened without, or the reverse")
 
 // errOtherDriver is the error of Adopt for what another driver saved.

@@ -70,6 +70,10 @@ func BenchmarkIdle(b *testing.B) {
 	b.Run("vcpus=2", func(b *testing.B) { vmtest.BenchmarkIdle(b, subject, 2) })
 }
 
+func BenchmarkSnapshot(b *testing.B) {
+	vmtest.BenchmarkSnapshot(b, vmtest.Subject{Driver: newDriver(b), Kernel: testKernel(b), Jailed: os.Geteuid() == 0})
+}
+
 // limit bounds every wait.
 const limit = 2 * time.Minute
 

@@ -31,6 +31,8 @@ type machine struct {
 	session *session
 	qmp     *qmp.Client // nil before attach
 
+	freezing sync.Mutex // held by Pause, Resume and Snapshot
+
 	events   sync.WaitGroup
 	shutdown atomic.Value // string: the reason that QEMU gave in its SHUTDOWN event
 	asked    atomic.Bool

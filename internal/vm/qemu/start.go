@@ -22,6 +22,14 @@ const exitLimit = 5 * time.Second
 type configured struct {
 	driver *Driver
 	spec   vm.Spec
+	memory string // the file that it is restored from; "" for a VM that is booted
+}
+
+func (c *configured) arguments() []string {
+	if c.memory != "" {
+		return c.driver.restoreArguments(c.spec, c.memory)
+	}
+	return c.driver.arguments(c.spec)
 }
 
 // Start implements vm.Configured.
@@ -63,26 +71,28 @@ func (c *configured) spawn(ctx context.Context) (*machine, error) {
 
 // execute starts QEMU with its descriptors, in its jail.
 func (c *configured) execute(ctx context.Context, s *sockets, out *outputs) (*vmm.Process, error) {
-	confinement, spec, err := c.driver.confine(c.spec)
+	confinement, shown, err := c.confine(ctx)
 	if err != nil {
 		return nil, err
 	}
-	tap, err := openNIC(spec.NIC)
+	tap, err := openNIC(c.spec.NIC)
 	if err != nil {
 		return nil, err
 	}
 	defer closeFiles(tap)
 	return vmm.Spawn(ctx, vmm.Command{
-		Path: c.driver.binary, Args: c.driver.arguments(spec), Dir: spec.Dir, Jail: confinement,
+		Path: c.driver.binary, Args: shown.arguments(), Dir: c.spec.Dir, Jail: confinement,
 		Stdout: out.writer, Stderr: out.writer, Files: append(slices.Clone(s.files), tap...),
 	})
 }
 
 // saved is what Adopt needs of a QEMU that was started.
 func (c *configured) saved(id vmm.Identity) vm.Saved {
-	saved := vm.Saved{Driver: Name, Dir: c.spec.Dir, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID}
+	saved := vm.Saved{
+		Driver: Name, Dir: c.spec.Dir, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID, Machine: c.driver.Machine(c.spec),
+	}
 	if c.spec.Jail != nil {
-		saved.Cgroup = c.spec.Jail.Cgroup
+		saved.Cgroup, saved.Owner = c.spec.Jail.Cgroup, c.spec.Jail.Owner
 	}
 	return saved
 }
@@ -92,17 +102,11 @@ func (m *machine) awaitRunning(ctx context.Context) error {
 	if err := m.attach(ctx); err != nil {
 		return err
 	}
-	var status struct {
-		Running bool   `json:"running"`
-		Status  string `json:"status"`
+	status, err := m.status(ctx)
+	if err == nil && !status.Running {
+		err = fmt.Errorf("the guest does not run, its state is %q", vm.Printable(status.Status))
 	}
-	if err := m.qmp.Execute(ctx, "query-status", nil, &status); err != nil {
-		return err
-	}
-	if !status.Running {
-		return fmt.Errorf("the guest does not run, its state is %q", vm.Printable(status.Status))
-	}
-	return nil
+	return err
 }
 
 // discard ends a machine that did not start, and returns the reason in QEMU's own words where there are any.
@@ -118,10 +122,14 @@ func (m *machine) discard(ctx context.Context, cause error) error {
 	}
 	m.detach(true)
 	m.process.Release()
-	if words := m.out.lastWords(); words != "" {
+	switch words := m.out.lastWords(); {
+	case words == "":
+		return cause
+	case errors.Is(cause, qmp.ErrClosed):
 		return fmt.Errorf("QEMU says: %s", words)
+	default: // what it says may be a warning
+		return fmt.Errorf("%w; QEMU says: %s", cause, words)
 	}
-	return cause
 }
 
 // Adopt implements vm.Driver.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/wrenn-sandbox/wrenn/internal/clone"
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
 	"github.com/wrenn-sandbox/wrenn/internal/vm/jail"
 	"github.com/wrenn-sandbox/wrenn/internal/vm/vmm"
@@ -19,6 +20,7 @@ import (
 const (
 	jailedKernel = jail.Own + "/kernel"
 	jailedRootfs = jail.Own + "/rootfs"
+	jailedMemory = jail.Own + "/memory"
 )
 
 // kvmDevice is /dev/kvm: Documentation/admin-guide/devices.txt of Linux.
@@ -113,21 +115,47 @@ func ask(ctx context.Context, binary string, env []string, args ...string) ([]by
 	return output, nil
 }
 
-// confine returns the jail of a VM and its spec as the jail shows it; without a Spec.Jail nil, and the spec itself. It gives
+// confine returns the jail of a VM, and what the VM is made of as the jail shows it; without a Spec.Jail nil, and c itself. It gives
 // the disk to the VM's user.
-func (d *Driver) confine(s vm.Spec) (*jail.Confinement, vm.Spec, error) {
-	if s.Jail == nil {
-		return nil, s, nil
+func (c *configured) confine(ctx context.Context) (*jail.Confinement, *configured, error) {
+	own := c.spec.Jail
+	if own == nil {
+		return nil, c, nil
 	}
-	if err := jail.Give(s.Rootfs, s.Jail.Owner); err != nil {
-		return nil, s, err
+	if err := jail.Give(c.spec.Rootfs, own.Owner); err != nil {
+		return nil, nil, err
 	}
-	c := &jail.Confinement{
-		Owner: s.Jail.Owner, Cgroup: s.Jail.Cgroup, View: d.view,
-		Binds: []jail.Bind{{From: s.Kernel, To: jailedKernel}, {From: s.Rootfs, To: jailedRootfs, Writable: true}},
+	shown := *c
+	shown.spec.Rootfs = jailedRootfs
+	j := &jail.Confinement{
+		Owner: own.Owner, Cgroup: own.Cgroup, View: c.driver.view,
+		Binds: []jail.Bind{{From: c.spec.Rootfs, To: jailedRootfs, Writable: true}},
 	}
-	s.Kernel, s.Rootfs = jailedKernel, jailedRootfs
-	return c, s, nil
+	if c.memory == "" {
+		shown.spec.Kernel = jailedKernel
+		j.Binds = append(j.Binds, jail.Bind{From: c.spec.Kernel, To: jailedKernel})
+		return j, &shown, nil
+	}
+	memory, err := c.ownMemory(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	shown.memory = jailedMemory
+	j.Binds = append(j.Binds, jail.Bind{From: memory, To: jailedMemory, Writable: true})
+	return j, &shown, nil
+}
+
+// ownMemory makes a copy of the snapshot's memory in the VM's folder that is its user's: QEMU opens the file for writing, also to map it privately, and
+// what is a snapshot's must be out of reach of a QEMU that was taken over.
+func (c *configured) ownMemory(ctx context.Context) (string, error) {
+	path := filepath.Join(c.spec.Dir, "memory")
+	if err := os.RemoveAll(path); err != nil { // of an earlier start
+		return "", fmt.Errorf("copy the snapshot's memory: %w", err)
+	}
+	if _, err := clone.File(ctx, c.memory, path, true); err != nil {
+		return "", fmt.Errorf("copy the snapshot's memory: %w", err)
+	}
+	return path, jail.Give(path, c.spec.Jail.Owner)
 }
 
 // openNIC returns the VM's TAP as a descriptor: a QEMU needs neither the device file nor the network namespace then.

@@ -132,21 +132,13 @@ func network(w *world) {
 		w.Skip("the driver under test has no network device")
 	}
 	spec := w.spec("wrenn.ip=10.0.0.2/30", "wrenn.gw=10.0.0.1")
-	tap := makeTAP(w)
-	spec.NIC = &vm.NIC{TAP: tap, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 2}}
+	spec.NIC = nic(makeTAP(w, "tap-test"))
 	running := w.boot(spec)
-	dialer := net.Dialer{}
-	conn, err := dialer.DialContext(w.ctx(), "tcp4", "10.0.0.2:7")
-	w.must(err)
+	conn := w.dialNetwork()
 	defer conn.Close()
-	_, err = conn.Write([]byte("through the tap"))
+	_, err := io.WriteString(conn, "through the tap")
 	w.must(err)
-	answer := make([]byte, len("through the tap"))
-	_, err = io.ReadFull(conn, answer)
-	w.must(err)
-	if string(answer) != "through the tap" {
-		w.Errorf("the guest answered %q", answer)
-	}
+	w.checkAnswer(conn, "through the tap")
 	other := w.spec()
 	other.NIC, other.Jail = spec.NIC, spec.Jail
 	if _, err := w.tryStart(w.ctx(), other); err == nil || !strings.Contains(err.Error(), "busy") {

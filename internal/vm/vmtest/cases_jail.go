@@ -90,7 +90,11 @@ func may(capability uint) bool {
 
 // jailView holds that a VMM sees nothing of the host but what it needs, and can write to nothing but what is its VM's.
 func jailView(w *world) {
-	running, spec := w.bootJailed()
+	w.checkView(w.bootJailed())
+}
+
+func (w *world) checkView(running vm.Running, spec vm.Spec) {
+	w.Helper()
 	root := fmt.Sprintf("/proc/%d/root", running.Saved().PID)
 	for _, path := range []string{"/proc/self", "/sys/kernel", "/etc/passwd", "/bin/sh", "/usr/bin/env", "/dev/mem", "/dev/vda", "/var", "/root", spec.Dir} {
 		if _, err := os.Lstat(root + path); !errors.Is(err, fs.ErrNotExist) {

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"runtime"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 )
@@ -49,21 +51,41 @@ func Main(m *testing.M) int {
 }
 
 // makeTAP makes a persistent TAP device with the address 10.0.0.1/30, and removes it after the case.
-func makeTAP(w *world) string {
+func makeTAP(w *world, name string) string {
 	w.Helper()
 	if os.Getenv(isolatedEnv) == "" {
 		w.Fatal("TestMain does not call vmtest.Main as root: devices would be made in the host's own namespace")
 	}
 	tap := &netlink.Tuntap{
-		LinkAttrs: netlink.LinkAttrs{Name: "tap-test"},
+		LinkAttrs: netlink.LinkAttrs{Name: name},
 		Mode:      netlink.TUNTAP_MODE_TAP,
 		Flags:     netlink.TUNTAP_ONE_QUEUE | netlink.TUNTAP_VNET_HDR,
 	}
 	w.must(netlink.LinkAdd(tap))
-	w.Cleanup(func() { w.must(netlink.LinkDel(tap)) })
+	w.Cleanup(func() { removeTAP(w, name) })
 	address, err := netlink.ParseAddr("10.0.0.1/30")
 	w.must(err)
 	w.must(netlink.AddrAdd(tap, address))
 	w.must(netlink.LinkSetUp(tap))
-	return tap.Name
+	return name
+}
+
+// removeTAP removes a TAP device, if it is there.
+func removeTAP(w *world, name string) {
+	w.Helper()
+	link, err := netlink.LinkByName(name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return
+	}
+	w.must(err)
+	w.must(netlink.LinkDel(link))
+}
+
+// dialNetwork connects to the guest's echo port through the network.
+func (w *world) dialNetwork() net.Conn {
+	w.Helper()
+	conn, err := (&net.Dialer{}).DialContext(w.ctx(), "tcp4", "10.0.0.2:7")
+	w.must(err)
+	w.must(conn.SetDeadline(time.Now().Add(w.subject.limit())))
+	return conn
 }

@@ -20,6 +20,9 @@ import (
 // of a VM with much memory, on a host that emulates its processor, takes seconds.
 const CallTimeout = 60 * time.Second
 
+// SnapshotTimeout is CallTimeout for the calls that write or read a VM's memory.
+const SnapshotTimeout = 10 * time.Minute
+
 // maxResponse bounds an answer. The largest, GET /vm/config, is a few KiB.
 const maxResponse = 1 << 20
 
@@ -48,7 +51,6 @@ func New(dial func(context.Context) (net.Conn, error)) *Client {
 			DialContext:     func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
 			MaxConnsPerHost: 1, DisableCompression: true,
 		},
-		Timeout:       CallTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
 }
@@ -118,6 +120,21 @@ func (c *Client) Act(ctx context.Context, a ActionType) error {
 	return c.call(ctx, http.MethodPut, "/actions", action{a}, nil)
 }
 
+// PatchVM pauses the microVM, or lets it go on. After the boot only.
+func (c *Client) PatchVM(ctx context.Context, s VMStateName) error {
+	return c.call(ctx, http.MethodPatch, "/vm", VMState{s}, nil)
+}
+
+// CreateSnapshot writes a paused microVM to two files. What a failed call leaves of them is undefined.
+func (c *Client) CreateSnapshot(ctx context.Context, s SnapshotCreate) error {
+	return c.callFor(ctx, SnapshotTimeout, http.MethodPut, "/snapshot/create", s, nil)
+}
+
+// LoadSnapshot makes the process what was written by CreateSnapshot. Before the boot only.
+func (c *Client) LoadSnapshot(ctx context.Context, s SnapshotLoad) error {
+	return c.callFor(ctx, SnapshotTimeout, http.MethodPut, "/snapshot/load", s, nil)
+}
+
 // Instance describes the process. Always allowed.
 func (c *Client) Instance(ctx context.Context) (InstanceInfo, error) {
 	var i InstanceInfo
@@ -134,6 +151,12 @@ func (c *Client) Version(ctx context.Context) (string, error) {
 
 // call sends in, where it is not nil, and decodes the answer into out, where that is not nil.
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
+	return c.callFor(ctx, CallTimeout, method, path, in, out)
+}
+
+func (c *Client) callFor(ctx context.Context, limit time.Duration, method, path string, in, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
 	req, err := request(ctx, method, path, in)
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", method, path, err)

@@ -145,8 +145,8 @@ func TestContextEndsCall(t *testing.T) {
 	if err := c.PutEntropy(ctx, Entropy{}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a call that is not answered: %v", err)
 	}
-	if c.http.Timeout != CallTimeout {
-		t.Error("a call without a deadline has none")
+	if err := c.callFor(t.Context(), 50*time.Millisecond, http.MethodPut, "/entropy", Entropy{}, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a call without a deadline of its caller's: %v", err)
 	}
 }
 

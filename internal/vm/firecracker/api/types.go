@@ -111,6 +111,58 @@ const (
 	Paused     State = "Paused"
 )
 
+// VMState is the body of PATCH /vm. After the boot only.
+type VMState struct {
+	State VMStateName `json:"state"`
+}
+
+// VMStateName is what a microVM can be told to become.
+type VMStateName string
+
+// The values of VMStateName.
+const (
+	Pause  VMStateName = "Paused"
+	Resume VMStateName = "Resumed"
+)
+
+// SnapshotType says what of the memory a snapshot holds.
+type SnapshotType string
+
+// The values of SnapshotType.
+const (
+	Full SnapshotType = "Full" // all
+	Diff SnapshotType = "Diff" // what was written to since the last snapshot, at its place in a file that may hold the rest
+)
+
+// SnapshotCreate is the body of PUT /snapshot/create. The microVM must be paused. Both files are synced by the call.
+type SnapshotCreate struct {
+	SnapshotType SnapshotType `json:"snapshot_type"`
+	SnapshotPath string       `json:"snapshot_path"`
+	MemFilePath  string       `json:"mem_file_path"`
+}
+
+// SnapshotLoad is the body of PUT /snapshot/load, which must be the first call but for logger and metrics. A failed one ends
+// the process.
+type SnapshotLoad struct {
+	SnapshotPath     string            `json:"snapshot_path"`
+	MemBackend       MemBackend        `json:"mem_backend"`
+	TrackDirtyPages  bool              `json:"track_dirty_pages,omitempty"` // since version 1.13
+	ResumeVM         bool              `json:"resume_vm"`
+	NetworkOverrides []NetworkOverride `json:"network_overrides,omitempty"` // since version 1.12
+}
+
+// MemBackend is where the memory comes from.
+type MemBackend struct {
+	BackendType string `json:"backend_type"` // "File", which is mapped privately
+	BackendPath string `json:"backend_path"`
+}
+
+// NetworkOverride gives a network interface another TAP.
+type NetworkOverride struct {
+	IfaceID     string `json:"iface_id"`
+	HostDevName string `json:"host_dev_name"`
+}
+
 // InstanceInfo is the answer to GET /.
 type InstanceInfo struct {
 	AppName    string `json:"app_name"`

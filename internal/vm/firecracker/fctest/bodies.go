@@ -4,7 +4,7 @@ import "math"
 
 // The bodies, from the definitions in Firecracker's src/firecracker/swagger/firecracker.yaml. Widths of integers,
 // and what may be null, are those of the decoder's types in src/vmm/src/vmm_config. What came after version 1.6, the
-// oldest that the driver works with, is left out and therefore refused.
+// oldest that the driver works with, is left out and therefore refused, but for what restoring uses of newer ones.
 
 func machineConfig() schema {
 	return schema{
@@ -89,6 +89,36 @@ func metrics() schema {
 func action() schema {
 	values := []string{"FlushMetrics", "InstanceStart", "SendCtrlAltDel"}
 	return schema{{name: "action_type", kind: enum, required: true, values: values}}
+}
+
+func vmState() schema {
+	return schema{{name: "state", kind: enum, required: true, values: []string{"Paused", "Resumed"}}}
+}
+
+func snapshotCreate() schema {
+	return schema{
+		{name: "snapshot_type", kind: enum, values: []string{"Full", "Diff"}},
+		{name: "snapshot_path", kind: text, required: true},
+		{name: "mem_file_path", kind: text, required: true},
+	}
+}
+
+func snapshotLoad() schema {
+	backend := schema{
+		{name: "backend_type", kind: enum, required: true, values: []string{"File"}},
+		{name: "backend_path", kind: text, required: true},
+	}
+	override := schema{
+		{name: "iface_id", kind: text, required: true},
+		{name: "host_dev_name", kind: text, required: true},
+	}
+	return schema{
+		{name: "snapshot_path", kind: text, required: true},
+		{name: "mem_backend", kind: nested, nullable: true, fields: backend},
+		{name: "track_dirty_pages", kind: boolean},
+		{name: "resume_vm", kind: boolean},
+		{name: "network_overrides", kind: list, fields: override},
+	}
 }
 
 func rateLimiter() schema {

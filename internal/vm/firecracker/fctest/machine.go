@@ -33,6 +33,13 @@ type machine struct {
 	entropy   bool
 	log       *os.File // nil for standard output
 	metrics   *os.File
+
+	configured bool // no snapshot can be loaded any more
+	failed     bool // loading one has: the process ends
+	paused     bool
+	gate       *gate         // what the guest passes through
+	save       func() []byte // the guest's memory
+	saved      []byte        // what it was restored from
 }
 
 type disk struct {
@@ -47,13 +54,14 @@ type nic struct {
 }
 
 func newMachine(boot func(*machine) error) *machine {
-	return &machine{boot: boot, vcpus: 1, memoryMiB: 128} // the defaults of the description
+	return &machine{boot: boot, vcpus: 1, memoryMiB: 128, gate: newGate(true), save: func() []byte { return nil }} // the defaults of the description
 }
 
 // close frees what the machine opened. Sockets stay in the file system, as Firecracker's do.
 func (m *machine) close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.gate.set(true)
 	for _, d := range m.drives {
 		d.file.Close()
 	}
@@ -182,7 +190,7 @@ func (m *machine) putVsock(b body) error {
 		}
 		m.vsock = nil
 	}
-	v, err := listenVsock(b.text("uds_path"))
+	v, err := listenVsock(b.text("uds_path"), m.gate)
 	if err != nil {
 		return fmt.Errorf("cannot create the vsock's socket: %w", err)
 	}

@@ -44,6 +44,9 @@ type Hardware struct {
 	Root      string                                  // the file of the root device; "" without one
 	Console   io.Writer                               // the serial console; what nobody reads is lost
 	Listen    func(port uint32) (net.Listener, error) // on the vsock device, whose driver is up from the first call on; fails without the device
+	Wait      func()                                  // returns while the microVM is not paused
+	Keep      func(save func() []byte)                // names what tells the guest's memory, for a snapshot
+	Saved     []byte                                  // what it told when the guest was frozen that goes on now; nil after a boot
 }
 
 // Process is one Firecracker process.
@@ -135,6 +138,7 @@ func (p *Process) boot(m *machine) error {
 	h := Hardware{
 		Cmdline: m.fullCmdline(), VCPUs: m.vcpus, MemoryMiB: m.memoryMiB, Root: m.root(), Console: dropping{p.Stdout},
 		Listen: func(uint32) (net.Listener, error) { return nil, errors.New("no vsock device") },
+		Wait:   m.gate.wait, Keep: func(save func() []byte) { m.mu.Lock(); m.save = save; m.mu.Unlock() }, Saved: m.saved,
 	}
 	if m.vsock != nil {
 		h.Listen = m.vsock.listen
@@ -161,6 +165,14 @@ func (m *machine) root() string {
 		}
 	}
 	return ""
+}
+
+// endIfFailed ends the process after a snapshot that could not be loaded, once the answer is out.
+func (p *Process) endIfFailed() {
+	if p.machine.failed {
+		fmt.Fprintln(p.Stderr, "RunWithApiError error: failed to build microVM from snapshot")
+		time.AfterFunc(20*time.Millisecond, func() { os.Exit(exitGeneric) })
+	}
 }
 
 // record logs a refused call, as Firecracker does at its level Error.

@@ -16,6 +16,7 @@ const (
 	integer
 	enum
 	nested
+	list // of nested objects
 )
 
 // field describes one property of a body.
@@ -27,7 +28,7 @@ type field struct {
 	min, max uint64   // of an integer
 	values   []string // of an enum
 	anyCase  bool     // of an enum's values
-	fields   schema   // of a nested object
+	fields   schema   // of a nested object, or of each of a list
 }
 
 // schema is all that a body may have. Anything else is refused.
@@ -81,6 +82,8 @@ func (f field) check(v any) (any, error) {
 	switch s, isText := v.(string); {
 	case f.kind == nested:
 		return f.fields.check(v)
+	case f.kind == list:
+		return f.each(v)
 	case f.kind == integer:
 		return f.number(v)
 	case f.kind == boolean:
@@ -93,6 +96,23 @@ func (f field) check(v any) (any, error) {
 		return f.variant(s)
 	}
 	return nil, fmt.Errorf("invalid type of value %v", v)
+}
+
+// each checks the elements of a list.
+func (f field) each(v any) (any, error) {
+	elements, ok := v.([]any)
+	if !ok {
+		return nil, fmt.Errorf("invalid type of value %v, expected a list", v)
+	}
+	var all []body
+	for _, element := range elements {
+		b, err := f.fields.check(element)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, b)
+	}
+	return all, nil
 }
 
 func (f field) number(v any) (any, error) {

@@ -28,6 +28,7 @@ type call struct {
 	idName string // the body's property that must equal the path's id; "" for a path without one
 	do     func(*machine, body) error
 	get    func(*Process) any // the answer of a GET
+	first  bool               // a snapshot can be loaded after it
 }
 
 // calls are all that is served: what the driver may use, and nothing else of Firecracker's API.
@@ -44,15 +45,21 @@ func calls() map[string]call {
 		"PUT /entropy":                 {when: beforeBoot, body: entropyDevice(), do: (*machine).putEntropy},
 		"PUT /balloon":                 {when: beforeBoot, body: balloonDevice(), do: (*machine).putBalloon},
 		"PATCH /balloon":               {when: afterBoot, body: balloonUpdate(), do: (*machine).patchBalloon},
-		"PUT /logger":                  {when: beforeBoot, body: logger(), do: (*machine).putLogger},
-		"PUT /metrics":                 {when: beforeBoot, body: metrics(), do: (*machine).putMetrics},
+		"PUT /logger":                  {when: beforeBoot, body: logger(), do: (*machine).putLogger, first: true},
+		"PUT /metrics":                 {when: beforeBoot, body: metrics(), do: (*machine).putMetrics, first: true},
+		"PATCH /vm":                    {when: afterBoot, body: vmState(), do: (*machine).patchVM},
+		"PUT /snapshot/create":         {when: afterBoot, body: snapshotCreate(), do: (*machine).createSnapshot},
+		"PUT /snapshot/load":           {when: beforeBoot, body: snapshotLoad(), do: (*machine).loadSnapshot, first: true},
 		"PUT /actions":                 {body: action(), do: (*machine).act},
 	}
 }
 
 func instanceInfo(p *Process) any {
 	state := "Not started"
-	if p.machine.running {
+	switch {
+	case p.machine.paused:
+		state = "Paused"
+	case p.machine.running:
 		state = "Running"
 	}
 	return map[string]any{"app_name": "Firecracker", "id": p.id, "state": state, "vmm_version": p.Version}
@@ -107,6 +114,7 @@ func (p *Process) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case err != nil:
 		reply(w, http.StatusBadRequest, map[string]string{"fault_message": err.Error()})
+		p.endIfFailed()
 	case answer == nil:
 		w.WriteHeader(http.StatusNoContent)
 	default:
@@ -145,6 +153,9 @@ func (p *Process) answer(r *http.Request) (any, error) {
 	}
 	if err := p.phase(c.when); err != nil {
 		return nil, err
+	}
+	if !c.first {
+		p.machine.configured = true
 	}
 	return nil, c.do(p.machine, b)
 }

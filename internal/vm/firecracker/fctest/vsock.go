@@ -22,6 +22,7 @@ const maxCommand = 32
 type vsock struct {
 	path     string
 	listener net.Listener
+	gate     *gate
 	closed   chan struct{}
 	up       sync.Once
 	done     sync.WaitGroup
@@ -41,13 +42,13 @@ type port struct {
 	closed chan struct{}
 }
 
-func listenVsock(path string) (*vsock, error) {
+func listenVsock(path string, g *gate) (*vsock, error) {
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return nil, err
 	}
 	l.SetUnlinkOnClose(false)
-	return &vsock{path: path, listener: l, closed: make(chan struct{}),
+	return &vsock{path: path, listener: l, gate: g, closed: make(chan struct{}),
 		ports: map[uint32]*port{}, conns: map[net.Conn]bool{}, next: firstHostPort}, nil
 }
 
@@ -93,6 +94,7 @@ func (v *vsock) connect(c net.Conn) error {
 	if err != nil {
 		return err
 	}
+	v.gate.wait()
 	v.mu.Lock()
 	p := v.ports[number]
 	host := v.next
@@ -117,6 +119,13 @@ func (v *vsock) connect(c net.Conn) error {
 type guestConn struct {
 	net.Conn
 	v *vsock
+}
+
+// Read returns when the guest runs.
+func (c guestConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.v.gate.wait()
+	return n, err
 }
 
 func (c guestConn) Close() error {

@@ -12,8 +12,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -116,28 +119,39 @@ func (c *Client) Events() <-chan Event { return c.events }
 
 // Execute runs a command and decodes its answer into result, unless that is nil. The error is an *Error if QEMU refused.
 func (c *Client) Execute(ctx context.Context, command string, arguments, result any) error {
+	return c.run(ctx, request{Execute: command, Arguments: arguments}, result)
+}
+
+// ExecuteWithFile is Execute of a command that takes a descriptor from its socket, which is what it becomes of file. The caller
+// keeps and closes its own.
+func (c *Client) ExecuteWithFile(ctx context.Context, command string, arguments any, file *os.File, result any) error {
+	return c.run(ctx, request{Execute: command, Arguments: arguments, file: file}, result)
+}
+
+func (c *Client) run(ctx context.Context, r request, result any) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	got, err := c.execute(ctx, command, arguments)
+	got, err := c.execute(ctx, r)
 	if err != nil {
-		return fmt.Errorf("QMP %s: %w", command, err)
+		return fmt.Errorf("QMP %s: %w", r.Execute, err)
 	}
 	if result == nil {
 		return nil
 	}
 	if err := json.Unmarshal(got, result); err != nil {
-		return fmt.Errorf("QMP %s: answer: %w", command, err)
+		return fmt.Errorf("QMP %s: answer: %w", r.Execute, err)
 	}
 	return nil
 }
 
-func (c *Client) execute(ctx context.Context, command string, arguments any) (json.RawMessage, error) {
+func (c *Client) execute(ctx context.Context, r request) (json.RawMessage, error) {
 	id, reply, err := c.expect()
 	if err != nil {
 		return nil, err
 	}
 	defer c.forget(id)
-	if err := c.send(ctx, request{Execute: command, Arguments: arguments, ID: id}); err != nil {
+	r.ID = id
+	if err := c.send(ctx, r); err != nil {
 		return nil, err
 	}
 	select {
@@ -152,6 +166,7 @@ type request struct {
 	Execute   string `json:"execute"`
 	Arguments any    `json:"arguments,omitempty"`
 	ID        uint64 `json:"id"`
+	file      *os.File
 }
 
 // send ends the connection when the message went out in part only.
@@ -170,11 +185,28 @@ func (c *Client) send(ctx context.Context, r request) error {
 	if err := c.conn.SetWriteDeadline(deadline); err != nil {
 		return errors.Join(ErrClosed, err)
 	}
-	if _, err := c.conn.Write(append(text, '\n')); err != nil {
+	if err := c.write(append(text, '\n'), r.file); err != nil {
 		c.conn.Close()
 		return errors.Join(ErrClosed, err)
 	}
 	return nil
+}
+
+// write sends text, with file, unless that is nil, as ancillary data of its first byte: unix(7), SCM_RIGHTS.
+func (c *Client) write(text []byte, file *os.File) error {
+	if file == nil {
+		_, err := c.conn.Write(text)
+		return err
+	}
+	conn, ok := c.conn.(*net.UnixConn)
+	if !ok {
+		return errors.New("only a unix socket carries descriptors")
+	}
+	n, _, err := conn.WriteMsgUnix(text, unix.UnixRights(int(file.Fd())), nil)
+	if err == nil && n < len(text) {
+		_, err = conn.Write(text[n:])
+	}
+	return err
 }
 
 func (c *Client) expect() (uint64, <-chan answer, error) {

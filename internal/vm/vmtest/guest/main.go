@@ -35,6 +35,7 @@ func live() error {
 		Panic:   crash,
 		Exit:    func() { os.Exit(3) },
 		Restart: restart,
+		Memory:  guestapp.NewMemory(func() {}),
 	}
 	for app.Hangs() {
 		_ = unix.Pause() // not an empty select, which Go ends as a deadlock

@@ -52,7 +52,12 @@ type App struct {
 	Exit    func()    // ends PID 1, which makes the kernel panic too
 	Restart func()    // restarts the machine, which ends the VMM
 	CPUs    int       // how many there are; 0 for what the runtime sees
-	Root    string    // the folder that holds the guest's files; empty in a real guest
+	Memory  *Memory
+	// Disk is where files are kept where they are not the operating system's own.
+	Disk interface {
+		ReadFile(path string) ([]byte, error)
+		WriteFile(path string, data []byte) error
+	}
 }
 
 // Hangs reports whether the guest is to do nothing at all.
@@ -98,6 +103,10 @@ func (a App) handler() http.Handler {
 	mux.HandleFunc("GET /cpus", func(w http.ResponseWriter, _ *http.Request) { reply(w, strconv.Itoa(cmp.Or(a.CPUs, runtime.NumCPU()))) })
 	mux.HandleFunc("POST /digest", digest)
 	mux.HandleFunc("POST /write", a.write)
+	mux.HandleFunc("GET /read", a.read)
+	mux.HandleFunc("POST /memory", a.Memory.fill)
+	mux.HandleFunc("GET /memory", a.Memory.show)
+	mux.HandleFunc("GET /ticks", a.Memory.count)
 	mux.HandleFunc("POST /flood", a.flood)
 	mux.HandleFunc("POST /burn", burn)
 	mux.HandleFunc("POST /hoard", hoard)
@@ -122,9 +131,14 @@ func digest(w http.ResponseWriter, r *http.Request) {
 
 // write puts the body into the file ?path=, to show that the disk is writable; with ?sync it is written to the disk at once.
 func (a App) write(w http.ResponseWriter, r *http.Request) {
+	path := r.URL.Query().Get("path")
 	body, err := io.ReadAll(r.Body)
-	if err == nil {
-		err = os.WriteFile(a.Root+r.URL.Query().Get("path"), body, 0o600)
+	switch {
+	case err != nil:
+	case a.Disk != nil:
+		err = a.Disk.WriteFile(path, body)
+	default:
+		err = os.WriteFile(path, body, 0o600)
 	}
 	if err == nil && r.URL.Query().Has("sync") {
 		unix.Sync()
@@ -132,6 +146,20 @@ func (a App) write(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 	}
+}
+
+// read answers with the file ?path=.
+func (a App) read(w http.ResponseWriter, r *http.Request) {
+	read := os.ReadFile
+	if a.Disk != nil {
+		read = a.Disk.ReadFile
+	}
+	text, err := read(r.URL.Query().Get("path"))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	_, _ = w.Write(text)
 }
 
 // flood writes about ?bytes= bytes to the console, then FloodEnd, and answers when the console took

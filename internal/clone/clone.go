@@ -1,4 +1,6 @@
-package filesystem
+// Package clone makes files that have the content of others at little cost: by reflink, where two files share their blocks
+// until one is written to, else by copying the data and leaving out the holes.
+package clone
 
 import (
 	"context"
@@ -8,33 +10,37 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
 
-// errNoReflink means that two files cannot share blocks where they lie.
-var errNoReflink = errors.New("no reflinks here")
+// ErrNoReflink means that two files cannot share blocks where they lie.
+var ErrNoReflink = errors.New("no reflinks here")
 
 // copyStep bounds one step of a copy, and so how long a cancelled one goes on.
 const copyStep = 8 << 20
 
-// copyFile makes a new file dst with the content of src. On an error nothing is left of dst.
-func copyFile(ctx context.Context, src, dst string, reflinks bool) (Method, error) {
-	method := SparseCopy
-	err := withFiles(src, dst, func(from, to *os.File) error {
-		if reflinks {
-			err := reflink(from, to)
-			if err == nil {
-				method = Reflink
-			}
-			if !errors.Is(err, errNoReflink) {
-				return err
-			}
+// File makes a new file dst with the content of src and reports whether it shares blocks, which is not tried without
+// reflinks. On an error nothing is left of dst.
+func File(ctx context.Context, src, dst string, reflinks bool) (shared bool, err error) {
+	err = withFiles(src, dst, func(from, to *os.File) error {
+		if !reflinks {
+			return sparseCopy(ctx, from, to)
 		}
-		return sparseCopy(ctx, from, to)
+		shared, err = Into(ctx, from, to)
+		return err
 	})
-	return method, err
+	return shared && err == nil, err
 }
+
+// Into gives to, an empty file, the content of from, and reports whether they share blocks.
+func Into(ctx context.Context, from, to *os.File) (shared bool, err error) {
+	if err := reflink(from, to); !errors.Is(err, ErrNoReflink) {
+		return err == nil, err
+	}
+	return false, sparseCopy(ctx, from, to)
+}
+
+// Try makes a file dst share the blocks of src, or fails with ErrNoReflink. On an error nothing is left of dst.
+func Try(src, dst string) error { return withFiles(src, dst, reflink) }
 
 // withFiles calls f with src opened for reading and dst made, and removes dst if f fails.
 func withFiles(src, dst string, f func(from, to *os.File) error) error {
@@ -61,7 +67,7 @@ func reflink(from, to *os.File) error {
 	case nil:
 		return nil
 	case unix.EOPNOTSUPP, unix.ENOTTY, unix.EXDEV, unix.EINVAL:
-		return errNoReflink
+		return ErrNoReflink
 	}
 	return fmt.Errorf("clone %s to %s: %w", from.Name(), to.Name(), err)
 }
@@ -140,13 +146,4 @@ func rangeCopier() ranger {
 		}
 		return to.WriteAt(buffer[:n], offset)
 	}
-}
-
-// coded turns a full disk into an error that its user understands.
-func coded(err error) error {
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		return models.Errorf(models.Exhausted, "the host's disk is full").
-			WithHint("destroy sandboxes that are not needed, or give the host more disk").WithCause(err)
-	}
-	return err
 }

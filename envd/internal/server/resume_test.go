@@ -1,0 +1,104 @@
+package server_test
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/wrenn-sandbox/wrenn/envd/internal/boot"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/server"
+)
+
+var entropy = base64.StdEncoding.EncodeToString(make([]byte, 32))
+
+func resumeBody(more string) string {
+	return fmt.Sprintf(`{"accessToken":"second","timestamp":"2026-01-02T03:04:05Z","entropy":%q%s}`, entropy, more)
+}
+
+// resume returns the certificate, each step in a word.
+func (e *envd) resume(body, with string) (bool, string) {
+	e.Helper()
+	status, text := e.request("POST", "/resume", body, token(with))
+	if status != http.StatusOK {
+		e.Fatalf("resume: %d %s", status, text)
+	}
+	var c struct {
+		OK    bool
+		Steps []struct {
+			Name, Reason string
+			OK           bool
+		}
+	}
+	if err := json.Unmarshal([]byte(text), &c); err != nil {
+		e.Fatal(err)
+	}
+	var words []string
+	for _, s := range c.Steps {
+		words = append(words, fmt.Sprintf("%s:%v%s", s.Name, s.OK, s.Reason))
+	}
+	return c.OK, strings.Join(words, " ")
+}
+
+// A resume gives the guest what the host says, renews the token, and says what it did.
+func TestResume(t *testing.T) {
+	var got boot.Identity
+	e := start(t, server.Options{Resume: func(_ context.Context, id boot.Identity) []boot.Result {
+		got = id
+		return []boot.Result{{Name: "clock"}, {Name: "mac", Kept: true}}
+	}})
+	e.init(`{"accessToken":"first"}`)
+	ok, steps := e.resume(resumeBody(`,"hostname":"sb-1","machineId":"00112233445566778899aabbccddeeff","mac":"02:00:00:00:00:07","network":{"address":"10.0.0.2/30","gateway":"10.0.0.1"}`), "first")
+	if !ok || steps != "clock:true mac:true token:true" {
+		t.Errorf("certificate %v %s", ok, steps)
+	}
+	if got.Hostname != "sb-1" || got.MachineID != "00112233445566778899aabbccddeeff" || got.MAC.String() != "02:00:00:00:00:07" ||
+		len(got.Entropy) != 32 || !got.Time.Equal(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)) || got.Address.String() != "10.0.0.2/30" {
+		t.Errorf("identity %+v", got)
+	}
+	if status, _ := e.request("GET", "/envs", "", token("first")); status != http.StatusUnauthorized {
+		t.Errorf("the old token: %d", status)
+	}
+	if status, _ := e.request("GET", "/envs", "", token("second")); status != http.StatusOK {
+		t.Errorf("the new token: %d", status)
+	}
+}
+
+// A step that fails is told, and nothing comes after it: the token stays, for the guest is not to be used.
+func TestResumeFails(t *testing.T) {
+	e := start(t, server.Options{Resume: func(context.Context, boot.Identity) []boot.Result {
+		return []boot.Result{{Name: "clock"}, {Name: "randomness", Err: errors.New("no luck")}}
+	}})
+	e.init(`{"accessToken":"first"}`)
+	if ok, steps := e.resume(resumeBody(""), "first"); ok || steps != "clock:true randomness:falseno luck" {
+		t.Errorf("certificate %v %s", ok, steps)
+	}
+	if status, _ := e.request("GET", "/envs", "", token("second")); status != http.StatusUnauthorized {
+		t.Errorf("the token of a failed resume: %d", status)
+	}
+}
+
+func TestResumeIsRefused(t *testing.T) {
+	e := start(t, server.Options{Resume: func(context.Context, boot.Identity) []boot.Result {
+		t.Error("a request that is refused was carried out")
+		return nil
+	}})
+	e.init(`{"accessToken":"first"}`)
+	if status, _ := e.request("POST", "/resume", resumeBody(""), nil); status != http.StatusUnauthorized {
+		t.Errorf("without the token: %d", status)
+	}
+	for name, body := range map[string]string{
+		"nothing": "", "no JSON": "{", "no token": `{"timestamp":"2026-01-02T03:04:05Z","entropy":"` + entropy + `"}`,
+		"no time": `{"accessToken":"x","entropy":"` + entropy + `"}`, "little entropy": `{"accessToken":"x","timestamp":"2026-01-02T03:04:05Z","entropy":"AAAA"}`,
+		"no MAC": resumeBody(`,"mac":"02"`), "no hostname": resumeBody(`,"hostname":"a b"`),
+	} {
+		if status, text := e.request("POST", "/resume", body, token("first")); status != http.StatusBadRequest {
+			t.Errorf("%s: %d %s", name, status, text)
+		}
+	}
+}

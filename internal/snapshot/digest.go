@@ -1,0 +1,101 @@
+package snapshot
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"io"
+	"os"
+	"runtime"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// ChunkSize is the size of the chunks that files are checked and stored in.
+const ChunkSize = 512 << 10
+
+// zeroSum is the SHA-256 of a chunk of zeros.
+var zeroSum = sha256.Sum256(make([]byte, ChunkSize))
+
+// Digest returns the digest of the file at path as the format has it: that of its chunks' sums and its size. Holes are not read, and all
+// processors work.
+func Digest(ctx context.Context, path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	sums, err := chunkSums(ctx, f, info.Size())
+	if err != nil {
+		return "", err
+	}
+	return DigestOf(sums, info.Size()), nil
+}
+
+// DigestOf returns the digest of a file of size bytes from the sums of its chunks, the last one filled up with zeros.
+func DigestOf(sums [][sha256.Size]byte, size int64) string {
+	h := sha256.New()
+	for i := range sums {
+		h.Write(sums[i][:])
+	}
+	h.Write(binary.BigEndian.AppendUint64(nil, uint64(size)))
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+func chunkSums(ctx context.Context, f *os.File, size int64) ([][sha256.Size]byte, error) {
+	sums := make([][sha256.Size]byte, (size+ChunkSize-1)/ChunkSize)
+	for i := range sums {
+		sums[i] = zeroSum
+	}
+	chunks := make(chan int64)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		defer close(chunks)
+		return eachChunk(ctx, f, size, chunks)
+	})
+	for range runtime.GOMAXPROCS(0) {
+		group.Go(func() error { return sumChunks(f, chunks, sums) })
+	}
+	return sums, group.Wait()
+}
+
+// eachChunk sends the numbers of the chunks that are not holes.
+func eachChunk(ctx context.Context, f *os.File, size int64, chunks chan<- int64) error {
+	for offset := int64(0); offset < size; {
+		data, err := f.Seek(offset, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) { // no data behind offset: lseek(2)
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case chunks <- data / ChunkSize:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		offset = (data/ChunkSize + 1) * ChunkSize
+	}
+	return nil
+}
+
+// sumChunks sums the chunks that it is sent, at their places in sums.
+func sumChunks(f *os.File, chunks <-chan int64, sums [][sha256.Size]byte) error {
+	buffer := make([]byte, ChunkSize)
+	for i := range chunks {
+		n, err := f.ReadAt(buffer, i*ChunkSize)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		clear(buffer[n:])
+		sums[i] = sha256.Sum256(buffer)
+	}
+	return nil
+}
