@@ -131,7 +131,9 @@ func TestRequestDuringPause(t *testing.T) {
 func TestSleepThatFails(t *testing.T) {
 	r := newRig(t)
 	c := r.start(r.store, Limits{}, Pace{})
-	refuse := func(context.Context, *pb.Sandbox) error { return models.Errorf(models.Exhausted, "the host's disk is full") }
+	refuse := func(context.Context, *pb.Sandbox) error {
+		return models.Errorf(models.Exhausted, "the host's disk is full")
+	}
 	sb := r.create(c)
 	r.sim.OnSleep(refuse, nil)
 	if _, err := c.Pause(t.Context(), r.request(), sb.ID); models.CodeOf(err) != models.Exhausted {
