@@ -36,7 +36,7 @@ const patience = 3 * time.Minute
 
 // lab is a host with a driver, where VMs of the real image run.
 type lab struct {
-	*testing.T
+	testing.TB
 	driver vm.Driver
 	jailed bool
 	dir    string
@@ -45,13 +45,13 @@ type lab struct {
 	store  *Store
 }
 
-func newLab(t *testing.T, jailed bool) *lab {
+func newLab(t testing.TB, jailed bool) *lab {
 	t.Helper()
 	testlane.NeedRoot(t)
 	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
 		testlane.Missing(t, "qemu-system-x86_64 is not installed")
 	}
-	l := &lab{T: t, jailed: jailed}
+	l := &lab{TB: t, jailed: jailed}
 	for name, path := range map[string]*string{"vmlinux": &l.kernel, "images/minimal/rootfs.ext4": &l.image} {
 		abs, err := filepath.Abs(filepath.Join("../../build/guest", name))
 		must(t, err)
@@ -61,7 +61,7 @@ func newLab(t *testing.T, jailed bool) *lab {
 		*path = abs
 	}
 	var err error
-	l.driver, err = qemu.New(t.Context(), qemu.Options{Unjailed: !jailed})
+	l.driver, err = qemu.New(context.Background(), qemu.Options{Unjailed: !jailed})
 	must(t, err)
 	l.dir, err = os.MkdirTemp("", "lab") // t.TempDir is too long for unix sockets
 	must(t, err)
