@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 
 	"github.com/wrenn-sandbox/wrenn/internal/clone"
@@ -35,7 +36,7 @@ const patience = 3 * time.Minute
 
 // lab is a host with a driver, where VMs of the real image run.
 type lab struct {
-	*testing.T
+	testing.TB
 	driver vm.Driver
 	jailed bool
 	dir    string
@@ -44,13 +45,13 @@ type lab struct {
 	store  *Store
 }
 
-func newLab(t *testing.T, jailed bool) *lab {
+func newLab(t testing.TB, jailed bool) *lab {
 	t.Helper()
 	testlane.NeedRoot(t)
 	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
 		testlane.Missing(t, "qemu-system-x86_64 is not installed")
 	}
-	l := &lab{T: t, jailed: jailed}
+	l := &lab{TB: t, jailed: jailed}
 	for name, path := range map[string]*string{"vmlinux": &l.kernel, "images/minimal/rootfs.ext4": &l.image} {
 		abs, err := filepath.Abs(filepath.Join("../../build/guest", name))
 		must(t, err)
@@ -60,7 +61,7 @@ func newLab(t *testing.T, jailed bool) *lab {
 		*path = abs
 	}
 	var err error
-	l.driver, err = qemu.New(t.Context(), qemu.Options{Unjailed: !jailed})
+	l.driver, err = qemu.New(context.Background(), qemu.Options{Unjailed: !jailed})
 	must(t, err)
 	l.dir, err = os.MkdirTemp("", "lab") // t.TempDir is too long for unix sockets
 	must(t, err)
@@ -215,6 +216,16 @@ func (m *machine) run(script string) string {
 	}
 }
 
+// lines is run's output by lines, without spaces at their ends.
+func (m *machine) lines(script string) []string {
+	m.lab.Helper()
+	lines := strings.Split(m.run(script), "\n")
+	for i := range lines {
+		lines[i] = strings.TrimSpace(lines[i])
+	}
+	return lines
+}
+
 // peer is a server on the host that answers every line with itself.
 type peer struct {
 	net.Listener
@@ -245,9 +256,15 @@ func (l *lab) peer(s slot) peer {
 func (p peer) port() string { return strconv.Itoa(p.Addr().(*net.TCPAddr).Port) }
 
 const (
-	// counter counts in a file that it holds open, and that has no name any more.
-	counter = `exec 3<>/tmp/count; rm /tmp/count; i=0; while :; do i=$((i+1)); echo $i >&3; sleep 0.02; done`
-	count   = `tail -n1 /proc/%d/fd/3`
+	// counter counts in a file that it holds open, and that has no name any more. It waits without starting a program: the
+	// guest's processor is for the test.
+	counter = `mkfifo /tmp/wait; exec 3<>/tmp/count 4<>/tmp/wait; rm /tmp/count /tmp/wait; i=0; while :; do i=$((i+1)); echo $i >&3; read -t 0.02 -u 4; done`
+	// counts prints where the counter is, and where a moment later.
+	counts = `tail -n1 /proc/%[1]d/fd/3; sleep 0.2; tail -n1 /proc/%[1]d/fd/3`
+	// identify prints what a guest is called, one a line, and its clock.
+	identify = `cat /etc/machine-id; hostname; cat /sys/class/net/eth0/address; hostname -I; cat /etc/resolv.conf; date +%s`
+	// draw prints random numbers of several sources.
+	draw = `cat /proc/sys/kernel/random/uuid; head -c16 /dev/urandom | od -An -tx1; mktemp -u`
 	// hook fails for one sandbox, and tells by which name it knows itself.
 	hook = "#!/bin/bash\necho \"I am $(hostname)\"\ntest \"$(hostname)\" != sb-unlucky\n"
 )
@@ -267,29 +284,24 @@ func TestClonesShareNothing(t *testing.T) {
 	must(t, err)
 	frozenSince := time.Now()
 
-	clones, seen := map[string]*machine{}, map[string]string{}
+	seen := map[string]string{}
 	for i, name := range []string{"sb-one", "sb-two"} {
 		s := l.slot(byte(i + 2))
 		m := l.restore(name, snapshot, s, "golden-token")
 		certificate, err := m.guest.Resume(l.ctx(), identity(name, s))
 		must(t, err)
-		clones[name] = m
 		l.checkCertificate(certificate, name)
 		l.checkTokens(m)
 		m.checkIdentity(name, s, frozenSince)
-		for _, command := range []string{
-			"cat /etc/machine-id", "hostname", "cat /sys/class/net/eth0/address", "hostname -I", "cat /proc/sys/kernel/random/uuid",
-			"head -c16 /dev/urandom | od -An -tx1",
-		} {
-			got := m.run(command)
-			if other, twice := seen[command+got]; twice {
-				t.Errorf("%s and %s: %s gives %s in both", other, name, command, got)
+		m.checkNeighbour(s)
+		for _, drawn := range m.lines(draw) {
+			if other, twice := seen[drawn]; twice {
+				t.Errorf("%s and %s have drawn %s", other, name, drawn)
 			}
-			seen[command+got] = name
+			seen[drawn] = name
 		}
-		at := m.run(fmt.Sprintf(count, counting.PID))
-		if later := m.run("sleep 0.2;" + fmt.Sprintf(count, counting.PID)); at == later {
-			t.Errorf("%s: what ran before stands still at %s", name, at)
+		if at := m.lines(fmt.Sprintf(counts, counting.PID)); at[0] == at[1] {
+			t.Errorf("%s: what ran before stands still at %s", name, at[0])
 		}
 	}
 	s := l.slot(4)
@@ -335,32 +347,30 @@ func (l *lab) checkTokens(m *machine) {
 	}
 }
 
+// checkIdentity: no two slots are equal in anything that it holds.
 func (m *machine) checkIdentity(name string, s slot, frozenSince time.Time) {
 	m.lab.Helper()
-	for command, want := range map[string]string{
-		"cat /etc/machine-id": fmt.Sprintf("%032x", s.mac[5]), "hostname": name, "cat /sys/class/net/eth0/address": s.mac.String(),
-		"hostname -I": s.guest.String(), "cat /etc/resolv.conf": "nameserver " + s.gateway.String(),
-	} {
-		if got := m.run(command); got != want {
-			m.lab.Errorf("%s: %s gives %q, want %q", name, command, got, want)
-		}
+	got := m.lines(identify)
+	want := []string{fmt.Sprintf("%032x", s.mac[5]), name, s.mac.String(), s.guest.String(), "nameserver " + s.gateway.String()}
+	if diff := cmp.Diff(want, got[:len(got)-1]); diff != "" {
+		m.lab.Errorf("%s: identity:\n%s", name, diff)
 	}
-	now, err := strconv.ParseInt(m.run("date +%s"), 10, 64)
+	now, err := strconv.ParseInt(got[len(got)-1], 10, 64)
 	must(m.lab, err)
 	if at := time.Unix(now+1, 0); at.Before(frozenSince) || at.After(time.Now().Add(2*time.Second)) {
 		m.lab.Errorf("%s: it is %s there", name, at)
 	}
-	p := m.lab.peer(s)
-	m.run("exec 3<>/dev/tcp/" + s.gateway.String() + "/" + p.port() + " && echo hello >&3 && read -t 60 x <&3 && test $x = hello")
-	if from := <-p.from; !strings.HasPrefix(from.String(), s.guest.String()+":") {
-		m.lab.Errorf("%s: it speaks from %s", name, from)
-	}
-	m.lab.checkNeighbour(s)
 }
 
-// checkNeighbour: on the wire, too, the guest has the address of its slot.
-func (l *lab) checkNeighbour(s slot) {
+// checkNeighbour: on the wire, too, the guest has the addresses of its slot.
+func (m *machine) checkNeighbour(s slot) {
+	l := m.lab
 	l.Helper()
+	p := l.peer(s)
+	m.run("exec 3<>/dev/tcp/" + s.gateway.String() + "/" + p.port() + " && echo hello >&3 && read -t 60 x <&3 && test $x = hello")
+	if from := <-p.from; !strings.HasPrefix(from.String(), s.guest.String()+":") {
+		l.Errorf("%s: the guest speaks from %s", s.tap, from)
+	}
 	link, err := netlink.LinkByName(s.tap)
 	must(l, err)
 	list, err := netlink.NeighList(link.Attrs().Index, netlink.FAMILY_V4)

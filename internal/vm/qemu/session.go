@@ -28,6 +28,8 @@ type session struct {
 	ctx  context.Context
 	stop context.CancelFunc
 
+	valve valve
+
 	group sync.WaitGroup // all goroutines
 
 	mu      sync.Mutex
@@ -90,11 +92,14 @@ func (s *session) pause(d time.Duration) {
 func (s *session) begin(conn net.Conn) (*yamux.Session, error) {
 	ctx, cancel := context.WithTimeout(s.ctx, helloTimeout)
 	defer cancel()
-	if conn == nil {
-		var err error
-		if conn, err = dial(ctx, s.path); err != nil {
-			return nil, err
+	conn, err := s.valve.through(func() (net.Conn, error) {
+		if conn != nil {
+			return conn, nil
 		}
+		return dial(ctx, s.path)
+	})
+	if err != nil {
+		return nil, err
 	}
 	begun, err := channel.Host(ctx, conn)
 	if err != nil {

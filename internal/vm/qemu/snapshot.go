@@ -103,11 +103,30 @@ func (m *machine) snapshot(ctx context.Context, to vm.Files) error {
 	if err := m.order(ctx, "stop"); err != nil {
 		return err
 	}
+	m.session.valve.shut()
+	defer m.session.valve.open()
+	if err := m.settle(ctx); err != nil {
+		return err
+	}
 	if err := m.saveDevices(ctx, to.State); err != nil {
 		return err
 	}
 	if err := m.saveMemory(ctx, to.Memory); err != nil {
 		return errors.Join(err, os.Remove(to.State))
+	}
+	return nil
+}
+
+// settleRounds is how often QEMU answers until it has also dealt with what it found on the envd socket before the first question: it
+// writes in the round after the one in which it sees that it may. takenAtOnce is how much it reads in one.
+const settleRounds, takenAtOnce = 3, 4096
+
+// settle is called with the valve shut, and returns when QEMU moves nothing any more between its end of it and the guest's memory.
+func (m *machine) settle(ctx context.Context) error {
+	for range settleRounds + m.session.valve.pending()/takenAtOnce {
+		if _, err := m.status(ctx); err != nil {
+			return m.ofEnd(err)
+		}
 	}
 	return nil
 }

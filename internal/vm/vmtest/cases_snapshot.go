@@ -1,6 +1,7 @@
 package vmtest
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -279,6 +280,73 @@ func (w *world) restoreMany(f frozen, n int) (clones []vm.Running, digests []str
 		digests = append(digests, w.fill(clones[i], "bytes=4000000&seed="+strings.Repeat("x", i)))
 	}
 	return clones, digests
+}
+
+// snapshotUnderTraffic: a snapshot is whole, whatever host and guest are sending each other while it is made.
+func snapshotUnderTraffic(w *world) {
+	running := w.boot(w.spec())
+	for i := range 3 {
+		end := w.traffic(running)
+		f := w.snapshot(running, "snapshot"+strconv.Itoa(i))
+		w.must(running.Resume(w.ctx()))
+		w.checkHealth(running)
+		end()
+		restored := w.restore(f)
+		w.checkHealth(restored)
+		_, err := restored.Kill()
+		w.must(err)
+	}
+}
+
+// traffic keeps bytes moving both ways until the function is called that it returns: a stream from the guest, and one byte after the
+// other, as somebody types, to the guest and back. A snapshot may end the connections, but must lose nothing in their middle.
+func (w *world) traffic(running vm.Running) (end func()) {
+	w.Helper()
+	source, echo := w.dial(running, guestapp.SourcePort), w.dial(running, guestapp.EchoPort)
+	var group sync.WaitGroup
+	group.Go(func() {
+		for guestapp.Receive(source, 1<<20) == nil {
+		}
+	})
+	group.Go(func() { typeAway(echo) })
+	group.Go(func() {
+		if got, want := checkTyped(echo); got != want {
+			w.Errorf("the guest answered %d, want %d", got, want)
+		}
+	})
+	return func() {
+		source.Close()
+		echo.Close()
+		group.Wait()
+	}
+}
+
+// betweenKeys is short against the time that a snapshot takes, and long enough for a guest that is frozen meanwhile not to run out of buffers.
+const betweenKeys = time.Millisecond
+
+func typeAway(conn net.Conn) {
+	ticker := time.NewTicker(betweenKeys)
+	defer ticker.Stop()
+	for key := byte(0); ; key++ {
+		<-ticker.C
+		if _, err := conn.Write([]byte{key}); err != nil {
+			return
+		}
+	}
+}
+
+// checkTyped returns the first byte that is not what was typed, and what was; the same twice if there is none.
+func checkTyped(conn net.Conn) (got, want byte) {
+	typed := bufio.NewReader(conn)
+	for ; ; want++ {
+		var err error
+		if got, err = typed.ReadByte(); err != nil {
+			return want, want
+		}
+		if got != want {
+			return got, want
+		}
+	}
 }
 
 // snapshotNetwork restores a VM onto another TAP device, which is what its guest's packets then go through.

@@ -92,6 +92,7 @@ func cases() []testCase {
 		{"pause_and_resume", pauseAndResume},
 		{"snapshot_and_restore", snapshotAndRestore},
 		{"snapshot_of_clones", snapshotOfClones},
+		{"snapshot_under_traffic", snapshotUnderTraffic},
 		{"snapshot_network", snapshotNetwork},
 		{"snapshot_fails", snapshotFails},
 		{"restore_fails", restoreFails},

@@ -1,0 +1,162 @@
+package qemu
+
+import (
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// valve is what all goes through that the agent and QEMU's envd socket say to each other. A snapshot shuts it: also while its processors stand
+// still, QEMU moves bytes between that socket and the guest's memory, and tells the guest of connections that come and
+// go. A snapshot would have its devices from before that, and its memory from after it.
+type valve struct {
+	// flow is held for reading by whatever passes, for writing while the valve is shut.
+	flow sync.RWMutex
+
+	mu       sync.Mutex
+	shutting bool
+	conn     *valvedConn // the latest connection; nil before the first
+}
+
+// past is a deadline that ends every call at once.
+var past = time.Unix(1, 0)
+
+// shut returns once nothing passes. What is written or read from then on waits for open.
+func (v *valve) shut() {
+	v.interrupt(true)
+	v.flow.Lock()
+	v.interrupt(false)
+}
+
+func (v *valve) open() { v.flow.Unlock() }
+
+// interrupt ends the calls that are under way, which may be waiting for the guest, or lets them take their time again.
+func (v *valve) interrupt(on bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.shutting = on
+	if v.conn != nil {
+		_ = v.conn.applyDeadlines() // fails where it was closed
+	}
+}
+
+// through returns what connect does, as a connection through the valve. It is the only one from then on.
+func (v *valve) through(connect func() (net.Conn, error)) (net.Conn, error) {
+	v.flow.RLock()
+	defer v.flow.RUnlock()
+	conn, err := connect()
+	if err != nil {
+		return nil, err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.conn = &valvedConn{Conn: conn, valve: v}
+	_ = v.conn.applyDeadlines() // a connection that knows none fails at its first read
+	return v.conn, nil
+}
+
+// pending returns how many bytes at most QEMU has still to take from the connection. It is called while the valve is shut.
+func (v *valve) pending() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.conn == nil {
+		return 0
+	}
+	return unread(v.conn.Conn)
+}
+
+// unread returns how much of what was written to a unix socket the other end has not taken: SIOCOUTQ, which counts in whole buffers.
+func unread(conn net.Conn) (n int) {
+	socket, ok := conn.(*net.UnixConn)
+	if !ok {
+		return 0
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	_ = raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) }) // a closed socket holds nothing
+	return n
+}
+
+// valvedConn is a connection through a valve.
+type valvedConn struct {
+	net.Conn
+	valve *valve
+
+	readBy, writeBy time.Time // the deadlines that were set; guarded by valve.mu
+}
+
+// Read implements net.Conn.
+func (c *valvedConn) Read(b []byte) (int, error) {
+	for {
+		c.valve.flow.RLock()
+		n, err := c.Conn.Read(b)
+		c.valve.flow.RUnlock()
+		if n > 0 || !c.interrupted(err, &c.readBy) {
+			return n, err
+		}
+	}
+}
+
+// Write implements net.Conn.
+func (c *valvedConn) Write(b []byte) (written int, err error) {
+	for written < len(b) {
+		c.valve.flow.RLock()
+		n, err := c.Conn.Write(b[written:])
+		c.valve.flow.RUnlock()
+		written += n
+		if err != nil && !c.interrupted(err, &c.writeBy) {
+			return written, err
+		}
+	}
+	return written, nil
+}
+
+// interrupted reports whether it was the valve that ended a call with err, and not the deadline that was set.
+func (c *valvedConn) interrupted(err error, deadline *time.Time) bool {
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return false
+	}
+	c.valve.mu.Lock()
+	defer c.valve.mu.Unlock()
+	return deadline.IsZero() || time.Now().Before(*deadline)
+}
+
+// Close implements net.Conn: QEMU tells the guest of it.
+func (c *valvedConn) Close() error {
+	c.valve.flow.RLock()
+	defer c.valve.flow.RUnlock()
+	return c.Conn.Close()
+}
+
+// SetDeadline implements net.Conn.
+func (c *valvedConn) SetDeadline(t time.Time) error { return c.setDeadlines(t, &c.readBy, &c.writeBy) }
+
+// SetReadDeadline implements net.Conn.
+func (c *valvedConn) SetReadDeadline(t time.Time) error { return c.setDeadlines(t, &c.readBy) }
+
+// SetWriteDeadline implements net.Conn.
+func (c *valvedConn) SetWriteDeadline(t time.Time) error { return c.setDeadlines(t, &c.writeBy) }
+
+func (c *valvedConn) setDeadlines(t time.Time, deadlines ...*time.Time) error {
+	c.valve.mu.Lock()
+	defer c.valve.mu.Unlock()
+	for _, d := range deadlines {
+		*d = t
+	}
+	return c.applyDeadlines()
+}
+
+// applyDeadlines is called with valve.mu held.
+func (c *valvedConn) applyDeadlines() error {
+	readBy, writeBy := c.readBy, c.writeBy
+	if c.valve.shutting {
+		readBy, writeBy = past, past
+	}
+	return errors.Join(c.Conn.SetReadDeadline(readBy), c.Conn.SetWriteDeadline(writeBy))
+}
