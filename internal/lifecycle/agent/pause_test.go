@@ -142,7 +142,15 @@ func TestPauseThatFails(t *testing.T) {
 		}
 		r.is(s.ID, Running)
 	}
-	r.driver.snapshotErr = nil
+	r.driver.snapshotErr, r.driver.killErr = nil, errors.New("no")
+	if _, err := r.agent.Pause(t.Context(), s.ID); models.CodeOf(err) != models.Internal {
+		t.Errorf("the VM cannot be ended: %v", err)
+	}
+	r.is(s.ID, Running)
+	if left, err := os.ReadDir(filepath.Join(r.agent.dir(s.ID), "snapshots")); err != nil || len(left) > 0 {
+		t.Errorf("beside a sandbox that runs on there are the snapshots %v, %v", left, err)
+	}
+	r.driver.killErr = nil
 	r.mark(s.ID, "still")
 	r.pause(s.ID)
 	r.resume(s.ID)

@@ -148,7 +148,7 @@ type driver struct {
 	exit                   vm.Exit       // with which they do
 	hold                   chan struct{} // envd's first answer waits until it is closed, if not nil
 	restoreErr             error
-	snapshotErr            error
+	snapshotErr, killErr   error
 	snapshots, restores    func() // called while the VM stands still, before it is written, or before it is restored
 	failing                string // the step of a certificate that fails
 
@@ -355,10 +355,16 @@ func (m *machine) Stop(ctx context.Context, ask func(context.Context) error) (vm
 	return m.end(vm.Exit{Asked: true}), ask(ctx)
 }
 
-func (m *machine) Kill() (vm.Exit, error) { return m.end(vm.Exit{Asked: true}), nil }
-func (m *machine) Done() <-chan struct{}  { return m.done }
-func (m *machine) Exit() vm.Exit          { return m.exit }
-func (m *machine) Release() error         { return nil }
+func (m *machine) Kill() (vm.Exit, error) {
+	if err := m.d.killErr; err != nil {
+		return vm.Exit{}, err
+	}
+	return m.end(vm.Exit{Asked: true}), nil
+}
+
+func (m *machine) Done() <-chan struct{} { return m.done }
+func (m *machine) Exit() vm.Exit         { return m.exit }
+func (m *machine) Release() error        { return nil }
 
 // eventually waits until ok, and fails the test when it takes too long.
 func (r *rig) eventually(what string, ok func() bool) {

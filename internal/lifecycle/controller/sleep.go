@@ -66,7 +66,7 @@ func (c *Controller) carry(ctx context.Context, account id.Account, by db.By, ro
 		switch {
 		case row.State == ch.to:
 			return row, nil
-		case row.State == ch.from && joined: // what it has joined has failed
+		case row.State == ch.from && joined && row.Reason != "": // what it has joined has failed
 			return row, models.Errorf(models.Unavailable, "the sandbox %s could not be %s: %s", row.ID, ch.what, row.Reason)
 		case row.State == ch.from:
 			begun, err := c.beginChange(ctx, by, row, ch)
