@@ -7,10 +7,7 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/wrenn-sandbox/wrenn/internal/id"
-	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/network"
 	"github.com/wrenn-sandbox/wrenn/internal/snapshot"
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
@@ -21,40 +18,6 @@ import (
 // failed if its VM is gone. A caller that goes away does not end it, a destroy does.
 func (a *Agent) Pause(ctx context.Context, sb id.Sandbox) (Sandbox, error) {
 	return a.change(ctx, sb, transition{from: Running, to: Paused, do: a.freeze})
-}
-
-// transition brings a sandbox from one state in which it can stay to another.
-type transition struct {
-	from, to State
-	do       func(context.Context, *sandbox) error
-}
-
-func (a *Agent) change(ctx context.Context, sb id.Sandbox, t transition) (Sandbox, error) {
-	s, err := a.find(sb)
-	if err != nil {
-		return Sandbox{}, err
-	}
-	if err := a.begin(); err != nil {
-		return Sandbox{}, err
-	}
-	defer a.tasks.Done()
-	if err := s.acquire(ctx); err != nil {
-		return Sandbox{}, err
-	}
-	defer s.release()
-	switch v := s.view(); {
-	case s.ctx.Err() != nil:
-		return Sandbox{}, models.Errorf(models.Conflict, "sandbox %s is being destroyed, or its host agent is stopping", sb)
-	case v.State == t.to:
-		return v, nil
-	case v.State != t.from:
-		return Sandbox{}, v.isNot(t.from)
-	}
-	ctx, cancel := outlive(ctx)
-	defer cancel()
-	defer context.AfterFunc(s.ctx, cancel)()
-	err = t.do(ctx, s)
-	return s.view(), err
 }
 
 // freeze is the story of a pause. Until the snapshot is in its place the guest, which stands still, can go on; from then on it is the sandbox, and what
@@ -134,13 +97,17 @@ func (a *Agent) shed(ctx context.Context, s *sandbox) error {
 	return nil
 }
 
-// goOn undoes a pause, and returns why it failed. The snapshot, which may be in place, goes first: its disk is the one that the guest goes on with.
+// goOn undoes a pause, and returns why it failed. The snapshot, which may be in place, goes before the guest goes on, whose disk is the one in it; and it
+// goes only where the VM still answers: else it may be all that there is.
 func (a *Agent) goOn(ctx context.Context, s *sandbox, machine vm.Running, cause error) error {
 	undo, done := undoContext(ctx)
 	defer done()
-	told := a.explainPause(s, cause)
+	told := a.explainChange(s, cause, "paused", "it runs on")
 	before := s.update(func(*record) {}).Snapshot
-	err := a.removeSnapshotsBut(s, before)
+	err := machine.Pause(undo)
+	if err == nil {
+		err = a.removeSnapshotsBut(s, before)
+	}
 	if err == nil {
 		err = machine.Resume(undo)
 	}
@@ -163,66 +130,3 @@ func whyEnded(machine vm.Running) string {
 		return "its VM does not answer"
 	}
 }
-
-func (a *Agent) explainPause(s *sandbox, err error) error {
-	return a.explainChange(s, err, "paused", "it runs on")
-}
-
-// explainChange says why a pause or a resume failed. as is what is true of the sandbox afterwards.
-func (a *Agent) explainChange(s *sandbox, err error, what, as string) error {
-	var coded *models.Error
-	var mismatch *vm.Mismatch
-	failed := func(code models.Code, why string) error {
-		return models.Errorf(code, "the sandbox could not be %s: %s", what, why).WithCause(err).WithHint("%s", as)
-	}
-	switch {
-	case s.ctx.Err() != nil:
-		return models.Errorf(models.Conflict, "sandbox %s was destroyed, or its host agent stopped, while it was being %s", s.id, what).WithCause(err)
-	case errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT):
-		return failed(models.Exhausted, "the host's disk is full")
-	case errors.As(err, &mismatch):
-		return failed(models.Precondition, mismatch.Error())
-	case errors.Is(err, vm.ErrGone), errors.Is(err, errDied):
-		return failed(models.Unavailable, "its VM ended")
-	case errors.Is(err, context.DeadlineExceeded):
-		return failed(models.Deadline, "the time allowed ran out")
-	case errors.As(err, &coded):
-		if coded.Hint != "" {
-			as = coded.Hint + "; " + as
-		}
-		return models.Errorf(coded.Code, "%s", coded.Message).WithCause(err).WithHint("%s", as)
-	default:
-		return failed(models.Internal, "its host could not do it")
-	}
-}
-
-// settlePausing goes on where an agent was killed during a pause: forward where the snapshot is in its place, else back.
-func (a *Agent) settlePausing(ctx context.Context, s *sandbox) error {
-	store, err := a.snapshots(s)
-	if err != nil {
-		return err
-	}
-	rec := s.update(func(*record) {})
-	if _, missing := store.Snapshot(rec.Staged); missing == nil {
-		a.log.Warn("finishing a pause that an earlier agent began", "sandbox_id", s.id)
-		if err := a.shed(ctx, s); err != nil {
-			return err
-		}
-		return a.settlePaused(ctx, s)
-	}
-	if err := a.removeSnapshotsBut(s, rec.Snapshot); err != nil {
-		return err
-	}
-	if err := a.adopt(ctx, s); err != nil || s.view().State == Failed {
-		return err
-	}
-	a.log.Warn("undoing a pause that an earlier agent began", "sandbox_id", s.id)
-	machine, _ := s.machine()
-	if err := machine.Resume(ctx); err != nil {
-		return a.fail(s, "its host agent ended while it was being paused, and it does not go on")
-	}
-	return s.update(func(r *record) { r.State, r.Staged = Running, "" }).write(a.dir(s.id))
-}
-
-// settlePaused takes over a sandbox that sleeps.
-func (a *Agent) settlePaused(ctx context.Context, s *sandbox) error { return a.reattach(ctx, s) }

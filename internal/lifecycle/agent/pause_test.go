@@ -171,6 +171,24 @@ func TestPauseThatFails(t *testing.T) {
 	}
 }
 
+// TestPauseOfAVMThatHangs: where its VM neither ends nor answers, the snapshot, which may be all that there is, is kept.
+func TestPauseOfAVMThatHangs(t *testing.T) {
+	r := newRig(t)
+	s, err := r.create()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.driver.killErr, r.driver.pauseErr = errors.New("no"), errors.New("no")
+	if _, err := r.agent.Pause(t.Context(), s.ID); err == nil {
+		t.Error("it has been paused")
+	}
+	kept, listErr := os.ReadDir(filepath.Join(r.agent.dir(s.ID), "snapshots"))
+	if now, err := r.agent.Sandbox(s.ID); err != nil || now.State != Failed || listErr != nil || len(kept) != 1 {
+		t.Errorf("it is %+v, %v, with the snapshots %v, %v", now, err, kept, listErr)
+	}
+	r.driver.killErr = nil
+}
+
 // TestResumeThatFails leaves a sandbox that is paused as it was, and can be resumed.
 func TestResumeThatFails(t *testing.T) {
 	r := newRig(t)

@@ -148,12 +148,3 @@ func (a *Agent) putBack(ctx context.Context, s *sandbox, why string) error {
 	a.changes.publish(s.view())
 	return errors.Join(left, os.RemoveAll(a.diskPath(s.id)), rec.write(a.dir(s.id)))
 }
-
-// settleResuming undoes a resume that an agent was killed in.
-func (a *Agent) settleResuming(ctx context.Context, s *sandbox) error {
-	a.log.Warn("undoing a resume that an earlier agent began", "sandbox_id", s.id)
-	if err := a.putBack(ctx, s, "its host agent ended while it was being resumed"); err != nil {
-		return err
-	}
-	return a.settlePaused(ctx, s)
-}

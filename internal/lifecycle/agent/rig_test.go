@@ -149,6 +149,7 @@ type driver struct {
 	hold                   chan struct{} // envd's first answer waits until it is closed, if not nil
 	restoreErr             error
 	snapshotErr, killErr   error
+	pauseErr               error
 	snapshots, restores    func() // called while the VM stands still, before it is written, or before it is restored
 	failing                string // the step of a certificate that fails
 
@@ -333,6 +334,14 @@ func (m *machine) Snapshot(_ context.Context, to vm.Files) error {
 		return m.d.snapshotErr
 	}
 	return errors.Join(os.WriteFile(to.State, []byte(m.state+"+"), 0o600), os.WriteFile(to.Memory, nil, 0o600))
+}
+
+func (m *machine) Pause(context.Context) error {
+	if m.ended() {
+		return vm.ErrGone
+	}
+	m.frozen.Store(true)
+	return m.d.pauseErr
 }
 
 func (m *machine) Resume(context.Context) error {
