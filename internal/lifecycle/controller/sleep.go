@@ -21,19 +21,30 @@ type change struct {
 	done     lifecycle.Event // reaches to
 	audit    string
 	what     string // it is called, of a sandbox
-	call     func(*hostclient.Client, context.Context, id.Sandbox) (hostclient.Sandbox, error)
+	call     func(context.Context, *hostclient.Client, models.Sandbox) (hostclient.Sandbox, error)
 }
 
 var (
 	pausing = change{
 		op: lifecycle.PauseOp, from: models.Running, to: models.Paused, begin: lifecycle.Pause, done: lifecycle.Froze,
-		audit: auditPause, what: "paused", call: (*hostclient.Client).Pause,
+		audit: auditPause, what: "paused",
+		call: func(ctx context.Context, client *hostclient.Client, row models.Sandbox) (hostclient.Sandbox, error) {
+			return client.Pause(ctx, row.ID)
+		},
 	}
 	resuming = change{
 		op: lifecycle.ResumeOp, from: models.Paused, to: models.Running, begin: lifecycle.Resume, done: lifecycle.Woke,
-		audit: auditResume, what: "resumed", call: (*hostclient.Client).Resume,
+		audit: auditResume, what: "resumed", call: resumeOn,
 	}
 )
+
+// resumeOn has the host resume a sandbox, under the policy of its row: the host may not have been told of that while it slept.
+func resumeOn(ctx context.Context, client *hostclient.Client, row models.Sandbox) (hostclient.Sandbox, error) {
+	if err := apply(ctx, client, row); err != nil {
+		return hostclient.Sandbox{}, err
+	}
+	return client.Resume(ctx, row.ID)
+}
 
 // Pause puts a running sandbox to sleep and returns it once its host has its memory back. One that is paused is returned as it is, one that is being paused or
 // resumed is waited for. When it fails the sandbox is as it was, or has failed if its VM is gone; its state_reason says why. It goes on when ctx ends.
@@ -132,7 +143,7 @@ func (c *Controller) onHost(ctx context.Context, by db.By, row models.Sandbox, c
 	if err != nil {
 		return row, c.unsettled(row, ch, err) // until its host is known, the reconciler waits
 	}
-	seen, err := ch.call(client, ctx, row.ID)
+	seen, err := ch.call(ctx, client, row)
 	if err != nil {
 		return c.fellBack(ctx, client, by, row, ch, err)
 	}

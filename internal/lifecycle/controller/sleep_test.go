@@ -304,7 +304,7 @@ func TestDestroyBeatsSleep(t *testing.T) {
 	r.holds(0)
 }
 
-// TestPolicyWhilePaused: the network policy can be changed, and is in force on its host.
+// TestPolicyWhilePaused: the network policy can be changed, and a sandbox never wakes under an older one.
 func TestPolicyWhilePaused(t *testing.T) {
 	r := newRig(t)
 	c := r.start(r.store, Limits{}, Pace{})
@@ -312,7 +312,26 @@ func TestPolicyWhilePaused(t *testing.T) {
 	if _, err := c.SetNetwork(t.Context(), r.request(), sb.ID, allowing(t, "a.example")); err != nil {
 		t.Fatal(err)
 	}
-	if told, err := c.Network(t.Context(), r.by.Account, sb.ID); err != nil || !told.InForce() || r.sim.Network(string(sb.ID), nil).GetPolicy().GetGeneration() != 2 {
+	inForce := func() int64 { return r.sim.Network(string(sb.ID), nil).GetPolicy().GetGeneration() }
+	if told, err := c.Network(t.Context(), r.by.Account, sb.ID); err != nil || !told.InForce() || inForce() != 2 {
 		t.Errorf("%+v, %v", told, err)
+	}
+	r.sim.OnNetwork(func(*pb.SetNetworkPolicyRequest) error { return models.Errorf(models.Unavailable, "no") })
+	if _, err := c.SetNetwork(t.Context(), r.request(), sb.ID, allowing(t, "b.example")); models.CodeOf(err) != models.Unavailable {
+		t.Errorf("a host that cannot be told: %v", err)
+	}
+	if _, err := c.Resume(t.Context(), r.request(), sb.ID); models.CodeOf(err) != models.Unavailable {
+		t.Errorf("resume under an older policy: %v", err)
+	}
+	r.in(models.Paused)
+	r.sim.OnNetwork(nil)
+	r.sim.OnSleep(func(context.Context, *pb.Sandbox) error {
+		if got := inForce(); got != 3 {
+			t.Errorf("it wakes under the policy of generation %d", got)
+		}
+		return nil
+	}, nil)
+	if _, err := c.Resume(t.Context(), r.request(), sb.ID); err != nil {
+		t.Error(err)
 	}
 }
