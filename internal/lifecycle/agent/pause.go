@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/network"
 	"github.com/wrenn-sandbox/wrenn/internal/snapshot"
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
@@ -23,17 +25,17 @@ func (a *Agent) Pause(ctx context.Context, sb id.Sandbox) (Sandbox, error) {
 // freeze is the story of a pause. Until the snapshot is in its place the guest, which stands still, can go on; from then on it is the sandbox, and what
 // its VM held is given back. Whatever instant the agent is killed at, settlePausing goes on from there.
 func (a *Agent) freeze(ctx context.Context, s *sandbox) error {
-	a.saveJournal(s)
 	machine, _ := s.machine()
+	if err := a.restorable(s, machine); err != nil {
+		return err
+	}
+	a.saveJournal(s)
 	rec := s.update(func(r *record) {
 		r.State, r.Reason, r.Pauses = Pausing, "", r.Pauses+1
 		r.Staged = fmt.Sprintf("%s-pause-%d", s.id, r.Pauses)
 	})
 	a.changes.publish(s.view())
-	err := machine.Saved().Machine.CheckRestore(a.cfg.Driver.Machine(a.spec(s, network.Link{}))) // what could not be resumed is not paused
-	if err == nil {
-		err = rec.write(a.dir(s.id))
-	}
+	err := rec.write(a.dir(s.id))
 	if err == nil {
 		err = a.take(ctx, s, machine)
 	}
@@ -44,6 +46,17 @@ func (a *Agent) freeze(ctx context.Context, s *sandbox) error {
 	defer done()
 	if err := a.shed(undo, s); err != nil {
 		return a.goOn(ctx, s, machine, err)
+	}
+	return nil
+}
+
+// restorable refuses what could be paused and not resumed: under a VMM that cannot restore it, or that is not the one any more which it was started by.
+func (a *Agent) restorable(s *sandbox, machine vm.Running) error {
+	if why := a.cfg.Driver.Info().NoRestore; why != "" {
+		return models.Errorf(models.Precondition, "the sandbox could not be paused: %s", why).WithHint("it runs on")
+	}
+	if err := machine.Saved().Machine.CheckRestore(a.cfg.Driver.Machine(a.spec(s, network.Link{}))); err != nil {
+		return a.explainChange(s, err, "paused", "it runs on")
 	}
 	return nil
 }
@@ -65,7 +78,7 @@ func (a *Agent) take(ctx context.Context, s *sandbox, machine vm.Running) error 
 		err = os.Link(a.diskPath(s.id), staging.Rootfs())
 	}
 	if err == nil {
-		err = ctx.Err()
+		err = cmp.Or(ctx.Err(), s.ctx.Err())
 	}
 	if err != nil {
 		return errors.Join(err, staging.Abort())

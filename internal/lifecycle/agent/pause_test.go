@@ -161,7 +161,12 @@ func TestPauseThatFails(t *testing.T) {
 		t.Errorf("pause of what could not be resumed: %v", err)
 	}
 	r.is(s.ID, Running)
-	r.driver.running()[0].saved.Machine.Version = ""
+	r.driver.running()[0].saved.Machine.Version, r.driver.noRestore = "", "it is too old"
+	if _, err := r.agent.Pause(t.Context(), s.ID); models.CodeOf(err) != models.Precondition || !strings.Contains(err.Error(), "too old") {
+		t.Errorf("pause under a VMM that cannot restore: %v", err)
+	}
+	r.is(s.ID, Running)
+	r.driver.noRestore = ""
 	r.driver.snapshots = func() { r.driver.running()[0].end(vm.Exit{Reason: "killed by signal 9"}) }
 	if _, err := r.agent.Pause(t.Context(), s.ID); models.CodeOf(err) != models.Unavailable {
 		t.Errorf("the VM died: %v", err)

@@ -36,6 +36,9 @@ func (a *Agent) wake(ctx context.Context, s *sandbox) error {
 		certificate, err = a.restore(ctx, s, token)
 	}
 	if err == nil {
+		err = s.ctx.Err() // a destroy has come
+	}
+	if err == nil {
 		rec = s.update(func(r *record) { r.State, r.Token, r.Resumed = Running, token, &certificate })
 		err = rec.write(a.dir(s.id))
 	}

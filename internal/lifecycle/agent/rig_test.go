@@ -150,6 +150,7 @@ type driver struct {
 	restoreErr             error
 	snapshotErr, killErr   error
 	pauseErr               error
+	noRestore              string
 	snapshots, restores    func() // called while the VM stands still, before it is written, or before it is restored
 	failing                string // the step of a certificate that fails
 
@@ -170,7 +171,7 @@ func newDriver(t *testing.T) *driver {
 	return d
 }
 
-func (d *driver) Info() vm.Info { return vm.Info{Driver: "stand-in"} }
+func (d *driver) Info() vm.Info { return vm.Info{Driver: "stand-in", NoRestore: d.noRestore} }
 
 func (d *driver) Machine(s vm.Spec) vm.Machine {
 	return vm.Machine{Driver: "stand-in", VCPUs: s.VCPUs, MemoryMiB: s.MemoryMiB}
