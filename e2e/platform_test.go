@@ -105,6 +105,8 @@ func start(t *testing.T, opts ...option) *platform {
 		"WRENN_DATA": filepath.Join(dir, "data"), "WRENN_AGENT_LISTEN": "unix://" + filepath.Join(dir, "agent.sock"),
 		"WRENN_KERNEL": artefact(t, "vmlinux"), "WRENN_IMAGES": artefact(t, "images"),
 		"WRENN_NETNS": p.netns, "WRENN_DRIVER": "qemu", "WRENN_VOLUME_GIB": "8",
+		"WRENN_GOLDEN_MIB": "0", // every sandbox boots, and no VM but theirs is on the machine; TestGolden is the other way
+
 		"WRENN_DATABASE_URL": databases.PostgresURL, "WRENN_REDIS_URL": databases.RedisURL,
 		"WRENN_AGENT": "unix://" + filepath.Join(dir, "agent.sock"), "WRENN_LISTEN": freeAddress(t),
 	}

@@ -95,6 +95,7 @@ func serveGuest(console io.Writer, guest *shutdown.Guest, machine *boot.Machine)
 		Shutdown:    func(reason string) { go guest.End(reason) },
 		Reconfigure: machine.Apply,
 		Resume:      machine.Resume,
+		Scrub:       machine.Scrub,
 		ResumeHooks: "/etc/wrenn/resume.d",
 		Reaper:      guest.Reaper,
 		Direct:      true,

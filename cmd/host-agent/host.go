@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/wrenn-sandbox/wrenn/internal/config"
 	"github.com/wrenn-sandbox/wrenn/internal/durable"
@@ -73,6 +74,12 @@ func (h *host) info(context.Context) (*pb.GetHostInfoResponse, error) {
 		resp.Templates = append(resp.Templates, &pb.Template{
 			Name: t.Name, Digest: t.Digest, DiskMib: int32(t.DiskMiB), Description: t.Description,
 			DefaultVcpus: int32(t.DefaultVCPUs), DefaultMemoryMib: int32(t.DefaultMemoryMiB),
+		})
+	}
+	for _, g := range h.parts.agent.GoldenSnapshots() {
+		resp.GoldenSnapshots = append(resp.GoldenSnapshots, &pb.GoldenSnapshot{
+			SnapshotId: g.ID, Template: g.Template, Digest: g.Digest, CreatedAt: timestamppb.New(g.CreatedAt), Bytes: g.Bytes,
+			Vcpus: int32(g.Size.VCPUs), MemoryMib: int32(g.Size.MemoryMiB), DiskMib: int32(g.Size.DiskMiB),
 		})
 	}
 	return resp, nil

@@ -23,6 +23,7 @@ type Agent struct {
 	OwnerBase uint32   `yaml:"owner_base" env:"WRENN_OWNER_BASE"`     // first of the users of VMMs, one for each /30 of the subnet; no other agent of the host may have them
 	Cgroup    string   `yaml:"cgroup" env:"WRENN_CGROUP"`             // the cgroup v2 that limits sandboxes, below the root; off: no limits; with jails
 	DiskMiBs  int      `yaml:"disk_mib_s" env:"WRENN_DISK_MIB_S"`     // MiB a second that a sandbox may read, and write, on the host's disk; 0: as many as it can
+	GoldenMiB int      `yaml:"golden_mib" env:"WRENN_GOLDEN_MIB"`     // MiB of the disk that golden snapshots may take, from which sandboxes are made without booting; 0: there are none
 	LogFormat string   `yaml:"log_format" env:"WRENN_LOG_FORMAT"`     // text or json
 }
 
@@ -39,7 +40,7 @@ func LoadAgent() (Agent, error) {
 		Kernel: "build/guest/vmlinux", Images: "build/guest/images",
 		Driver: "auto", Volume: "auto", Subnet: "10.0.0.0/16",
 		Jail: "on", OwnerBase: DefaultOwnerBase, Cgroup: "wrenn.slice/sandboxes",
-		LogFormat: "text",
+		GoldenMiB: 4096, LogFormat: "text",
 	}
 	return cfg, load(&cfg)
 }
@@ -61,6 +62,8 @@ func (c Agent) Check() error {
 		return models.Errorf(models.Invalid, "cgroup must be off or a path below the root of the cgroups, not %q", c.Cgroup)
 	case c.DiskMiBs < 0:
 		return models.Errorf(models.Invalid, "disk_mib_s must be 0 (as many as it can) or more, not %d", c.DiskMiBs)
+	case c.GoldenMiB < 0:
+		return models.Errorf(models.Invalid, "golden_mib must be 0 (no golden snapshots) or more, not %d", c.GoldenMiB)
 	case c.LogFormat != "text" && c.LogFormat != "json":
 		return models.Errorf(models.Invalid, "log_format must be text or json, not %q", c.LogFormat)
 	}

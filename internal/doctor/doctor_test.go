@@ -361,3 +361,20 @@ func TestRealChains(t *testing.T) {
 	}()
 	<-done
 }
+
+// TestGolden: those of the data folder are named, or of the volume in it; a manifest that is none is told.
+func TestGolden(t *testing.T) {
+	m := healthy(t)
+	if f := checkGolden(t.Context(), m); f.Status != OK || !strings.Contains(f.Found, "none yet") {
+		t.Errorf("without any: %+v", f)
+	}
+	const manifest = `{"template": {"name": "minimal"}, "created_at": "2026-01-02T03:04:05Z", "machine": {"vcpus": 1, "memory_mib": 256}}`
+	write(t, filepath.Join(m.Data, "golden/golden-1/manifest.json"), manifest)
+	if f := checkGolden(t.Context(), m); f.Status != OK || f.Found != "minimal (1 vCPU, 256 MiB, 2026-01-02 03:04)" {
+		t.Errorf("with one: %+v", f)
+	}
+	write(t, filepath.Join(m.Data, "golden/golden-2/manifest.json"), "{")
+	if f := checkGolden(t.Context(), m); f.Status != Warn || !strings.Contains(f.Found, "golden-2") {
+		t.Errorf("with one that is damaged: %+v", f)
+	}
+}

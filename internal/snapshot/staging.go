@@ -34,6 +34,9 @@ func (s *Store) Stage(id string) (*Staging, error) {
 	return &Staging{s, id, dir}, nil
 }
 
+// ID is the name that the snapshot will have.
+func (g *Staging) ID() string { return g.id }
+
 // Files are the two that a driver makes.
 func (g *Staging) Files() vm.Files { return filesIn(g.dir) }
 

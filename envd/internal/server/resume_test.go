@@ -102,3 +102,24 @@ func TestResumeIsRefused(t *testing.T) {
 		}
 	}
 }
+
+// A scrub is for a guest without an owner; where there is one, it takes its token.
+func TestScrub(t *testing.T) {
+	scrubbed := 0
+	var failure error
+	e := start(t, server.Options{Scrub: func() error { scrubbed++; return failure }})
+	if status, text := e.request("POST", "/scrub", "", nil); status != http.StatusNoContent || scrubbed != 1 {
+		t.Errorf("scrub: %d %s, done %d times", status, text, scrubbed)
+	}
+	failure = errors.New("no memory")
+	if status, text := e.request("POST", "/scrub", "", nil); status != http.StatusInternalServerError || !strings.Contains(text, "no memory") {
+		t.Errorf("scrub that fails: %d %s", status, text)
+	}
+	e.init(`{"accessToken":"first"}`)
+	if status, _ := e.request("POST", "/scrub", "", nil); status != http.StatusUnauthorized {
+		t.Errorf("scrub by a stranger: %d", status)
+	}
+	if status, _ := start(t, server.Options{}).request("POST", "/scrub", "", nil); status != http.StatusNotImplemented {
+		t.Errorf("scrub of what is no guest: %d", status)
+	}
+}

@@ -10,12 +10,13 @@
 //	GET /metrics, /envs            JSON
 //	POST /init                     what the host knows and the guest does not; sets the token
 //	POST /resume                   what a guest has to renew that was restored from a snapshot
+//	POST /scrub                    fills free memory with zeros, before a guest is frozen that others are made from
 //	POST /shutdown                 orderly end of the guest
 //	POST /authorize                lets the connection's later requests do without the token
 //	GET /ports/{port}              a connection to a server in the guest
 //
 // Only the host reaches the listeners that it is given, and yet nothing but /health is answered
-// without the token: before the first /init has set one, nothing but that /init, or a /resume.
+// without the token: before the first /init has set one, nothing but that /init, a /resume or a /scrub.
 package server
 
 import (
@@ -63,6 +64,8 @@ type Options struct {
 	Reconfigure func(ctx context.Context, s boot.Settings) error
 	// Resume gives a restored guest its identity. Nil: that is ignored.
 	Resume func(ctx context.Context, id boot.Identity) []boot.Result
+	// Scrub fills the guest's free memory with zeros. Nil: /scrub is refused.
+	Scrub func() error
 	// ResumeHooks is the folder of what /resume runs; empty for none.
 	ResumeHooks string
 	Reaper      *reap.Reaper
@@ -132,6 +135,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /envs", s.envs)
 	mux.HandleFunc("POST /init", s.init)
 	mux.HandleFunc("POST /resume", s.resume)
+	mux.HandleFunc("POST /scrub", s.scrub)
 	mux.HandleFunc("POST /shutdown", s.shutdown)
 	mux.HandleFunc("POST /authorize", s.authorizeConnection)
 	mux.HandleFunc("GET /ports/{port}", s.port)

@@ -43,7 +43,11 @@ type Config struct {
 	Network *network.Network
 	Images  *filesystem.Store
 	Jails   *Jails // how VMMs are confined; nil for not at all
-	Logger  *slog.Logger
+	// GoldenMiB is how much of the disk golden snapshots may take, from which sandboxes are made without booting; 0: there are none.
+	GoldenMiB int
+	Logger    *slog.Logger
+
+	yield func(vm.Saved) error // gives a VMM the lowest priority
 }
 
 // Agent owns the sandboxes of a host. Its methods may be called at the same time.
@@ -55,6 +59,7 @@ type Agent struct {
 	tasks   sync.WaitGroup     // watchers of VMs, the journals, and operations under way
 	kernel  func() string      // SHA-256 of the guests' kernel, "" where it cannot be read
 	end     context.CancelFunc // of what goes on as long as the agent
+	golden  *goldens
 
 	mu        sync.Mutex // guards what follows
 	sandboxes map[id.Sandbox]*sandbox
@@ -71,17 +76,36 @@ func Open(ctx context.Context, cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	goldens, err := openGoldens(cfg.Dir)
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
 	life, end := context.WithCancel(context.Background())
 	a := &Agent{
-		cfg: cfg, log: cfg.Logger, lock: lock, changes: newHub(), end: end,
+		cfg: cfg, log: cfg.Logger, lock: lock, changes: newHub(), end: end, golden: goldens,
 		sandboxes: map[id.Sandbox]*sandbox{}, kernel: sync.OnceValue(func() string { return fileSum(cfg.Kernel) }),
 	}
-	if err := a.takeOver(ctx); err != nil {
+	if a.cfg.yield == nil {
+		a.cfg.yield = lowerPriority
+	}
+	if err := a.open(ctx); err != nil {
 		_ = a.Close()
 		return nil, err
 	}
 	a.tasks.Go(func() { a.keepJournals(life) })
+	a.tasks.Go(func() { a.keepGolden(life) })
 	return a, nil
+}
+
+func (a *Agent) open(ctx context.Context) error {
+	if err := a.takeOver(ctx); err != nil {
+		return err
+	}
+	if err := a.recallGoldens(); err != nil {
+		return err
+	}
+	a.evict() // the budget may be another one
+	return nil
 }
 
 // Close leaves every sandbox as it is and frees what this process holds of them. What is
@@ -165,6 +189,9 @@ func (a *Agent) forget(s *sandbox) {
 	a.mu.Lock()
 	delete(a.sandboxes, s.id)
 	a.mu.Unlock()
+	if s.hidden {
+		return
+	}
 	gone := s.view()
 	gone.State = Gone
 	a.changes.publish(gone)

@@ -26,6 +26,7 @@ func (a *Agent) change(ctx context.Context, sb id.Sandbox, t transition) (Sandbo
 		return Sandbox{}, err
 	}
 	defer a.tasks.Done()
+	defer a.golden.hurry()()
 	if err := s.acquire(ctx); err != nil {
 		return Sandbox{}, err
 	}

@@ -56,6 +56,7 @@ func (a *Agent) Create(ctx context.Context, req Request) (Sandbox, error) {
 		return a.await(ctx, s)
 	}
 	defer a.tasks.Done()
+	defer a.golden.hurry()()
 	defer s.release()
 	ctx, cancel := outlive(ctx)
 	defer cancel()
@@ -136,16 +137,8 @@ func (a *Agent) build(ctx context.Context, s *sandbox, tmpl filesystem.Template,
 	if err := a.prepare(ctx, s, &clock); err != nil {
 		return err
 	}
-	link, err := a.provide(ctx, s, tmpl)
+	link, err := a.bringUp(ctx, s, tmpl, env, &clock)
 	if err != nil {
-		return err
-	}
-	clock.lap("clone_disk_and_attach_network")
-	if err := a.start(ctx, s, link); err != nil {
-		return err
-	}
-	clock.lap("start_vmm")
-	if err := a.greet(ctx, s, env, tmpl.DefaultUser, &clock); err != nil {
 		return err
 	}
 	rec := s.update(func(r *record) {
@@ -178,9 +171,23 @@ func (a *Agent) prepare(ctx context.Context, s *sandbox, clock *stopwatch) error
 	if err := rec.write(a.dir(s.id)); err != nil {
 		return err
 	}
-	a.changes.publish(s.view())
+	a.publish(s)
 	clock.lap("reserve")
 	return nil
+}
+
+// boot makes the sandbox's VM from its template.
+func (a *Agent) boot(ctx context.Context, s *sandbox, tmpl filesystem.Template, env map[string]string, clock *stopwatch) (network.Link, error) {
+	link, err := a.provide(ctx, s, tmpl)
+	if err != nil {
+		return link, err
+	}
+	clock.lap("clone_disk_and_attach_network")
+	if err := a.start(ctx, s, link); err != nil {
+		return link, err
+	}
+	clock.lap("start_vmm")
+	return link, a.greet(ctx, s, env, tmpl.DefaultUser, clock)
 }
 
 // provide makes the disk and the network device, side by side.

@@ -101,7 +101,7 @@ func (a *Agent) shed(ctx context.Context, s *sandbox) error {
 		guest.Close()
 	}
 	rec := s.update(func(r *record) { r.State, r.Reason, r.Snapshot, r.Staged = Paused, "", r.Staged, "" })
-	left = errors.Join(left, rec.write(a.dir(s.id)), os.RemoveAll(a.diskPath(s.id)), a.removeSnapshotsBut(s, rec.Snapshot))
+	left = errors.Join(left, rec.write(a.dir(s.id)), os.RemoveAll(a.diskPath(s.id)), os.RemoveAll(a.basePath(s)), a.removeSnapshotsBut(s, rec.Snapshot))
 	if left != nil {
 		a.log.Warn("a paused sandbox holds more than it should", "sandbox_id", s.id, "error", left)
 	}

@@ -64,7 +64,7 @@ func (a *Agent) restore(ctx context.Context, s *sandbox, token string) (models.C
 	if err != nil {
 		return models.Certificate{}, err
 	}
-	if err := a.thaw(ctx, s, from, link); err != nil {
+	if err := a.thaw(ctx, s, from.Image(), link); err != nil {
 		return models.Certificate{}, err
 	}
 	machine, guest := s.machine()
@@ -96,13 +96,13 @@ func (a *Agent) provideAgain(ctx context.Context, s *sandbox, from snapshot.Snap
 }
 
 // thaw restores the VM, records its process, and lets the guest go on.
-func (a *Agent) thaw(ctx context.Context, s *sandbox, from snapshot.Snapshot, link network.Link) error {
+func (a *Agent) thaw(ctx context.Context, s *sandbox, from vm.Image, link network.Link) error {
 	spec := a.spec(s, link)
 	var err error
 	if spec.Jail, err = a.jail(s); err != nil {
 		return err
 	}
-	machine, err := vm.Restore(ctx, a.cfg.Driver, spec, from.Image())
+	machine, err := vm.Restore(ctx, a.cfg.Driver, spec, from)
 	if err != nil {
 		return fmt.Errorf("restore the VM: %w", err)
 	}

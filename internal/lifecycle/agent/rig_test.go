@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -16,6 +17,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/wrenn-sandbox/wrenn/internal/filesystem"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
@@ -35,13 +38,16 @@ type rig struct {
 	net    *network.Network
 	agent  *Agent
 	jails  *Jails
+	kernel string
+	digest string // of the template
+	golden int    // MiB
 	owners uint32
 }
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
 	testlane.NeedRoot(t)
-	r := &rig{t: t, dir: t.TempDir(), driver: newDriver(t)}
+	r := &rig{t: t, dir: t.TempDir(), driver: newDriver(t), kernel: "one", digest: "sha256:0123456789abcdef"}
 	r.netns = filepath.Join(t.TempDir(), "netns")
 	if err := netns.Create(r.netns); err != nil {
 		t.Fatal(err)
@@ -59,7 +65,7 @@ func newRig(t *testing.T) *rig {
 // open starts an agent on what is in the rig's folder.
 func (r *rig) open() {
 	r.t.Helper()
-	ctx, log := r.t.Context(), slog.New(slog.DiscardHandler)
+	ctx, log := r.t.Context(), slog.New(slog.NewTextHandler(r.t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	images, err := filesystem.Open(ctx, filesystem.Config{Dir: r.dir, Logger: log})
 	if err == nil {
 		_, err = images.Import(ctx, r.template())
@@ -74,7 +80,14 @@ func (r *rig) open() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.agent, err = Open(ctx, Config{Dir: r.dir, Kernel: "/kernel", Driver: r.driver, Network: r.net, Images: images, Jails: r.jails, Logger: log})
+	kernel := filepath.Join(r.dir, "kernel")
+	if err := os.WriteFile(kernel, []byte(r.kernel), 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+	r.agent, err = Open(ctx, Config{
+		Dir: r.dir, Kernel: kernel, Driver: r.driver, Network: r.net, Images: images, Jails: r.jails, GoldenMiB: r.golden, Logger: log,
+		yield: func(vm.Saved) error { return nil },
+	})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -89,7 +102,7 @@ func (r *rig) close() {
 // template makes an image of one MiB.
 func (r *rig) template() string {
 	dir := r.t.TempDir()
-	manifest := filesystem.Manifest{Name: "tiny", Digest: "sha256:0123456789abcdef", DiskMiB: 1, DefaultUser: "user"}
+	manifest := filesystem.Manifest{Name: "tiny", Digest: r.digest, DiskMiB: 1, DefaultUser: "user"}
 	text, err := json.Marshal(manifest)
 	if err == nil {
 		err = os.WriteFile(filepath.Join(dir, filesystem.ManifestName), text, 0o600)
@@ -153,6 +166,9 @@ type driver struct {
 	noRestore              string
 	snapshots, restores    func() // called while the VM stands still, before it is written, or before it is restored
 	failing                string // the step of a certificate that fails
+	version                string
+	memoryMiB              int64       // that a snapshot's memory takes of the disk
+	resumes                chan []byte // what guests were asked to renew, if not nil
 
 	mu  sync.Mutex // guards all
 	all map[string]*machine
@@ -174,7 +190,7 @@ func newDriver(t *testing.T) *driver {
 func (d *driver) Info() vm.Info { return vm.Info{Driver: "stand-in", NoRestore: d.noRestore} }
 
 func (d *driver) Machine(s vm.Spec) vm.Machine {
-	return vm.Machine{Driver: "stand-in", VCPUs: s.VCPUs, MemoryMiB: s.MemoryMiB}
+	return vm.Machine{Driver: "stand-in", Version: d.version, VCPUs: s.VCPUs, MemoryMiB: s.MemoryMiB}
 }
 
 // Prepare makes a VM that has what the frozen one had. It fails when its disk is not the one of the snapshot.
@@ -261,6 +277,9 @@ func (c configured) Start(context.Context) (vm.Running, error) {
 	hold := c.d.hold
 	m.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/resume" {
+			if body, err := io.ReadAll(r.Body); err == nil && c.d.resumes != nil {
+				c.d.resumes <- body
+			}
 			c.d.certify(w)
 			return
 		}
@@ -334,7 +353,18 @@ func (m *machine) Snapshot(_ context.Context, to vm.Files) error {
 		m.frozen.Store(false)
 		return m.d.snapshotErr
 	}
-	return errors.Join(os.WriteFile(to.State, []byte(m.state+"+"), 0o600), os.WriteFile(to.Memory, nil, 0o600))
+	return errors.Join(os.WriteFile(to.State, []byte(m.state+"+"), 0o600), m.d.writeMemory(to.Memory))
+}
+
+func (d *driver) writeMemory(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	if d.memoryMiB > 0 {
+		err = unix.Fallocate(int(f.Fd()), 0, 0, d.memoryMiB<<20)
+	}
+	return errors.Join(err, f.Close())
 }
 
 func (m *machine) Pause(context.Context) error {

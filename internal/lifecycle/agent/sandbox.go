@@ -49,7 +49,8 @@ type Sandbox struct {
 
 // sandbox is the live side of a record.
 type sandbox struct {
-	id id.Sandbox
+	id     id.Sandbox
+	hidden bool // a VM of the agent's own, of which nobody is told
 
 	// turn is held by whoever changes the sandbox: a create, a pause, a resume or a destroy.
 	turn chan struct{}

@@ -27,6 +27,13 @@ func (h *hub) publish(s Sandbox) {
 	}
 }
 
+// publish tells the watchers what a sandbox is now.
+func (a *Agent) publish(s *sandbox) {
+	if !s.hidden {
+		a.changes.publish(s.view())
+	}
+}
+
 func (h *hub) subscribe() chan Sandbox {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -1988,9 +1988,11 @@ type GetHostInfoResponse struct {
 	Reflinks  bool        `protobuf:"varint,10,opt,name=reflinks,proto3" json:"reflinks,omitempty"`
 	Templates []*Template `protobuf:"bytes,11,rep,name=templates,proto3" json:"templates,omitempty"`
 	// What a VM takes of the memory at most, beside what its guest has.
-	OverheadMib   int64 `protobuf:"varint,12,opt,name=overhead_mib,json=overheadMib,proto3" json:"overhead_mib,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	OverheadMib int64 `protobuf:"varint,12,opt,name=overhead_mib,json=overheadMib,proto3" json:"overhead_mib,omitempty"`
+	// From which sandboxes are made without booting; those of other templates and sizes boot.
+	GoldenSnapshots []*GoldenSnapshot `protobuf:"bytes,13,rep,name=golden_snapshots,json=goldenSnapshots,proto3" json:"golden_snapshots,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *GetHostInfoResponse) Reset() {
@@ -2107,6 +2109,115 @@ func (x *GetHostInfoResponse) GetOverheadMib() int64 {
 	return 0
 }
 
+func (x *GetHostInfoResponse) GetGoldenSnapshots() []*GoldenSnapshot {
+	if x != nil {
+		return x.GoldenSnapshots
+	}
+	return nil
+}
+
+type GoldenSnapshot struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	SnapshotId string                 `protobuf:"bytes,1,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"`
+	Template   string                 `protobuf:"bytes,2,opt,name=template,proto3" json:"template,omitempty"`
+	// Content hash of the template's image.
+	Digest    string                 `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	Vcpus     int32                  `protobuf:"varint,4,opt,name=vcpus,proto3" json:"vcpus,omitempty"`
+	MemoryMib int32                  `protobuf:"varint,5,opt,name=memory_mib,json=memoryMib,proto3" json:"memory_mib,omitempty"`
+	DiskMib   int32                  `protobuf:"varint,6,opt,name=disk_mib,json=diskMib,proto3" json:"disk_mib,omitempty"`
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	// What it takes of the host's disk.
+	Bytes         int64 `protobuf:"varint,8,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GoldenSnapshot) Reset() {
+	*x = GoldenSnapshot{}
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GoldenSnapshot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GoldenSnapshot) ProtoMessage() {}
+
+func (x *GoldenSnapshot) ProtoReflect() protoreflect.Message {
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GoldenSnapshot.ProtoReflect.Descriptor instead.
+func (*GoldenSnapshot) Descriptor() ([]byte, []int) {
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *GoldenSnapshot) GetSnapshotId() string {
+	if x != nil {
+		return x.SnapshotId
+	}
+	return ""
+}
+
+func (x *GoldenSnapshot) GetTemplate() string {
+	if x != nil {
+		return x.Template
+	}
+	return ""
+}
+
+func (x *GoldenSnapshot) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *GoldenSnapshot) GetVcpus() int32 {
+	if x != nil {
+		return x.Vcpus
+	}
+	return 0
+}
+
+func (x *GoldenSnapshot) GetMemoryMib() int32 {
+	if x != nil {
+		return x.MemoryMib
+	}
+	return 0
+}
+
+func (x *GoldenSnapshot) GetDiskMib() int32 {
+	if x != nil {
+		return x.DiskMib
+	}
+	return 0
+}
+
+func (x *GoldenSnapshot) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *GoldenSnapshot) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
 type Template struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -2122,7 +2233,7 @@ type Template struct {
 
 func (x *Template) Reset() {
 	*x = Template{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[33]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2134,7 +2245,7 @@ func (x *Template) String() string {
 func (*Template) ProtoMessage() {}
 
 func (x *Template) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[33]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2147,7 +2258,7 @@ func (x *Template) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Template.ProtoReflect.Descriptor instead.
 func (*Template) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{33}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Template) GetName() string {
@@ -2337,7 +2448,7 @@ const file_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\x04rule\x18\a \x01(\tR\x04rule\x12\x10\n" +
 	"\x03why\x18\b \x01(\tR\x03why\x12\x14\n" +
 	"\x05count\x18\t \x01(\x03R\x05count\"\x14\n" +
-	"\x12GetHostInfoRequest\"\x9b\x03\n" +
+	"\x12GetHostInfoRequest\"\xea\x03\n" +
 	"\x13GetHostInfoResponse\x12\x17\n" +
 	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12#\n" +
@@ -2352,7 +2463,20 @@ const file_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\breflinks\x18\n" +
 	" \x01(\bR\breflinks\x12:\n" +
 	"\ttemplates\x18\v \x03(\v2\x1c.wrenn.hostagent.v1.TemplateR\ttemplates\x12!\n" +
-	"\foverhead_mib\x18\f \x01(\x03R\voverheadMib\"\xc6\x01\n" +
+	"\foverhead_mib\x18\f \x01(\x03R\voverheadMib\x12M\n" +
+	"\x10golden_snapshots\x18\r \x03(\v2\".wrenn.hostagent.v1.GoldenSnapshotR\x0fgoldenSnapshots\"\x86\x02\n" +
+	"\x0eGoldenSnapshot\x12\x1f\n" +
+	"\vsnapshot_id\x18\x01 \x01(\tR\n" +
+	"snapshotId\x12\x1a\n" +
+	"\btemplate\x18\x02 \x01(\tR\btemplate\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\tR\x06digest\x12\x14\n" +
+	"\x05vcpus\x18\x04 \x01(\x05R\x05vcpus\x12\x1d\n" +
+	"\n" +
+	"memory_mib\x18\x05 \x01(\x05R\tmemoryMib\x12\x19\n" +
+	"\bdisk_mib\x18\x06 \x01(\x05R\adiskMib\x129\n" +
+	"\n" +
+	"created_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x14\n" +
+	"\x05bytes\x18\b \x01(\x03R\x05bytes\"\xc6\x01\n" +
 	"\bTemplate\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x19\n" +
@@ -2399,7 +2523,7 @@ func file_hostagent_v1_hostagent_proto_rawDescGZIP() []byte {
 }
 
 var file_hostagent_v1_hostagent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_hostagent_v1_hostagent_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_hostagent_v1_hostagent_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_hostagent_v1_hostagent_proto_goTypes = []any{
 	(SandboxState)(0),                // 0: wrenn.hostagent.v1.SandboxState
 	(*ErrorDetail)(nil),              // 1: wrenn.hostagent.v1.ErrorDetail
@@ -2435,25 +2559,26 @@ var file_hostagent_v1_hostagent_proto_goTypes = []any{
 	(*NetworkRefusal)(nil),           // 31: wrenn.hostagent.v1.NetworkRefusal
 	(*GetHostInfoRequest)(nil),       // 32: wrenn.hostagent.v1.GetHostInfoRequest
 	(*GetHostInfoResponse)(nil),      // 33: wrenn.hostagent.v1.GetHostInfoResponse
-	(*Template)(nil),                 // 34: wrenn.hostagent.v1.Template
-	nil,                              // 35: wrenn.hostagent.v1.CreateSandboxRequest.EnvEntry
-	nil,                              // 36: wrenn.hostagent.v1.NetworkCounters.DroppedPacketsEntry
-	(*timestamppb.Timestamp)(nil),    // 37: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),      // 38: google.protobuf.Duration
+	(*GoldenSnapshot)(nil),           // 34: wrenn.hostagent.v1.GoldenSnapshot
+	(*Template)(nil),                 // 35: wrenn.hostagent.v1.Template
+	nil,                              // 36: wrenn.hostagent.v1.CreateSandboxRequest.EnvEntry
+	nil,                              // 37: wrenn.hostagent.v1.NetworkCounters.DroppedPacketsEntry
+	(*timestamppb.Timestamp)(nil),    // 38: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 39: google.protobuf.Duration
 }
 var file_hostagent_v1_hostagent_proto_depIdxs = []int32{
 	0,  // 0: wrenn.hostagent.v1.Sandbox.state:type_name -> wrenn.hostagent.v1.SandboxState
-	37, // 1: wrenn.hostagent.v1.Sandbox.created_at:type_name -> google.protobuf.Timestamp
+	38, // 1: wrenn.hostagent.v1.Sandbox.created_at:type_name -> google.protobuf.Timestamp
 	5,  // 2: wrenn.hostagent.v1.Sandbox.steps:type_name -> wrenn.hostagent.v1.Step
 	3,  // 3: wrenn.hostagent.v1.Sandbox.certificate:type_name -> wrenn.hostagent.v1.Certificate
-	37, // 4: wrenn.hostagent.v1.Certificate.at:type_name -> google.protobuf.Timestamp
+	38, // 4: wrenn.hostagent.v1.Certificate.at:type_name -> google.protobuf.Timestamp
 	4,  // 5: wrenn.hostagent.v1.Certificate.steps:type_name -> wrenn.hostagent.v1.CertificateStep
-	38, // 6: wrenn.hostagent.v1.CertificateStep.duration:type_name -> google.protobuf.Duration
-	38, // 7: wrenn.hostagent.v1.Step.duration:type_name -> google.protobuf.Duration
-	35, // 8: wrenn.hostagent.v1.CreateSandboxRequest.env:type_name -> wrenn.hostagent.v1.CreateSandboxRequest.EnvEntry
+	39, // 6: wrenn.hostagent.v1.CertificateStep.duration:type_name -> google.protobuf.Duration
+	39, // 7: wrenn.hostagent.v1.Step.duration:type_name -> google.protobuf.Duration
+	36, // 8: wrenn.hostagent.v1.CreateSandboxRequest.env:type_name -> wrenn.hostagent.v1.CreateSandboxRequest.EnvEntry
 	24, // 9: wrenn.hostagent.v1.CreateSandboxRequest.network:type_name -> wrenn.hostagent.v1.NetworkPolicy
 	2,  // 10: wrenn.hostagent.v1.CreateSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
-	38, // 11: wrenn.hostagent.v1.DestroySandboxRequest.grace:type_name -> google.protobuf.Duration
+	39, // 11: wrenn.hostagent.v1.DestroySandboxRequest.grace:type_name -> google.protobuf.Duration
 	2,  // 12: wrenn.hostagent.v1.PauseSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
 	2,  // 13: wrenn.hostagent.v1.ResumeSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
 	2,  // 14: wrenn.hostagent.v1.GetSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
@@ -2464,39 +2589,41 @@ var file_hostagent_v1_hostagent_proto_depIdxs = []int32{
 	24, // 19: wrenn.hostagent.v1.GetNetworkResponse.policy:type_name -> wrenn.hostagent.v1.NetworkPolicy
 	30, // 20: wrenn.hostagent.v1.GetNetworkResponse.counters:type_name -> wrenn.hostagent.v1.NetworkCounters
 	31, // 21: wrenn.hostagent.v1.GetNetworkResponse.refusals:type_name -> wrenn.hostagent.v1.NetworkRefusal
-	36, // 22: wrenn.hostagent.v1.NetworkCounters.dropped_packets:type_name -> wrenn.hostagent.v1.NetworkCounters.DroppedPacketsEntry
-	37, // 23: wrenn.hostagent.v1.NetworkRefusal.first_at:type_name -> google.protobuf.Timestamp
-	37, // 24: wrenn.hostagent.v1.NetworkRefusal.last_at:type_name -> google.protobuf.Timestamp
-	34, // 25: wrenn.hostagent.v1.GetHostInfoResponse.templates:type_name -> wrenn.hostagent.v1.Template
-	6,  // 26: wrenn.hostagent.v1.HostAgentService.CreateSandbox:input_type -> wrenn.hostagent.v1.CreateSandboxRequest
-	8,  // 27: wrenn.hostagent.v1.HostAgentService.DestroySandbox:input_type -> wrenn.hostagent.v1.DestroySandboxRequest
-	10, // 28: wrenn.hostagent.v1.HostAgentService.PauseSandbox:input_type -> wrenn.hostagent.v1.PauseSandboxRequest
-	12, // 29: wrenn.hostagent.v1.HostAgentService.ResumeSandbox:input_type -> wrenn.hostagent.v1.ResumeSandboxRequest
-	14, // 30: wrenn.hostagent.v1.HostAgentService.GetSandbox:input_type -> wrenn.hostagent.v1.GetSandboxRequest
-	16, // 31: wrenn.hostagent.v1.HostAgentService.ListSandboxes:input_type -> wrenn.hostagent.v1.ListSandboxesRequest
-	18, // 32: wrenn.hostagent.v1.HostAgentService.WatchSandboxes:input_type -> wrenn.hostagent.v1.WatchSandboxesRequest
-	20, // 33: wrenn.hostagent.v1.HostAgentService.Tunnel:input_type -> wrenn.hostagent.v1.TunnelRequest
-	22, // 34: wrenn.hostagent.v1.HostAgentService.ReadConsole:input_type -> wrenn.hostagent.v1.ReadConsoleRequest
-	32, // 35: wrenn.hostagent.v1.HostAgentService.GetHostInfo:input_type -> wrenn.hostagent.v1.GetHostInfoRequest
-	26, // 36: wrenn.hostagent.v1.HostAgentService.SetNetworkPolicy:input_type -> wrenn.hostagent.v1.SetNetworkPolicyRequest
-	28, // 37: wrenn.hostagent.v1.HostAgentService.GetNetwork:input_type -> wrenn.hostagent.v1.GetNetworkRequest
-	7,  // 38: wrenn.hostagent.v1.HostAgentService.CreateSandbox:output_type -> wrenn.hostagent.v1.CreateSandboxResponse
-	9,  // 39: wrenn.hostagent.v1.HostAgentService.DestroySandbox:output_type -> wrenn.hostagent.v1.DestroySandboxResponse
-	11, // 40: wrenn.hostagent.v1.HostAgentService.PauseSandbox:output_type -> wrenn.hostagent.v1.PauseSandboxResponse
-	13, // 41: wrenn.hostagent.v1.HostAgentService.ResumeSandbox:output_type -> wrenn.hostagent.v1.ResumeSandboxResponse
-	15, // 42: wrenn.hostagent.v1.HostAgentService.GetSandbox:output_type -> wrenn.hostagent.v1.GetSandboxResponse
-	17, // 43: wrenn.hostagent.v1.HostAgentService.ListSandboxes:output_type -> wrenn.hostagent.v1.ListSandboxesResponse
-	19, // 44: wrenn.hostagent.v1.HostAgentService.WatchSandboxes:output_type -> wrenn.hostagent.v1.WatchSandboxesResponse
-	21, // 45: wrenn.hostagent.v1.HostAgentService.Tunnel:output_type -> wrenn.hostagent.v1.TunnelResponse
-	23, // 46: wrenn.hostagent.v1.HostAgentService.ReadConsole:output_type -> wrenn.hostagent.v1.ReadConsoleResponse
-	33, // 47: wrenn.hostagent.v1.HostAgentService.GetHostInfo:output_type -> wrenn.hostagent.v1.GetHostInfoResponse
-	27, // 48: wrenn.hostagent.v1.HostAgentService.SetNetworkPolicy:output_type -> wrenn.hostagent.v1.SetNetworkPolicyResponse
-	29, // 49: wrenn.hostagent.v1.HostAgentService.GetNetwork:output_type -> wrenn.hostagent.v1.GetNetworkResponse
-	38, // [38:50] is the sub-list for method output_type
-	26, // [26:38] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	37, // 22: wrenn.hostagent.v1.NetworkCounters.dropped_packets:type_name -> wrenn.hostagent.v1.NetworkCounters.DroppedPacketsEntry
+	38, // 23: wrenn.hostagent.v1.NetworkRefusal.first_at:type_name -> google.protobuf.Timestamp
+	38, // 24: wrenn.hostagent.v1.NetworkRefusal.last_at:type_name -> google.protobuf.Timestamp
+	35, // 25: wrenn.hostagent.v1.GetHostInfoResponse.templates:type_name -> wrenn.hostagent.v1.Template
+	34, // 26: wrenn.hostagent.v1.GetHostInfoResponse.golden_snapshots:type_name -> wrenn.hostagent.v1.GoldenSnapshot
+	38, // 27: wrenn.hostagent.v1.GoldenSnapshot.created_at:type_name -> google.protobuf.Timestamp
+	6,  // 28: wrenn.hostagent.v1.HostAgentService.CreateSandbox:input_type -> wrenn.hostagent.v1.CreateSandboxRequest
+	8,  // 29: wrenn.hostagent.v1.HostAgentService.DestroySandbox:input_type -> wrenn.hostagent.v1.DestroySandboxRequest
+	10, // 30: wrenn.hostagent.v1.HostAgentService.PauseSandbox:input_type -> wrenn.hostagent.v1.PauseSandboxRequest
+	12, // 31: wrenn.hostagent.v1.HostAgentService.ResumeSandbox:input_type -> wrenn.hostagent.v1.ResumeSandboxRequest
+	14, // 32: wrenn.hostagent.v1.HostAgentService.GetSandbox:input_type -> wrenn.hostagent.v1.GetSandboxRequest
+	16, // 33: wrenn.hostagent.v1.HostAgentService.ListSandboxes:input_type -> wrenn.hostagent.v1.ListSandboxesRequest
+	18, // 34: wrenn.hostagent.v1.HostAgentService.WatchSandboxes:input_type -> wrenn.hostagent.v1.WatchSandboxesRequest
+	20, // 35: wrenn.hostagent.v1.HostAgentService.Tunnel:input_type -> wrenn.hostagent.v1.TunnelRequest
+	22, // 36: wrenn.hostagent.v1.HostAgentService.ReadConsole:input_type -> wrenn.hostagent.v1.ReadConsoleRequest
+	32, // 37: wrenn.hostagent.v1.HostAgentService.GetHostInfo:input_type -> wrenn.hostagent.v1.GetHostInfoRequest
+	26, // 38: wrenn.hostagent.v1.HostAgentService.SetNetworkPolicy:input_type -> wrenn.hostagent.v1.SetNetworkPolicyRequest
+	28, // 39: wrenn.hostagent.v1.HostAgentService.GetNetwork:input_type -> wrenn.hostagent.v1.GetNetworkRequest
+	7,  // 40: wrenn.hostagent.v1.HostAgentService.CreateSandbox:output_type -> wrenn.hostagent.v1.CreateSandboxResponse
+	9,  // 41: wrenn.hostagent.v1.HostAgentService.DestroySandbox:output_type -> wrenn.hostagent.v1.DestroySandboxResponse
+	11, // 42: wrenn.hostagent.v1.HostAgentService.PauseSandbox:output_type -> wrenn.hostagent.v1.PauseSandboxResponse
+	13, // 43: wrenn.hostagent.v1.HostAgentService.ResumeSandbox:output_type -> wrenn.hostagent.v1.ResumeSandboxResponse
+	15, // 44: wrenn.hostagent.v1.HostAgentService.GetSandbox:output_type -> wrenn.hostagent.v1.GetSandboxResponse
+	17, // 45: wrenn.hostagent.v1.HostAgentService.ListSandboxes:output_type -> wrenn.hostagent.v1.ListSandboxesResponse
+	19, // 46: wrenn.hostagent.v1.HostAgentService.WatchSandboxes:output_type -> wrenn.hostagent.v1.WatchSandboxesResponse
+	21, // 47: wrenn.hostagent.v1.HostAgentService.Tunnel:output_type -> wrenn.hostagent.v1.TunnelResponse
+	23, // 48: wrenn.hostagent.v1.HostAgentService.ReadConsole:output_type -> wrenn.hostagent.v1.ReadConsoleResponse
+	33, // 49: wrenn.hostagent.v1.HostAgentService.GetHostInfo:output_type -> wrenn.hostagent.v1.GetHostInfoResponse
+	27, // 50: wrenn.hostagent.v1.HostAgentService.SetNetworkPolicy:output_type -> wrenn.hostagent.v1.SetNetworkPolicyResponse
+	29, // 51: wrenn.hostagent.v1.HostAgentService.GetNetwork:output_type -> wrenn.hostagent.v1.GetNetworkResponse
+	40, // [40:52] is the sub-list for method output_type
+	28, // [28:40] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_hostagent_v1_hostagent_proto_init() }
@@ -2514,7 +2641,7 @@ func file_hostagent_v1_hostagent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hostagent_v1_hostagent_proto_rawDesc), len(file_hostagent_v1_hostagent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   36,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
