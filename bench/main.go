@@ -23,12 +23,17 @@ func main() {
 	rounds := flag.Int("rounds", 15, "creates to measure")
 	execs := flag.Int("execs", 100, "execs to measure")
 	transfers := flag.Int("transfers", 5, "transfers to measure, each way")
+	golden := flag.Bool("golden", false, "measure creates from golden snapshots instead, of an agent that makes them")
 	transferMiB := flag.Int64("transfer-mib", 512, "size of a transfer")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	b := bench{guest: *guest, rounds: *rounds, execs: *execs, transfers: *transfers, transferSize: *transferMiB << 20}
-	if err := b.run(ctx, *envd, *out); err != nil {
+	b.measures = []func(context.Context) error{b.creates, b.sleeps, b.execsAgainstEnvd, b.transfersAgainstChannel, b.overheads, b.starts, b.size(*envd)}
+	if *golden {
+		b.measures = []func(context.Context) error{b.bareRestores, b.goldenCreates}
+	}
+	if err := b.run(ctx, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -40,20 +45,18 @@ type bench struct {
 	transferSize             int64 // in bytes
 	client                   *wrenn.Client
 	results                  []report.Result
+	measures                 []func(context.Context) error
 }
 
-func (b *bench) run(ctx context.Context, envd, out string) (err error) {
+func (b *bench) run(ctx context.Context, out string) (err error) {
 	b.client, err = wrenn.NewClient(wrenn.Options{BaseURL: os.Getenv("WRENN_URL"), APIKey: os.Getenv("WRENN_API_KEY")})
 	if err != nil {
 		return err
 	}
-	for _, measure := range []func(context.Context) error{b.creates, b.sleeps, b.execsAgainstEnvd, b.transfersAgainstChannel, b.overheads, b.starts} {
+	for _, measure := range b.measures {
 		if err := measure(ctx); err != nil {
 			return err
 		}
-	}
-	if err := b.size(envd); err != nil {
-		return err
 	}
 	return errors.Join(report.Print(b.results), report.Merge(out, b.results))
 }
@@ -63,13 +66,15 @@ func (b *bench) add(name, unit, how string, samples []float64) {
 	b.results = append(b.results, report.New(name, unit, how, samples))
 }
 
-func (b *bench) size(envd string) error {
-	info, err := os.Stat(envd)
-	if err != nil {
-		return fmt.Errorf("measure envd: %w", err)
+func (b *bench) size(envd string) func(context.Context) error {
+	return func(context.Context) error {
+		info, err := os.Stat(envd)
+		if err != nil {
+			return fmt.Errorf("measure envd: %w", err)
+		}
+		b.add("envd_binary_mib", "MiB", "size of the stripped static binary", []float64{float64(info.Size()) / (1 << 20)})
+		return nil
 	}
-	b.add("envd_binary_mib", "MiB", "size of the stripped static binary", []float64{float64(info.Size()) / (1 << 20)})
-	return nil
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

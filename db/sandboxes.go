@@ -121,7 +121,7 @@ type Change struct {
 	Steps      []models.Step // set when it was created; nil leaves them
 	Audit      Audit
 
-	Resumed *models.Certificate // set when it was resumed; nil leaves it
+	Resumed *models.Certificate // set when it was resumed, or made from a golden snapshot; nil leaves it
 }
 
 // Audit is what the audit log says of a change. The zero Audit says nothing.

@@ -10,4 +10,6 @@ trap 'rm -rf --one-file-system "$data"' EXIT
 go build -o build/tools/bench ./bench
 go build -o build/tools/bench-network ./bench/network
 build/tools/bench-network
-bin/wrenn up --data "$data" --netns isolated --listen 127.0.0.1:0 -- build/tools/bench "$@"
+up() { bin/wrenn up --data "$data" --netns isolated --listen 127.0.0.1:0 -- build/tools/bench "$@"; }
+WRENN_GOLDEN_MIB=0 up "$@" # every sandbox boots
+WRENN_GOLDEN_MIB=4096 up -golden "$@"

@@ -93,7 +93,7 @@ type Sandbox struct {
 	Steps     []models.Step
 
 	NetworkGeneration int64               // of the network policy in force
-	Resumed           *models.Certificate // of the last resume; nil before the first
+	Resumed           *models.Certificate // of the last resume, or of its making from a golden snapshot; nil before
 }
 
 // NewSandbox is what a host needs to make a sandbox.

@@ -43,7 +43,7 @@ type Sandbox struct {
 	Deadline   time.Time     // of a transitional state; zero otherwise
 	Network    NetworkPolicy // that is wanted; in force once its host says so
 	AutoResume bool          // whether a request that needs its guest resumes it
-	Resumed    *Certificate  // of its last resume; nil before the first
+	Resumed    *Certificate  // of its last resume, or of its making from a golden snapshot; nil before
 }
 
 // Certificate says what a guest renewed when it was resumed, in order: its clock, its randomness, its token and so on.

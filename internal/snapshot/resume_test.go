@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -261,6 +262,8 @@ const (
 	counter = `mkfifo /tmp/wait; exec 3<>/tmp/count 4<>/tmp/wait; rm /tmp/count /tmp/wait; i=0; while :; do i=$((i+1)); echo $i >&3; read -t 0.02 -u 4; done`
 	// counts prints where the counter is, and where a moment later.
 	counts = `tail -n1 /proc/%[1]d/fd/3; sleep 0.2; tail -n1 /proc/%[1]d/fd/3`
+	// secret has a program in memory that is nowhere in the text which makes it.
+	secret = `x=$(printf 'TOP%.0sSECRET' {1..400000}); test ${#x} = 3600000`
 	// identify prints what a guest is called, one a line, and its clock.
 	identify = `cat /etc/machine-id; hostname; cat /sys/class/net/eth0/address; hostname -I; cat /etc/resolv.conf; date +%s`
 	// draw prints random numbers of several sources.
@@ -277,9 +280,14 @@ func TestClonesShareNothing(t *testing.T) {
 	golden.run("mkdir -p /etc/wrenn/resume.d && cat > /etc/wrenn/resume.d/10-hello <<'X' && chmod 755 /etc/wrenn/resume.d/10-hello\n" + hook + "X")
 	counting, err := golden.guest.Start(l.ctx(), envdclient.Spec{Command: envdclient.Command{Cmd: "/bin/bash", Args: []string{"-c", counter}}, Tag: "counter"})
 	must(t, err)
+	golden.run(secret)
+	must(t, golden.guest.Scrub(l.ctx()))
 	snapshot := golden.store("golden", Golden)
 	_, err = golden.Kill()
 	must(t, err)
+	if memory, err := os.ReadFile(snapshot.Image().Memory); err != nil || bytes.Contains(memory, []byte("TOPSECRETTOPSECRET")) {
+		t.Errorf("the memory that a program had before the scrub is in the snapshot, %v", err)
+	}
 	before, err := snapshot.Verify(l.ctx())
 	must(t, err)
 	frozenSince := time.Now()

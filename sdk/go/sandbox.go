@@ -45,7 +45,7 @@ type Sandbox struct {
 	StateDeadline time.Time         `json:"state_deadline,omitzero"`
 	Generation    int64             `json:"generation"`        // grows by one with every change of state
 	Timings       []Timing          `json:"timings,omitempty"` // what its creation spent its time on
-	Resumed       *Certificate      `json:"resumed,omitempty"` // nil before the first resume
+	Resumed       *Certificate      `json:"resumed,omitempty"` // what its guest renewed at its last resume, or when it was made from a golden snapshot; nil before
 }
 
 // Timing is one step of an operation.

@@ -44,7 +44,7 @@ type Sandbox struct {
 	Guest       string // address
 	EnvdVersion string
 	Network     models.NetworkPolicy // in force
-	Resumed     *models.Certificate  // of the last resume; nil before the first. It never changes
+	Resumed     *models.Certificate  // of the last resume, or of its making from a golden snapshot; nil before. It never changes
 }
 
 // sandbox is the live side of a record.

@@ -58,7 +58,8 @@ func (c *Controller) create(ctx context.Context, by By, r Request) (models.Sandb
 	if err != nil {
 		return models.Sandbox{}, c.failed(ctx, by, sb, err)
 	}
-	return c.started(ctx, by, sb, append([]models.Step{place}, made...))
+	made.Steps = append([]models.Step{place}, made.Steps...)
+	return c.started(ctx, by, sb, made)
 }
 
 // insert commits the row in state starting, placed on a host.
@@ -103,29 +104,30 @@ func views(hosts []db.HostUse, up map[id.Host]bool) []scheduler.Host {
 	return out
 }
 
-func (c *Controller) callCreate(ctx context.Context, sb models.Sandbox, env map[string]string) ([]models.Step, error) {
+func (c *Controller) callCreate(ctx context.Context, sb models.Sandbox, env map[string]string) (hostclient.Sandbox, error) {
 	client, err := c.Fleet.Client(sb.Host)
 	if err != nil {
-		return nil, err
+		return hostclient.Sandbox{}, err
 	}
 	began := time.Now()
 	made, err := client.Create(ctx, hostclient.NewSandbox{ID: sb.ID, Template: sb.Template, Size: sb.Size, Env: env, Network: sb.Network})
 	if err != nil {
-		return nil, err
+		return hostclient.Sandbox{}, err
 	}
 	rest := time.Since(began)
 	for _, s := range made.Steps {
 		rest -= s.Duration
 	}
-	return append(made.Steps, models.Step{Name: stepHostCall, Duration: max(0, rest)}), nil
+	made.Steps = append(made.Steps, models.Step{Name: stepHostCall, Duration: max(0, rest)})
+	return made, nil
 }
 
-func (c *Controller) started(ctx context.Context, by By, sb models.Sandbox, steps []models.Step) (models.Sandbox, error) {
+func (c *Controller) started(ctx context.Context, by By, sb models.Sandbox, made hostclient.Sandbox) (models.Sandbox, error) {
 	change, err := next(sb, lifecycle.Started, by.db())
 	if err != nil {
 		return models.Sandbox{}, err
 	}
-	change.Steps, change.Audit = steps, db.Audit{Action: auditCreate, Outcome: "ok"}
+	change.Steps, change.Resumed, change.Audit = made.Steps, made.Resumed, db.Audit{Action: auditCreate, Outcome: "ok"}
 	now, err := c.write(ctx, change)
 	switch {
 	case err == nil:

@@ -266,7 +266,7 @@ func (r *Reconciler) started(ctx context.Context, sb models.Sandbox, seen hostcl
 	if err != nil {
 		return err
 	}
-	change.Steps, change.Audit = seen.Steps, db.Audit{Action: auditCreate, Outcome: "ok"}
+	change.Steps, change.Resumed, change.Audit = seen.Steps, seen.Resumed, db.Audit{Action: auditCreate, Outcome: "ok"}
 	if _, err = r.c.write(ctx, change); err == nil {
 		r.log.Info("sandbox found running", "sandbox_id", sb.ID)
 	}
