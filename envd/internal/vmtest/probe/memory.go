@@ -34,11 +34,7 @@ func touched(size int) []byte {
 // thrash takes all but a few MiB of the limit, and then for ever reads a mapped file that does not fit into the rest.
 func thrash([]string) error {
 	const spare, file = 4 * mib, 16 * mib
-	limit, err := knob("memory.max")
-	if err != nil {
-		return err
-	}
-	current, err := knob("memory.current")
+	limit, current, err := allowance()
 	if err != nil {
 		return err
 	}
@@ -75,6 +71,15 @@ func filled(path string, size int) (*os.File, error) {
 	return f, f.Sync()
 }
 
+// allowance returns how much memory the programs may take, and how much they have.
+func allowance() (limit, current int, err error) {
+	if limit, err = knob("memory.max"); err != nil {
+		return 0, 0, err
+	}
+	current, err = knob("memory.current")
+	return limit, current, err
+}
+
 // knob reads a number of the cgroup of all that envd starts.
 func knob(name string) (int, error) {
 	text, err := os.ReadFile("/sys/fs/cgroup/user/" + name)
@@ -101,11 +106,7 @@ func cache([]string) error {
 
 // keep takes 92 % of what the programs may take, says so and keeps it, and looks at all of it again and again.
 func keep([]string) error {
-	limit, err := knob("memory.max")
-	if err != nil {
-		return err
-	}
-	current, err := knob("memory.current")
+	limit, current, err := allowance()
 	if err != nil {
 		return err
 	}
