@@ -74,15 +74,13 @@ func (h *Host) move(sandbox string, from, to, already pb.SandboxState) (*pb.Sand
 		return nil, models.Errorf(models.Precondition, "sandbox %s is %s", sandbox, sb.GetState())
 	}
 	sb.State = to
-	switch to {
-	case pb.SandboxState_SANDBOX_STATE_PAUSED:
+	switch {
+	case to == pb.SandboxState_SANDBOX_STATE_PAUSED && from == pb.SandboxState_SANDBOX_STATE_PAUSING:
 		h.pauses++
 		h.cut(sandbox)
-	case pb.SandboxState_SANDBOX_STATE_RUNNING:
-		if from == pb.SandboxState_SANDBOX_STATE_RESUMING {
-			h.resumes++
-			sb.Certificate = certificate()
-		}
+	case to == pb.SandboxState_SANDBOX_STATE_RUNNING && from == pb.SandboxState_SANDBOX_STATE_RESUMING:
+		h.resumes++
+		sb.Certificate = certificate()
 	}
 	h.publish(sb)
 	return proto.CloneOf(sb), nil

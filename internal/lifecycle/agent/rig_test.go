@@ -214,7 +214,7 @@ type prepared struct {
 }
 
 func (p prepared) Restore(ctx context.Context) (vm.Running, error) {
-	if restores := p.configured.d.restores; restores != nil {
+	if restores := p.d.restores; restores != nil {
 		restores()
 	}
 	running, err := p.Start(ctx)

@@ -216,6 +216,7 @@ func (c *Controller) believe(ctx context.Context, by db.By, row models.Sandbox, 
 		}
 	case lifecycle.Failed:
 		change.Reason, change.Audit.Outcome = ended(seen), string(models.Unavailable)
+	default: // nothing more to say
 	}
 	change.Audit.Action = auditOf[lifecycle.UnderWay(row.State)] // none where nobody asked for it
 	return c.write(ctx, change)

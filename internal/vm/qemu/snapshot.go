@@ -117,13 +117,13 @@ func (m *machine) snapshot(ctx context.Context, to vm.Files) error {
 	return nil
 }
 
-// settleRounds is how often QEMU answers until it has also dealt with what it found on the envd socket before the first question: it
-// writes in the round after the one in which it sees that it may. takenAtOnce is how much it reads in one.
-const settleRounds, takenAtOnce = 3, 4096
+// settleRounds is how often QEMU has to answer until it has also dealt with what it found on the envd socket before the first question: in one round it sees
+// that it may write, in the next it does.
+const settleRounds = 3
 
-// settle is called with the valve shut, and returns when QEMU moves nothing any more between its end of it and the guest's memory.
+// settle is called with the valve shut, and returns when QEMU moves nothing any more between the guest's memory and its end of it.
 func (m *machine) settle(ctx context.Context) error {
-	for range settleRounds + m.session.valve.pending()/takenAtOnce {
+	for range settleRounds {
 		if _, err := m.status(ctx); err != nil {
 			return m.ofEnd(err)
 		}

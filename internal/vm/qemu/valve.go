@@ -6,13 +6,12 @@ import (
 	"os"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
-// valve is what all goes through that the agent and QEMU's envd socket say to each other. A snapshot shuts it: also while its processors stand
-// still, QEMU moves bytes between that socket and the guest's memory, and tells the guest of connections that come and
-// go. A snapshot would have its devices from before that, and its memory from after it.
+// valve is what all goes through that the agent and QEMU's envd socket say to each other. A snapshot shuts it: QEMU takes nothing from that socket
+// while the guest stands still (7.2), but as soon as somebody reads from it, writes on what the guest had in its queue, and tells the
+// guest so in its memory; and also of connections that come and go. With the devices from before that and the memory from after it, the restored guest gets a
+// buffer back twice ("output:id 1 is not a head!"), and its channel is dead.
 type valve struct {
 	// flow is held for reading by whatever passes, for writing while the valve is shut.
 	flow sync.RWMutex
@@ -57,30 +56,6 @@ func (v *valve) through(connect func() (net.Conn, error)) (net.Conn, error) {
 	v.conn = &valvedConn{Conn: conn, valve: v}
 	_ = v.conn.applyDeadlines() // a connection that knows none fails at its first read
 	return v.conn, nil
-}
-
-// pending returns how many bytes at most QEMU has still to take from the connection. It is called while the valve is shut.
-func (v *valve) pending() int {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.conn == nil {
-		return 0
-	}
-	return unread(v.conn.Conn)
-}
-
-// unread returns how much of what was written to a unix socket the other end has not taken: SIOCOUTQ, which counts in whole buffers.
-func unread(conn net.Conn) (n int) {
-	socket, ok := conn.(*net.UnixConn)
-	if !ok {
-		return 0
-	}
-	raw, err := socket.SyscallConn()
-	if err != nil {
-		return 0
-	}
-	_ = raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) }) // a closed socket holds nothing
-	return n
 }
 
 // valvedConn is a connection through a valve.
