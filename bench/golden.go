@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/wrenn-sandbox/wrenn/internal/clone"
 	"github.com/wrenn-sandbox/wrenn/internal/envdclient"
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
 	"github.com/wrenn-sandbox/wrenn/internal/vm/qemu"
@@ -151,8 +152,12 @@ func (b *bench) bareRestores(ctx context.Context) error {
 	}
 	var took []float64
 	for i := range b.rounds + 1 {
-		ms, err := restoreBare(ctx, driver, vm.Spec{ID: "bench", Dir: dir, Rootfs: disk, VCPUs: 1, MemoryMiB: benchMemoryMiB}, from)
-		if err != nil {
+		spec := vm.Spec{ID: "bench", Dir: dir, Rootfs: filepath.Join(dir, fmt.Sprintf("%d.ext4", i)), VCPUs: 1, MemoryMiB: benchMemoryMiB}
+		if _, err := clone.File(ctx, disk, spec.Rootfs, true); err != nil {
+			return err
+		}
+		ms, err := restoreBare(ctx, driver, spec, from)
+		if err = errors.Join(err, os.Remove(spec.Rootfs)); err != nil {
 			return fmt.Errorf("restore a bare VM: %w", err)
 		}
 		if i > 0 {
