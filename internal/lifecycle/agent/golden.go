@@ -11,7 +11,6 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/filesystem"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/snapshot"
-	"github.com/wrenn-sandbox/wrenn/internal/vm"
 )
 
 // shape is what a golden snapshot is of: a template, at one size. Its disk's size is never 0.
@@ -112,11 +111,7 @@ func (a *Agent) fitsTemplate(s snapshot.Snapshot, tmpl filesystem.Template) erro
 	case s.Kernel == "" || s.Kernel != a.kernel():
 		return models.Errorf(models.Precondition, "the kernel has changed")
 	}
-	spec := vm.Spec{VCPUs: s.Machine.VCPUs, MemoryMiB: s.Machine.MemoryMiB, NIC: &vm.NIC{}}
-	if a.cfg.Jails != nil {
-		spec.Jail = &vm.Jail{}
-	}
-	return s.Machine.CheckRestore(a.cfg.Driver.Machine(spec))
+	return s.Machine.CheckRestore(a.machineOf(shapeOf(s).size))
 }
 
 // goldenFor returns the golden snapshot of a template at a size, which the caller gives back, or nil. Where there is none, one will be made.

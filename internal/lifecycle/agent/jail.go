@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/wrenn-sandbox/wrenn/internal/cgroup"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
 	"github.com/wrenn-sandbox/wrenn/internal/vm/vmm"
 )
@@ -57,6 +58,15 @@ func (a *Agent) jail(s *sandbox) (*vm.Jail, error) {
 	}
 	jail.Cgroup = group.Dir
 	return jail, nil
+}
+
+// machineOf is what snapshots of the VMs of this agent are bound to, at a size. With some drivers a jail is part of it.
+func (a *Agent) machineOf(size models.Size) vm.Machine {
+	spec := vm.Spec{VCPUs: size.VCPUs, MemoryMiB: size.MemoryMiB, NIC: &vm.NIC{}}
+	if a.cfg.Jails != nil {
+		spec.Jail = &vm.Jail{}
+	}
+	return a.cfg.Driver.Machine(spec)
 }
 
 // group returns the sandbox's cgroup, which need not exist; false where it can have none.

@@ -97,3 +97,19 @@ func TestHostOOMIsTold(t *testing.T) {
 		t.Errorf("after a restart: %+v, %v", v, err)
 	}
 }
+
+// TestSnapshotsOfJailedVMs: with a jail, too, a sandbox is made from a golden snapshot, sleeps and wakes, though a jail is part of what a snapshot is bound to.
+func TestSnapshotsOfJailedVMs(t *testing.T) {
+	r := newRig(t)
+	r.jails, r.owners, r.golden = &Jails{}, testOwners, 1<<10
+	r.close()
+	r.open()
+	first := r.made(false)
+	r.minted("")
+	if _, err := r.agent.Destroy(t.Context(), first.ID, 0); err != nil {
+		t.Fatal(err)
+	}
+	s := r.made(true)
+	r.pause(s.ID)
+	r.resume(s.ID)
+}

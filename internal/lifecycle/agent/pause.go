@@ -10,7 +10,6 @@ import (
 
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
-	"github.com/wrenn-sandbox/wrenn/internal/network"
 	"github.com/wrenn-sandbox/wrenn/internal/snapshot"
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
 )
@@ -55,7 +54,7 @@ func (a *Agent) restorable(s *sandbox, machine vm.Running) error {
 	if why := a.cfg.Driver.Info().NoRestore; why != "" {
 		return models.Errorf(models.Precondition, "the sandbox could not be paused: %s", why).WithHint("it runs on")
 	}
-	if err := machine.Saved().Machine.CheckRestore(a.cfg.Driver.Machine(a.spec(s, network.Link{}))); err != nil {
+	if err := machine.Saved().Machine.CheckRestore(a.machineOf(s.view().Size)); err != nil {
 		return a.explainChange(s, err, "paused", "it runs on")
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -190,7 +191,7 @@ func newDriver(t *testing.T) *driver {
 func (d *driver) Info() vm.Info { return vm.Info{Driver: "stand-in", NoRestore: d.noRestore} }
 
 func (d *driver) Machine(s vm.Spec) vm.Machine {
-	return vm.Machine{Driver: "stand-in", Version: d.version, VCPUs: s.VCPUs, MemoryMiB: s.MemoryMiB}
+	return vm.Machine{Driver: "stand-in", Version: d.version, VCPUs: s.VCPUs, MemoryMiB: s.MemoryMiB, Hardware: fmt.Sprint("jailed: ", s.Jail != nil)}
 }
 
 // Prepare makes a VM that has what the frozen one had. It fails when its disk is not the one of the snapshot.
