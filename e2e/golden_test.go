@@ -33,10 +33,13 @@ func TestGolden(t *testing.T) {
 	})
 	p.agent.stop(syscall.SIGKILL)
 	p.startAgent()
+	p.eventually("of what was half made nothing is left", func(context.Context) error {
+		if folders := p.found("sandboxes/sb-*"); len(folders) != 1 || len(p.processes()) != 1 {
+			return fmt.Errorf("there is %v, with %v", folders, p.processes())
+		}
+		return nil
+	})
 	p.waitReady()
-	if folders := p.found("sandboxes/sb-*"); len(folders) != 1 || len(p.processes()) != 1 {
-		t.Errorf("after the agent was killed there is %v, with %v", folders, p.processes())
-	}
 	second := p.create("minimal")
 	p.eventually("there is a golden snapshot", func(context.Context) error {
 		if len(p.found("golden/golden-*/manifest.json")) == 0 || len(p.processes()) > 2 {

@@ -101,7 +101,7 @@ func (in Init) body() initBody {
 	}
 }
 
-// Scrub has a guest that nobody owns yet fill its free memory with zeros. It takes a moment for each 100 MiB.
+// Scrub has a guest forget its token and all it was told, and fill its free memory with zeros: it can be frozen for others then. It takes a moment for each 100 MiB.
 func (c *Client) Scrub(ctx context.Context) error {
 	_, finish, err := c.short(ctx, http.MethodPost, "/scrub", nil)
 	if err != nil {

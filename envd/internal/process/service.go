@@ -110,6 +110,13 @@ func (s *Service) forget(p *Process) {
 	time.AfterFunc(keepEnded, func() { s.evict(p) })
 }
 
+// Forget makes sure that nothing that has ended is found any more.
+func (s *Service) Forget() {
+	for _, p := range s.Ended() {
+		s.evict(p)
+	}
+}
+
 // evict makes sure that an ended process is not found any more.
 func (s *Service) evict(p *Process) {
 	s.mu.Lock()

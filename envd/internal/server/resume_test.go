@@ -119,6 +119,16 @@ func TestScrub(t *testing.T) {
 	if status, _ := e.request("POST", "/scrub", "", nil); status != http.StatusUnauthorized {
 		t.Errorf("scrub by a stranger: %d", status)
 	}
+	failure = nil
+	if status, text := e.request("POST", "/scrub", "", token("first")); status != http.StatusNoContent {
+		t.Errorf("scrub by the owner: %d %s", status, text)
+	}
+	if status, _ := e.request("GET", "/envs", "", token("first")); status != http.StatusUnauthorized {
+		t.Errorf("the token after a scrub: %d", status)
+	}
+	if ok, steps := e.resume(resumeBody(""), "nobody's"); !ok {
+		t.Errorf("resume after a scrub: %s", steps)
+	}
 	if status, _ := start(t, server.Options{}).request("POST", "/scrub", "", nil); status != http.StatusNotImplemented {
 		t.Errorf("scrub of what is no guest: %d", status)
 	}

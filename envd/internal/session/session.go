@@ -28,7 +28,8 @@ type Session struct {
 	token string
 	// sum is its SHA-256: two values of equal length compare in constant time.
 	sum   [sha256.Size]byte
-	grant Grant // of this token
+	grant Grant  // of this token
+	user  string // the default one before anybody said another
 }
 
 // Grant stands for having shown the token. It is worth nothing once another token is set, and never is when zero.
@@ -40,7 +41,7 @@ func New(user string) *Session {
 	if user == "" {
 		user = FallbackUser
 	}
-	return &Session{defaults: Defaults{User: user}}
+	return &Session{defaults: Defaults{User: user}, user: user}
 }
 
 // Defaults returns the current defaults.
@@ -68,6 +69,15 @@ func (s *Session) Update(d Defaults, token string) {
 		s.token, s.sum = token, sha256.Sum256([]byte(token))
 		s.grant++
 	}
+}
+
+// Forget makes the session what New returned. Grants are worth nothing any more.
+func (s *Session) Forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.defaults = Defaults{User: s.user}
+	s.token, s.sum = "", [sha256.Size]byte{}
+	s.grant++
 }
 
 // HasToken reports whether a token has been set.

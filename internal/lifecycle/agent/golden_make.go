@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/internal/clone"
+	"github.com/wrenn-sandbox/wrenn/internal/envdclient"
 	"github.com/wrenn-sandbox/wrenn/internal/filesystem"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
@@ -202,7 +203,7 @@ func (a *Agent) bake(ctx context.Context, s *sandbox, tmpl filesystem.Template) 
 	return nil
 }
 
-// heat boots the VM, and scrubs its memory when its guest is ready. The guest is told nothing of an owner: who restores it does that.
+// heat boots the VM, exercises its guest, and scrubs its memory. The guest has no owner then: who restores it says who is.
 func (a *Agent) heat(ctx context.Context, s *sandbox, tmpl filesystem.Template) error {
 	if err := a.prepare(ctx, s, &stopwatch{}); err != nil {
 		return err
@@ -226,10 +227,30 @@ func (a *Agent) heat(ctx context.Context, s *sandbox, tmpl filesystem.Template) 
 	if err := a.giveWay(ctx); err != nil {
 		return err
 	}
+	if err := a.exercise(ctx, guest, tmpl.DefaultUser); err != nil {
+		return deathOr(ctx, machine, fmt.Errorf("exercise the guest: %w", err))
+	}
 	if err := guest.Scrub(ctx); err != nil {
 		return deathOr(ctx, machine, fmt.Errorf("scrub the guest: %w", err))
 	}
 	return a.giveWay(ctx)
+}
+
+// exercise has the guest do once what is done first with each sandbox: what that reads of the disk is in its memory then. The scrub makes it forget the rest.
+// A guest that cannot run a program is a golden one all the same.
+func (a *Agent) exercise(ctx context.Context, guest *envdclient.Client, user string) error {
+	if err := guest.Init(ctx, envdclient.Init{Now: time.Now(), DefaultUser: user}); err != nil {
+		return err
+	}
+	run, err := guest.Exec(ctx, envdclient.Command{Cmd: "/bin/sh", Args: []string{"-c", "true"}})
+	if err != nil {
+		return ctx.Err()
+	}
+	defer run.Close()
+	for err == nil {
+		_, err = run.Next()
+	}
+	return ctx.Err()
 }
 
 // cast freezes the VM into the staging, ends it, and returns what the snapshot is.

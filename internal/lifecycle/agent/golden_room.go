@@ -2,6 +2,7 @@ package agent
 
 import (
 	"cmp"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,8 +25,9 @@ type GoldenSnapshot struct {
 
 // GoldenSnapshots returns those that creates are made from at present, by template.
 func (a *Agent) GoldenSnapshots() []GoldenSnapshot {
-	var all []GoldenSnapshot
-	for _, one := range a.golden.all() {
+	have := a.golden.all()
+	all := make([]GoldenSnapshot, 0, len(have))
+	for _, one := range have {
 		of := shapeOf(one.Snapshot)
 		all = append(all, GoldenSnapshot{
 			ID: one.ID, Template: of.template, Digest: one.Template.Digest, Size: of.size, CreatedAt: one.CreatedAt, Bytes: a.bytesOf(one.Snapshot),
@@ -41,10 +43,7 @@ func (a *Agent) GoldenSnapshots() []GoldenSnapshot {
 func (g *goldens) all() []*golden {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	var all []*golden
-	for _, one := range g.have {
-		all = append(all, one)
-	}
+	all := slices.Collect(maps.Values(g.have))
 	slices.SortFunc(all, func(x, y *golden) int { return y.asked.Compare(x.asked) })
 	return all
 }
