@@ -17,26 +17,32 @@ import (
 // ChunkSize is the size of the chunks that files are checked and stored in.
 const ChunkSize = 512 << 10
 
-// zeroSum is the SHA-256 of a chunk of zeros.
-var zeroSum = sha256.Sum256(make([]byte, ChunkSize))
+// ZeroSum is the SHA-256 of a chunk of zeros.
+var ZeroSum = sha256.Sum256(make([]byte, ChunkSize))
 
 // Digest returns the digest of the file at path as the format has it: that of its chunks' sums and its size. Holes are not read, and all
 // processors work.
 func Digest(ctx context.Context, path string) (string, error) {
-	f, err := os.Open(path)
+	sums, size, err := Sums(ctx, path)
 	if err != nil {
 		return "", err
+	}
+	return DigestOf(sums, size), nil
+}
+
+// Sums returns the sums of the chunks of the file at path, the last one filled up with zeros, and its size.
+func Sums(ctx context.Context, path string) (sums [][sha256.Size]byte, size int64, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, 0, err
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return "", err
+		return nil, 0, err
 	}
-	sums, err := chunkSums(ctx, f, info.Size())
-	if err != nil {
-		return "", err
-	}
-	return DigestOf(sums, info.Size()), nil
+	sums, err = chunkSums(ctx, f, info.Size())
+	return sums, info.Size(), err
 }
 
 // DigestOf returns the digest of a file of size bytes from the sums of its chunks, the last one filled up with zeros.
@@ -52,7 +58,7 @@ func DigestOf(sums [][sha256.Size]byte, size int64) string {
 func chunkSums(ctx context.Context, f *os.File, size int64) ([][sha256.Size]byte, error) {
 	sums := make([][sha256.Size]byte, (size+ChunkSize-1)/ChunkSize)
 	for i := range sums {
-		sums[i] = zeroSum
+		sums[i] = ZeroSum
 	}
 	chunks := make(chan int64)
 	group, ctx := errgroup.WithContext(ctx)
