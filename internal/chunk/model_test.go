@@ -22,8 +22,7 @@ var (
 
 const (
 	testSize   = 64 // bytes in a chunk
-	varieties  = 6  // of chunks: few, so that all want the same
-	worldHours = 30
+	worldHours = 40
 )
 
 func plainChunk(n int) []byte { return []byte(fmt.Sprintf("%-64d", n)) }
@@ -104,7 +103,7 @@ func (s *simulation) upload(h *host, pool *Pool) {
 	names := s.inherit(u)
 	for range 1 + s.pick(2) {
 		s.pause()
-		plain := plainChunk(s.pick(varieties))
+		plain := plainChunk(s.pick(s.varieties))
 		name, _, err := u.Put(s.t.Context(), sha256.Sum256(plain), plain)
 		if err != nil {
 			_ = u.Abort(s.t.Context())

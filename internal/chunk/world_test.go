@@ -24,6 +24,8 @@ type world struct {
 	t   *testing.T
 	mu  sync.Mutex // guards all of the following
 	rng *rand.Rand
+	// stalls is how many of a thousand pauses last for up to hours, and varieties how many chunks there are: this is another in each world.
+	stalls, varieties int
 
 	objects map[string]stored
 	acked   map[string]bool // roots whose Commit returned nil, without those removed
@@ -38,17 +40,18 @@ type stored struct {
 }
 
 func newWorld(t *testing.T, seed uint64) *world {
-	return &world{t: t, rng: rand.New(rand.NewPCG(seed, 1)), objects: map[string]stored{}, acked: map[string]bool{}, gone: map[string]bool{}}
+	rng := rand.New(rand.NewPCG(seed, 1))
+	return &world{t: t, rng: rng, stalls: []int{2, 10, 30, 80}[rng.IntN(4)], varieties: 1 + rng.IntN(6), objects: map[string]stored{}, acked: map[string]bool{}, gone: map[string]bool{}}
 }
 
 // pause lets others go on: mostly for a moment, at times for hours.
 func (w *world) pause() {
 	w.mu.Lock()
 	d := time.Duration(w.rng.ExpFloat64() * float64(time.Second))
-	switch n := w.rng.IntN(200); {
-	case n == 0:
-		d = time.Duration(w.rng.Int64N(int64(6 * time.Hour)))
-	case n < 8:
+	switch n := w.rng.IntN(1000); {
+	case n < w.stalls:
+		d = time.Duration(w.rng.Int64N(int64(time.Hour) << w.rng.IntN(3)))
+	case n < 2*w.stalls:
 		d = time.Duration(w.rng.Int64N(int64(5 * time.Minute)))
 	}
 	w.mu.Unlock()
