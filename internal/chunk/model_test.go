@@ -22,7 +22,7 @@ var (
 
 const (
 	testSize   = 64 // bytes in a chunk
-	worldHours = 40
+	worldHours = 100
 )
 
 func plainChunk(n int) []byte { return []byte(fmt.Sprintf("%-64d", n)) }

@@ -47,7 +47,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 // pause lets others go on: mostly for a moment, at times for hours.
 func (w *world) pause() {
 	w.mu.Lock()
-	d := time.Duration(w.rng.ExpFloat64() * float64(time.Second))
+	d := time.Duration(w.rng.ExpFloat64() * float64(30*time.Second))
 	switch n := w.rng.IntN(1000); {
 	case n < w.stalls:
 		d = time.Duration(w.rng.Int64N(int64(time.Hour) << w.rng.IntN(3)))
