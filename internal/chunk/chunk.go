@@ -97,7 +97,7 @@ func (n Name) key() string { return chunkPrefix + string(n[:2]) + "/" + string(n
 // chunk is missing or damaged, and those of the store.
 func (p *Pool) Chunk(ctx context.Context, name Name) ([]byte, error) {
 	if p.Cache == nil {
-		return p.fetchPlain(ctx, name)
+		return p.Stored(ctx, name)
 	}
 	frame, err := p.Cache.Get(ctx, string(name), func(ctx context.Context) ([]byte, error) { return p.fetch(ctx, name) })
 	if err != nil {
@@ -110,10 +110,11 @@ func (p *Pool) Chunk(ctx context.Context, name Name) ([]byte, error) {
 	if err := p.Cache.Drop(string(name)); err != nil { // perhaps torn by a power cut: what counts is the store's
 		return nil, err
 	}
-	return p.fetchPlain(ctx, name)
+	return p.Stored(ctx, name)
 }
 
-func (p *Pool) fetchPlain(ctx context.Context, name Name) ([]byte, error) {
+// Stored is Chunk past the cache: what it finds wrong is wrong in the store.
+func (p *Pool) Stored(ctx context.Context, name Name) ([]byte, error) {
 	frame, err := p.fetch(ctx, name)
 	if err != nil {
 		return nil, err

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"iter"
 	"os"
 	"runtime"
 
@@ -64,7 +65,7 @@ func chunkSums(ctx context.Context, f *os.File, size int64) ([][sha256.Size]byte
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		defer close(chunks)
-		return eachChunk(ctx, f, size, chunks)
+		return sendChunks(ctx, f, size, chunks)
 	})
 	for range runtime.GOMAXPROCS(0) {
 		group.Go(func() error { return sumChunks(f, chunks, sums) })
@@ -72,36 +73,54 @@ func chunkSums(ctx context.Context, f *os.File, size int64) ([][sha256.Size]byte
 	return sums, group.Wait()
 }
 
-// eachChunk sends the numbers of the chunks that are not holes.
-func eachChunk(ctx context.Context, f *os.File, size int64, chunks chan<- int64) error {
-	for offset := int64(0); offset < size; {
-		data, err := f.Seek(offset, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) { // no data behind offset: lseek(2)
-			return nil
-		}
+func sendChunks(ctx context.Context, f *os.File, size int64, chunks chan<- int64) error {
+	for i, err := range DataChunks(f, size) {
 		if err != nil {
 			return err
 		}
 		select {
-		case chunks <- data / ChunkSize:
+		case chunks <- i:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		offset = (data/ChunkSize + 1) * ChunkSize
 	}
 	return nil
+}
+
+// DataChunks returns the numbers of the chunks of a file of size bytes that are not holes; the last pair may be an error.
+func DataChunks(f *os.File, size int64) iter.Seq2[int64, error] {
+	return func(yield func(int64, error) bool) {
+		for offset := int64(0); offset < size; {
+			data, err := f.Seek(offset, unix.SEEK_DATA)
+			if errors.Is(err, unix.ENXIO) { // no data behind offset: lseek(2)
+				return
+			}
+			if !yield(data/ChunkSize, err) || err != nil {
+				return
+			}
+			offset = (data/ChunkSize + 1) * ChunkSize
+		}
+	}
 }
 
 // sumChunks sums the chunks that it is sent, at their places in sums.
 func sumChunks(f *os.File, chunks <-chan int64, sums [][sha256.Size]byte) error {
 	buffer := make([]byte, ChunkSize)
 	for i := range chunks {
-		n, err := f.ReadAt(buffer, i*ChunkSize)
-		if err != nil && !errors.Is(err, io.EOF) {
+		if err := ReadChunk(f, i, buffer); err != nil {
 			return err
 		}
-		clear(buffer[n:])
 		sums[i] = sha256.Sum256(buffer)
 	}
 	return nil
+}
+
+// ReadChunk reads a chunk into buffer, which has ChunkSize bytes; what is behind the end of the file is zeros.
+func ReadChunk(f io.ReaderAt, i int64, buffer []byte) error {
+	n, err := f.ReadAt(buffer, i*ChunkSize)
+	clear(buffer[n:])
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
 }
