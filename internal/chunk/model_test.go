@@ -16,7 +16,7 @@ import (
 )
 
 var (
-	seeds = flag.Int("seeds", 60, "worlds that TestCollectorEatsNothingAlive tries")
+	seeds = flag.Int("seeds", 12, "worlds that TestCollectorEatsNothingAlive tries")
 	first = flag.Uint64("first-seed", 1, "the first of them")
 )
 

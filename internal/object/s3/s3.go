@@ -163,6 +163,9 @@ func (s *Store) call(ctx context.Context, key string) (context.Context, context.
 	return ctx, cancel, nil
 }
 
+// noSuchUser is what versitygw calls an access key that it does not know.
+const noSuchUser = "XAdminUserNotFound"
+
 // coded says in our words what the server or the way to it answered.
 func coded(key string, err error) error {
 	var answer minio.ErrorResponse
@@ -181,12 +184,13 @@ func coded(key string, err error) error {
 		return object.Missing(key, err)
 	case minio.NoSuchBucket:
 		return models.Errorf(models.Precondition, "the object store has no bucket of the name that is configured").WithCause(err)
-	case minio.AccessDenied, "InvalidAccessKeyId", "SignatureDoesNotMatch":
-		return models.Errorf(models.Precondition, "the object store refuses the access key that is configured").WithCause(err)
 	case "RequestTimeTooSkewed":
 		return models.Errorf(models.Precondition, "the clocks of this host and of the object store differ by more than 15 minutes").WithCause(err)
 	case "QuotaExceeded", "XMinioStorageFull", "InsufficientStorage":
 		return models.Errorf(models.Exhausted, "the object store is full").WithCause(err)
+	}
+	if answer.StatusCode == http.StatusForbidden || answer.StatusCode == http.StatusUnauthorized || answer.Code == noSuchUser {
+		return models.Errorf(models.Precondition, "the object store refuses the access key that is configured").WithCause(err)
 	}
 	return models.Errorf(models.Unavailable, "the object store failed").WithCause(fmt.Errorf("%s: %w", key, err))
 }
