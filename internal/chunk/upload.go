@@ -52,11 +52,12 @@ func (u *Upload) Put(ctx context.Context, sum Sum, plain []byte) (Name, int, err
 	if u.condemned[name] { // it may go at any moment, and so may one that takes its place
 		name += Name("." + u.id)
 	}
-	sent, err, _ := u.puts.Do(string(name), func() (any, error) { return u.put(ctx, name, plain) })
-	if err != nil {
-		return "", 0, err
-	}
-	return name, sent.(int), nil
+	sent := 0 // by this call, and by no other that wants the same at the same time
+	_, err, _ := u.puts.Do(string(name), func() (_ any, err error) {
+		sent, err = u.put(ctx, name, plain)
+		return nil, err
+	})
+	return name, sent, err
 }
 
 func (u *Upload) put(ctx context.Context, name Name, plain []byte) (sent int, err error) {

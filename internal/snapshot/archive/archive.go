@@ -120,7 +120,9 @@ func (a *Archive) templateChunks(ctx context.Context, path string) ([]chunk.Sum,
 
 // onDisk gives what the host's disk answers a code.
 func onDisk(err error) error {
+	var known *models.Error
 	switch {
+	case errors.As(err, &known):
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		return models.Errorf(models.Exhausted, "the host's disk is full").
 			WithHint("destroy sandboxes that are not needed, or give the host more disk").WithCause(err)
