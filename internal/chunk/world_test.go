@@ -26,6 +26,7 @@ type world struct {
 	rng *rand.Rand
 	// stalls is how many of a thousand pauses last for up to hours, and varieties how many chunks there are: this is another in each world.
 	stalls, varieties int
+	still             bool // nothing takes time and nothing gets lost: a test decides who goes on
 
 	objects map[string]stored
 	acked   map[string]bool // roots whose Commit returned nil, without those removed
@@ -46,6 +47,9 @@ func newWorld(t *testing.T, seed uint64) *world {
 
 // pause lets others go on: mostly for a moment, at times for hours.
 func (w *world) pause() {
+	if w.still {
+		return
+	}
 	w.mu.Lock()
 	d := time.Duration(w.rng.ExpFloat64() * float64(30*time.Second))
 	switch n := w.rng.IntN(1000); {
@@ -87,7 +91,7 @@ func (w *world) do(ctx context.Context, effect func() error) error {
 		w.check()
 		w.mu.Unlock()
 		w.pause()
-		if w.chance(1) {
+		if !w.still && w.chance(1) {
 			err = errLost
 		}
 		done <- err
@@ -140,11 +144,15 @@ func (w *world) namesIn(key string, data []byte) (keys []string) {
 type host struct {
 	*world
 	dead atomic.Bool
+	turn chan struct{} // of each call, where a test decides; else nil
 }
 
 var errDead = errors.New("this process was killed")
 
 func (h *host) call(ctx context.Context, effect func() error) error {
+	if h.turn != nil {
+		<-h.turn
+	}
 	if h.dead.Load() {
 		return errDead
 	}
