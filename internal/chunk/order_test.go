@@ -43,54 +43,30 @@ func (a *actor) run(n int) (ended bool) {
 
 const toItsEnd = 1 << 10
 
+// pace is how an upload goes on until it is stopped.
+type pace struct {
+	name        string
+	slow, stops time.Duration // before its intent; where it is stopped
+}
+
+const overdueTime = leaseTime + time.Minute
+
 // TestEveryOrder stops an upload before each of its calls, then lets a collection go on to each of its, then the upload end, then the collection. The chunk
-// that the upload needs is one that nobody names; in the overdue worlds the collection no longer waits for it.
+// that the upload needs is one that nobody names. Where the upload is overdue, the collection no longer waits for it.
 func TestEveryOrder(t *testing.T) {
 	warmCodec(t)
-	plain := plainChunk(1)
-	sum := sha256.Sum256(plain)
 	orders, overdue := 0, 0
-	for _, stop := range []time.Duration{0, leaseTime + time.Minute} {
+	for _, p := range []pace{{name: "quick"}, {name: "slow", slow: overdueTime}, {name: "stopped", stops: overdueTime}} {
 		for uploadCalls, more := 0, true; more; uploadCalls++ {
-			for collectCalls, moreToCollect := 0, true; moreToCollect && collectCalls < 40; collectCalls++ {
+			for collectCalls, moreToCollect := 0, true; moreToCollect; collectCalls++ {
 				synctest.Test(t, func(t *testing.T) {
-					w := newWorld(t, 1)
-					w.still = true
-					frame, err := compress(plain)
-					if err != nil {
-						t.Fatal(err)
-					}
-					w.objects[nameOf(sum).key()] = stored{data: frame, modified: time.Now()}
-					time.Sleep(time.Second)
-					upload := newActor(w, func(p *Pool) error {
-						u, err := p.Begin(t.Context())
-						if err != nil {
-							return err
-						}
-						name, _, err := u.Put(t.Context(), sum, plain)
-						if err != nil {
-							return err
-						}
-						return u.Commit(t.Context(), "root", []byte(name))
-					})
-					more = !upload.run(uploadCalls)
-					time.Sleep(stop)
-					collect := newActor(w, func(p *Pool) error { _, err := p.Collect(t.Context()); return err })
-					moreToCollect = !collect.run(collectCalls)
-					upload.run(toItsEnd)
-					collect.run(toItsEnd)
-					err = <-upload.done
-					_, there := w.objects[rootPrefix+"root"]
-					if w.broken != "" || err == nil && !there || errors.Is(err, ErrOverdue) && there { // another error may have come after the root
-						t.Errorf("upload stopped at %d for %v, collection at %d: %v, root there %v, %s", uploadCalls, stop, collectCalls, err, there, w.broken)
-					}
-					if err != nil {
+					o := order{newWorld(t, 1), p, uploadCalls, collectCalls}
+					var late bool
+					more, moreToCollect, late = o.try()
+					orders++
+					if late {
 						overdue++
 					}
-					if err := <-collect.done; err != nil {
-						t.Errorf("upload stopped at %d, collection at %d: %v", uploadCalls, collectCalls, err)
-					}
-					orders++
 				})
 			}
 		}
@@ -98,5 +74,57 @@ func TestEveryOrder(t *testing.T) {
 	t.Logf("%d orders, in %d of which the upload was overdue", orders, overdue)
 	if overdue == 0 || overdue == orders {
 		t.Error("these are not all")
+	}
+}
+
+// order is one of them.
+type order struct {
+	*world
+	pace
+	uploadCalls, collectCalls int
+}
+
+// try reports whether either did not end within its calls, and whether the upload failed.
+func (o *order) try() (moreToUpload, moreToCollect, failed bool) {
+	o.still = true
+	plain := plainChunk(1)
+	frame, err := compress(plain)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	o.objects[nameOf(sha256.Sum256(plain)).key()] = stored{data: frame, modified: time.Now()}
+	time.Sleep(time.Second)
+	upload := newActor(o.world, func(p *Pool) error { return uploadOne(o.t, p, plain) })
+	const callsToIntent = 3 // the lease, the list of condemned, the look for the chunk
+	ended := upload.run(min(o.uploadCalls, callsToIntent))
+	time.Sleep(o.slow)
+	ended = ended || upload.run(o.uploadCalls-callsToIntent)
+	time.Sleep(o.stops)
+	collect := newActor(o.world, func(p *Pool) error { _, err := p.Collect(o.t.Context()); return err })
+	collected := collect.run(o.collectCalls)
+	upload.run(toItsEnd)
+	collect.run(toItsEnd)
+	err = <-upload.done
+	o.judge(err, <-collect.done)
+	return !ended, !collected, err != nil
+}
+
+func uploadOne(t *testing.T, p *Pool, plain []byte) error {
+	u, err := p.Begin(t.Context())
+	if err != nil {
+		return err
+	}
+	name, _, err := u.Put(t.Context(), sha256.Sum256(plain), plain)
+	if err != nil {
+		return err
+	}
+	return u.Commit(t.Context(), "root", []byte(name))
+}
+
+// judge: a root that was put is whole, one whose upload was overdue was not put. Other errors may come after the root.
+func (o *order) judge(uploaded, collected error) {
+	_, there := o.objects[rootPrefix+"root"]
+	if o.broken != "" || uploaded == nil && !there || errors.Is(uploaded, ErrOverdue) && there || collected != nil {
+		o.t.Errorf("%s upload stopped at %d, collection at %d: %v, %v; root there %v; %s", o.name, o.uploadCalls, o.collectCalls, uploaded, collected, there, o.broken)
 	}
 }
