@@ -33,7 +33,7 @@ var how = map[string]string{
 	"chunks_first_stored_mib":     "what the first upload sent",
 	"chunks_again_stored_mib":     "what the second one sent",
 	"chunks_changed_stored_mib":   "what that of the clone sent",
-	"plain_s3_upload_mib_s":       "the same files put into the same server as they are (minio-go, parts at the same time), by their data",
+	"plain_s3_upload_mib_s":       "the same files put into the same server as they are (minio-go, one request a file), by their data",
 	"plain_s3_stored_mib":         "what that sent",
 	"zstd_t0_mib_s":               "zstd -1 -T0 of the same files into nothing, by their data",
 	"zstd_t0_stored_mib":          "what came out of it",
@@ -152,7 +152,7 @@ func plainUpload(ctx context.Context, s snapshot.Snapshot, server *s3test.Server
 		return 0, err
 	}
 	for _, name := range []string{snapshot.MemoryFile, snapshot.RootfsFile} {
-		info, err := client.FPutObject(ctx, o.Bucket, "plain/"+name, filepath.Join(s.Dir, name), minio.PutObjectOptions{})
+		info, err := client.FPutObject(ctx, o.Bucket, "plain/"+name, filepath.Join(s.Dir, name), minio.PutObjectOptions{DisableMultipart: true})
 		if err != nil {
 			return 0, err
 		}

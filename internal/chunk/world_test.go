@@ -76,31 +76,38 @@ func (w *world) pick(n int) int {
 
 var errLost = models.Errorf(models.Unavailable, "the answer got lost")
 
+// answer is what a call comes back with, if it does.
+type answer[T any] struct {
+	value T
+	err   error
+}
+
 // do has an effect after a while, but not later than object.Lag behind the deadline.
-func (w *world) do(ctx context.Context, effect func() error) error {
+func do[T any](ctx context.Context, w *world, effect func() (T, error)) (T, error) {
 	deadline, limited := ctx.Deadline()
-	done := make(chan error, 1)
+	done := make(chan answer[T], 1)
 	go func() {
 		w.pause()
 		if limited && time.Now().After(deadline.Add(object.Lag)) {
-			done <- context.DeadlineExceeded
+			done <- answer[T]{err: context.DeadlineExceeded}
 			return
 		}
 		w.mu.Lock()
-		err := effect()
+		value, err := effect()
 		w.check()
 		w.mu.Unlock()
 		w.pause()
 		if !w.still && w.chance(1) {
 			err = errLost
 		}
-		done <- err
+		done <- answer[T]{value, err}
 	}()
 	select {
-	case err := <-done:
-		return err
+	case a := <-done:
+		return a.value, a.err
 	case <-ctx.Done():
-		return ctx.Err()
+		var none T
+		return none, ctx.Err()
 	}
 }
 
@@ -149,50 +156,48 @@ type host struct {
 
 var errDead = errors.New("this process was killed")
 
-func (h *host) call(ctx context.Context, effect func() error) error {
+func call[T any](ctx context.Context, h *host, effect func() (T, error)) (value T, err error) {
 	if h.turn != nil {
 		<-h.turn
 	}
 	if h.dead.Load() {
-		return errDead
+		return value, errDead
 	}
-	err := h.do(ctx, effect)
+	value, err = do(ctx, h.world, effect)
 	if h.dead.Load() {
-		return errDead
+		return value, errDead
 	}
-	return err
+	return value, err
 }
 
 func (h *host) Put(ctx context.Context, key string, data []byte) error {
-	return h.call(ctx, func() error {
+	_, err := call(ctx, h, func() (any, error) {
 		h.objects[key] = stored{data, time.Now(), h.namesIn(key, data)}
-		return nil
+		return nil, nil
 	})
+	return err
 }
 
 func (h *host) Delete(ctx context.Context, key string) error {
-	return h.call(ctx, func() error {
+	_, err := call(ctx, h, func() (any, error) {
 		delete(h.objects, key)
-		return nil
+		return nil, nil
+	})
+	return err
+}
+
+func (h *host) Get(ctx context.Context, key string, _ int64) ([]byte, error) {
+	return call(ctx, h, func() ([]byte, error) {
+		o, there := h.objects[key]
+		return o.data, h.missing(key, there)
 	})
 }
 
-func (h *host) Get(ctx context.Context, key string, _ int64) (data []byte, err error) {
-	err = h.call(ctx, func() error {
+func (h *host) Stat(ctx context.Context, key string) (object.Info, error) {
+	return call(ctx, h, func() (object.Info, error) {
 		o, there := h.objects[key]
-		data = o.data
-		return h.missing(key, there)
+		return object.Info{Key: key, Size: int64(len(o.data)), Modified: o.modified}, h.missing(key, there)
 	})
-	return data, err
-}
-
-func (h *host) Stat(ctx context.Context, key string) (info object.Info, err error) {
-	err = h.call(ctx, func() error {
-		o, there := h.objects[key]
-		info = object.Info{Key: key, Size: int64(len(o.data)), Modified: o.modified}
-		return h.missing(key, there)
-	})
-	return info, err
 }
 
 func (h *host) missing(key string, there bool) error {
@@ -206,8 +211,9 @@ func (h *host) missing(key string, there bool) error {
 func (h *host) List(ctx context.Context, prefix string) iter.Seq2[object.Info, error] {
 	return func(yield func(object.Info, error) bool) {
 		for last := prefix; ; {
-			var page []object.Info
-			if err := h.call(ctx, func() error { page = h.page(prefix, last); return nil }); err != nil {
+			after := last
+			page, err := call(ctx, h, func() ([]object.Info, error) { return h.page(prefix, after), nil })
+			if err != nil {
 				yield(object.Info{}, err)
 				return
 			}
