@@ -9,5 +9,7 @@ chmod 711 "$data" # the database runs as a user of its own
 trap 'rm -rf --one-file-system "$data"' EXIT
 go build -o build/tools/bench ./bench
 go build -o build/tools/bench-network ./bench/network
+go build -o build/tools/bench-chunks ./bench/chunks
 build/tools/bench-network
+build/tools/bench-chunks
 bin/wrenn up --data "$data" --netns isolated --listen 127.0.0.1:0 -- build/tools/bench "$@"
