@@ -158,7 +158,7 @@ boot_once() {
   qemu=$!
   while kill -0 "$qemu" 2>/dev/null; do
     sleep 1
-    [ $(($(date +%s) - $(stat -c %Y "$work/status"))) -le "$STALL" ] || { stop_qemu; return 1; }
+    [ ! -s "$work/status" ] || [ $(($(date +%s) - $(stat -c %Y "$work/status"))) -le "$STALL" ] || { stop_qemu; return 1; }
   done
   wait "$qemu" || die "the emulated host ended with status $?"
   qemu=

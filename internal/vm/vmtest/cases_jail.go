@@ -180,12 +180,12 @@ func become(owner uint32) error {
 // jailFoundByItsUser holds that a VMM whose agent died before it was recorded is found, in its jail, and ended.
 func jailFoundByItsUser(w *world) {
 	running, spec := w.bootJailed()
-	found, err := vmm.Find(spec.Dir, spec.Jail.Owner)
+	found, err := vmm.Find(w.mark(spec.Dir))
 	w.must(err)
 	if !slices.Equal(found, []int{running.Saved().PID}) {
 		w.Errorf("found %v, want %d", found, running.Saved().PID)
 	}
-	w.must(vmm.KillStale(w.ctx(), spec.Dir, spec.Jail.Owner))
+	w.must(vmm.KillStale(w.ctx(), w.mark(spec.Dir)))
 	if exit := w.waitDone(running); exit.Signal != int(unix.SIGKILL) {
 		w.Errorf("exit %+v", exit)
 	}
