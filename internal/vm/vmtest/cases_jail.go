@@ -9,12 +9,15 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/wrenn-sandbox/wrenn/internal/testlane"
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
 	"github.com/wrenn-sandbox/wrenn/internal/vm/jail"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/seccomp"
 	"github.com/wrenn-sandbox/wrenn/internal/vm/vmm"
 )
 
@@ -64,6 +67,26 @@ func jailPrivileges(w *world) {
 	w.must(err)
 	if may(unix.CAP_SYS_RESOURCE) && !bytes.Contains(bytes.ReplaceAll(limits, []byte(" "), nil), []byte("Maxcorefilesize00bytes")) {
 		w.Errorf("it may dump core:\n%s", limits)
+	}
+	if !w.subject.Simulated {
+		w.checkFilters(threads)
+	}
+}
+
+// checkFilters holds that no thread of a VMM may execute programs. Seccomp: 2 in its status says no more than that it has a filter.
+func (w *world) checkFilters(threads []string) {
+	w.Helper()
+	for _, thread := range threads {
+		id, err := strconv.Atoi(thread)
+		w.must(err)
+		refused, err := seccomp.Refuses(id, unix.SYS_EXECVE)
+		if errors.Is(err, seccomp.ErrUnknown) {
+			testlane.Missing(w, err.Error())
+		}
+		w.must(err)
+		if want := !w.subject.Unfiltered; refused != want {
+			w.Errorf("that thread %s may not execute programs is %t, want %t", thread, refused, want)
+		}
 	}
 }
 

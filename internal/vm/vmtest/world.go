@@ -72,7 +72,7 @@ func (w *world) spec(args ...string) vm.Spec {
 	w.must(copyFile(rootfs, w.image))
 	return vm.Spec{
 		ID: filepath.Base(dir), Dir: dir, Kernel: w.subject.Kernel, Rootfs: rootfs,
-		VCPUs: 1, MemoryMiB: 128, Args: args, Jail: w.jail(dir),
+		VCPUs: 1, MemoryMiB: guestMiB, Args: args, Jail: w.jail(dir),
 	}
 }
 
