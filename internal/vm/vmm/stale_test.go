@@ -99,6 +99,14 @@ func TestFindInJail(t *testing.T) {
 	m := Mark{Dir: dir, Disk: filepath.Join(dir, "disk"), Owner: owner}
 	liar := jailed(t, dir, owner, "/bin/sleep", []string{"600"}, []string{DirEnv + "=" + other})
 	jailed(t, other, owner, "/bin/sleep", []string{"600"}, []string{DirEnv + "=" + dir})
+	elsewhere, err := placeOf(m.Disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	elsewhere.device = "0:0"
+	if liveTask(liar.Identity().PID).hasMounted(elsewhere) {
+		t.Error("a file of the same path on another file system is taken for the disk")
+	}
 	for range 2 {
 		if found, err := Find(m); err != nil || !slices.Equal(found, []int{liar.Identity().PID}) {
 			t.Errorf("found %v, %v, want %d", found, err, liar.Identity().PID)

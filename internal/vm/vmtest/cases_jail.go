@@ -207,8 +207,8 @@ func become(owner uint32) error {
 	return nil
 }
 
-// jailFoundByItsUser holds that a VMM whose agent died before it was recorded is found, in its jail, and ended.
-func jailFoundByItsUser(w *world) {
+// jailFoundUnrecorded holds that a VMM whose agent died before it was recorded is found, in its jail, and ended.
+func jailFoundUnrecorded(w *world) {
 	running, spec := w.bootJailed()
 	found, err := vmm.Find(w.mark(spec.Dir))
 	w.must(err)

@@ -94,6 +94,6 @@ func cases() []testCase {
 		{"jail_privileges", jailPrivileges},
 		{"jail_view", jailView},
 		{"jail_neighbours", jailNeighbours},
-		{"jail_found_by_its_user", jailFoundByItsUser},
+		{"jail_found_unrecorded", jailFoundUnrecorded},
 	}
 }
