@@ -61,16 +61,18 @@ func run(t *testing.T, c Confinement, script string) string {
 	return output.String()
 }
 
+// insideEnv marks a copy of this process that TestMain has started.
+const insideEnv = "WRENN_TEST_JAIL_INSIDE"
+
 // TestMain runs the tests in a mount namespace of their own, in a copy of this process: nobody else mounts there, and what could propagate out of
 // a jail does, as on hosts where systemd has made all mounts shared.
 func TestMain(m *testing.M) {
-	const inside = "WRENN_TEST_JAIL_INSIDE"
-	if os.Geteuid() != 0 || os.Getenv(inside) != "" {
+	if os.Geteuid() != 0 || os.Getenv(insideEnv) != "" {
 		os.Exit(m.Run())
 	}
 	runtime.LockOSThread() // Pdeathsig is about the thread that started the child, and the namespace is this thread's
 	self := exec.CommandContext(context.Background(), "/proc/self/exe", os.Args[1:]...)
-	self.Args[0], self.Env = os.Args[0], append(os.Environ(), inside+"=1")
+	self.Args[0], self.Env = os.Args[0], append(os.Environ(), insideEnv+"=1")
 	self.Stdin, self.Stdout, self.Stderr = os.Stdin, os.Stdout, os.Stderr
 	self.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	err := unix.Unshare(unix.CLONE_NEWNS)
@@ -115,6 +117,26 @@ func TestView(t *testing.T) {
 	}
 	if after := mounts(t); after != before {
 		t.Errorf("mounts of the host changed:\n%s\n%s", before, after)
+	}
+}
+
+// TestViewInAChroot does the same where the root of this program is not that of its mount namespace.
+func TestViewInAChroot(t *testing.T) {
+	testlane.NeedRoot(t)
+	above := t.TempDir()
+	dir := filepath.Join(above, "root")
+	must(t, tmpfs(above))
+	defer func() { must(t, unix.Unmount(above, unix.MNT_DETACH)) }()
+	must(t, unix.Mount("", above, "", unix.MS_PRIVATE, "")) // as an initramfs is; pivot_root(2) refuses what is shared
+	must(t, os.Mkdir(dir, 0o755))
+	must(t, unix.Mount("/", dir, "", unix.MS_BIND|unix.MS_REC, ""))
+	must(t, unix.Mount("", dir, "", unix.MS_PRIVATE|unix.MS_REC, "")) // else its end is that of all mounts
+	self := exec.Command("/proc/self/exe", "-test.run=^(TestView|TestMountsAreRestricted)$", "-test.v")
+	self.Env = append(os.Environ(), insideEnv+"=1")
+	self.SysProcAttr = &syscall.SysProcAttr{Chroot: dir}
+	output, err := self.CombinedOutput()
+	if err != nil || bytes.Count(output, []byte("--- PASS")) != 2 {
+		t.Errorf("%v\n%s", err, output)
 	}
 }
 

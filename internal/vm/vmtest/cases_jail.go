@@ -135,15 +135,19 @@ func jailView(w *world) {
 	}
 }
 
-// mayHave reports whether a file that a VMM sees is its user's alone, or cannot be written there because of its mount. A device leads to no file.
+// mayHave reports whether a file that a VMM sees is its user's alone, or cannot be written there: because of its mount, or because it is
+// closed to others than its owner, which is not enough for the kernel, of which there is one for all VMs. A device leads to no file.
 func (w *world) mayHave(path string, spec vm.Spec) bool {
-	var stat unix.Stat_t
+	var stat, kernel unix.Stat_t
 	var mount unix.Statfs_t
-	w.must(errors.Join(unix.Lstat(path, &stat), unix.Statfs(path, &mount)))
+	w.must(errors.Join(unix.Lstat(path, &stat), unix.Statfs(path, &mount), unix.Stat(spec.Kernel, &kernel)))
 	if stat.Mode&unix.S_IFMT == unix.S_IFCHR || mount.Flags&unix.ST_RDONLY != 0 {
 		return true
 	}
-	return stat.Uid == spec.Jail.Owner && stat.Nlink <= 2
+	if stat.Dev == kernel.Dev && stat.Ino == kernel.Ino {
+		return false
+	}
+	return stat.Uid == spec.Jail.Owner && stat.Nlink <= 2 || stat.Uid != spec.Jail.Owner && stat.Mode&0o022 == 0
 }
 
 // jailNeighbours holds that one VM's user reaches nothing of another VM, even where the folders that lead there are open.
