@@ -1,7 +1,6 @@
 package firecracker_test
 
 import (
-	"os"
 	"testing"
 
 	"github.com/wrenn-sandbox/wrenn/internal/vm/vmtest"
@@ -19,12 +18,4 @@ func TestLimitsFirecracker(t *testing.T) { vmtest.Limits(t, limitedSubject(t)) }
 
 func TestOOMFirecracker(t *testing.T) { vmtest.OOM(t, limitedSubject(t)) }
 
-func TestDiskLimitFirecracker(t *testing.T) {
-	subject := limitedSubject(t)
-	if dir := os.Getenv("WRENN_TEST_DISK"); dir != "" {
-		t.Setenv("TMPDIR", dir) // folders in memory have no disk
-	} else {
-		missing(t, "WRENN_TEST_DISK names no folder on a disk")
-	}
-	vmtest.DiskLimit(t, subject)
-}
+func TestDiskLimitFirecracker(t *testing.T) { vmtest.DiskLimit(t, limitedSubject(t)) }

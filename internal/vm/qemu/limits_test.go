@@ -28,11 +28,7 @@ func TestLimitsQEMU(t *testing.T) { vmtest.Limits(t, limitedSubject(t)) }
 
 func TestOOMQEMU(t *testing.T) { vmtest.OOM(t, limitedSubject(t)) }
 
-func TestDiskLimitQEMU(t *testing.T) {
-	subject := limitedSubject(t)
-	t.Setenv("TMPDIR", os.Getenv("WRENN_TEST_DISK")) // folders in memory have no disk
-	vmtest.DiskLimit(t, subject)
-}
+func TestDiskLimitQEMU(t *testing.T) { vmtest.DiskLimit(t, limitedSubject(t)) }
 
 // TestSuiteQEMU runs the suite with KVM, where TestSuite emulates if it has to.
 func TestSuiteQEMU(t *testing.T) {

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/wrenn-sandbox/wrenn/internal/cgroup"
+	"github.com/wrenn-sandbox/wrenn/internal/testlane"
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
 	"github.com/wrenn-sandbox/wrenn/internal/vm/vmtest/guestapp"
 )
@@ -135,8 +136,16 @@ func OOM(t *testing.T, s Subject) {
 	}
 }
 
-// DiskLimit holds that a guest that writes as much as it can writes to the host's disk what it may. Temporary files must lie on a disk.
+// diskEnv names a folder on a disk, where temporary files may lie in memory. scripts/test-firecracker.sh sets it.
+const diskEnv = "WRENN_TEST_DISK"
+
+// DiskLimit holds that a guest that writes as much as it can writes to the host's disk what it may.
 func DiskLimit(t *testing.T, s Subject) {
+	dir := os.Getenv(diskEnv)
+	if dir == "" {
+		testlane.Missing(t, diskEnv+" names no folder on a disk")
+	}
+	t.Setenv("TMPDIR", dir)
 	const mibs = 2
 	v := newLimited(t, s, cgroup.Limits{DiskMiBs: mibs})
 	before, begin := v.stat("io.stat", "wbytes"), time.Now()
