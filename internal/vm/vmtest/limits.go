@@ -98,7 +98,7 @@ func (v *limited) checkMemory() {
 // checkForks lets a program in the VM's group, as a VMM that was taken over could be, start as many others as it can.
 func (v *limited) checkForks() {
 	v.Helper()
-	most := v.number("pids.max")
+	most := int64(1 + v.subject.Driver.Info().Processes)
 	group, err := os.Open(v.group.Dir)
 	v.must(err)
 	defer group.Close()
@@ -146,7 +146,7 @@ func DiskLimit(t *testing.T, s Subject) {
 		testlane.Missing(t, diskEnv+" names no folder on a disk")
 	}
 	t.Setenv("TMPDIR", dir)
-	const mibs = 2
+	const mibs = 1
 	v := newLimited(t, s, cgroup.Limits{DiskMiBs: mibs})
 	before, begin := v.stat("io.stat", "wbytes"), time.Now()
 	for i := range 6 {
@@ -155,7 +155,8 @@ func DiskLimit(t *testing.T, s Subject) {
 	v.must(syncFile(v.spec.Rootfs))
 	written, took := v.stat("io.stat", "wbytes")-before, time.Since(begin).Seconds()
 	t.Logf("%d bytes were written in %.1f s", written, took)
-	if limit := mibs << 20 * (took + 1); float64(written) > limit || written < 1<<20 {
+	// The kernel metes out in slices, and lets what was idle begin at once.
+	if limit := mibs << 20 * (1.25*took + 1); float64(written) > limit || written < 1<<20 {
 		t.Errorf("want 1 MiB to %.0f", limit)
 	}
 }
