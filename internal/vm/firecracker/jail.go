@@ -96,6 +96,7 @@ func (c *configured) places() places {
 }
 
 func (c *configured) arguments(p places) []string {
-	args := []string{"--api-sock", p.api, "--log-path", p.log, "--level", string(api.LogWarning), "--metrics-path", p.metrics}
-	return append(args, filterArguments(p.filter)...)
+	return slices.Concat(
+		[]string{"--api-sock", p.api, "--log-path", p.log, "--level", string(api.LogWarning), "--metrics-path", p.metrics}, filterArguments(p.filter),
+	)
 }

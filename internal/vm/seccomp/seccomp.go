@@ -85,10 +85,10 @@ func filterOf(thread, n int) ([]bpf.RawInstruction, error) {
 func getFilter(thread, n int, into []unix.SockFilter) (int, error) {
 	length, _, errno := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_SECCOMP_GET_FILTER, uintptr(thread), uintptr(n),
 		uintptr(unsafe.Pointer(unsafe.SliceData(into))), 0, 0) // the kernel writes as many as it said there are
-	switch errno {
-	case 0:
+	if errno == 0 {
 		return int(length), nil
-	case unix.EIO, unix.EACCES: // not built in; not allowed
+	}
+	if errno == unix.EIO || errno == unix.EACCES { // not built in; not allowed
 		return 0, fmt.Errorf("%w: %w", ErrUnknown, errno)
 	}
 	return 0, errno

@@ -30,13 +30,13 @@ func placeOf(file string) (place, error) {
 	if err := unix.Statx(dir, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &stat); err != nil {
 		return place{}, &fs.PathError{Op: "statx", Path: filepath.Dir(file), Err: err}
 	}
-	real, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", dir))
+	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", dir))
 	if err != nil {
 		return place{}, err
 	}
 	for _, m := range mountsOf("/proc/thread-self") {
 		if m.id == strconv.FormatUint(stat.Mnt_id, 10) {
-			below := strings.TrimPrefix(real, strings.TrimSuffix(m.on, "/"))
+			below := strings.TrimPrefix(path, strings.TrimSuffix(m.on, "/"))
 			return place{m.device, filepath.Join(m.root, below, filepath.Base(file))}, nil
 		}
 	}

@@ -108,10 +108,10 @@ func readFilter(file string) error {
 	}
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return fmt.Errorf("Filter file open error: %w", err) //nolint:revive,staticcheck // Firecracker's words
+		return fmt.Errorf("Filter file open error: %w", err) //nolint:staticcheck // Firecracker's words
 	}
 	if string(text) != Filter {
-		return errors.New("Filter deserialization failed") //nolint:revive,staticcheck // Firecracker's words
+		return errors.New("Filter deserialization failed") //nolint:staticcheck // Firecracker's words
 	}
 	return nil
 }
