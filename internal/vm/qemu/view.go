@@ -104,9 +104,12 @@ func existing(files []string) []string {
 	return found
 }
 
+// askLimit bounds ask, which takes 50 ms on an idle host. One that is busy, or emulated, needs many times that.
+const askLimit = time.Minute
+
 // ask runs QEMU for something that it prints and exits.
 func ask(ctx context.Context, binary string, env []string, args ...string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, binary, args...)
 	cmd.Env = append(os.Environ(), env...)
