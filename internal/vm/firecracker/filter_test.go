@@ -35,6 +35,12 @@ func TestCheckFilterFirecracker(t *testing.T) {
 	if file := os.Getenv(filterEnv); file != "" {
 		must(t, check(file))
 	}
+	bare := script(t, "Firecracker v1.10.1", "exec "+binary+` --no-seccomp "$@"`)
+	d, err := firecracker.New(t.Context(), firecracker.Options{Binary: bare, Unjailed: true})
+	must(t, err)
+	if err := d.CheckFilter(t.Context()); !errors.Is(err, firecracker.ErrUnfiltered) {
+		t.Errorf("without any filter: %v", err)
+	}
 	spoilt := filepath.Join(t.TempDir(), "filter")
 	must(t, os.WriteFile(spoilt, []byte("no filter"), 0o644))
 	if err := check(spoilt); err == nil || errors.Is(err, firecracker.ErrUnfiltered) || !strings.Contains(err.Error(), "ilter") {
