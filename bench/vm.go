@@ -21,7 +21,7 @@ func (b *bench) bareVM(ctx context.Context, makeDisk func(ctx context.Context, p
 	remove := func() { _ = os.RemoveAll(dir) } // a folder in the temporary folder
 	disk := filepath.Join(dir, "rootfs.ext4")
 	if err = makeDisk(ctx, disk); err == nil {
-		machine, err = b.bootUnjailed(ctx, dir, disk)
+		machine, err = b.bootJailed(ctx, dir, disk)
 	}
 	if err != nil {
 		remove()
@@ -44,12 +44,13 @@ func (b *bench) copyMinimal(ctx context.Context, disk string) error {
 	return nil
 }
 
-func (b *bench) bootUnjailed(ctx context.Context, dir, disk string) (vm.Running, error) {
-	driver, err := qemu.New(ctx, qemu.Options{Unjailed: true})
+// bootJailed boots a VM that is confined as those of the agent are, so that the two can be compared.
+func (b *bench) bootJailed(ctx context.Context, dir, disk string) (vm.Running, error) {
+	driver, err := qemu.New(ctx, qemu.Options{})
 	if err != nil {
 		return nil, err
 	}
-	return b.boot(ctx, driver, dir, disk, nil)
+	return b.boot(ctx, driver, dir, disk, &vm.Jail{Owner: benchOwner})
 }
 
 // benchMemoryMiB is what the guests of bare VMs have.

@@ -202,6 +202,33 @@ func TestGuestFileCacheIsNoThrashing(t *testing.T) {
 	}
 }
 
+// Nor is it that a program whose memory takes nearly all is in the way of another that copies a large file.
+func TestGuestCopyBesideFullMemoryIsNoThrashing(t *testing.T) {
+	g := vmtest.Boot(t, vmtest.Options{DiskMiB: 2 << 10})
+	g.Init("")
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	kept, ended := make(chan struct{}), make(chan string, 1)
+	go func() {
+		exit, err := g.Watch(ctx, "root", []string{"keep"}, func([]byte) { close(kept) })
+		ended <- fmt.Sprintf("exit code %d, %v", exit, err)
+	}()
+	select {
+	case <-kept:
+		contains(t, g.Run("copy", "100"), strconv.Itoa(100<<20))
+	case end := <-ended:
+		t.Fatalf("it ended before: %s", end)
+	}
+	select {
+	case end := <-ended:
+		t.Errorf("the program with the memory has ended: %s", end)
+	default:
+	}
+	if said := g.Console(); strings.Contains(said, "out of memory") {
+		t.Error(said)
+	}
+}
+
 // A fork bomb ends at a limit that leaves envd able to answer and to end the guest. The
 // limit is lowered here: a guest can hold thousands, which takes a minute under emulation.
 func TestGuestForkBomb(t *testing.T) {

@@ -20,10 +20,12 @@ import (
 var probes = map[string]func(args []string) error{
 	"cache":    cache,
 	"cat":      cat,
+	"copy":     copyFile,
 	"df":       df,
 	"echo":     echo,
 	"fork":     fork,
 	"hog":      hog,
+	"keep":     keep,
 	"mounts":   mounts,
 	"kill":     kill,
 	"loop":     loop,

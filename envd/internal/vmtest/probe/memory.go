@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,11 +34,7 @@ func touched(size int) []byte {
 // thrash takes all but a few MiB of the limit, and then for ever reads a mapped file that does not fit into the rest.
 func thrash([]string) error {
 	const spare, file = 4 * mib, 16 * mib
-	limit, err := knob("memory.max")
-	if err != nil {
-		return err
-	}
-	current, err := knob("memory.current")
+	limit, current, err := allowance()
 	if err != nil {
 		return err
 	}
@@ -73,6 +71,15 @@ func filled(path string, size int) (*os.File, error) {
 	return f, f.Sync()
 }
 
+// allowance returns how much memory the programs may take, and how much they have.
+func allowance() (limit, current int, err error) {
+	if limit, err = knob("memory.max"); err != nil {
+		return 0, 0, err
+	}
+	current, err = knob("memory.current")
+	return limit, current, err
+}
+
 // knob reads a number of the cgroup of all that envd starts.
 func knob(name string) (int, error) {
 	text, err := os.ReadFile("/sys/fs/cgroup/user/" + name)
@@ -95,4 +102,42 @@ func cache([]string) error {
 	n, err := io.Copy(io.Discard, f)
 	fmt.Println(n)
 	return err
+}
+
+// keep takes 92 % of what the programs may take, says so and keeps it, and looks at all of it again and again.
+func keep([]string) error {
+	limit, current, err := allowance()
+	if err != nil {
+		return err
+	}
+	kept := touched(limit*92/100 - current)
+	fmt.Println("kept")
+	for ; ; time.Sleep(time.Second) {
+		for i := 0; i < len(kept); i += os.Getpagesize() {
+			kept[i]++
+		}
+	}
+}
+
+// copyFile copies a file of so many MiB through the cache of files.
+func copyFile(args []string) error {
+	size, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	from, err := filled("/root/from", size)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = from.Close() }()
+	if _, err := from.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	to, err := os.Create("/root/to")
+	if err != nil {
+		return err
+	}
+	n, err := io.Copy(struct{ io.Writer }{to}, struct{ io.Reader }{from}) // not by the kernel alone
+	fmt.Println(n)
+	return errors.Join(err, to.Close())
 }
