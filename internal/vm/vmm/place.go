@@ -19,7 +19,7 @@ type place struct{ device, path string }
 // placeOf returns the place of a file, which need not exist itself.
 func placeOf(file string) (place, error) {
 	dir, err := unix.Open(filepath.Dir(file), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return place{}, nil
 	}
 	if err != nil {
