@@ -47,7 +47,7 @@ func (b *bench) run(ctx context.Context, envd, out string) (err error) {
 	if err != nil {
 		return err
 	}
-	for _, measure := range []func(context.Context) error{b.creates, b.execsAgainstEnvd, b.transfersAgainstChannel, b.overheads, b.starts} {
+	for _, measure := range []func(context.Context) error{b.creates, b.sleeps, b.execsAgainstEnvd, b.transfersAgainstChannel, b.overheads, b.starts} {
 		if err := measure(ctx); err != nil {
 			return err
 		}

@@ -175,7 +175,7 @@ type Row struct {
 	NetworkGeneration int64 // of the network policy that is wanted
 }
 
-// RowsForHost returns the sandboxes that h should hold (starting, running, stopping) and
+// RowsForHost returns the sandboxes that h should hold (all but pending and ended ones) and
 // those among observed, wherever they should be.
 func (s *Store) RowsForHost(ctx context.Context, h id.Host, observed []id.Sandbox) ([]Row, error) {
 	name := string(h)

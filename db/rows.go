@@ -32,7 +32,10 @@ func sandbox(r dbgen.Sandbox) (models.Sandbox, error) {
 	if sb.Network, err = decodeNetwork(r.Network); err != nil {
 		return sb, fmt.Errorf("decode the network policy of %s: %w", r.ID, err)
 	}
-	sb.Network.Generation = r.NetworkGeneration
+	sb.Network.Generation, sb.AutoResume = r.NetworkGeneration, r.AutoResume
+	if sb.Resumed, err = decodeCertificate(r.Certificate); err != nil {
+		return sb, fmt.Errorf("decode the certificate of %s: %w", r.ID, err)
+	}
 	return sb, nil
 }
 
@@ -45,7 +48,7 @@ type step struct {
 func encodeSteps(steps []models.Step) ([]byte, error) {
 	out := make([]step, len(steps))
 	for i, s := range steps {
-		out[i] = step{Step: s.Name, MS: float64(s.Duration.Microseconds()) / 1000}
+		out[i] = step{Step: s.Name, MS: milliseconds(s.Duration)}
 	}
 	b, err := json.Marshal(out)
 	if err != nil {
@@ -61,10 +64,14 @@ func decodeSteps(b []byte) ([]models.Step, error) {
 	}
 	steps := make([]models.Step, len(in))
 	for i, s := range in {
-		steps[i] = models.Step{Name: s.Step, Duration: time.Duration(s.MS * float64(time.Millisecond))}
+		steps[i] = models.Step{Name: s.Step, Duration: duration(s.MS)}
 	}
 	return steps, nil
 }
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+func duration(ms float64) time.Duration { return time.Duration(ms * float64(time.Millisecond)) }
 
 func convert[R, T any](rows []R, f func(R) (T, error)) ([]T, error) {
 	out := make([]T, 0, len(rows))

@@ -34,6 +34,8 @@ type NewSandbox struct {
 	Network  models.NetworkPolicy
 	By       By
 	Within   time.Duration // until when it must run
+
+	AutoResume bool
 }
 
 // Placement is where a new sandbox goes and what it takes there.
@@ -82,7 +84,7 @@ func insertPlaced(ctx context.Context, q *dbgen.Queries, n NewSandbox, place Pla
 	err = q.InsertSandbox(ctx, dbgen.InsertSandboxParams{
 		ID: string(n.ID), AccountID: string(n.Account), Name: n.Name, Template: n.Template,
 		VCPUs: int32(where.Size.VCPUs), MemoryMiB: int32(where.Size.MemoryMiB), DiskMiB: int32(where.Size.DiskMiB),
-		Metadata: meta, Network: policy, Actor: n.By.Actor, Operation: n.By.Operation, DeadlineSeconds: n.Within.Seconds(),
+		Metadata: meta, Network: policy, AutoResume: n.AutoResume, Actor: n.By.Actor, Operation: n.By.Operation, DeadlineSeconds: n.Within.Seconds(),
 	})
 	if err != nil {
 		return models.Sandbox{}, fmt.Errorf("insert sandbox: %w", err)
@@ -118,12 +120,36 @@ type Change struct {
 	Host       id.Host       // set when it is placed; empty leaves it
 	Steps      []models.Step // set when it was created; nil leaves them
 	Audit      Audit
+
+	Resumed *models.Certificate // set when it was resumed; nil leaves it
 }
 
 // Audit is what the audit log says of a change. The zero Audit says nothing.
 type Audit struct {
-	Action  string // sandbox.create or sandbox.destroy
+	Action  string // sandbox.create, sandbox.pause, sandbox.resume or sandbox.destroy
 	Outcome string // accepted, ok or an error's code
+}
+
+// FitFunc refuses a change for want of room on one of hosts. No placement happens meanwhile. It must not block.
+type FitFunc func(hosts []HostUse) error
+
+// TransitionIfRoom is Transition of a sandbox that takes room again: when fit fails nothing is changed and its error is returned.
+func (s *Store) TransitionIfRoom(ctx context.Context, c Change, fit FitFunc) (models.Sandbox, error) {
+	return retry(ctx, func(ctx context.Context) (models.Sandbox, error) {
+		var changed models.Sandbox
+		err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+			q := s.q.WithTx(tx)
+			hosts, err := lockedHosts(ctx, q)
+			if err == nil {
+				err = fit(hosts)
+			}
+			if err == nil {
+				changed, err = transition(ctx, q, c)
+			}
+			return err
+		})
+		return s.movedOr(ctx, c, changed, err)
+	})
 }
 
 // Transition applies c and returns the new row, or the row as it is with ErrMoved. A
@@ -131,19 +157,24 @@ type Audit struct {
 func (s *Store) Transition(ctx context.Context, c Change) (models.Sandbox, error) {
 	return retry(ctx, func(ctx context.Context) (models.Sandbox, error) {
 		made, err := transition(ctx, s.q, c)
-		if !errors.Is(err, pgx.ErrNoRows) {
-			return made, err
-		}
-		row, err := s.q.SandboxByID(ctx, string(c.ID))
-		if err != nil {
-			return models.Sandbox{}, notFound(err, missing(c.ID))
-		}
-		now, err := sandbox(row)
-		if err == nil && (now.State != c.To || now.Generation != c.Generation+1 || row.Operation != c.By.Operation) {
-			err = ErrMoved
-		}
-		return now, err
+		return s.movedOr(ctx, c, made, err)
 	})
+}
+
+// movedOr returns what became of c: where it found no row to change, the row as it is.
+func (s *Store) movedOr(ctx context.Context, c Change, made models.Sandbox, err error) (models.Sandbox, error) {
+	if !errors.Is(err, pgx.ErrNoRows) {
+		return made, err
+	}
+	row, err := s.q.SandboxByID(ctx, string(c.ID))
+	if err != nil {
+		return models.Sandbox{}, notFound(err, missing(c.ID))
+	}
+	now, err := sandbox(row)
+	if err == nil && (now.State != c.To || now.Generation != c.Generation+1 || row.Operation != c.By.Operation) {
+		err = ErrMoved
+	}
+	return now, err
 }
 
 func transition(ctx context.Context, q *dbgen.Queries, c Change) (models.Sandbox, error) {
@@ -165,6 +196,10 @@ func transition(ctx context.Context, q *dbgen.Queries, c Change) (models.Sandbox
 			return models.Sandbox{}, err
 		}
 		p.Timings = b
+	}
+	var err error
+	if p.Certificate, err = encodeCertificate(c.Resumed); err != nil {
+		return models.Sandbox{}, err
 	}
 	row, err := q.TransitionSandbox(ctx, p)
 	if err != nil {

@@ -32,6 +32,7 @@ func newCreate(a *app) *cobra.Command {
 	f.StringVar(&req.Name, "name", "", "a name of your own")
 	f.StringArrayVarP(&env, "env", "e", nil, "NAME=VALUE for every program in the sandbox; NAME alone takes the value from here")
 	f.StringArrayVar(&metadata, "metadata", nil, "KEY=VALUE, a label of your own")
+	autoResume := f.Bool("auto-resume", true, "whether requests to it resume it while it is paused")
 	network.declare(f)
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
@@ -41,6 +42,9 @@ func newCreate(a *app) *cobra.Command {
 		}
 		if req.Metadata, err = pairs("metadata", metadata); err != nil {
 			return err
+		}
+		if f.Changed("auto-resume") {
+			req.AutoResume = autoResume
 		}
 		return a.create(cmd, req, *asJSON)
 	}

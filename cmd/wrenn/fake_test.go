@@ -149,7 +149,7 @@ func (f *fake) create(w http.ResponseWriter, body []byte) {
 		"state_reason": nil, "vcpus": 1, "memory_mib": 256, "disk_mib": 512, "metadata": map[string]any{}, "host_id": "host-01234567",
 		"created_at": now, "started_at": now, "updated_at": now, "state_deadline": nil, "generation": 3,
 		"timings": []any{map[string]any{"step": "boot", "ms": 512.5}},
-		"network": networkOf(defaultNetwork(), req["network"]),
+		"network": networkOf(defaultNetwork(), req["network"]), "auto_resume": req["auto_resume"] != false, "resumed": nil,
 	}
 	for _, field := range []string{"vcpus", "memory_mib", "disk_mib", "metadata"} {
 		if v, given := req[field]; given {
@@ -205,6 +205,15 @@ func (f *fake) sandbox(w http.ResponseWriter, r *http.Request, id, below string,
 	case below == "logs":
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		_, _ = io.WriteString(w, "Linux version 6.1\x1b]0;title\a\n")
+	case below == "pause" && s["state"] == "running":
+		s["state"] = "paused"
+		reply(w, 200, s)
+	case below == "resume" && s["state"] == "paused":
+		s["state"] = "running"
+		s["resumed"] = map[string]any{"at": s["created_at"], "steps": []any{
+			map[string]any{"step": "hostname", "kept": true, "output": nil, "ms": 0.1}, map[string]any{"step": "hook:10-hello", "kept": false, "output": "hello", "ms": 2.5},
+		}}
+		reply(w, 200, s)
 	case s["state"] == "stopped":
 		refuse(w, 409, "precondition", "the sandbox is stopped", "create another one")
 	case strings.HasPrefix(below, "network"):

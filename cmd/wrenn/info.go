@@ -55,6 +55,12 @@ func (a *app) printInfo(s *wrenn.Sandbox, events []wrenn.Event) error {
 	for _, t := range s.Timings {
 		rows = append(rows, []string{"step " + t.Step, strconv.FormatFloat(t.Milliseconds, 'f', 1, 64) + " ms"})
 	}
+	if s.Resumed != nil {
+		rows = append(rows, []string{"resumed", stamp(s.Resumed.At)})
+		for _, step := range s.Resumed.Steps {
+			rows = append(rows, []string{"renewed " + step.Step, renewal(step)})
+		}
+	}
 	if err := printTable(a.stdout, []string{"id", s.ID}, rows); err != nil {
 		return err
 	}
@@ -64,6 +70,17 @@ func (a *app) printInfo(s *wrenn.Sandbox, events []wrenn.Event) error {
 		rows[i] = []string{stamp(e.At), string(e.From), string(e.To), e.Actor, e.Reason}
 	}
 	return printTable(a.stdout, []string{"AT", "FROM", "TO", "BY", "REASON"}, rows)
+}
+
+func renewal(s wrenn.CertificateStep) string {
+	took := strconv.FormatFloat(s.Milliseconds, 'f', 1, 64) + " ms"
+	switch {
+	case s.Kept:
+		return "kept"
+	case s.Output != "":
+		return took + ": " + s.Output
+	}
+	return took
 }
 
 func stamp(t time.Time) string {

@@ -13,7 +13,9 @@ import (
 )
 
 // states are all that a sandbox can be in.
-var states = []wrenn.State{wrenn.Pending, wrenn.Starting, wrenn.Running, wrenn.Stopping, wrenn.Stopped, wrenn.Failed}
+var states = []wrenn.State{
+	wrenn.Pending, wrenn.Starting, wrenn.Running, wrenn.Pausing, wrenn.Paused, wrenn.Resuming, wrenn.Stopping, wrenn.Stopped, wrenn.Failed,
+}
 
 func newLs(a *app) *cobra.Command {
 	var opts wrenn.ListOptions

@@ -21,7 +21,7 @@ func newNet(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "net SANDBOX",
 		Short: "Show what a sandbox may reach, what it has sent, and what it was refused",
-		Long: `Shows the network policy of a running sandbox, its counters, and the journal of refusals: what was blocked, and why.
+		Long: `Shows the network policy of a running or paused sandbox, its counters, and the journal of refusals: what was blocked, and why.
 "wrenn net set" changes the policy.`,
 		Example: `  wrenn net sb-0a1b2c3d
   wrenn net set sb-0a1b2c3d --internet off --allow pypi.org,files.pythonhosted.org`,
@@ -43,8 +43,8 @@ func newNetSet(a *app) *cobra.Command {
 	var flags networkFlags
 	cmd := &cobra.Command{
 		Use:   "set SANDBOX",
-		Short: "Change what a running sandbox may reach",
-		Long: `Changes the network policy of a running sandbox; it is in force when the command ends. What no flag names stays as it is; a list
+		Short: "Change what a running or paused sandbox may reach",
+		Long: `Changes the network policy of a running or paused sandbox; it is in force when the command ends. What no flag names stays as it is; a list
 replaces the one that is there, and an empty one (--deny '') clears it.
 
 What is always denied (other sandboxes, the host, cloud metadata, IPv6) beats --allow, --allow beats --deny, --deny beats --internet.`,

@@ -10,7 +10,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/sdk/go"
 )
 
-// atOnce is how many sandboxes are destroyed at the same time.
+// atOnce is how many sandboxes one command deals with at the same time.
 const atOnce = 8
 
 func newRm(a *app) *cobra.Command {
@@ -37,13 +37,19 @@ func newRm(a *app) *cobra.Command {
 				ids = append(ids, s.ID)
 			}
 		}
-		return a.remove(cmd, client, ids, *force)
+		return a.each("destroy", ids, func(id string) error {
+			_, err := client.DestroySandbox(cmd.Context(), id)
+			if *force && wrenn.CodeOf(err) == wrenn.NotFound {
+				return nil
+			}
+			return err
+		})
 	}
 	return cmd
 }
 
-// remove destroys all, some at once, and reports them in the order given.
-func (a *app) remove(cmd *cobra.Command, client *wrenn.Client, ids []string, force bool) error {
+// each does something with all, some at once, and reports them in the order given.
+func (a *app) each(verb string, ids []string, do func(id string) error) error {
 	failed := make([]error, len(ids))
 	slots := make(chan struct{}, atOnce)
 	var wg sync.WaitGroup
@@ -51,9 +57,8 @@ func (a *app) remove(cmd *cobra.Command, client *wrenn.Client, ids []string, for
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			_, err := client.DestroySandbox(cmd.Context(), id)
-			if tolerated := force && wrenn.CodeOf(err) == wrenn.NotFound; err != nil && !tolerated {
-				failed[i] = fmt.Errorf("destroy %s: %w", id, err)
+			if err := do(id); err != nil {
+				failed[i] = fmt.Errorf("%s %s: %w", verb, id, err)
 			}
 		})
 	}

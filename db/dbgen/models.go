@@ -63,6 +63,8 @@ type Sandbox struct {
 	UpdatedAt         time.Time
 	Network           []byte
 	NetworkGeneration int64
+	AutoResume        bool
+	Certificate       []byte
 }
 
 type SandboxEvent struct {

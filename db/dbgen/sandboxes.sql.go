@@ -16,7 +16,7 @@ const homelessRows = `-- name: HomelessRows :many
 SELECT s.id, s.state, s.generation, coalesce(h.name, '')::text AS host_name
 FROM sandboxes s LEFT JOIN hosts h ON h.id = s.host_id
 WHERE (s.state IN ('pending', 'stopping') AND s.host_id IS NULL AND s.deadline < clock_timestamp())
-    OR (h.state = 'replaced' AND s.state IN ('starting', 'running', 'stopping'))
+    OR (h.state = 'replaced' AND s.state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'stopping'))
 `
 
 type HomelessRowsRow struct {
@@ -54,10 +54,10 @@ func (q *Queries) HomelessRows(ctx context.Context) ([]HomelessRowsRow, error) {
 
 const insertSandbox = `-- name: InsertSandbox :exec
 WITH made AS (
-    INSERT INTO sandboxes (id, account_id, name, template, vcpus, memory_mib, disk_mib, metadata, network,
+    INSERT INTO sandboxes (id, account_id, name, template, vcpus, memory_mib, disk_mib, metadata, network, auto_resume,
         state, generation, reason, operation, deadline)
-    VALUES ($2, $3, $4, $5, $6, $7, $8, $9, $10,
-        'pending', 1, '', $11, clock_timestamp() + make_interval(secs => $12::float8))
+    VALUES ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11,
+        'pending', 1, '', $12, clock_timestamp() + make_interval(secs => $13::float8))
     RETURNING id, account_id, generation, operation
 ), event AS (
     INSERT INTO sandbox_events (sandbox_id, to_state, reason, actor, operation, generation)
@@ -78,6 +78,7 @@ type InsertSandboxParams struct {
 	DiskMiB         int32
 	Metadata        []byte
 	Network         []byte
+	AutoResume      bool
 	Operation       string
 	DeadlineSeconds float64
 }
@@ -94,6 +95,7 @@ func (q *Queries) InsertSandbox(ctx context.Context, arg InsertSandboxParams) er
 		arg.DiskMiB,
 		arg.Metadata,
 		arg.Network,
+		arg.AutoResume,
 		arg.Operation,
 		arg.DeadlineSeconds,
 	)
@@ -138,7 +140,7 @@ func (q *Queries) ListSandboxEvents(ctx context.Context, sandboxID string) ([]Sa
 }
 
 const listSandboxes = `-- name: ListSandboxes :many
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation FROM sandboxes
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate FROM sandboxes
 WHERE account_id = $1
     AND state::text = ANY ($2::text[])
     AND ($3::text IS NULL OR template = $3)
@@ -193,6 +195,8 @@ func (q *Queries) ListSandboxes(ctx context.Context, arg ListSandboxesParams) ([
 			&i.UpdatedAt,
 			&i.Network,
 			&i.NetworkGeneration,
+			&i.AutoResume,
+			&i.Certificate,
 		); err != nil {
 			return nil, err
 		}
@@ -205,7 +209,7 @@ func (q *Queries) ListSandboxes(ctx context.Context, arg ListSandboxesParams) ([
 }
 
 const lockSandboxOfAccount = `-- name: LockSandboxOfAccount :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation FROM sandboxes WHERE id = $1 AND account_id = $2 FOR NO KEY UPDATE
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate FROM sandboxes WHERE id = $1 AND account_id = $2 FOR NO KEY UPDATE
 `
 
 type LockSandboxOfAccountParams struct {
@@ -238,6 +242,8 @@ func (q *Queries) LockSandboxOfAccount(ctx context.Context, arg LockSandboxOfAcc
 		&i.UpdatedAt,
 		&i.Network,
 		&i.NetworkGeneration,
+		&i.AutoResume,
+		&i.Certificate,
 	)
 	return i, err
 }
@@ -247,7 +253,7 @@ SELECT id, host_id, state, generation, network_generation,
     coalesce(deadline < clock_timestamp(), false)::bool AS overdue,
     extract(epoch FROM clock_timestamp() - updated_at)::float8 AS age_seconds
 FROM sandboxes
-WHERE (host_id = $1 AND state IN ('starting', 'running', 'stopping')) OR id = ANY ($2::text[])
+WHERE (host_id = $1 AND state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'stopping')) OR id = ANY ($2::text[])
 `
 
 type RowsForHostParams struct {
@@ -296,7 +302,7 @@ func (q *Queries) RowsForHost(ctx context.Context, arg RowsForHostParams) ([]Row
 }
 
 const sandboxByID = `-- name: SandboxByID :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation FROM sandboxes WHERE id = $1
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate FROM sandboxes WHERE id = $1
 `
 
 func (q *Queries) SandboxByID(ctx context.Context, id string) (Sandbox, error) {
@@ -323,12 +329,14 @@ func (q *Queries) SandboxByID(ctx context.Context, id string) (Sandbox, error) {
 		&i.UpdatedAt,
 		&i.Network,
 		&i.NetworkGeneration,
+		&i.AutoResume,
+		&i.Certificate,
 	)
 	return i, err
 }
 
 const sandboxOfAccount = `-- name: SandboxOfAccount :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation FROM sandboxes WHERE id = $1 AND account_id = $2
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate FROM sandboxes WHERE id = $1 AND account_id = $2
 `
 
 type SandboxOfAccountParams struct {
@@ -360,6 +368,8 @@ func (q *Queries) SandboxOfAccount(ctx context.Context, arg SandboxOfAccountPara
 		&i.UpdatedAt,
 		&i.Network,
 		&i.NetworkGeneration,
+		&i.AutoResume,
+		&i.Certificate,
 	)
 	return i, err
 }
@@ -368,12 +378,12 @@ const setNetwork = `-- name: SetNetwork :one
 WITH changed AS (
     UPDATE sandboxes SET network = $1, network_generation = network_generation + 1
     WHERE sandboxes.id = $2
-    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation
+    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate
 ), audited AS (
     INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
     SELECT account_id, $3, 'sandbox.network', id, 'accepted', $4 FROM changed
 )
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation FROM changed
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate FROM changed
 `
 
 type SetNetworkParams struct {
@@ -404,6 +414,8 @@ type SetNetworkRow struct {
 	UpdatedAt         time.Time
 	Network           []byte
 	NetworkGeneration int64
+	AutoResume        bool
+	Certificate       []byte
 }
 
 func (q *Queries) SetNetwork(ctx context.Context, arg SetNetworkParams) (SetNetworkRow, error) {
@@ -435,6 +447,8 @@ func (q *Queries) SetNetwork(ctx context.Context, arg SetNetworkParams) (SetNetw
 		&i.UpdatedAt,
 		&i.Network,
 		&i.NetworkGeneration,
+		&i.AutoResume,
+		&i.Certificate,
 	)
 	return i, err
 }
@@ -449,19 +463,20 @@ WITH changed AS (
         deadline = clock_timestamp() + make_interval(secs => $4::float8),
         host_id = coalesce($5, host_id),
         timings = coalesce($6, timings),
+        certificate = coalesce($7, certificate),
         started_at = CASE WHEN $1::sandbox_state = 'running' THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,
         updated_at = clock_timestamp()
-    WHERE sandboxes.id = $7 AND sandboxes.state = $8 AND sandboxes.generation = $9
-    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation
+    WHERE sandboxes.id = $8 AND sandboxes.state = $9 AND sandboxes.generation = $10
+    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate
 ), event AS (
     INSERT INTO sandbox_events (sandbox_id, from_state, to_state, reason, actor, operation, generation)
-    SELECT id, $8, state, reason, $10, operation, generation FROM changed
+    SELECT id, $9, state, reason, $11, operation, generation FROM changed
 ), audited AS (
     INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
-    SELECT account_id, $10, $11, id, $12, operation FROM changed
-    WHERE $11::text <> ''
+    SELECT account_id, $11, $12, id, $13, operation FROM changed
+    WHERE $12::text <> ''
 )
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation FROM changed
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate FROM changed
 `
 
 type TransitionSandboxParams struct {
@@ -471,6 +486,7 @@ type TransitionSandboxParams struct {
 	DeadlineSeconds *float64
 	HostID          *string
 	Timings         []byte
+	Certificate     []byte
 	ID              string
 	FromState       models.State
 	Generation      int64
@@ -500,6 +516,8 @@ type TransitionSandboxRow struct {
 	UpdatedAt         time.Time
 	Network           []byte
 	NetworkGeneration int64
+	AutoResume        bool
+	Certificate       []byte
 }
 
 // One statement is the compare-and-set, its event row and its audit row: they happen
@@ -512,6 +530,7 @@ func (q *Queries) TransitionSandbox(ctx context.Context, arg TransitionSandboxPa
 		arg.DeadlineSeconds,
 		arg.HostID,
 		arg.Timings,
+		arg.Certificate,
 		arg.ID,
 		arg.FromState,
 		arg.Generation,
@@ -541,6 +560,8 @@ func (q *Queries) TransitionSandbox(ctx context.Context, arg TransitionSandboxPa
 		&i.UpdatedAt,
 		&i.Network,
 		&i.NetworkGeneration,
+		&i.AutoResume,
+		&i.Certificate,
 	)
 	return i, err
 }

@@ -1,8 +1,8 @@
 -- name: InsertSandbox :exec
 WITH made AS (
-    INSERT INTO sandboxes (id, account_id, name, template, vcpus, memory_mib, disk_mib, metadata, network,
+    INSERT INTO sandboxes (id, account_id, name, template, vcpus, memory_mib, disk_mib, metadata, network, auto_resume,
         state, generation, reason, operation, deadline)
-    VALUES (@id, @account_id, @name, @template, @vcpus, @memory_mib, @disk_mib, @metadata, @network,
+    VALUES (@id, @account_id, @name, @template, @vcpus, @memory_mib, @disk_mib, @metadata, @network, @auto_resume,
         'pending', 1, '', @operation, clock_timestamp() + make_interval(secs => @deadline_seconds::float8))
     RETURNING id, account_id, generation, operation
 ), event AS (
@@ -24,6 +24,7 @@ WITH changed AS (
         deadline = clock_timestamp() + make_interval(secs => sqlc.narg('deadline_seconds')::float8),
         host_id = coalesce(sqlc.narg('host_id'), host_id),
         timings = coalesce(sqlc.narg('timings'), timings),
+        certificate = coalesce(sqlc.narg('certificate'), certificate),
         started_at = CASE WHEN @to_state::sandbox_state = 'running' THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,
         updated_at = clock_timestamp()
     WHERE sandboxes.id = @id AND sandboxes.state = @from_state AND sandboxes.generation = @generation
@@ -81,11 +82,11 @@ SELECT id, host_id, state, generation, network_generation,
     coalesce(deadline < clock_timestamp(), false)::bool AS overdue,
     extract(epoch FROM clock_timestamp() - updated_at)::float8 AS age_seconds
 FROM sandboxes
-WHERE (host_id = @host_id AND state IN ('starting', 'running', 'stopping')) OR id = ANY (@observed::text[]);
+WHERE (host_id = @host_id AND state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'stopping')) OR id = ANY (@observed::text[]);
 
 -- Rows that no host can answer for: never placed, or placed on a host that was replaced.
 -- name: HomelessRows :many
 SELECT s.id, s.state, s.generation, coalesce(h.name, '')::text AS host_name
 FROM sandboxes s LEFT JOIN hosts h ON h.id = s.host_id
 WHERE (s.state IN ('pending', 'stopping') AND s.host_id IS NULL AND s.deadline < clock_timestamp())
-    OR (h.state = 'replaced' AND s.state IN ('starting', 'running', 'stopping'));
+    OR (h.state = 'replaced' AND s.state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'stopping'));

@@ -104,6 +104,8 @@ func (s *Server) Handler() chi.Router {
 		r.Get(sandbox, s.handle(s.getSandbox))
 		r.Patch(sandbox, s.handle(s.changeSandbox))
 		r.Delete(sandbox, s.handle(s.destroySandbox))
+		r.Post(sandbox+"/pause", s.handle(s.pauseSandbox))
+		r.Post(sandbox+"/resume", s.handle(s.resumeSandbox))
 		r.Get(sandbox+"/network", s.handle(s.getNetwork))
 		r.Get(sandbox+"/network/refusals", s.handle(s.listRefusals))
 		r.Post(sandbox+"/exec", s.handle(s.exec))

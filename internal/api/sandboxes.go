@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/go-chi/chi/v5"
 
@@ -26,6 +27,7 @@ type sandboxView struct {
 	DiskMiB    *int              `json:"disk_mib"`
 	Metadata   map[string]string `json:"metadata"`
 	Network    networkView       `json:"network"`
+	AutoResume bool              `json:"auto_resume"`
 	Host       *id.Host          `json:"host_id"`
 	CreatedAt  apiTime           `json:"created_at"`
 	StartedAt  apiTime           `json:"started_at"`
@@ -33,6 +35,7 @@ type sandboxView struct {
 	Deadline   apiTime           `json:"state_deadline"`
 	Generation int64             `json:"generation"`
 	Timings    []stepView        `json:"timings"`
+	Resumed    *certificateView  `json:"resumed"`
 }
 
 type stepView struct {
@@ -46,13 +49,15 @@ func view(sb models.Sandbox) sandboxView {
 		VCPUs: sb.Size.VCPUs, MemoryMiB: sb.Size.MemoryMiB, DiskMiB: orNull(sb.Size.DiskMiB),
 		Metadata: sb.Metadata, Network: viewOfNetwork(sb.Network), Host: orNull(sb.Host), CreatedAt: apiTime(sb.CreatedAt), StartedAt: apiTime(sb.StartedAt),
 		UpdatedAt: apiTime(sb.UpdatedAt), Deadline: apiTime(sb.Deadline), Generation: sb.Generation,
-		Timings: make([]stepView, len(sb.Steps)),
+		Timings: make([]stepView, len(sb.Steps)), AutoResume: sb.AutoResume, Resumed: viewOfCertificate(sb.Resumed),
 	}
 	for i, s := range sb.Steps {
-		v.Timings[i] = stepView{Step: s.Name, MS: float64(s.Duration.Microseconds()) / 1000}
+		v.Timings[i] = stepView{Step: s.Name, MS: milliseconds(s.Duration)}
 	}
 	return v
 }
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // createRequest is the schema CreateSandbox.
 type createRequest struct {
@@ -64,6 +69,8 @@ type createRequest struct {
 	Metadata  map[string]string `json:"metadata"`
 	Name      string            `json:"name"`
 	Network   *networkRequest   `json:"network"`
+
+	AutoResume *bool `json:"auto_resume"`
 }
 
 func (s *Server) createSandbox(w http.ResponseWriter, r *http.Request) error {
@@ -84,6 +91,7 @@ func (s *Server) createSandbox(w http.ResponseWriter, r *http.Request) error {
 	}
 	sb, err := s.Controller.Create(r.Context(), by(r), controller.Request{
 		Template: in.Template, Size: size, Env: in.Env, Metadata: in.Metadata, Name: in.Name, Network: network,
+		ManualResume: in.AutoResume != nil && !*in.AutoResume,
 	})
 	if err != nil {
 		return err
@@ -141,16 +149,7 @@ func (s *Server) getSandbox(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) destroySandbox(w http.ResponseWriter, r *http.Request) error {
-	sbID, err := plainID(r)
-	if err != nil {
-		return err
-	}
-	sb, err := s.Controller.Destroy(r.Context(), by(r), sbID)
-	if err != nil {
-		return err
-	}
-	s.writeJSON(w, http.StatusOK, view(sb))
-	return nil
+	return s.operate(w, r, s.Controller.Destroy)
 }
 
 func (s *Server) readLogs(w http.ResponseWriter, r *http.Request) error {

@@ -74,6 +74,32 @@ func (s *Server) DestroySandbox(ctx context.Context, req *pb.DestroySandboxReque
 	return &pb.DestroySandboxResponse{Existed: existed}, nil
 }
 
+// PauseSandbox implements HostAgentService.
+func (s *Server) PauseSandbox(ctx context.Context, req *pb.PauseSandboxRequest) (*pb.PauseSandboxResponse, error) {
+	sb, err := parse(req.GetSandboxId())
+	if err != nil {
+		return nil, err
+	}
+	paused, err := s.agent.Pause(ctx, sb)
+	if err != nil {
+		return nil, err
+	}
+	return &pb.PauseSandboxResponse{Sandbox: message(paused)}, nil
+}
+
+// ResumeSandbox implements HostAgentService.
+func (s *Server) ResumeSandbox(ctx context.Context, req *pb.ResumeSandboxRequest) (*pb.ResumeSandboxResponse, error) {
+	sb, err := parse(req.GetSandboxId())
+	if err != nil {
+		return nil, err
+	}
+	resumed, err := s.agent.Resume(ctx, sb)
+	if err != nil {
+		return nil, err
+	}
+	return &pb.ResumeSandboxResponse{Sandbox: message(resumed)}, nil
+}
+
 // GetSandbox implements HostAgentService.
 func (s *Server) GetSandbox(_ context.Context, req *pb.GetSandboxRequest) (*pb.GetSandboxResponse, error) {
 	sb, err := parse(req.GetSandboxId())
@@ -158,6 +184,9 @@ func parse(text string) (id.Sandbox, error) {
 var stateOf = map[agent.State]pb.SandboxState{
 	agent.Starting: pb.SandboxState_SANDBOX_STATE_STARTING,
 	agent.Running:  pb.SandboxState_SANDBOX_STATE_RUNNING,
+	agent.Pausing:  pb.SandboxState_SANDBOX_STATE_PAUSING,
+	agent.Paused:   pb.SandboxState_SANDBOX_STATE_PAUSED,
+	agent.Resuming: pb.SandboxState_SANDBOX_STATE_RESUMING,
 	agent.Stopping: pb.SandboxState_SANDBOX_STATE_STOPPING,
 	agent.Failed:   pb.SandboxState_SANDBOX_STATE_FAILED,
 	agent.Gone:     pb.SandboxState_SANDBOX_STATE_GONE,
@@ -168,10 +197,21 @@ func message(v agent.Sandbox) *pb.Sandbox {
 		SandboxId: string(v.ID), State: stateOf[v.State], Reason: v.Reason, Template: v.Template,
 		Vcpus: int32(v.Size.VCPUs), MemoryMib: int32(v.Size.MemoryMiB), DiskMib: int32(v.Size.DiskMiB),
 		CreatedAt: timestamppb.New(v.CreatedAt), GuestAddress: v.Guest, EnvdVersion: v.EnvdVersion,
-		NetworkGeneration: v.Network.Generation,
+		NetworkGeneration: v.Network.Generation, Certificate: certificate(v.Resumed),
 	}
 	for _, step := range v.Steps {
 		m.Steps = append(m.Steps, &pb.Step{Name: step.Name, Duration: durationpb.New(step.Duration)})
+	}
+	return m
+}
+
+func certificate(c *models.Certificate) *pb.Certificate {
+	if c == nil {
+		return nil
+	}
+	m := &pb.Certificate{At: timestamppb.New(c.At)}
+	for _, step := range c.Steps {
+		m.Steps = append(m.Steps, &pb.CertificateStep{Name: step.Name, Kept: step.Kept, Output: step.Output, Duration: durationpb.New(step.Duration)})
 	}
 	return m
 }

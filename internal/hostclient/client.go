@@ -76,6 +76,9 @@ type State string
 const (
 	Starting State = "starting"
 	Running  State = "running"
+	Pausing  State = "pausing"
+	Paused   State = "paused"
+	Resuming State = "resuming"
 	Stopping State = "stopping"
 	Failed   State = "failed" // its VM ended unasked; its record is kept until it is destroyed
 	Gone     State = "gone"   // only in watches: the host holds nothing of it any more
@@ -89,7 +92,8 @@ type Sandbox struct {
 	CreatedAt time.Time
 	Steps     []models.Step
 
-	NetworkGeneration int64 // of the network policy in force
+	NetworkGeneration int64               // of the network policy in force
+	Resumed           *models.Certificate // of the last resume; nil before the first
 }
 
 // NewSandbox is what a host needs to make a sandbox.
@@ -119,6 +123,25 @@ func (c *Client) Create(ctx context.Context, n NewSandbox) (Sandbox, error) {
 func (c *Client) Destroy(ctx context.Context, sb id.Sandbox, grace time.Duration) error {
 	_, err := c.api.DestroySandbox(ctx, &pb.DestroySandboxRequest{SandboxId: string(sb), Grace: durationpb.New(grace)})
 	return grpcerr.Decode(err)
+}
+
+// Pause freezes a sandbox and returns once its memory is given back. It is safe to repeat. When it fails and grpcerr.FromAgent(err) is true, the
+// sandbox is as it was, or has failed; otherwise that is unknown.
+func (c *Client) Pause(ctx context.Context, sb id.Sandbox) (Sandbox, error) {
+	resp, err := c.api.PauseSandbox(ctx, &pb.PauseSandboxRequest{SandboxId: string(sb)})
+	if err != nil {
+		return Sandbox{}, grpcerr.Decode(err)
+	}
+	return sandbox(resp.GetSandbox()), nil
+}
+
+// Resume restores a paused sandbox and returns once it can be used. It is safe to repeat. Its errors are as those of Pause.
+func (c *Client) Resume(ctx context.Context, sb id.Sandbox) (Sandbox, error) {
+	resp, err := c.api.ResumeSandbox(ctx, &pb.ResumeSandboxRequest{SandboxId: string(sb)})
+	if err != nil {
+		return Sandbox{}, grpcerr.Decode(err)
+	}
+	return sandbox(resp.GetSandbox()), nil
 }
 
 // Sandbox returns a sandbox, or NotFound.
@@ -187,6 +210,9 @@ func (c *Client) Info(ctx context.Context) (Info, error) {
 var states = map[pb.SandboxState]State{
 	pb.SandboxState_SANDBOX_STATE_STARTING: Starting,
 	pb.SandboxState_SANDBOX_STATE_RUNNING:  Running,
+	pb.SandboxState_SANDBOX_STATE_PAUSING:  Pausing,
+	pb.SandboxState_SANDBOX_STATE_PAUSED:   Paused,
+	pb.SandboxState_SANDBOX_STATE_RESUMING: Resuming,
 	pb.SandboxState_SANDBOX_STATE_STOPPING: Stopping,
 	pb.SandboxState_SANDBOX_STATE_FAILED:   Failed,
 	pb.SandboxState_SANDBOX_STATE_GONE:     Gone,
@@ -194,9 +220,20 @@ var states = map[pb.SandboxState]State{
 
 func sandbox(m *pb.Sandbox) Sandbox {
 	s := Sandbox{ID: id.Sandbox(m.GetSandboxId()), State: states[m.GetState()], Reason: m.GetReason(), CreatedAt: m.GetCreatedAt().AsTime()}
-	s.NetworkGeneration = m.GetNetworkGeneration()
+	s.NetworkGeneration, s.Resumed = m.GetNetworkGeneration(), certificate(m.GetCertificate())
 	for _, step := range m.GetSteps() {
 		s.Steps = append(s.Steps, models.Step{Name: step.GetName(), Duration: step.GetDuration().AsDuration()})
 	}
 	return s
+}
+
+func certificate(m *pb.Certificate) *models.Certificate {
+	if m == nil {
+		return nil
+	}
+	c := &models.Certificate{At: m.GetAt().AsTime()}
+	for _, step := range m.GetSteps() {
+		c.Steps = append(c.Steps, models.CertificateStep{Name: step.GetName(), Kept: step.GetKept(), Output: step.GetOutput(), Duration: step.GetDuration().AsDuration()})
+	}
+	return c
 }

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/wrenn-sandbox/wrenn/internal/envdclient"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/tunnel"
 	pb "github.com/wrenn-sandbox/wrenn/proto/gen/hostagent/v1"
 )
@@ -104,8 +105,8 @@ func (h *Host) Tunnel(stream grpc.BidiStreamingServer[pb.TunnelRequest, pb.Tunne
 		return err
 	}
 	sandbox := first.GetSandboxId()
-	if h.State(sandbox) != pb.SandboxState_SANDBOX_STATE_RUNNING {
-		return missing(sandbox)
+	if err := h.runs(sandbox); err != nil {
+		return err
 	}
 	conn, err := h.guestOf(sandbox).Tunnel(stream.Context())
 	if err != nil {
@@ -116,10 +117,18 @@ func (h *Host) Tunnel(stream grpc.BidiStreamingServer[pb.TunnelRequest, pb.Tunne
 	if err := tunnel.Serve(stream, conn); err != nil {
 		return err
 	}
-	if h.State(sandbox) != pb.SandboxState_SANDBOX_STATE_RUNNING {
+	return h.runs(sandbox)
+}
+
+func (h *Host) runs(sandbox string) error {
+	switch state := h.State(sandbox); state {
+	case pb.SandboxState_SANDBOX_STATE_RUNNING:
+		return nil
+	case pb.SandboxState_SANDBOX_STATE_PAUSING, pb.SandboxState_SANDBOX_STATE_PAUSED, pb.SandboxState_SANDBOX_STATE_RESUMING:
+		return models.Errorf(models.Precondition, "sandbox %s is %s", sandbox, state)
+	default:
 		return missing(sandbox)
 	}
-	return nil
 }
 
 // opened keeps conn so that it ends with its sandbox, until done.

@@ -50,6 +50,10 @@ type Host struct {
 	destroy   func(context.Context, string) error
 	networks  map[string]*pb.GetNetworkResponse
 	enforcing func(*pb.SetNetworkPolicyRequest) error
+	sleeping  func(context.Context, *pb.Sandbox) error
+	slept     func()
+	pauses    int
+	resumes   int
 	creates   int
 	destroys  int
 	hung      bool // it takes calls and does not answer them

@@ -14,6 +14,11 @@ const (
 	Placed  Event = "placed"  // a host was chosen, the creation begins there
 	Started Event = "started" // its envd has answered
 	Failed  Event = "failed"  // it could not be made, or its VM ended unasked
+	Pause   Event = "pause"   // somebody asked for it to sleep
+	Froze   Event = "froze"   // its snapshot is in place, and its VM has ended
+	Resume  Event = "resume"  // somebody asked for it to go on
+	Woke    Event = "woke"    // its guest runs again, and has renewed what it must
+	Undone  Event = "undone"  // what was asked for failed, and it is as it was
 	Destroy Event = "destroy" // somebody asked for its end
 	Freed   Event = "freed"   // its host holds nothing of it any more
 )
@@ -22,7 +27,11 @@ const (
 var table = map[models.State]map[Event]models.State{
 	models.Pending:  {Placed: models.Starting, Failed: models.Failed, Destroy: models.Stopping},
 	models.Starting: {Started: models.Running, Failed: models.Failed, Destroy: models.Stopping},
-	models.Running:  {Failed: models.Failed, Destroy: models.Stopping},
+	// A host may end what nobody waits for any more: Froze and Woke come without having been asked for, too.
+	models.Running:  {Pause: models.Pausing, Froze: models.Paused, Failed: models.Failed, Destroy: models.Stopping},
+	models.Pausing:  {Froze: models.Paused, Undone: models.Running, Failed: models.Failed, Destroy: models.Stopping},
+	models.Paused:   {Resume: models.Resuming, Woke: models.Running, Failed: models.Failed, Destroy: models.Stopping},
+	models.Resuming: {Woke: models.Running, Undone: models.Paused, Failed: models.Failed, Destroy: models.Stopping},
 	models.Failed:   {Destroy: models.Stopping},
 	// A destroy that has begun is never given up: it cannot fail, only take long.
 	models.Stopping: {Freed: models.Stopped},
@@ -39,9 +48,7 @@ func Next(from models.State, e Event) (models.State, error) {
 
 // Passing tells whether a state should pass by itself. Such a state has a deadline after
 // which the reconciler asks the host and converges to another state.
-func Passing(s models.State) bool {
-	return s == models.Pending || s == models.Starting || s == models.Stopping
-}
+func Passing(s models.State) bool { return UnderWay(s) != "" }
 
 // Operation is a request that changes a sandbox's state and takes a while.
 type Operation string
@@ -49,12 +56,14 @@ type Operation string
 // The operations that are built so far.
 const (
 	CreateOp  Operation = "create"
+	PauseOp   Operation = "pause"
+	ResumeOp  Operation = "resume"
 	DestroyOp Operation = "destroy"
 )
 
 // underWay is the operation that a passing state belongs to.
 var underWay = map[models.State]Operation{
-	models.Pending: CreateOp, models.Starting: CreateOp, models.Stopping: DestroyOp,
+	models.Pending: CreateOp, models.Starting: CreateOp, models.Pausing: PauseOp, models.Resuming: ResumeOp, models.Stopping: DestroyOp,
 }
 
 // UnderWay returns the operation that a sandbox in state s undergoes, "" for none.
@@ -67,16 +76,20 @@ type Verdict string
 const (
 	TakesOver Verdict = "takes over" // it ends the one under way
 	Joins     Verdict = "joins"      // it shares the outcome of the one under way
+	Follows   Verdict = "follows"    // it waits for the end of the one under way
 	Refused   Verdict = "refused"
 )
 
-// Meet says what becomes of request when it meets running. Destroy beats all.
+// Meet says what becomes of request when it meets running. Destroy beats all; pause and resume take turns.
 func Meet(request, running Operation) Verdict {
 	if request == running {
 		return Joins
 	}
-	if request == DestroyOp {
+	switch {
+	case request == DestroyOp:
 		return TakesOver
+	case request == PauseOp && running == ResumeOp, request == ResumeOp && running == PauseOp:
+		return Follows
 	}
 	return Refused
 }

@@ -9,21 +9,26 @@ import (
 )
 
 var (
-	states = []models.State{models.Pending, models.Starting, models.Running, models.Stopping, models.Stopped, models.Failed}
-	events = []Event{Placed, Started, Failed, Destroy, Freed}
+	states = []models.State{
+		models.Pending, models.Starting, models.Running, models.Pausing, models.Paused, models.Resuming, models.Stopping, models.Stopped, models.Failed,
+	}
+	events = []Event{Placed, Started, Pause, Froze, Resume, Woke, Undone, Failed, Destroy, Freed}
 )
 
-// TestEveryTransition names each of the 30 pairs: a new state or event must be decided here.
+// TestEveryTransition names each of the 90 pairs: a new state or event must be decided here.
 func TestEveryTransition(t *testing.T) {
 	const no = models.State("")
-	want := map[models.State][5]models.State{
-		//               placed           started         failed         destroy          freed
-		models.Pending:  {models.Starting, no, models.Failed, models.Stopping, no},
-		models.Starting: {no, models.Running, models.Failed, models.Stopping, no},
-		models.Running:  {no, no, models.Failed, models.Stopping, no},
-		models.Failed:   {no, no, no, models.Stopping, no},
-		models.Stopping: {no, no, no, no, models.Stopped},
-		models.Stopped:  {no, no, no, no, no},
+	want := map[models.State][10]models.State{
+		//               placed           started         pause           froze          resume           woke            undone          failed         destroy          freed
+		models.Pending:  {models.Starting, no, no, no, no, no, no, models.Failed, models.Stopping, no},
+		models.Starting: {no, models.Running, no, no, no, no, no, models.Failed, models.Stopping, no},
+		models.Running:  {no, no, models.Pausing, models.Paused, no, no, no, models.Failed, models.Stopping, no},
+		models.Pausing:  {no, no, no, models.Paused, no, no, models.Running, models.Failed, models.Stopping, no},
+		models.Paused:   {no, no, no, no, models.Resuming, models.Running, no, models.Failed, models.Stopping, no},
+		models.Resuming: {no, no, no, no, no, models.Running, models.Paused, models.Failed, models.Stopping, no},
+		models.Failed:   {no, no, no, no, no, no, no, no, models.Stopping, no},
+		models.Stopping: {no, no, no, no, no, no, no, no, no, models.Stopped},
+		models.Stopped:  {no, no, no, no, no, no, no, no, no, no},
 	}
 	if len(want) != len(table) {
 		t.Fatalf("the table has %d states, the test %d", len(table), len(want))
@@ -64,7 +69,7 @@ func TestDestroyFromAnywhere(t *testing.T) {
 
 func TestPassing(t *testing.T) {
 	for _, s := range states {
-		want := s == models.Pending || s == models.Starting || s == models.Stopping
+		want := s != models.Running && s != models.Paused && s != models.Stopped && s != models.Failed
 		if Passing(s) != want {
 			t.Errorf("Passing(%s) = %v", s, !want)
 		}
@@ -81,6 +86,9 @@ func TestMeet(t *testing.T) {
 	}{
 		{DestroyOp, CreateOp, TakesOver}, {DestroyOp, DestroyOp, Joins},
 		{CreateOp, CreateOp, Joins}, {CreateOp, DestroyOp, Refused},
+		{PauseOp, PauseOp, Joins}, {PauseOp, ResumeOp, Follows}, {PauseOp, CreateOp, Refused}, {PauseOp, DestroyOp, Refused},
+		{ResumeOp, ResumeOp, Joins}, {ResumeOp, PauseOp, Follows}, {ResumeOp, CreateOp, Refused}, {ResumeOp, DestroyOp, Refused},
+		{DestroyOp, PauseOp, TakesOver}, {DestroyOp, ResumeOp, TakesOver},
 	} {
 		if got := Meet(c.request, c.running); got != c.want {
 			t.Errorf("%s during %s %s, want %s", c.request, c.running, got, c.want)

@@ -10,12 +10,15 @@ import (
 // type sandbox_state and of the API's "state" field.
 type State string
 
-// The states that are built so far. Starting and Stopping are transitional: each
+// The states that are built so far. Those that end in -ing, but for Running, are transitional: each
 // has a deadline after which the sandbox converges to another state.
 const (
 	Pending  State = "pending"
 	Starting State = "starting"
 	Running  State = "running"
+	Pausing  State = "pausing"
+	Paused   State = "paused" // its memory lies on its host's disk
+	Resuming State = "resuming"
 	Stopping State = "stopping"
 	Stopped  State = "stopped"
 	Failed   State = "error"
@@ -39,6 +42,22 @@ type Sandbox struct {
 	UpdatedAt  time.Time
 	Deadline   time.Time     // of a transitional state; zero otherwise
 	Network    NetworkPolicy // that is wanted; in force once its host says so
+	AutoResume bool          // whether a request that needs its guest resumes it
+	Resumed    *Certificate  // of its last resume; nil before the first
+}
+
+// Certificate says what a guest renewed when it was resumed, in order: its clock, its randomness, its token and so on.
+type Certificate struct {
+	At    time.Time
+	Steps []CertificateStep
+}
+
+// CertificateStep is one thing that was renewed, or a hook that was run.
+type CertificateStep struct {
+	Name     string
+	Kept     bool   // nothing had to be renewed
+	Output   string // of a hook, the beginning
+	Duration time.Duration
 }
 
 // Size is what a sandbox takes of its host.

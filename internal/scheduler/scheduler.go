@@ -137,6 +137,17 @@ func (h Host) memory() string {
 	return fmt.Sprintf("MiB of memory (%d of them for its VMM)", h.OverheadMiB)
 }
 
+// Wake tells whether a paused sandbox of that size finds room on its host again. Its disk is there already. It fails with Unavailable when the host cannot be
+// reached, and Exhausted with what is short.
+func Wake(hosts []Host, on id.Host, s models.Size, over Overcommit) error {
+	for _, h := range hosts {
+		if h.ID == on && h.Reachable {
+			return fit(h, models.Size{VCPUs: s.VCPUs, MemoryMiB: s.MemoryMiB}, over)
+		}
+	}
+	return models.Errorf(models.Unavailable, "the host of the sandbox cannot be reached").WithHint("try again in a few seconds")
+}
+
 // fit compares with what the host has in all, then with what is left of it.
 func fit(h Host, s models.Size, over Overcommit) error {
 	var short []string

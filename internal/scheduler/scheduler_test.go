@@ -108,3 +108,27 @@ func TestNeverMoreThanAllowed(t *testing.T) {
 		}
 	})
 }
+
+// TestWake: a sandbox that slept needs memory and processors again, on its own host; its disk it has.
+func TestWake(t *testing.T) {
+	size := models.Size{VCPUs: 2, MemoryMiB: 1024, DiskMiB: 8192}
+	for name, c := range map[string]struct {
+		change func(*Host)
+		want   models.Code
+	}{
+		"room":            {func(*Host) {}, ""},
+		"full disk":       {func(h *Host) { h.Allotted.DiskMiB = 9000 }, ""},
+		"no memory":       {func(h *Host) { h.Allotted.MemoryMiB = 3073 }, models.Exhausted},
+		"its VMM's":       {func(h *Host) { h.Allotted.MemoryMiB, h.OverheadMiB = 3072, 1 }, models.Exhausted},
+		"no processors":   {func(h *Host) { h.Allotted.VCPUs = 3 }, models.Exhausted},
+		"unreachable":     {func(h *Host) { h.Reachable = false }, models.Unavailable},
+		"on another host": {func(h *Host) { h.ID = "host-00000002" }, models.Unavailable},
+	} {
+		h := oneHost()
+		c.change(&h)
+		err := Wake([]Host{h}, "host-00000001", size, even)
+		if (err == nil) != (c.want == "") || err != nil && models.CodeOf(err) != c.want {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}

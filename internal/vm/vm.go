@@ -63,6 +63,8 @@ type Info struct {
 	OverheadMiB int
 	// Processes is how many processes and threads a VMM has at most, beside one for each virtual processor.
 	Processes int
+	// NoRestore says why VMs with a NIC cannot be restored here; "" where they can. Whatever is frozen here would stay so.
+	NoRestore string
 }
 
 // Spec is all that a driver needs to boot a VM.

@@ -12,11 +12,14 @@ import (
 // State is where a sandbox is in its life. New states may appear.
 type State string
 
-// The states. Pending, Starting and Stopping pass by themselves.
+// The states. Pending, Starting, Pausing, Resuming and Stopping pass by themselves.
 const (
 	Pending  State = "pending"
 	Starting State = "starting"
 	Running  State = "running"
+	Pausing  State = "pausing"
+	Paused   State = "paused" // its memory lies on its host's disk
+	Resuming State = "resuming"
 	Stopping State = "stopping"
 	Stopped  State = "stopped"
 	Failed   State = "error"
@@ -34,6 +37,7 @@ type Sandbox struct {
 	DiskMiB       int               `json:"disk_mib,omitempty"`
 	Metadata      map[string]string `json:"metadata,omitempty"`
 	Network       NetworkPolicy     `json:"network"` // that is wanted; Client.Network tells whether it is in force
+	AutoResume    bool              `json:"auto_resume"`
 	HostID        string            `json:"host_id,omitempty"`
 	CreatedAt     time.Time         `json:"created_at"`
 	StartedAt     time.Time         `json:"started_at,omitzero"` // when it first ran
@@ -41,6 +45,7 @@ type Sandbox struct {
 	StateDeadline time.Time         `json:"state_deadline,omitzero"`
 	Generation    int64             `json:"generation"`        // grows by one with every change of state
 	Timings       []Timing          `json:"timings,omitempty"` // what its creation spent its time on
+	Resumed       *Certificate      `json:"resumed,omitempty"` // nil before the first resume
 }
 
 // Timing is one step of an operation.
@@ -59,6 +64,8 @@ type CreateSandboxRequest struct {
 	Metadata  map[string]string `json:"metadata,omitempty"`   // the caller's own labels
 	Name      string            `json:"name,omitempty"`       // at most 128 characters
 	Network   *NetworkPolicy    `json:"network,omitempty"`    // nil: all public addresses
+
+	AutoResume *bool `json:"auto_resume,omitempty"` // nil: requests resume it while it is paused
 }
 
 // CreateSandbox creates a sandbox and returns when it runs. It is never repeated after it was sent. When
@@ -93,8 +100,8 @@ func (c *Client) DestroySandbox(ctx context.Context, id string) (*Sandbox, error
 	return c.oneSandbox(ctx, http.MethodDelete, id)
 }
 
-func (c *Client) oneSandbox(ctx context.Context, method, id string) (*Sandbox, error) {
-	path, err := sandboxPath(id)
+func (c *Client) oneSandbox(ctx context.Context, method, id string, below ...string) (*Sandbox, error) {
+	path, err := sandboxPath(id, below...)
 	if err != nil {
 		return nil, err
 	}

@@ -5,10 +5,11 @@
 //
 //   - Every sandbox has a folder with a record, written durably before anything is made
 //     for it and removed after everything is gone. Whatever instant the agent is killed at, the
-//     next Open finds each sandbox by its folder and either takes it over, running, or removes all of it.
+//     next Open finds each sandbox by its folder and either takes it over, running or paused, or removes all of it.
 //   - A failed create, a destroy and the clean-up after a crash are the same code
 //     (dismantle), every step of which may be repeated.
 //   - The end of the agent ends no sandbox.
+//   - A pause or a resume leaves the sandbox running or paused, whole: one that fails, or that the agent was killed in, is undone or completed.
 //   - Destroy beats everything else that happens to a sandbox.
 package agent
 
@@ -51,7 +52,8 @@ type Agent struct {
 	log     *slog.Logger
 	lock    *os.File // held while the agent lives: one agent a folder
 	changes *hub
-	tasks   sync.WaitGroup     // watchers of VMs, the journals, and creates and destroys under way
+	tasks   sync.WaitGroup     // watchers of VMs, the journals, and operations under way
+	kernel  func() string      // SHA-256 of the guests' kernel, "" where it cannot be read
 	end     context.CancelFunc // of what goes on as long as the agent
 
 	mu        sync.Mutex // guards what follows
@@ -59,7 +61,7 @@ type Agent struct {
 	closed    bool
 }
 
-// Open takes over what an earlier agent left in cfg.Dir: VMs that run are adopted,
+// Open takes over what an earlier agent left in cfg.Dir: VMs that run are adopted, what is paused stays so,
 // everything else is removed. It fails when another agent works in that folder.
 func Open(ctx context.Context, cfg Config) (*Agent, error) {
 	if err := os.MkdirAll(filepath.Join(cfg.Dir, "sandboxes"), 0o700); err != nil {
@@ -72,7 +74,7 @@ func Open(ctx context.Context, cfg Config) (*Agent, error) {
 	life, end := context.WithCancel(context.Background())
 	a := &Agent{
 		cfg: cfg, log: cfg.Logger, lock: lock, changes: newHub(), end: end,
-		sandboxes: map[id.Sandbox]*sandbox{},
+		sandboxes: map[id.Sandbox]*sandbox{}, kernel: sync.OnceValue(func() string { return fileSum(cfg.Kernel) }),
 	}
 	if err := a.takeOver(ctx); err != nil {
 		_ = a.Close()
@@ -82,8 +84,8 @@ func Open(ctx context.Context, cfg Config) (*Agent, error) {
 	return a, nil
 }
 
-// Close leaves every sandbox running and frees what this process holds of them. Creates
-// under way are undone first.
+// Close leaves every sandbox as it is and frees what this process holds of them. What is
+// under way is undone first.
 func (a *Agent) Close() error {
 	a.mu.Lock()
 	a.closed = true
@@ -145,6 +147,17 @@ func (a *Agent) find(sb id.Sandbox) (*sandbox, error) {
 		return s, nil
 	}
 	return nil, models.Errorf(models.NotFound, "sandbox %s is not on this host", sb)
+}
+
+// begin counts an operation as a task, unless the agent stops. tasks.Done ends it.
+func (a *Agent) begin() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed {
+		return models.Errorf(models.Unavailable, "the host agent is stopping")
+	}
+	a.tasks.Add(1)
+	return nil
 }
 
 // forget takes a dismantled sandbox out of the list and tells the watchers.

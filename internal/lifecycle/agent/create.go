@@ -22,9 +22,9 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
 )
 
-// createLimit bounds a create whose caller set no deadline: a cold boot under software
+// changeLimit bounds a create, a pause or a resume whose caller set no deadline: a cold boot under software
 // emulation on a busy host takes seconds, so this only ends what hangs.
-const createLimit = 2 * time.Minute
+const changeLimit = 2 * time.Minute
 
 // envdPort is where envd listens in the guest: the port of E2B's envd protocol.
 const envdPort = 49983
@@ -48,7 +48,7 @@ func (a *Agent) Create(ctx context.Context, req Request) (Sandbox, error) {
 	if err != nil {
 		return Sandbox{}, err
 	}
-	s, isNew, err := a.enter(req)
+	s, isNew, err := a.enter(req, tmpl.Digest)
 	if err != nil {
 		return Sandbox{}, err
 	}
@@ -75,9 +75,9 @@ func (a *Agent) Create(ctx context.Context, req Request) (Sandbox, error) {
 	return s.view(), nil
 }
 
-// outlive returns a context that ends with ctx's deadline or after createLimit, but not when ctx is cancelled.
+// outlive returns a context that ends with ctx's deadline or after changeLimit, but not when ctx is cancelled.
 func outlive(ctx context.Context) (context.Context, context.CancelFunc) {
-	end := time.Now().Add(createLimit)
+	end := time.Now().Add(changeLimit)
 	if deadline, ok := ctx.Deadline(); ok && deadline.Before(end) {
 		end = deadline
 	}
@@ -98,7 +98,7 @@ func (a *Agent) check(req Request) (filesystem.Template, error) {
 }
 
 // enter lists a new sandbox with its turn taken and its task counted, or returns the one that exists.
-func (a *Agent) enter(req Request) (s *sandbox, isNew bool, err error) {
+func (a *Agent) enter(req Request, digest string) (s *sandbox, isNew bool, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.closed {
@@ -108,7 +108,7 @@ func (a *Agent) enter(req Request) (s *sandbox, isNew bool, err error) {
 		return s, false, nil
 	}
 	s = newSandbox(record{
-		Sandbox: req.ID, State: Starting, Template: req.Template, Size: req.Size,
+		Sandbox: req.ID, State: Starting, Template: req.Template, Digest: digest, Size: req.Size,
 		Slot: -1, Token: newToken(), CreatedAt: time.Now().UTC(), Network: &req.Network,
 	})
 	s.turn <- struct{}{}
@@ -193,11 +193,12 @@ func (a *Agent) provide(ctx context.Context, s *sandbox, tmpl filesystem.Templat
 		return err
 	})
 	group.Go(func() (err error) {
-		slot, _ := s.holds() // prepare took it
-		link, err = a.cfg.Network.Attach(ctx, s.id, slot, rules(s.policy()))
+		link, err = a.attach(ctx, s)
 		return err
 	})
+	kernel := a.kernel()
 	err := group.Wait()
+	s.update(func(r *record) { r.Kernel = kernel })
 	if err == nil && size.DiskMiB == 0 {
 		s.update(func(r *record) { r.Size.DiskMiB = tmpl.DiskMiB })
 	}
@@ -206,17 +207,13 @@ func (a *Agent) provide(ctx context.Context, s *sandbox, tmpl filesystem.Templat
 
 // start boots the VM and records its process.
 func (a *Agent) start(ctx context.Context, s *sandbox, link network.Link) error {
-	size := s.view().Size
-	jail, err := a.jail(s)
-	if err != nil {
+	spec := a.spec(s, link)
+	var err error
+	if spec.Jail, err = a.jail(s); err != nil {
 		return err
 	}
-	configured, err := a.cfg.Driver.Configure(ctx, vm.Spec{
-		ID: string(s.id), Dir: a.runDir(s.id), Kernel: a.cfg.Kernel, Rootfs: a.diskPath(s.id),
-		VCPUs: size.VCPUs, MemoryMiB: size.MemoryMiB,
-		NIC:  &vm.NIC{TAP: link.TAP, MAC: link.MAC},
-		Args: kernelArgs(s.id, link), Jail: jail,
-	})
+	spec.Kernel, spec.Args = a.cfg.Kernel, kernelArgs(s.id, link)
+	configured, err := a.cfg.Driver.Configure(ctx, spec)
 	if err != nil {
 		return fmt.Errorf("configure the VM: %w", err)
 	}
@@ -228,6 +225,15 @@ func (a *Agent) start(ctx context.Context, s *sandbox, link network.Link) error 
 	rec := s.update(func(r *record) { r.VM = &saved })
 	a.run(s, machine)
 	return rec.write(a.dir(s.id))
+}
+
+// spec is the sandbox's VM but for its jail, and what it boots from.
+func (a *Agent) spec(s *sandbox, link network.Link) vm.Spec {
+	size := s.view().Size
+	return vm.Spec{
+		ID: string(s.id), Dir: a.runDir(s.id), Rootfs: a.diskPath(s.id), VCPUs: size.VCPUs, MemoryMiB: size.MemoryMiB,
+		NIC: &vm.NIC{TAP: link.TAP, MAC: link.MAC},
+	}
 }
 
 // run makes machine the sandbox's VM, with a client of its guest, and watches for its end.

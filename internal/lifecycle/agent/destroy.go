@@ -11,7 +11,6 @@ import (
 
 	"github.com/wrenn-sandbox/wrenn/internal/durable"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
-	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
 	"github.com/wrenn-sandbox/wrenn/internal/vm/vmm"
 )
@@ -28,21 +27,17 @@ func (a *Agent) Destroy(ctx context.Context, sb id.Sandbox, grace time.Duration)
 	if err != nil {
 		return false, nil
 	}
-	a.mu.Lock()
-	if a.closed {
-		a.mu.Unlock()
-		return true, models.Errorf(models.Unavailable, "the host agent is stopping")
+	if err := a.begin(); err != nil {
+		return true, err
 	}
-	a.tasks.Add(1)
-	a.mu.Unlock()
 	defer a.tasks.Done()
-	s.cancel() // a create under way gives up and undoes itself
+	s.cancel() // what is under way gives up and undoes itself
 	if err := s.acquire(ctx); err != nil {
 		return true, err
 	}
 	defer s.release()
 	if _, err := a.find(sb); err != nil {
-		return true, nil // the create under way, or another destroy, has removed it
+		return true, nil // a create under way, or another destroy, has removed it
 	}
 	// From here on it goes through, also when the caller has gone.
 	undo, done := context.WithTimeout(context.WithoutCancel(ctx), undoLimit+maxGrace)

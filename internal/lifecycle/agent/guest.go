@@ -14,13 +14,17 @@ func (a *Agent) Guest(sb id.Sandbox) (*envdclient.Client, error) {
 		return nil, err
 	}
 	v := s.view()
-	if v.State != Running {
-		e := models.Errorf(models.Precondition, "sandbox %s is %s, not running", sb, v.State)
-		if v.Reason != "" {
-			e = e.WithHint("it is so because %s", v.Reason)
-		}
-		return nil, e
+	if _, guest := s.machine(); v.State == Running && guest != nil {
+		return guest, nil
 	}
-	_, guest := s.machine()
-	return guest, nil
+	return nil, v.isNot(Running)
+}
+
+// isNot is the error of what can be done only with a sandbox in another state.
+func (v Sandbox) isNot(want State) error {
+	e := models.Errorf(models.Precondition, "sandbox %s is %s, not %s", v.ID, v.State, want)
+	if v.Reason != "" {
+		e = e.WithHint("it is so because %s", v.Reason)
+	}
+	return e
 }

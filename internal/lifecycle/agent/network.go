@@ -14,7 +14,13 @@ import (
 // anything is every private network: which of them a policy may allow the control plane has decided.
 var anything = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0)}
 
-// SetNetwork puts a policy of a running sandbox in force and returns its generation. It holds before SetNetwork returns, and
+// attach gives the sandbox's guest its network, as far as its policy goes, or makes what there is equal to that.
+func (a *Agent) attach(ctx context.Context, s *sandbox) (network.Link, error) {
+	slot, _ := s.holds() // for as long as there is a sandbox
+	return a.cfg.Network.Attach(ctx, s.id, slot, rules(s.policy()))
+}
+
+// SetNetwork puts a policy of a running or paused sandbox in force and returns its generation. It holds before SetNetwork returns, and
 // after every crash; after an error the one before holds. A policy that is older than the one in force changes
 // nothing: the generation returned is that of the one in force.
 func (a *Agent) SetNetwork(ctx context.Context, sb id.Sandbox, p models.NetworkPolicy) (int64, error) {
@@ -29,8 +35,8 @@ func (a *Agent) SetNetwork(ctx context.Context, sb id.Sandbox, p models.NetworkP
 		return 0, err
 	}
 	defer s.release()
-	if v := s.view(); v.State != Running {
-		return 0, models.Errorf(models.Precondition, "sandbox %s is %s, not running", sb, v.State)
+	if v := s.view(); !v.State.lives() {
+		return 0, v.isNot(Running)
 	}
 	now := s.policy()
 	if p.Generation < now.Generation || p.Generation == now.Generation && p.Equal(now) {

@@ -23,14 +23,21 @@ type record struct {
 	Reason    string        `json:"reason,omitempty"`
 	Template  string        `json:"template"`
 	Size      models.Size   `json:"size"`
-	Slot      int           `json:"slot"`            // of the network; -1 for none
-	Owner     uint32        `json:"owner,omitempty"` // user of the VMM; 0 for none of its own
+	Digest    string        `json:"digest,omitempty"` // of the template's disk
+	Kernel    string        `json:"kernel,omitempty"` // SHA-256 of the one that it booted from
+	Slot      int           `json:"slot"`             // of the network; -1 for none
+	Owner     uint32        `json:"owner,omitempty"`  // user of the VMM; 0 for none of its own
 	Token     string        `json:"token"`
 	VM        *vm.Saved     `json:"vm,omitempty"`
 	CreatedAt time.Time     `json:"created_at"`
 	Steps     []models.Step `json:"steps,omitempty"`
 	Envd      string        `json:"envd,omitempty"` // version
 	Guest     string        `json:"guest,omitempty"`
+
+	Pauses   int                 `json:"pauses,omitempty"`   // how many were begun
+	Staged   string              `json:"staged,omitempty"`   // the snapshot that is being made, of a sandbox that is pausing
+	Snapshot string              `json:"snapshot,omitempty"` // that it sleeps in, or was resumed from
+	Resumed  *models.Certificate `json:"resumed,omitempty"`
 
 	Network *models.NetworkPolicy `json:"network,omitempty"` // nil in one by an agent that knew of none
 }

@@ -71,7 +71,7 @@ func (a *Agent) saveJournals() {
 }
 
 func (a *Agent) saveJournal(s *sandbox) {
-	if s.view().State != Running {
+	if !s.view().State.lives() {
 		return
 	}
 	if err := s.journal.Save(a.journalPath(s.id)); err != nil {
@@ -86,15 +86,15 @@ type Network struct {
 	Refusals models.NetworkRefusals
 }
 
-// Network tells of the network of a running sandbox.
+// Network tells of the network of a running or paused sandbox.
 func (a *Agent) Network(sb id.Sandbox) (Network, error) {
 	s, err := a.find(sb)
 	if err != nil {
 		return Network{}, err
 	}
 	v := s.view()
-	if v.State != Running {
-		return Network{}, models.Errorf(models.Precondition, "sandbox %s is %s, not running", sb, v.State)
+	if !v.State.lives() {
+		return Network{}, v.isNot(Running)
 	}
 	c, err := a.cfg.Network.Counters(sb)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -146,6 +147,12 @@ type driver struct {
 	dies                   bool          // VMs end while they boot
 	exit                   vm.Exit       // with which they do
 	hold                   chan struct{} // envd's first answer waits until it is closed, if not nil
+	restoreErr             error
+	snapshotErr, killErr   error
+	pauseErr               error
+	noRestore              string
+	snapshots, restores    func() // called while the VM stands still, before it is written, or before it is restored
+	failing                string // the step of a certificate that fails
 
 	mu  sync.Mutex // guards all
 	all map[string]*machine
@@ -164,7 +171,47 @@ func newDriver(t *testing.T) *driver {
 	return d
 }
 
-func (d *driver) Info() vm.Info { return vm.Info{Driver: "stand-in"} }
+func (d *driver) Info() vm.Info { return vm.Info{Driver: "stand-in", NoRestore: d.noRestore} }
+
+func (d *driver) Machine(s vm.Spec) vm.Machine {
+	return vm.Machine{Driver: "stand-in", VCPUs: s.VCPUs, MemoryMiB: s.MemoryMiB}
+}
+
+// Prepare makes a VM that has what the frozen one had. It fails when its disk is not the one of the snapshot.
+func (d *driver) Prepare(ctx context.Context, spec vm.Spec, from vm.Image) (vm.Prepared, error) {
+	if err := from.Machine.CheckRestore(d.Machine(spec)); err != nil {
+		return nil, err
+	}
+	state, err := os.ReadFile(from.State)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(spec.Rootfs); err != nil {
+		return nil, err
+	}
+	return prepared{configured{d, spec}, string(state)}, d.restoreErr
+}
+
+type prepared struct {
+	configured
+	state string
+}
+
+func (p prepared) Restore(ctx context.Context) (vm.Running, error) {
+	if restores := p.d.restores; restores != nil {
+		restores()
+	}
+	running, err := p.Start(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m := running.(*machine)
+	m.frozen.Store(true)
+	m.state = p.state
+	return m, nil
+}
+
+func (p prepared) Discard() error { return nil }
 
 func (d *driver) Configure(_ context.Context, spec vm.Spec) (vm.Configured, error) {
 	return configured{d, spec}, d.configureErr
@@ -210,9 +257,13 @@ func (c configured) Start(context.Context) (vm.Running, error) {
 	c.d.mu.Lock()
 	defer c.d.mu.Unlock()
 	c.d.ids++
-	m := &machine{done: make(chan struct{}), saved: vm.Saved{Driver: "stand-in", Dir: c.spec.Dir, PID: c.d.ids}}
+	m := &machine{d: c.d, done: make(chan struct{}), saved: vm.Saved{Driver: "stand-in", Dir: c.spec.Dir, PID: c.d.ids, Machine: c.d.Machine(c.spec)}}
 	hold := c.d.hold
 	m.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/resume" {
+			c.d.certify(w)
+			return
+		}
 		if hold != nil {
 			select {
 			case <-hold:
@@ -228,9 +279,21 @@ func (c configured) Start(context.Context) (vm.Running, error) {
 	return m, nil
 }
 
+// certify answers as a guest that renews what it is asked to.
+func (d *driver) certify(w http.ResponseWriter) {
+	steps := []map[string]any{}
+	for _, name := range []string{"clock", "randomness", "machine_id", "hostname", "mac", "address", "dns", "token"} {
+		steps = append(steps, map[string]any{"name": name, "ok": name != d.failing, "reason": "no", "duration_us": 7})
+	}
+	_ = json.NewEncoder(w).Encode(map[string]any{"ok": d.failing == "", "steps": steps})
+}
+
 // machine is a stand-in VM.
 type machine struct {
-	vm.Running // for what an agent does not call
+	d          *driver
+	frozen     atomic.Bool
+	state      string // what it was restored from
+	vm.Running        // for what an agent does not call
 	saved      vm.Saved
 	server     *httptest.Server
 	once       sync.Once
@@ -259,6 +322,37 @@ func (m *machine) ended() bool {
 
 func (m *machine) Saved() vm.Saved { return m.saved }
 
+func (m *machine) Snapshot(_ context.Context, to vm.Files) error {
+	m.frozen.Store(true)
+	if m.d.snapshots != nil {
+		m.d.snapshots()
+	}
+	switch {
+	case m.ended():
+		return vm.ErrGone
+	case m.d.snapshotErr != nil:
+		m.frozen.Store(false)
+		return m.d.snapshotErr
+	}
+	return errors.Join(os.WriteFile(to.State, []byte(m.state+"+"), 0o600), os.WriteFile(to.Memory, nil, 0o600))
+}
+
+func (m *machine) Pause(context.Context) error {
+	if m.ended() {
+		return vm.ErrGone
+	}
+	m.frozen.Store(true)
+	return m.d.pauseErr
+}
+
+func (m *machine) Resume(context.Context) error {
+	if m.ended() {
+		return vm.ErrGone
+	}
+	m.frozen.Store(false)
+	return nil
+}
+
 func (m *machine) Dial(ctx context.Context, _ uint32) (net.Conn, error) {
 	if m.ended() {
 		return nil, errors.New("the VM is gone")
@@ -271,10 +365,16 @@ func (m *machine) Stop(ctx context.Context, ask func(context.Context) error) (vm
 	return m.end(vm.Exit{Asked: true}), ask(ctx)
 }
 
-func (m *machine) Kill() (vm.Exit, error) { return m.end(vm.Exit{Asked: true}), nil }
-func (m *machine) Done() <-chan struct{}  { return m.done }
-func (m *machine) Exit() vm.Exit          { return m.exit }
-func (m *machine) Release() error         { return nil }
+func (m *machine) Kill() (vm.Exit, error) {
+	if err := m.d.killErr; err != nil {
+		return vm.Exit{}, err
+	}
+	return m.end(vm.Exit{Asked: true}), nil
+}
+
+func (m *machine) Done() <-chan struct{} { return m.done }
+func (m *machine) Exit() vm.Exit         { return m.exit }
+func (m *machine) Release() error        { return nil }
 
 // eventually waits until ok, and fails the test when it takes too long.
 func (r *rig) eventually(what string, ok func() bool) {

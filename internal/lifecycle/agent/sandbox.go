@@ -21,10 +21,16 @@ type State string
 const (
 	Starting State = "starting"
 	Running  State = "running"
+	Pausing  State = "pausing"
+	Paused   State = "paused" // no VM, but a snapshot; the disk lies in it
+	Resuming State = "resuming"
 	Stopping State = "stopping"
 	Failed   State = "failed" // the VM ended without having been asked to
 	Gone     State = "gone"   // only in changes: nothing of it is left
 )
+
+// lives tells whether a sandbox in this state stays, and has its network: it runs, or will again.
+func (s State) lives() bool { return s == Running || s == Paused }
 
 // Sandbox is a sandbox as its host sees it, at one moment.
 type Sandbox struct {
@@ -38,15 +44,16 @@ type Sandbox struct {
 	Guest       string // address
 	EnvdVersion string
 	Network     models.NetworkPolicy // in force
+	Resumed     *models.Certificate  // of the last resume; nil before the first. It never changes
 }
 
 // sandbox is the live side of a record.
 type sandbox struct {
 	id id.Sandbox
 
-	// turn is held by whoever changes the sandbox: a create or a destroy.
+	// turn is held by whoever changes the sandbox: a create, a pause, a resume or a destroy.
 	turn chan struct{}
-	// ctx ends when the sandbox is to be destroyed or the agent ends; a create under way stops then.
+	// ctx ends when the sandbox is to be destroyed or the agent ends; what is under way stops then.
 	ctx    context.Context
 	cancel context.CancelFunc
 
@@ -85,7 +92,7 @@ func (s *sandbox) view() Sandbox {
 	return Sandbox{
 		ID: s.id, State: s.rec.State, Reason: s.rec.Reason, Template: s.rec.Template, Size: s.rec.Size,
 		CreatedAt: s.rec.CreatedAt, Steps: slices.Clone(s.rec.Steps), Guest: s.rec.Guest, EnvdVersion: s.rec.Envd,
-		Network: s.rec.policy(),
+		Network: s.rec.policy(), Resumed: s.rec.Resumed,
 	}
 }
 
@@ -104,6 +111,15 @@ func (s *sandbox) machine() (vm.Running, *envdclient.Client) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.vm, s.guest
+}
+
+// lose forgets the VM, which has ended, and returns the guest's client to be closed, if there is one.
+func (s *sandbox) lose() *envdclient.Client {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	guest := s.guest
+	s.vm, s.guest, s.rec.VM = nil, nil, nil
+	return guest
 }
 
 // holds returns the network slot that the sandbox holds, or false.
@@ -125,7 +141,7 @@ func (s *sandbox) hold(slot network.Slot) record {
 	return rec
 }
 
-// abandon stops a create under way, waits for its end and lets go of the VM.
+// abandon stops what is under way, waits for its end and lets go of the VM.
 func (s *sandbox) abandon() {
 	s.cancel()
 	s.turn <- struct{}{}

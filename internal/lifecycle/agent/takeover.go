@@ -13,8 +13,8 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
 )
 
-// takeOver looks at every sandbox folder that an earlier agent left. What runs is adopted;
-// what had failed stays, to be looked at and destroyed; the rest is removed.
+// takeOver looks at every sandbox folder that an earlier agent left. What runs is adopted, what is paused stays so, and what was on its way between
+// the two is brought to either; what had failed stays, to be looked at and destroyed; the rest is removed.
 func (a *Agent) takeOver(ctx context.Context) error {
 	if err := durable.Sweep(a.dir("")); err != nil {
 		return fmt.Errorf("remove what an interrupted write left: %w", err)
@@ -33,7 +33,7 @@ func (a *Agent) takeOver(ctx context.Context) error {
 			continue
 		}
 		s := a.recall(sb)
-		keep[sb] = s.view().State == Running
+		keep[sb] = staying[s.view().State] != nil
 		group.Go(func() error { return a.settle(groupCtx, s) })
 	}
 	if err := group.Wait(); err != nil {
@@ -65,6 +65,11 @@ func (a *Agent) recall(sb id.Sandbox) *sandbox {
 	return s
 }
 
+// staying is how each state of a sandbox that has a network is taken over.
+var staying = map[State]func(*Agent, context.Context, *sandbox) error{
+	Running: (*Agent).adopt, Pausing: (*Agent).settlePausing, Paused: (*Agent).settlePaused, Resuming: (*Agent).settleResuming,
+}
+
 // settle brings one recalled sandbox to a state in which it can stay.
 func (a *Agent) settle(ctx context.Context, s *sandbox) error {
 	if rec := s.update(func(*record) {}); rec.Slot >= 0 {
@@ -75,9 +80,10 @@ func (a *Agent) settle(ctx context.Context, s *sandbox) error {
 		s.hold(slot)
 	}
 	v := s.view()
+	if take := staying[v.State]; take != nil {
+		return take(a, ctx, s)
+	}
 	switch v.State {
-	case Running:
-		return a.adopt(ctx, s)
 	case Failed:
 		return nil
 	default:
@@ -89,12 +95,11 @@ func (a *Agent) settle(ctx context.Context, s *sandbox) error {
 
 func (a *Agent) adopt(ctx context.Context, s *sandbox) error {
 	rec := s.update(func(*record) {})
-	slot, held := s.holds()
-	if rec.VM == nil || !held {
+	if _, held := s.holds(); rec.VM == nil || !held {
 		return a.fail(s, "its record names no VM")
 	}
-	if _, err := a.cfg.Network.Attach(ctx, s.id, slot, rules(s.policy())); err != nil {
-		return fmt.Errorf("re-attach the network of %s: %w", s.id, err)
+	if err := a.reattach(ctx, s); err != nil {
+		return err
 	}
 	machine, err := a.cfg.Driver.Adopt(ctx, *rec.VM)
 	switch {
@@ -105,6 +110,13 @@ func (a *Agent) adopt(ctx context.Context, s *sandbox) error {
 	}
 	a.run(s, machine)
 	a.log.Info("adopted a running sandbox", "sandbox_id", s.id, "pid", rec.VM.PID)
+	return nil
+}
+
+func (a *Agent) reattach(ctx context.Context, s *sandbox) error {
+	if _, err := a.attach(ctx, s); err != nil {
+		return fmt.Errorf("re-attach the network of %s: %w", s.id, err)
+	}
 	return nil
 }
 
@@ -119,7 +131,8 @@ func (a *Agent) watch(s *sandbox, machine vm.Running) {
 		return
 	}
 	defer s.release()
-	if exit := machine.Exit(); s.view().State == Running && !exit.Asked {
+	now, _ := s.machine() // another one by now, where it died while it was put to sleep
+	if exit := machine.Exit(); now == machine && s.view().State == Running && !exit.Asked {
 		if err := a.fail(s, "its VM ended: "+exit.Reason); err != nil {
 			a.log.Error("could not record the end of a VM", "sandbox_id", s.id, "error", err)
 		}

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/singleflight"
+
 	"github.com/wrenn-sandbox/wrenn/db"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
@@ -24,6 +26,8 @@ import (
 // Actions of the audit log.
 const (
 	auditCreate  = "sandbox.create"
+	auditPause   = "sandbox.pause"
+	auditResume  = "sandbox.resume"
 	auditDestroy = "sandbox.destroy"
 )
 
@@ -31,6 +35,7 @@ const (
 type Store interface {
 	CreateSandbox(ctx context.Context, n db.NewSandbox, place db.PlaceFunc) (models.Sandbox, error)
 	Transition(ctx context.Context, c db.Change) (models.Sandbox, error)
+	TransitionIfRoom(ctx context.Context, c db.Change, fit db.FitFunc) (models.Sandbox, error)
 	Sandbox(ctx context.Context, account id.Account, sb id.Sandbox) (models.Sandbox, error)
 	ChangeNetwork(ctx context.Context, account id.Account, sb id.Sandbox, by db.By, change db.NetworkFunc) (models.Sandbox, error)
 	NoteNetwork(ctx context.Context, sb models.Sandbox, by db.By, outcome string) error
@@ -39,6 +44,8 @@ type Store interface {
 // Limits of operations. The zero value of each means its default.
 type Limits struct {
 	Create  time.Duration // until a sandbox must run; 2 min, as long as an agent tries
+	Sleep   time.Duration // until a pause or a resume must have ended; 2 min, as long as an agent tries
+	Wake    time.Duration // that a request waits for a sandbox that is resumed for it; 1 min
 	Destroy time.Duration // until a destroy is looked into; 30 s beyond Grace
 	Grace   time.Duration // that a guest has to end in order; 2 s
 }
@@ -49,6 +56,12 @@ const writeLimit = 10 * time.Second
 func (l Limits) withDefaults() Limits {
 	if l.Create == 0 {
 		l.Create = 2 * time.Minute
+	}
+	if l.Sleep == 0 {
+		l.Sleep = 2 * time.Minute
+	}
+	if l.Wake == 0 {
+		l.Wake = time.Minute
 	}
 	if l.Destroy == 0 {
 		l.Destroy = 30 * time.Second
@@ -74,7 +87,8 @@ type Options struct {
 type Controller struct {
 	Options
 	guests *guests
-	base   context.Context // of all operations
+	wakes  singleflight.Group // by sandbox: many requests wait for one resume
+	base   context.Context    // of all operations
 	cancel context.CancelFunc
 
 	mu     sync.Mutex // guards closed, and wg against an Add during Wait
@@ -89,9 +103,10 @@ func New(opts Options) *Controller {
 		opts.Overcommit = scheduler.DefaultOvercommit
 	}
 	base, cancel := context.WithCancel(context.Background())
-	clients := &guests{dial: opts.Fleet.dial, kept: map[id.Sandbox]*guest{}}
-	opts.Fleet.whenLost(clients.idle)
-	return &Controller{Options: opts, guests: clients, base: base, cancel: cancel}
+	c := &Controller{Options: opts, base: base, cancel: cancel}
+	c.guests = &guests{dial: c.dial, kept: map[id.Sandbox]*guest{}}
+	opts.Fleet.whenLost(c.guests.idle)
+	return c
 }
 
 // Close refuses new operations and waits for those under way until ctx ends, then cancels
@@ -172,6 +187,8 @@ func notRunning(sb models.Sandbox) error {
 	switch sb.State {
 	case models.Pending, models.Starting:
 		return e.WithHint("wait until it runs")
+	case models.Pausing, models.Paused, models.Resuming:
+		return e.WithHint("POST /v1/sandboxes/%s/resume has it go on", sb.ID)
 	case models.Failed:
 		return e.WithHint("its end: %s", sb.Reason)
 	default:

@@ -31,6 +31,8 @@ type Request struct {
 	Metadata map[string]string
 	Name     string
 	Network  models.NetworkPolicy
+
+	ManualResume bool // a request to it while it is paused is refused
 }
 
 // Create makes a sandbox and returns it once it runs. When it is refused (Invalid, Forbidden, NotFound,
@@ -63,7 +65,7 @@ func (c *Controller) create(ctx context.Context, by By, r Request) (models.Sandb
 func (c *Controller) insert(ctx context.Context, by By, r Request) (models.Sandbox, error) {
 	n := db.NewSandbox{
 		Account: by.Account, Name: r.Name, Template: r.Template, Metadata: r.Metadata,
-		Network: r.Network, By: by.db(), Within: c.Limits.Create + writeLimit,
+		Network: r.Network, AutoResume: !r.ManualResume, By: by.db(), Within: c.Limits.Create + writeLimit,
 	}
 	up := c.Fleet.reachable()
 	place := func(hosts []db.HostUse) (db.Placement, error) {

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/wrenn-sandbox/wrenn/db"
 	"github.com/wrenn-sandbox/wrenn/internal/envdclient"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
@@ -19,35 +20,79 @@ const (
 )
 
 // Guest returns the client of the envd of a running sandbox, NotFound, or Precondition when the sandbox does
-// not run. It stays the controller's: the caller does not close it. When the sandbox ends, what is under way on it fails.
+// not run. One that is paused is resumed first, unless its user wanted that for himself to decide: many callers wait for one resume, each at most
+// Limits.Wake. The client stays the controller's: the caller does not close it. When the sandbox ends, what is under way on it fails.
 func (c *Controller) Guest(ctx context.Context, account id.Account, sb id.Sandbox) (*envdclient.Client, error) {
 	row, err := c.Store.Sandbox(ctx, account, sb)
 	if err != nil {
 		return nil, err
 	}
-	if row.State != models.Running {
-		return nil, notRunning(row)
+	if row, err = c.awake(ctx, row); err != nil {
+		return nil, err
 	}
 	if _, err := c.Fleet.Client(row.Host); err != nil {
 		return nil, err
 	}
-	return c.guests.of(sb, row.Host, time.Now()), nil
+	return c.guests.of(row, time.Now()), nil
 }
 
-// dial connects to the guest of a sandbox through its host.
-func (f *Fleet) dial(host id.Host, sb id.Sandbox) envdclient.Dial {
+// waker is the author of resumes that nobody asked for in words.
+const waker = "system"
+
+// awake returns the row of a sandbox that runs, and resumes it for that.
+func (c *Controller) awake(ctx context.Context, row models.Sandbox) (models.Sandbox, error) {
+	switch {
+	case row.State == models.Running:
+		return row, nil
+	case !row.AutoResume || row.State != models.Paused && row.State != models.Pausing && row.State != models.Resuming:
+		return row, notRunning(row)
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.Limits.Wake)
+	defer cancel()
+	resumed := c.wakes.DoChan(string(row.ID), func() (any, error) {
+		by := db.By{Actor: waker, Operation: string(id.NewRequest())}
+		return c.detached(c.base, func(ctx context.Context) (models.Sandbox, error) { return c.carry(ctx, row.Account, by, row, resuming) })
+	})
+	select {
+	case r := <-resumed:
+		if r.Err != nil {
+			return row, r.Err
+		}
+		return r.Val.(models.Sandbox), nil
+	case <-ctx.Done():
+		return row, models.Errorf(models.Deadline, "the sandbox %s was not resumed in time for the request", row.ID).WithHint("try again: its resume goes on")
+	}
+}
+
+// dial connects to the guest of a sandbox through its host. One that was put to sleep since the request began is resumed.
+func (c *Controller) dial(row models.Sandbox) envdclient.Dial {
 	return func(ctx context.Context) (net.Conn, error) {
-		client, err := f.Client(host)
+		conn, err := c.Fleet.tunnel(ctx, row)
+		if err == nil || models.CodeOf(err) != models.Precondition {
+			return conn, err
+		}
+		now, err := c.Store.Sandbox(ctx, row.Account, row.ID)
+		if err == nil {
+			now, err = c.awake(ctx, now)
+		}
 		if err != nil {
 			return nil, err
 		}
-		return client.Tunnel(ctx, sb)
+		return c.Fleet.tunnel(ctx, now)
 	}
+}
+
+func (f *Fleet) tunnel(ctx context.Context, row models.Sandbox) (net.Conn, error) {
+	client, err := f.Client(row.Host)
+	if err != nil {
+		return nil, err
+	}
+	return client.Tunnel(ctx, row.ID)
 }
 
 // guests keeps a client for each sandbox that is used, since its connections are worth being used again.
 type guests struct {
-	dial func(id.Host, id.Sandbox) envdclient.Dial
+	dial func(models.Sandbox) envdclient.Dial
 
 	mu     sync.Mutex // guards what follows
 	kept   map[id.Sandbox]*guest
@@ -62,20 +107,20 @@ type guest struct {
 	used time.Time
 }
 
-func (g *guests) of(sb id.Sandbox, host id.Host, now time.Time) *envdclient.Client {
+func (g *guests) of(row models.Sandbox, now time.Time) *envdclient.Client {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	known := g.kept[sb]
-	if known == nil || known.host != host {
+	known := g.kept[row.ID]
+	if known == nil || known.host != row.Host {
 		if known != nil {
 			known.Close() // the sandbox is not there any more
 		}
-		known = &guest{Client: envdclient.New(g.dial(host, sb), ""), host: host}
+		known = &guest{Client: envdclient.New(g.dial(row), ""), host: row.Host}
 		if g.closed {
 			known.Close()
 			return known.Client
 		}
-		g.kept[sb] = known
+		g.kept[row.ID] = known
 	}
 	known.used = now
 	g.sweep(now)

@@ -108,8 +108,8 @@ func TestIdleGuestsAreDropped(t *testing.T) {
 		t.Fatalf("%d tunnels are open", now)
 	}
 	later := time.Now().Add(guestIdle + time.Second)
-	another := c.guests.of("sb-00000002", sb.Host, later)
-	if len(c.guests.kept) != 1 || c.guests.of("sb-00000002", sb.Host, later) != another {
+	another := c.guests.of(models.Sandbox{ID: "sb-00000002", Host: sb.Host}, later)
+	if len(c.guests.kept) != 1 || c.guests.of(models.Sandbox{ID: "sb-00000002", Host: sb.Host}, later) != another {
 		t.Errorf("%d clients are kept", len(c.guests.kept))
 	}
 	r.eventually("the idle connection is closed", func() bool {
@@ -146,23 +146,24 @@ func TestIdleConnectionsEndWithTheWatch(t *testing.T) {
 
 // TestGuestsAreBounded: of too many the one goes that was not asked for the longest.
 func TestGuestsAreBounded(t *testing.T) {
-	fleet := &Fleet{}
-	g := &guests{dial: fleet.dial, kept: map[id.Sandbox]*guest{}}
+	c := &Controller{}
+	g := &guests{dial: c.dial, kept: map[id.Sandbox]*guest{}}
 	begin := time.Now()
 	name := func(i int) id.Sandbox { return id.Sandbox(fmt.Sprintf("sb-%08x", i)) }
+	on := func(sb id.Sandbox, host id.Host) models.Sandbox { return models.Sandbox{ID: sb, Host: host} }
 	for i := range maxGuests {
-		g.of(name(i), "host-00000001", begin.Add(time.Duration(i)*time.Microsecond))
+		g.of(on(name(i), "host-00000001"), begin.Add(time.Duration(i)*time.Microsecond))
 	}
-	first := g.of(name(0), "host-00000001", begin.Add(time.Second))
-	g.of(name(maxGuests), "host-00000001", begin.Add(time.Second))
+	first := g.of(on(name(0), "host-00000001"), begin.Add(time.Second))
+	g.of(on(name(maxGuests), "host-00000001"), begin.Add(time.Second))
 	if len(g.kept) != maxGuests || g.kept[name(1)] != nil || g.kept[name(0)] == nil {
 		t.Errorf("%d are kept; the oldest %v, the one that was asked for again %v", len(g.kept), g.kept[name(1)], g.kept[name(0)])
 	}
-	if g.of(name(0), "host-00000002", begin.Add(time.Second)) == first {
+	if g.of(on(name(0), "host-00000002"), begin.Add(time.Second)) == first {
 		t.Error("a sandbox that has moved has its old client")
 	}
 	g.close()
-	if g.of(name(0), "host-00000001", begin.Add(time.Second)); len(g.kept) != 0 {
+	if g.of(on(name(0), "host-00000001"), begin.Add(time.Second)); len(g.kept) != 0 {
 		t.Errorf("%d are kept after the end", len(g.kept))
 	}
 }

@@ -9,9 +9,9 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
 
-// SetNetwork changes the network policy of a running sandbox and returns the sandbox once the policy is in force on its
+// SetNetwork changes the network policy of a running or paused sandbox and returns the sandbox once the policy is in force on its
 // host. When the host cannot be told, the policy is recorded all the same, the error says that it is not in force yet, and the
-// reconciler goes on. Precondition when the sandbox does not run, Conflict when the policy has another generation
+// reconciler goes on. Precondition when the sandbox is neither, Conflict when the policy has another generation
 // than the change is for. It goes on when ctx ends.
 func (c *Controller) SetNetwork(ctx context.Context, by By, sb id.Sandbox, change models.NetworkChange) (models.Sandbox, error) {
 	return c.detached(ctx, func(ctx context.Context) (models.Sandbox, error) {
@@ -35,7 +35,7 @@ func (c *Controller) recordNetwork(ctx context.Context, by By, sb id.Sandbox, ch
 	ctx, cancel := context.WithTimeout(ctx, writeLimit)
 	defer cancel()
 	return c.Store.ChangeNetwork(ctx, by.Account, sb, by.db(), func(now models.Sandbox) (models.NetworkPolicy, error) {
-		if now.State != models.Running {
+		if !networked(now) {
 			return models.NetworkPolicy{}, notRunning(now)
 		}
 		if change.Generation != nil && *change.Generation != now.Network.Generation {
@@ -45,6 +45,11 @@ func (c *Controller) recordNetwork(ctx context.Context, by By, sb id.Sandbox, ch
 		policy := change.Of(now.Network)
 		return policy, models.CheckNetwork(policy, c.PrivateNetworks)
 	})
+}
+
+// networked tells whether a sandbox has its network: one that is paused keeps it.
+func networked(sb models.Sandbox) bool {
+	return sb.State == models.Running || sb.State == models.Paused
 }
 
 // apply has the host put the row's policy, or the newer one that it knows already, in force.
@@ -81,13 +86,13 @@ type Network struct {
 // InForce tells whether the policy that is wanted is in force.
 func (n Network) InForce() bool { return n.Generation == n.Sandbox.Network.Generation }
 
-// Network asks the host of a running sandbox about its network.
+// Network asks the host of a running or paused sandbox about its network.
 func (c *Controller) Network(ctx context.Context, account id.Account, sb id.Sandbox) (Network, error) {
 	row, err := c.Store.Sandbox(ctx, account, sb)
 	if err != nil {
 		return Network{}, err
 	}
-	if row.State != models.Running {
+	if !networked(row) {
 		return Network{}, notRunning(row)
 	}
 	client, err := c.Fleet.Client(row.Host)

@@ -61,9 +61,16 @@ func plan(h id.Host, rows []db.Row, seen map[id.Sandbox]sighting, now time.Time,
 
 func compare(row db.Row, s sighting, here bool, now time.Time, p patience) remedy {
 	settled := here && now.Sub(s.since) >= p.settle
+	lasted := settled && row.Age >= p.settle
 	switch row.State {
 	case models.Running:
-		return compareRunning(row, s, here)
+		return compareLasting(row, s, here, lasted, hostclient.Running, hostclient.Paused)
+	case models.Paused:
+		return compareLasting(row, s, here, lasted, hostclient.Paused, hostclient.Running)
+	case models.Pausing:
+		return comparePassing(row, s, here, lasted, hostclient.Paused)
+	case models.Resuming:
+		return comparePassing(row, s, here, lasted, hostclient.Running)
 	case models.Starting:
 		if s.State == hostclient.Running && settled {
 			return markStart
@@ -88,15 +95,26 @@ func compare(row db.Row, s sighting, here bool, now time.Time, p patience) remed
 	return ""
 }
 
-func compareRunning(row db.Row, s sighting, here bool) remedy {
+// compareLasting compares a row that runs or is paused, which on its host is like. The other of the two is the end of an operation that nobody waited for.
+func compareLasting(row db.Row, s sighting, here, lasted bool, like, other hostclient.State) remedy {
 	switch {
 	case !here:
 		return ask // the row may be newer than the last message of the watch
 	case s.State == hostclient.Failed:
 		return markFail
-	case s.State == hostclient.Running && s.NetworkGeneration < row.NetworkGeneration:
+	case s.State == other && lasted:
+		return ask
+	case s.State == like && s.NetworkGeneration < row.NetworkGeneration:
 		return enforce
 	default:
 		return ""
 	}
+}
+
+// comparePassing compares a row on its way to where its host is already, when it has arrived.
+func comparePassing(row db.Row, s sighting, here, lasted bool, arrived hostclient.State) remedy {
+	if row.Overdue || here && (s.State == hostclient.Failed || lasted && s.State == arrived) {
+		return ask
+	}
+	return ""
 }

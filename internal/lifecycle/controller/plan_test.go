@@ -28,6 +28,34 @@ func TestCompare(t *testing.T) {
 		{models.Running, hostclient.Stopping, settled, ""},
 		{models.Running, hostclient.Failed, fresh, markFail},
 		{models.Running, absent, fresh, ask},
+		{models.Running, hostclient.Paused, fresh, ""}, // who asked for it will say so
+		{models.Running, hostclient.Paused, settled, ask},
+		{models.Running, hostclient.Pausing, settled, ""},
+
+		{models.Pausing, hostclient.Running, settled, ""},
+		{models.Pausing, hostclient.Running, overdue, ask},
+		{models.Pausing, hostclient.Pausing, settled, ""},
+		{models.Pausing, hostclient.Pausing, overdue, ask},
+		{models.Pausing, hostclient.Paused, fresh, ""},
+		{models.Pausing, hostclient.Paused, settled, ask},
+		{models.Pausing, hostclient.Failed, fresh, ask},
+		{models.Pausing, absent, settled, ""},
+		{models.Pausing, absent, overdue, ask},
+
+		{models.Paused, hostclient.Paused, settled, ""},
+		{models.Paused, hostclient.Resuming, settled, ""},
+		{models.Paused, hostclient.Running, fresh, ""},
+		{models.Paused, hostclient.Running, settled, ask},
+		{models.Paused, hostclient.Failed, fresh, markFail},
+		{models.Paused, absent, fresh, ask},
+
+		{models.Resuming, hostclient.Paused, settled, ""},
+		{models.Resuming, hostclient.Paused, overdue, ask},
+		{models.Resuming, hostclient.Resuming, overdue, ask},
+		{models.Resuming, hostclient.Running, fresh, ""},
+		{models.Resuming, hostclient.Running, settled, ask},
+		{models.Resuming, hostclient.Failed, fresh, ask},
+		{models.Resuming, absent, overdue, ask},
 
 		{models.Starting, hostclient.Starting, settled, ""},
 		{models.Starting, hostclient.Starting, overdue, ask},
@@ -50,12 +78,14 @@ func TestCompare(t *testing.T) {
 		{models.Failed, hostclient.Starting, settled, remove},
 		{models.Failed, hostclient.Stopping, settled, ""},
 		{models.Failed, hostclient.Failed, settled, ""},
+		{models.Failed, hostclient.Paused, settled, ""},
 		{models.Failed, absent, settled, ""},
 
 		{models.Stopped, hostclient.Running, fresh, ""},
 		{models.Stopped, hostclient.Running, settled, remove},
 		{models.Stopped, hostclient.Failed, settled, remove},
 		{models.Stopped, hostclient.Stopping, settled, ""},
+		{models.Stopped, hostclient.Paused, settled, remove},
 		{models.Stopped, absent, settled, ""},
 	} {
 		row := db.Row{ID: "sb-00000001", Host: "host-00000001", State: c.row, Overdue: c.overdue}
@@ -92,6 +122,7 @@ func TestPlanNetwork(t *testing.T) {
 		{models.Running, hostclient.Running, 1, 0, enforce}, // by an agent that knew of no policies
 		{models.Running, hostclient.Running, 2, 3, ""},      // the row is older than the change
 		{models.Running, hostclient.Failed, 2, 1, markFail},
+		{models.Paused, hostclient.Paused, 2, 1, enforce},
 		{models.Starting, hostclient.Running, 2, 1, ""},
 		{models.Stopping, hostclient.Running, 2, 1, ""},
 	} {

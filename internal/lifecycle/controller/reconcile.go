@@ -214,13 +214,19 @@ func (r *Reconciler) close(ctx context.Context, client *hostclient.Client, h id.
 	}
 }
 
-// ask asks the host about a sandbox that should start or run, and writes down its answer.
+// ask asks the host about a sandbox and writes down its answer. One that the host is still at is left to it: what it does with a sandbox ends by itself.
 func (r *Reconciler) ask(ctx context.Context, client *hostclient.Client, sb models.Sandbox) error {
 	seen, err := client.Sandbox(ctx, sb.ID)
 	switch {
 	case models.CodeOf(err) == models.NotFound && err != nil:
-		return r.fail(ctx, sb, "lost: the host holds nothing of it")
+		return r.fail(ctx, sb, reasonLost)
 	case err != nil:
+		return err
+	case tells[sb.State][seen.State] != "":
+		now, err := r.c.believe(ctx, system, sb, seen, "")
+		if err == nil {
+			r.log.Info("sandbox found as its host says", "sandbox_id", sb.ID, "was", string(sb.State), "is", string(now.State), "reason", now.Reason)
+		}
 		return err
 	case seen.State == hostclient.Failed:
 		return r.fail(ctx, sb, ended(seen))
@@ -246,8 +252,8 @@ func (r *Reconciler) fail(ctx context.Context, sb models.Sandbox, reason string)
 		return err
 	}
 	change.Reason = reason
-	if lifecycle.UnderWay(sb.State) == lifecycle.CreateOp {
-		change.Audit = db.Audit{Action: auditCreate, Outcome: string(models.Unavailable)}
+	if action := auditOf[lifecycle.UnderWay(sb.State)]; action != "" {
+		change.Audit = db.Audit{Action: action, Outcome: string(models.Unavailable)}
 	}
 	if _, err = r.c.write(ctx, change); err == nil {
 		r.log.Warn("sandbox failed", "sandbox_id", sb.ID, "was", string(sb.State), "reason", reason)
@@ -270,7 +276,7 @@ func (r *Reconciler) started(ctx context.Context, sb models.Sandbox, seen hostcl
 // enforce has the host put the policy of a sandbox in force, as it is by now.
 func (r *Reconciler) enforce(ctx context.Context, client *hostclient.Client, sb id.Sandbox) error {
 	row, err := r.store.SandboxOfAny(ctx, sb)
-	if err != nil || row.State != models.Running {
+	if err != nil || !networked(row) {
 		return err
 	}
 	if err := apply(ctx, client, row); err != nil {

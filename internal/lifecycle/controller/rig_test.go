@@ -142,6 +142,16 @@ func (r *rig) becomes(sb id.Sandbox, want models.State) models.Sandbox {
 	return now
 }
 
+// in returns the one sandbox that is in a state.
+func (r *rig) in(state models.State) models.Sandbox {
+	r.t.Helper()
+	all, err := r.store.List(r.t.Context(), db.Filter{Account: r.by.Account, Limit: 10, States: []models.State{state}})
+	if err != nil || len(all) != 1 {
+		r.t.Fatalf("%d sandboxes are %s, want 1: %v", len(all), state, err)
+	}
+	return all[0]
+}
+
 // holds waits until the host holds n sandboxes.
 func (r *rig) holds(n int) {
 	r.t.Helper()
@@ -212,6 +222,10 @@ func (m *mortal) CreateSandbox(ctx context.Context, n db.NewSandbox, place db.Pl
 
 func (m *mortal) Transition(ctx context.Context, c db.Change) (models.Sandbox, error) {
 	return m.step(string(c.To), func() (models.Sandbox, error) { return m.Store.Transition(ctx, c) })
+}
+
+func (m *mortal) TransitionIfRoom(ctx context.Context, c db.Change, fit db.FitFunc) (models.Sandbox, error) {
+	return m.step(string(c.To), func() (models.Sandbox, error) { return m.Store.TransitionIfRoom(ctx, c, fit) })
 }
 
 // sql runs a statement past the store.

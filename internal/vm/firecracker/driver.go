@@ -84,6 +84,9 @@ func New(ctx context.Context, o Options) (*Driver, error) {
 	d := &Driver{binary: binary, filter: filter, since: since, info: vm.Info{
 		Driver: Name, Version: version, Accelerator: "kvm", OverheadMiB: overheadMiB, Processes: processes,
 	}}
+	if !since.atLeast(1, 12) {
+		d.info.NoRestore = version + " cannot give a restored VM a TAP, which Firecracker 1.12 can"
+	}
 	if o.Unjailed {
 		return d, nil
 	}

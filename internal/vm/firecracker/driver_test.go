@@ -47,6 +47,8 @@ func TestNew(t *testing.T) {
 		switch {
 		case want == "" && (err != nil || d.Info().Driver != "firecracker" || d.Info().Version != version || d.Info().Accelerator != "kvm"):
 			t.Errorf("%q: %+v, %v", version, d, err)
+		case want == "" && (d.Info().NoRestore == "") != (version == "Firecracker v2.0.0"):
+			t.Errorf("%q: it cannot restore because %q", version, d.Info().NoRestore)
 		case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
 			t.Errorf("%q: %v, want %q", version, err, want)
 		}

@@ -26,8 +26,8 @@ func (d *Driver) Prepare(ctx context.Context, spec vm.Spec, from vm.Image) (vm.P
 	if err := d.checkJail(spec); err != nil {
 		return nil, fmt.Errorf("prepare %s: %w", spec.ID, err)
 	}
-	if spec.NIC != nil && !d.since.atLeast(1, 12) {
-		return nil, fmt.Errorf("prepare %s: %s cannot give a restored VM another TAP, which Firecracker 1.12 can", spec.ID, d.info.Version)
+	if spec.NIC != nil && d.info.NoRestore != "" {
+		return nil, fmt.Errorf("prepare %s: %s", spec.ID, d.info.NoRestore)
 	}
 	c := &configured{driver: d, spec: spec, from: &from.Files, files: filesOf(spec.Dir)}
 	if err := c.files.prepare(d.jailRoot(spec), spec.Rootfs); err != nil {

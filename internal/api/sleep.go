@@ -1,0 +1,56 @@
+package api
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/lifecycle/controller"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+)
+
+func (s *Server) pauseSandbox(w http.ResponseWriter, r *http.Request) error {
+	return s.operate(w, r, s.Controller.Pause)
+}
+
+func (s *Server) resumeSandbox(w http.ResponseWriter, r *http.Request) error {
+	return s.operate(w, r, s.Controller.Resume)
+}
+
+// operate answers with the sandbox after an operation that takes nothing but its id.
+func (s *Server) operate(w http.ResponseWriter, r *http.Request, do func(context.Context, controller.By, id.Sandbox) (models.Sandbox, error)) error {
+	sbID, err := plainID(r)
+	if err != nil {
+		return err
+	}
+	sb, err := do(r.Context(), by(r), sbID)
+	if err != nil {
+		return err
+	}
+	s.writeJSON(w, http.StatusOK, view(sb))
+	return nil
+}
+
+// certificateView is the schema Certificate.
+type certificateView struct {
+	At    apiTime               `json:"at"`
+	Steps []certificateStepView `json:"steps"`
+}
+
+type certificateStepView struct {
+	Step   string  `json:"step"`
+	Kept   bool    `json:"kept"`
+	Output *string `json:"output"`
+	MS     float64 `json:"ms"`
+}
+
+func viewOfCertificate(c *models.Certificate) *certificateView {
+	if c == nil {
+		return nil
+	}
+	v := certificateView{At: apiTime(c.At), Steps: make([]certificateStepView, len(c.Steps))}
+	for i, s := range c.Steps {
+		v.Steps[i] = certificateStepView{Step: s.Name, Kept: s.Kept, Output: orNull(s.Output), MS: milliseconds(s.Duration)}
+	}
+	return &v
+}

@@ -1,0 +1,33 @@
+package wrenn
+
+import (
+	"context"
+	"net/http"
+	"time"
+)
+
+// Certificate says what a sandbox renewed when it was resumed, in order.
+type Certificate struct {
+	At    time.Time         `json:"at"`
+	Steps []CertificateStep `json:"steps"`
+}
+
+// CertificateStep is one thing that was renewed, or a hook that was run.
+type CertificateStep struct {
+	Step         string  `json:"step"`
+	Kept         bool    `json:"kept"`             // it stays as it was, since it is still right
+	Output       string  `json:"output,omitempty"` // of a hook, the beginning
+	Milliseconds float64 `json:"ms"`
+}
+
+// PauseSandbox puts a running sandbox to sleep and returns it once its memory is on its host's disk. What runs in it, and its connections, go on with the
+// next resume; requests under way to it fail. It is never repeated after it was sent, but may be: the answer is the same.
+func (c *Client) PauseSandbox(ctx context.Context, id string) (*Sandbox, error) {
+	return c.oneSandbox(ctx, http.MethodPost, id, "pause")
+}
+
+// ResumeSandbox has a paused sandbox go on and returns it once it can be used. Requests to it do so too, unless it was created with AutoResume false.
+// After an error it is paused as it was, and its StateReason says why.
+func (c *Client) ResumeSandbox(ctx context.Context, id string) (*Sandbox, error) {
+	return c.oneSandbox(ctx, http.MethodPost, id, "resume")
+}
