@@ -73,6 +73,7 @@ func declare(cmd *cobra.Command, cfg *config.Agent) {
 	f.Uint32Var(&cfg.OwnerBase, "owner-base", cfg.OwnerBase, "first of the user ids of VMMs, one for each /30 of the subnet")
 	f.StringVar(&cfg.Cgroup, "cgroup", cfg.Cgroup, "the cgroup v2 that limits sandboxes, below the root of the cgroups; off for no limits")
 	f.IntVar(&cfg.DiskMiBs, "disk-mib-s", cfg.DiskMiBs, "MiB a second that a sandbox may read, and write, on the host's disk; 0 for as many as it can")
+	f.StringVar(&cfg.SeccompFilter, "seccomp-filter", cfg.SeccompFilter, "a filter compiled by seccompiler-bin, for a Firecracker that was built without one")
 	f.StringVar(&cfg.LogFormat, "log-format", cfg.LogFormat, "text or json")
 }
 

@@ -24,6 +24,8 @@ type Agent struct {
 	Cgroup    string   `yaml:"cgroup" env:"WRENN_CGROUP"`             // the cgroup v2 that limits sandboxes, below the root; off: no limits; with jails
 	DiskMiBs  int      `yaml:"disk_mib_s" env:"WRENN_DISK_MIB_S"`     // MiB a second that a sandbox may read, and write, on the host's disk; 0: as many as it can
 	LogFormat string   `yaml:"log_format" env:"WRENN_LOG_FORMAT"`     // text or json
+	// SeccompFilter is a compiled filter for a Firecracker that was built without one.
+	SeccompFilter string `yaml:"seccomp_filter" env:"WRENN_SECCOMP_FILTER"`
 }
 
 // DefaultOwnerBase is beyond the users of people and services, and beyond the ids that useradd gives to the first user's containers.

@@ -19,6 +19,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -44,6 +45,9 @@ type Options struct {
 	Jailer string // the jailer of the same release; empty for the one on the PATH
 	// Unjailed allows VMs without a Spec.Jail, and no others: Firecracker runs as this program's user. No jailer is needed then.
 	Unjailed bool
+	// SeccompFilter is a file that seccompiler-bin of the same release has compiled, for a Firecracker that was built without a filter; empty for
+	// the one that is built in. Every user must be able to read it.
+	SeccompFilter string
 }
 
 // Driver is a vm.Driver. It does not judge whether KVM is usable, which package kvm does: on a
@@ -51,11 +55,12 @@ type Options struct {
 type Driver struct {
 	binary string
 	jailer string // "" if Unjailed
+	filter string // "" for the one that is built in
 	info   vm.Info
 }
 
-// What a Firecracker takes beside its guest's memory, in MiB: TestOverheadFirecracker holds it. Besides the threads of the processors it has
-// three, and its jailer one.
+// What a Firecracker takes beside its guest's memory, in MiB: TestLimitsFirecracker holds it. Besides the threads of the processors it has
+// two, its jailer one, and KVM counts two of the kernel to it.
 const overheadMiB, processes = 24, 8
 
 // New returns a driver for the executables that o names, after asking their versions. Without one of them the
@@ -68,7 +73,11 @@ func New(ctx context.Context, o Options) (*Driver, error) {
 	if err := checkVersion(version); err != nil {
 		return nil, fmt.Errorf("%s: %w", binary, err)
 	}
-	d := &Driver{binary: binary, info: vm.Info{
+	filter, err := findFilter(o.SeccompFilter)
+	if err != nil {
+		return nil, fmt.Errorf("find the seccomp filter: %w", err)
+	}
+	d := &Driver{binary: binary, filter: filter, info: vm.Info{
 		Driver: Name, Version: version, Accelerator: "kvm", OverheadMiB: overheadMiB, Processes: processes,
 	}}
 	if o.Unjailed {
@@ -104,6 +113,25 @@ func find(ctx context.Context, name, says string) (path, version string, err err
 		return "", "", fmt.Errorf("%s: %w", path, err)
 	}
 	return path, version, nil
+}
+
+// findFilter returns the path of the file itself. In a jail it is read by the VM's user.
+func findFilter(file string) (string, error) {
+	if file == "" {
+		return "", nil
+	}
+	path, err := filepath.EvalSymlinks(file)
+	if err == nil {
+		path, err = filepath.Abs(path)
+	}
+	if err != nil {
+		return "", err
+	}
+	info, err := os.Stat(path)
+	if err == nil && (!info.Mode().IsRegular() || info.Mode().Perm()&0o444 != 0o444) {
+		err = fmt.Errorf("%s is no file that every user can read", path)
+	}
+	return path, err
 }
 
 // Info says what New found out.

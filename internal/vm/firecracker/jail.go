@@ -20,6 +20,7 @@ const (
 	jailedRootfs  = "/rootfs.ext4"
 	jailedLog     = "/log.pipe"
 	jailedMetrics = "/metrics.pipe"
+	jailedFilter  = "/seccomp.bpf"
 )
 
 // jailRoot is the folder that the jailer makes a VM's root, "" for a VM without a jail: <base>/<program>/<id>/root, as in
@@ -46,12 +47,16 @@ func (c *configured) command() (vmm.Command, error) {
 		"--id", c.spec.ID, "--exec-file", c.driver.binary, "--uid", owner, "--gid", owner,
 		"--chroot-base-dir", filepath.Join(c.spec.Dir, jailFolder), "--resource-limit", "no-file=" + strconv.Itoa(jail.MaxFiles), "--",
 	}
+	binds := []jail.Bind{
+		{From: c.spec.Kernel, To: filepath.Join(root, jailedKernel)},
+		{From: c.spec.Rootfs, To: filepath.Join(root, jailedRootfs), Writable: true},
+	}
+	if c.driver.filter != "" {
+		binds = append(binds, jail.Bind{From: c.driver.filter, To: filepath.Join(root, jailedFilter)})
+	}
 	return vmm.Command{
 		Path: c.driver.jailer, Args: slices.Concat(args, c.arguments(c.places())),
-		Jail: &jail.Confinement{Cgroup: c.spec.Jail.Cgroup, Binds: []jail.Bind{
-			{From: c.spec.Kernel, To: filepath.Join(root, jailedKernel)},
-			{From: c.spec.Rootfs, To: filepath.Join(root, jailedRootfs), Writable: true},
-		}},
+		Jail: &jail.Confinement{Cgroup: c.spec.Jail.Cgroup, Binds: binds},
 	}, nil
 }
 
@@ -76,17 +81,22 @@ func (c *configured) furnish() error {
 }
 
 // places are the paths by which Firecracker finds what it opens by name.
-type places struct{ kernel, rootfs, api, vsock, log, metrics string }
+type places struct{ kernel, rootfs, api, vsock, log, metrics, filter string }
 
 func (c *configured) places() places {
+	filter := c.driver.filter
 	if c.spec.Jail != nil {
-		return places{jailedKernel, jailedRootfs, "/" + apiSocket, "/" + vsockSocket, jailedLog, jailedMetrics}
+		if filter != "" {
+			filter = jailedFilter
+		}
+		return places{jailedKernel, jailedRootfs, "/" + apiSocket, "/" + vsockSocket, jailedLog, jailedMetrics, filter}
 	}
 	in := func(name string) string { return filepath.Join(c.files.dir, name) }
-	return places{c.spec.Kernel, c.spec.Rootfs, in(apiSocket), in(vsockSocket), c.files.log, c.files.metrics}
+	return places{c.spec.Kernel, c.spec.Rootfs, in(apiSocket), in(vsockSocket), c.files.log, c.files.metrics, filter}
 }
 
-// arguments never switch Firecracker's seccomp filter off.
 func (c *configured) arguments(p places) []string {
-	return []string{"--api-sock", p.api, "--log-path", p.log, "--level", string(api.LogWarning), "--metrics-path", p.metrics}
+	return slices.Concat(
+		[]string{"--api-sock", p.api, "--log-path", p.log, "--level", string(api.LogWarning), "--metrics-path", p.metrics}, filterArguments(p.filter),
+	)
 }
