@@ -99,8 +99,8 @@ func TestBrokenUploadGoesOn(t *testing.T) {
 	if _, err := a.Upload(t.Context(), s, Origin{Template: h.template}); !errors.Is(err, errBroken) {
 		t.Fatal(err)
 	}
-	for key := range a.Keys(t.Context()) {
-		t.Errorf("there is %s", key)
+	for key, err := range a.Keys(t.Context()) {
+		t.Errorf("there is %s, %v", key, err)
 	}
 	store.failAfter = 0
 	store.puts.Store(0)

@@ -94,11 +94,10 @@ func (u *uploader) learn(ctx context.Context, a *Archive) (err error) {
 		return nil
 	}
 	root, err := u.Root(ctx, Key(u.from.Parent.Manifest))
-	switch models.CodeOf(err) {
-	case models.NotFound, models.Precondition:
-		return nil
-	}
 	if err != nil {
+		if code := models.CodeOf(err); code == models.NotFound || code == models.Precondition {
+			return nil
+		}
 		return err
 	}
 	if parent, err := decode(root); err == nil {
