@@ -121,10 +121,12 @@ func may(capability uint) bool {
 
 // jailView holds that a VMM sees nothing of the host but what it needs, and can write to nothing but what is its VM's.
 func jailView(w *world) {
-	w.checkView(w.bootJailed())
+	running, spec := w.bootJailed()
+	w.checkView(running, spec, spec.Kernel)
 }
 
-func (w *world) checkView(running vm.Running, spec vm.Spec) {
+// checkView: shared are files of which there is one for many VMs.
+func (w *world) checkView(running vm.Running, spec vm.Spec, shared ...string) {
 	w.Helper()
 	root := fmt.Sprintf("/proc/%d/root", running.Saved().PID)
 	for _, path := range []string{"/proc/self", "/sys/kernel", "/etc/passwd", "/bin/sh", "/usr/bin/env", "/dev/mem", "/dev/vda", "/var", "/root", spec.Dir} {
@@ -133,23 +135,27 @@ func (w *world) checkView(running vm.Running, spec vm.Spec) {
 		}
 	}
 	for _, path := range filesBelow(root + "/") {
-		if !w.mayHave(path, spec) {
+		if !w.mayHave(path, spec, shared) {
 			w.Errorf("it can write to %s", strings.TrimPrefix(path, root))
 		}
 	}
 }
 
 // mayHave reports whether a file that a VMM sees is its user's alone, or cannot be written there: because of its mount, or because it is
-// closed to others than its owner, which is not enough for the kernel, of which there is one for all VMs. A device leads to no file.
-func (w *world) mayHave(path string, spec vm.Spec) bool {
-	var stat, kernel unix.Stat_t
+// closed to others than its owner, which is not enough for what is shared. A device leads to no file.
+func (w *world) mayHave(path string, spec vm.Spec, shared []string) bool {
+	var stat unix.Stat_t
 	var mount unix.Statfs_t
-	w.must(errors.Join(unix.Lstat(path, &stat), unix.Statfs(path, &mount), unix.Stat(spec.Kernel, &kernel)))
+	w.must(errors.Join(unix.Lstat(path, &stat), unix.Statfs(path, &mount)))
 	if stat.Mode&unix.S_IFMT == unix.S_IFCHR || mount.Flags&unix.ST_RDONLY != 0 {
 		return true
 	}
-	if stat.Dev == kernel.Dev && stat.Ino == kernel.Ino {
-		return false
+	for _, name := range shared {
+		var one unix.Stat_t
+		w.must(unix.Stat(name, &one))
+		if stat.Dev == one.Dev && stat.Ino == one.Ino {
+			return false
+		}
 	}
 	return stat.Uid == spec.Jail.Owner && stat.Nlink <= 2 || stat.Uid != spec.Jail.Owner && stat.Mode&0o022 == 0
 }
