@@ -51,7 +51,7 @@ test-firecracker: deps-test images ## the VM suite against the real Firecracker,
 
 .PHONY: bench
 bench: deps images build ## measure what SPECIFICATION.md promises; writes build/bench.json
-	@scripts/install-deps.sh bench
+	@scripts/install-deps.sh bench s3
 	@scripts/bench.sh
 
 .PHONY: bench-envd
@@ -65,7 +65,7 @@ bench-envd: build-envd ## measure envd, or TARGET=http://host:port and TARGET2=â
 deps: ## install what running and building needs (Debian, Ubuntu; root)
 	@scripts/install-deps.sh base go run
 deps-test: deps
-	@scripts/install-deps.sh test client
+	@scripts/install-deps.sh test client s3
 deps-dev: deps-test
 	@scripts/install-deps.sh dev
 

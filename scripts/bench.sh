@@ -9,7 +9,9 @@ chmod 711 "$data" # the database runs as a user of its own
 trap 'rm -rf --one-file-system "$data"' EXIT
 go build -o build/tools/bench ./bench
 go build -o build/tools/bench-network ./bench/network
+go build -o build/tools/bench-chunks ./bench/chunks
 build/tools/bench-network
+build/tools/bench-chunks
 up() { bin/wrenn up --data "$data" --netns isolated --listen 127.0.0.1:0 -- build/tools/bench "$@"; }
 WRENN_GOLDEN_MIB=0 up "$@" # every sandbox boots
 WRENN_GOLDEN_MIB=4096 up -golden "$@"

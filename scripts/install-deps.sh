@@ -10,6 +10,7 @@
 #   host    what host-agent setup uses: modprobe, useradd
 #   emulation   asked for by scripts/test-firecracker.sh where it has to emulate a host
 #   dev     protoc and shellcheck
+#   s3      versitygw, a real S3 server, for tests and bench: built from its Go module, some minutes, once
 #   client  what E2B's released clients run on: Python with pip, npm (which brings a Node.js where there is none)
 #   image, rootfs, kernel, npm   asked for by images/build.sh when something has to be built
 #   guest   these four
@@ -44,7 +45,10 @@ mkfs.xfs xfsprogs
 mke2fs e2fsprogs
 ip iproute2
 LIST
-    bench) echo iptables iptables ;;
+    bench) cat <<'LIST' ;;
+iptables iptables
+zstd zstd
+LIST
     test) cat <<'LIST' ;;
 python3 python3
 node nodejs
@@ -89,18 +93,28 @@ xz xz-utils
 LIST
     npm) echo npm npm ;;
     guest) for group in image rootfs kernel npm; do packages "$group"; done ;;
-    *) die "unknown group '$1': base, go, run, test, host, emulation, dev, client, guest, image, rootfs, kernel, npm" ;;
+    *) die "unknown group '$1': base, go, run, test, host, emulation, dev, s3, client, guest, image, rootfs, kernel, npm" ;;
   esac
 }
 
 main() {
-  local want_go='' missing=() group
+  local want_go='' want_s3='' missing=() group
   [ $# -gt 0 ] || set -- base go run
   for group in "$@"; do
-    if [ "$group" = go ]; then want_go=1; else collect_missing "$group"; fi
+    case $group in
+      go) want_go=1 ;;
+      s3) want_s3=1 ;;
+      *) collect_missing "$group" ;;
+    esac
   done
   [ ${#missing[@]} -eq 0 ] || install "${missing[@]}"
   [ -z "$want_go" ] || ensure_go
+  [ -z "$want_s3" ] || ensure_s3
+}
+
+ensure_s3() {
+  ! command -v versitygw >/dev/null || return 0
+  PATH=$("$root/scripts/go-path.sh"):$PATH "$root/scripts/tool.sh" versitygw --version >/dev/null
 }
 
 # collect_missing adds the packages of a group that are not there to the caller's list.

@@ -10,6 +10,7 @@ declare -A module=(
   [sqlc]=github.com/sqlc-dev/sqlc/cmd/sqlc@v1.31.1
   [golangci-lint]=github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
   [air]=github.com/air-verse/air@v1.67.4
+  [versitygw]=github.com/versity/versitygw/cmd/versitygw@v1.8.0
 )
 name=$1; shift
 source=${module[$name]:?unknown tool}

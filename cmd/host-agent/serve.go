@@ -23,6 +23,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/vm/firecracker"
 	"github.com/wrenn-sandbox/wrenn/internal/vm/kvm"
 	"github.com/wrenn-sandbox/wrenn/internal/vm/qemu"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/seccomp"
 )
 
 // drainLimit bounds how long calls under way may hold up the agent's end.
@@ -173,13 +174,31 @@ func openVolume(ctx context.Context, cfg config.Agent, log *slog.Logger) (*files
 func openDriver(ctx context.Context, cfg config.Agent, log *slog.Logger) (vm.Driver, error) {
 	verdict := kvm.Probe(ctx, kvm.Device)
 	if cfg.Driver == firecracker.Name || cfg.Driver == "auto" && verdict.Usable {
-		driver, err := firecracker.New(ctx, firecracker.Options{Unjailed: cfg.Jail == "off"})
-		if err == nil || cfg.Driver == firecracker.Name {
+		driver, err := openFirecracker(ctx, cfg, log)
+		if err == nil || cfg.Driver == firecracker.Name || cfg.SeccompFilter != "" { // QEMU has no use for that
 			return driver, err
 		}
 		log.Info("Firecracker cannot be used; taking QEMU", "reason", err)
 	}
 	return qemu.New(ctx, qemu.Options{KVM: &verdict, Unjailed: cfg.Jail == "off", Log: log})
+}
+
+// openFirecracker says so where a Firecracker that a guest has taken over may make any system call, or that cannot be told.
+func openFirecracker(ctx context.Context, cfg config.Agent, log *slog.Logger) (vm.Driver, error) {
+	driver, err := firecracker.New(ctx, firecracker.Options{Unjailed: cfg.Jail == "off", SeccompFilter: cfg.SeccompFilter})
+	if err != nil {
+		return nil, err
+	}
+	err = driver.CheckFilter(ctx)
+	switch {
+	case errors.Is(err, firecracker.ErrUnfiltered):
+		log.Warn("Firecracker's system calls are not filtered; take a released binary, or give it a filter (seccomp_filter)", "reason", err)
+	case errors.Is(err, seccomp.ErrUnknown):
+		log.Warn("it is not known whether Firecracker's system calls are filtered", "reason", err)
+	case err != nil:
+		return nil, err
+	}
+	return driver, nil
 }
 
 // openImages takes in every template image that is offered and not there yet.

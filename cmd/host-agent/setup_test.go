@@ -58,6 +58,9 @@ func TestSetupFirecracker(t *testing.T) {
 		"/proc/self/mountinfo", "/proc/sys/net/ipv4/ip_forward", "/proc/sys/kernel/pid_max", "/proc/sys/net/netfilter/nf_conntrack_max",
 		"/sys/module/kvm/parameters/halt_poll_ns",
 	}
+	if err := os.WriteFile(watched[1], []byte("0"), 0); err != nil { // an agent that ran here before has set it
+		t.Fatal(err)
+	}
 	before := contents(watched)
 	var out bytes.Buffer
 	if err := setup(t.Context(), cfg, setupOptions{with: []string{"halt-poll"}}, &out); err != nil {

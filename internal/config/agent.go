@@ -25,6 +25,8 @@ type Agent struct {
 	DiskMiBs  int      `yaml:"disk_mib_s" env:"WRENN_DISK_MIB_S"`     // MiB a second that a sandbox may read, and write, on the host's disk; 0: as many as it can
 	GoldenMiB int      `yaml:"golden_mib" env:"WRENN_GOLDEN_MIB"`     // MiB of the disk that golden snapshots may take, from which sandboxes are made without booting; 0: there are none
 	LogFormat string   `yaml:"log_format" env:"WRENN_LOG_FORMAT"`     // text or json
+	// SeccompFilter is a compiled filter for a Firecracker that was built without one.
+	SeccompFilter string `yaml:"seccomp_filter" env:"WRENN_SECCOMP_FILTER"`
 }
 
 // DefaultOwnerBase is beyond the users of people and services, and beyond the ids that useradd gives to the first user's containers.

@@ -55,8 +55,13 @@ func (g *Staging) Seal(ctx context.Context, want map[string]string) error {
 			return damaged(g.id, name, fmt.Errorf("its digest is %q, not %q", sums[name], digest))
 		}
 	}
+	return g.Sealed(sums)
+}
+
+// Sealed is Seal where the digests are known, since whoever wrote the files checked each chunk.
+func (g *Staging) Sealed(digests map[string]string) error {
 	now := time.Now().UTC()
-	return g.write(integrityFile, Integrity{Files: sums, SealedAt: now, VerifiedAt: now})
+	return g.write(integrityFile, Integrity{Files: digests, SealedAt: now, VerifiedAt: now})
 }
 
 // Commit makes the snapshot last and puts it in its place, from which it removes one that is there. After an error

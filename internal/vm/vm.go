@@ -14,8 +14,8 @@
 //     and start time, so that a recycled pid is never taken for a VM.
 //   - After a failed Start, and after Stop or Kill returned without error, no process is left.
 //   - Whatever a driver makes lies in Spec.Dir. It removes nothing there: the folder is its caller's.
-//   - A VMM with a Spec.Jail has no capability and no way to get one, sees no file but its own, and its user id finds it
-//     when no record does (vmm.KillStale).
+//   - A VMM with a Spec.Jail has no capability and no way to get one, sees no file but its own, and is found by its disk
+//     when no record names it (vmm.KillStale).
 //   - The guest's serial console is kept, bounded, in Spec.Dir (ReadConsole), also while no agent runs it
 //     may lose output, but never blocks the guest for good or fills the disk.
 //   - A VM's memory is its own: no VM, whatever its guest does, changes the files of the snapshot it came from.

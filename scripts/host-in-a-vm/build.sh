@@ -15,7 +15,7 @@ PACKAGES=linux-image-cloud-amd64,busybox-static,e2fsprogs,libgcc-s1,libc6
 # In the order in which they are loaded, each after what it depends on. kvm-amd, as QEMU emulates SVM and not VMX;
 # virtio for the disk with the agent's data; from libcrc32c on what the agent's nftables rules need.
 MODULES=(irqbypass kvm kvm-amd tun virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk libcrc32c nfnetlink nf_tables nf_defrag_ipv4 nf_defrag_ipv6 nf_conntrack nf_conntrack_netlink nf_nat
-  nft_ct nft_chain_nat nft_masq nft_fib nft_fib_ipv4 nft_fib_ipv6 nft_fib_inet)
+  nft_ct nft_chain_nat nft_masq nft_redir nft_fib nft_fib_ipv4 nft_fib_ipv6 nft_fib_inet nft_limit nf_conncount nft_connlimit nft_log nfnetlink_log)
 
 main() {
   local out=$1

@@ -94,10 +94,10 @@ func (a *Agent) dismantle(ctx context.Context, s *sandbox) error {
 }
 
 // kill ends the sandbox's VMM: the one that is held, or, after a crash that may have come before its
-// process was recorded, whatever was started for the sandbox's folder, or runs as its user.
+// process was recorded, whatever was started for the sandbox.
 func (a *Agent) kill(ctx context.Context, s *sandbox, machine vm.Running) error {
 	if machine == nil {
-		return vmm.KillStale(ctx, a.runDir(s.id), a.ownerOf(s))
+		return vmm.KillStale(ctx, vmm.Mark{Dir: a.runDir(s.id), Disk: a.diskPath(s.id), Owner: a.ownerOf(s)})
 	}
 	_, err := machine.Kill()
 	return err

@@ -26,7 +26,7 @@ func TestConsoleStrictServer(t *testing.T) {
 func TestConsoleFirecracker(t *testing.T) {
 	binary := realFirecracker(t)
 	needKVM(t)
-	checkConsole(t, newDriver(t, binary), realKernel(t))
+	checkConsole(t, newReal(t, binary), realKernel(t))
 }
 
 // checkConsole holds that a guest gets through with more console output than a pipe holds while no agent is there,

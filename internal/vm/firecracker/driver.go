@@ -21,6 +21,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -46,6 +47,9 @@ type Options struct {
 	Jailer string // the jailer of the same release; empty for the one on the PATH
 	// Unjailed allows VMs without a Spec.Jail, and no others: Firecracker runs as this program's user. No jailer is needed then.
 	Unjailed bool
+	// SeccompFilter is a file that seccompiler-bin of the same release has compiled, for a Firecracker that was built without a filter; empty for
+	// the one that is built in. Every user must be able to read it.
+	SeccompFilter string
 }
 
 // Driver is a vm.Driver. It does not judge whether KVM is usable, which package kvm does: on a
@@ -53,12 +57,13 @@ type Options struct {
 type Driver struct {
 	binary string
 	jailer string // "" if Unjailed
+	filter string // "" for the one that is built in
 	info   vm.Info
 	since  version // of info
 }
 
-// What a Firecracker takes beside its guest's memory, in MiB: TestOverheadFirecracker holds it. Besides the threads of the processors it has
-// three, and its jailer one.
+// What a Firecracker takes beside its guest's memory, in MiB: TestLimitsFirecracker holds it. Besides the threads of the processors it has
+// two, its jailer one, and KVM counts two of the kernel to it.
 const overheadMiB, processes = 24, 8
 
 // New returns a driver for the executables that o names, after asking their versions. Without one of them the
@@ -72,7 +77,11 @@ func New(ctx context.Context, o Options) (*Driver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", binary, err)
 	}
-	d := &Driver{binary: binary, since: since, info: vm.Info{
+	filter, err := findFilter(o.SeccompFilter)
+	if err != nil {
+		return nil, fmt.Errorf("find the seccomp filter: %w", err)
+	}
+	d := &Driver{binary: binary, filter: filter, since: since, info: vm.Info{
 		Driver: Name, Version: version, Accelerator: "kvm", OverheadMiB: overheadMiB, Processes: processes,
 	}}
 	if !since.atLeast(1, 12) {
@@ -111,6 +120,25 @@ func find(ctx context.Context, name, says string) (path, version string, err err
 		return "", "", fmt.Errorf("%s: %w", path, err)
 	}
 	return path, version, nil
+}
+
+// findFilter returns the path of the file itself. In a jail it is read by the VM's user.
+func findFilter(file string) (string, error) {
+	if file == "" {
+		return "", nil
+	}
+	path, err := filepath.EvalSymlinks(file)
+	if err == nil {
+		path, err = filepath.Abs(path)
+	}
+	if err != nil {
+		return "", err
+	}
+	info, err := os.Stat(path)
+	if err == nil && (!info.Mode().IsRegular() || info.Mode().Perm()&0o444 != 0o444) {
+		err = fmt.Errorf("%s is no file that every user can read", path)
+	}
+	return path, err
 }
 
 // Info says what New found out.

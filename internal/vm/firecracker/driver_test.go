@@ -134,7 +134,7 @@ func TestStartFails(t *testing.T) {
 			t.Errorf("error %v, want %q", err, want)
 		}
 		cancel()
-		if left, err := vmm.Find(spec.Dir, 0); err != nil || len(left) > 0 {
+		if left, err := vmm.Find(vmm.Mark{Dir: spec.Dir}); err != nil || len(left) > 0 {
 			t.Errorf("%s: processes %v are left (%v)", want, left, err)
 		}
 	}
@@ -160,7 +160,7 @@ func TestStartFailsInJail(t *testing.T) {
 	if _, err := configured.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "give a file away") {
 		t.Errorf("error %v", err)
 	}
-	if left, err := vmm.Find(spec.Dir, spec.Jail.Owner); err != nil || len(left) > 0 {
+	if left, err := vmm.Find(vmm.Mark{Dir: spec.Dir, Disk: spec.Rootfs, Owner: spec.Jail.Owner}); err != nil || len(left) > 0 {
 		t.Errorf("processes %v are left (%v)", left, err)
 	}
 }

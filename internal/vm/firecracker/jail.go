@@ -21,6 +21,7 @@ const (
 	jailedRootfs  = "/rootfs.ext4"
 	jailedLog     = "/log.pipe"
 	jailedMetrics = "/metrics.pipe"
+	jailedFilter  = "/seccomp.bpf"
 
 	jailedState  = "/from.state" // of the snapshot that the VM is restored from
 	jailedMemory = "/from.memory"
@@ -63,6 +64,9 @@ func (c *configured) command() (vmm.Command, error) {
 func (c *configured) binds() []jail.Bind {
 	in := func(name string) string { return filepath.Join(c.driver.jailRoot(c.spec), name) }
 	binds := []jail.Bind{{From: c.spec.Rootfs, To: in(jailedRootfs), Writable: true}}
+	if c.driver.filter != "" {
+		binds = append(binds, jail.Bind{From: c.driver.filter, To: in(jailedFilter)})
+	}
 	if c.from != nil {
 		return append(binds, jail.Bind{From: c.from.State, To: in(jailedState)}, jail.Bind{From: c.from.Memory, To: in(jailedMemory)})
 	}
@@ -95,17 +99,24 @@ func (c *configured) furnish() error {
 }
 
 // places are the paths by which Firecracker finds what it opens by name.
-type places struct{ kernel, rootfs, api, vsock, log, metrics string }
+type places struct{ kernel, rootfs, api, vsock, log, metrics, filter string }
 
-func (c *configured) places() places { return placesOf(c.spec, c.files) }
+func (c *configured) places() places {
+	p := placesOf(c.spec, c.files)
+	p.filter = c.driver.filter
+	if p.filter != "" && c.spec.Jail != nil {
+		p.filter = jailedFilter
+	}
+	return p
+}
 
 // placesOf: those of disk and vsock become part of snapshots. Without a jail they are names in the VM's folder, which is Firecracker's working
 // directory, so that they mean another VM's own files when it is restored.
 func placesOf(spec vm.Spec, f files) places {
 	if spec.Jail != nil {
-		return places{jailedKernel, jailedRootfs, "/" + apiSocket, "/" + vsockSocket, jailedLog, jailedMetrics}
+		return places{kernel: jailedKernel, rootfs: jailedRootfs, api: "/" + apiSocket, vsock: "/" + vsockSocket, log: jailedLog, metrics: jailedMetrics}
 	}
-	return places{spec.Kernel, diskLink, filepath.Join(f.dir, apiSocket), vsockSocket, f.log, f.metrics}
+	return places{kernel: spec.Kernel, rootfs: diskLink, api: filepath.Join(f.dir, apiSocket), vsock: vsockSocket, log: f.log, metrics: f.metrics}
 }
 
 // source are the paths by which Firecracker finds the snapshot that it restores.
@@ -116,7 +127,8 @@ func (c *configured) source() vm.Files {
 	return *c.from
 }
 
-// arguments never switch Firecracker's seccomp filter off.
 func (c *configured) arguments(p places) []string {
-	return []string{"--api-sock", p.api, "--log-path", p.log, "--level", string(api.LogWarning), "--metrics-path", p.metrics}
+	return slices.Concat(
+		[]string{"--api-sock", p.api, "--log-path", p.log, "--level", string(api.LogWarning), "--metrics-path", p.metrics}, filterArguments(p.filter),
+	)
 }

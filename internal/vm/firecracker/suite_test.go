@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"debug/elf"
 	"encoding/binary"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,8 +38,12 @@ func TestSuiteFirecracker(t *testing.T) {
 	binary := realFirecracker(t)
 	needKVM(t)
 	kernel := realKernel(t)
+	unfiltered := newReal(t, binary).CheckFilter(t.Context())
+	if unfiltered != nil && !errors.Is(unfiltered, firecracker.ErrUnfiltered) {
+		t.Fatal(unfiltered)
+	}
 	vmtest.Run(t, func(t *testing.T) vmtest.Subject {
-		s := vmtest.Subject{Driver: newDriver(t, binary), Kernel: kernel, NIC: true, Jailed: true}
+		s := vmtest.Subject{Driver: newReal(t, binary), Kernel: kernel, NIC: true, Jailed: true, Unfiltered: unfiltered != nil}
 		if os.Getenv(slowEnv) == "1" {
 			const why = "an emulated host passes some 5 KiB a second through the serial console; TestConsoleFirecracker floods it less"
 			s.Limit, s.Skip = callLimit, map[string]string{"console_flood": why, "console_flood_unattended": why}
@@ -51,13 +56,23 @@ func TestSuiteFirecracker(t *testing.T) {
 const slowEnv = "WRENN_SLOW_HOST"
 
 // newDriver takes the jailer that lies beside binary.
-func newDriver(t *testing.T, binary string) vm.Driver {
+func newDriver(t *testing.T, binary string) *firecracker.Driver {
 	t.Helper()
-	d, err := firecracker.New(t.Context(), firecracker.Options{
-		Binary: binary, Jailer: filepath.Join(filepath.Dir(binary), "jailer"), Unjailed: os.Geteuid() != 0,
-	})
+	return newDriverWith(t, firecracker.Options{Binary: binary})
+}
+
+func newDriverWith(t *testing.T, o firecracker.Options) *firecracker.Driver {
+	t.Helper()
+	o.Jailer, o.Unjailed = filepath.Join(filepath.Dir(o.Binary), "jailer"), os.Geteuid() != 0
+	d, err := firecracker.New(t.Context(), o)
 	must(t, err)
 	return d
+}
+
+// newReal returns a driver of a real Firecracker, with the filter that was given for it.
+func newReal(t *testing.T, binary string) *firecracker.Driver {
+	t.Helper()
+	return newDriverWith(t, firecracker.Options{Binary: binary, SeccompFilter: os.Getenv(filterEnv)})
 }
 
 func newUnjailed(t *testing.T, binary string) vm.Driver {

@@ -1,6 +1,7 @@
 package jail
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -15,6 +16,7 @@ const Own = "/vm"
 // exists in namespaces only, and is gone when nobody holds it any more; nothing of it can be seen or is left on the host.
 type View struct {
 	mounts, network *os.File
+	root            *os.File // which need not be the root of mounts: this program may have been started by chroot(1), or from an initramfs
 }
 
 // Device is a character device of a view, which every process that sees it may open.
@@ -40,7 +42,7 @@ func NewView(files []Bind, devices []Device) (*View, error) {
 
 // Close lets go of the view. Processes that have it keep it.
 func (v *View) Close() {
-	for _, f := range []*os.File{v.mounts, v.network} {
+	for _, f := range []*os.File{v.mounts, v.network, v.root} {
 		if f != nil {
 			f.Close()
 		}
@@ -71,6 +73,9 @@ func (v *View) make(files []detached, devices []Device) (err error) {
 		return err
 	}
 	if err := enterRoot(scaffold); err != nil {
+		return err
+	}
+	if v.root, err = os.OpenFile("/", unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
 		return err
 	}
 	return readOnly("/")
@@ -127,6 +132,9 @@ func (v *View) enter(own []detached) error {
 	}
 	if err := unix.Setns(int(v.mounts.Fd()), unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("enter the view: %w", err)
+	}
+	if err := errors.Join(unix.Fchdir(int(v.root.Fd())), unix.Chroot(".")); err != nil {
+		return fmt.Errorf("enter the root of the view: %w", err)
 	}
 	if err := ownMounts(); err != nil {
 		return err

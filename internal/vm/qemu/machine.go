@@ -188,10 +188,8 @@ func (m *machine) Kill() (vm.Exit, error) {
 
 // prepareEnd notes that the end is asked for, unless it has come already.
 func (m *machine) prepareEnd() error {
-	select {
-	case <-m.process.Done():
+	if m.hasEnded() {
 		return nil
-	default:
 	}
 	select {
 	case <-m.releases:

@@ -109,7 +109,7 @@ func (m *machine) awaitRunning(ctx context.Context) error {
 	return err
 }
 
-// discard ends a machine that did not start, and returns the reason in QEMU's own words where there are any.
+// discard ends a machine that did not start, and returns the reason: what killed QEMU, or why it gave up, in its own words where there are any.
 func (m *machine) discard(ctx context.Context, cause error) error {
 	if errors.Is(cause, qmp.ErrClosed) { // it is just about to end, and its status is worth waiting for
 		select {
@@ -117,18 +117,31 @@ func (m *machine) discard(ctx context.Context, cause error) error {
 		case <-time.After(exitLimit):
 		}
 	}
+	ended := m.hasEnded()
 	if err := m.process.Kill(ctx); err != nil {
 		cause = errors.Join(cause, err)
 	}
 	m.detach(true)
 	m.process.Release()
-	switch words := m.out.lastWords(); {
-	case words == "":
-		return cause
-	case errors.Is(cause, qmp.ErrClosed):
+	exit, words := m.describeExit(), m.out.lastWords()
+	switch {
+	case ended && exit.Signal != 0:
+		return errors.New(exit.Reason)
+	case ended && words != "":
 		return fmt.Errorf("QEMU says: %s", words)
-	default: // what it says may be a warning
+	case words != "":
 		return fmt.Errorf("%w; QEMU says: %s", cause, words)
+	default:
+		return cause
+	}
+}
+
+func (m *machine) hasEnded() bool {
+	select {
+	case <-m.process.Done():
+		return true
+	default:
+		return false
 	}
 }
 

@@ -23,8 +23,12 @@ const (
 	jailedMemory = jail.Own + "/memory"
 )
 
-// kvmDevice is /dev/kvm: Documentation/admin-guide/devices.txt of Linux.
-var kvmDevice = jail.Device{Path: "/dev/kvm", Major: 10, Minor: 232}
+// Devices, with their numbers of Documentation/admin-guide/devices.txt of Linux. QEMU tries locks on /dev/null, and where there is none its last
+// words are always that.
+var (
+	nullDevice = jail.Device{Path: "/dev/null", Major: 1, Minor: 3}
+	kvmDevice  = jail.Device{Path: "/dev/kvm", Major: 10, Minor: 232}
+)
 
 // openView makes the view of every jailed QEMU: the program, the libraries that it is linked with, its modules and its
 // firmware. Nothing else of the host is needed: disk and kernel are bound in, sockets and TAP are descriptors.
@@ -38,7 +42,7 @@ func (d *Driver) openView(ctx context.Context) (*jail.View, error) {
 		return nil, err
 	}
 	files := append(append([]string{d.binary}, libraries...), append(data, modules(d.binary)...)...)
-	var devices []jail.Device
+	devices := []jail.Device{nullDevice}
 	if d.info.Accelerator == KVM {
 		devices = append(devices, kvmDevice)
 	}
@@ -102,9 +106,12 @@ func existing(files []string) []string {
 	return found
 }
 
+// askLimit bounds ask, which takes 50 ms on an idle host. One that is busy, or emulated, needs many times that.
+const askLimit = time.Minute
+
 // ask runs QEMU for something that it prints and exits.
 func ask(ctx context.Context, binary string, env []string, args ...string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, binary, args...)
 	cmd.Env = append(os.Environ(), env...)

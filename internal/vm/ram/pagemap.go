@@ -2,6 +2,7 @@ package ram
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -31,7 +32,7 @@ func openPagemap(pid int) (pagemap, error) {
 func (p pagemap) changed(address uint64, length int64) ([]run, error) {
 	entries := make([]byte, length/pageSize*entrySize)
 	if _, err := p.ReadAt(entries, int64(address/pageSize*entrySize)); err != nil {
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF // the process has ended
 		}
 		return nil, fmt.Errorf("read %s: %w", p.Name(), err)

@@ -13,7 +13,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/vm/jail"
 )
 
-// DirEnv is the environment variable that ties a VMM process to its VM's folder, so that KillStale finds one that
+// DirEnv is the environment variable that ties a VMM process without a jail to its VM's folder, so that KillStale finds one that
 // was started but never recorded.
 const DirEnv = "WRENN_VM_DIR"
 
@@ -21,8 +21,8 @@ const DirEnv = "WRENN_VM_DIR"
 type Command struct {
 	Path   string            // absolute
 	Args   []string          // without the program's name
-	Dir    string            // the VM's folder: its working directory, unless it is jailed, and the value of DirEnv
-	Env    []string          // all of its environment but DirEnv
+	Dir    string            // the VM's folder: its working directory, and the value of DirEnv, unless it is jailed
+	Env    []string          // all of its environment but for DirEnv
 	Stdout *os.File          // nil for /dev/null
 	Stderr *os.File          // nil for /dev/null
 	Files  []*os.File        // become its descriptors 3, 4, ...; the caller keeps and closes its own
@@ -85,17 +85,17 @@ func start(c Command, files []*os.File) (*Process, error) {
 
 // launch starts the process in its jail, if it has one.
 func (c Command) launch(files []*os.File, pidfd *int) (*os.Process, error) {
-	dir := c.Dir
+	dir, env := c.Dir, append([]string{DirEnv + "=" + c.Dir}, c.Env...)
 	start := func(attr *syscall.SysProcAttr) (*os.Process, error) {
 		attr.Setsid, attr.PidFD = true, pidfd // no Pdeathsig: it outlives us
 		return os.StartProcess(c.Path, append([]string{c.Path}, c.Args...), &os.ProcAttr{
-			Dir: dir, Env: append([]string{DirEnv + "=" + c.Dir}, c.Env...), Files: files, Sys: attr,
+			Dir: dir, Env: env, Files: files, Sys: attr,
 		})
 	}
 	if c.Jail == nil {
 		return start(&syscall.SysProcAttr{})
 	}
-	dir = "/"
+	dir, env = "/", append([]string{}, c.Env...) // and not nil, which would be this program's
 	return c.Jail.Start(start)
 }
 

@@ -1,40 +1,77 @@
 package vmm
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// KillStale kills every process that was started for the VM in dir, recorded or not, and waits until none is
-// left. A process with a jail is found by its user, which is owner; 0 for none. It needs the right to read the environment of other
-// processes.
-func KillStale(ctx context.Context, dir string, owner uint32) error {
+// Mark is what the VMM of a VM is known by when no record names its process.
+type Mark struct {
+	Dir   string // the VM's folder
+	Disk  string // its disk, in a folder of which nobody else has a say
+	Owner uint32 // its user, if it has a jail; else 0
+}
+
+// KillStale kills every process that was started for a VM, recorded or not, and waits until none is left. It needs the right to read the
+// environment and the mounts of other processes.
+func KillStale(ctx context.Context, m Mark) error {
 	for {
-		stale, err := Find(dir, owner)
+		w, err := m.wanted()
 		if err != nil {
-			return fmt.Errorf("find VMMs of %s: %w", dir, err)
+			return fmt.Errorf("find VMMs of %s: %w", m.Dir, err)
+		}
+		stale, err := w.find()
+		if err != nil {
+			return fmt.Errorf("find VMMs of %s: %w", m.Dir, err)
 		}
 		if len(stale) == 0 {
 			return nil
 		}
 		for _, pid := range stale {
-			if err := killStale(ctx, pid, dir, owner); err != nil {
+			if err := w.kill(ctx, pid); err != nil {
 				return err
 			}
 		}
 	}
 }
 
-// Find lists the processes, other than this one, that were started for the VM in dir, or are owner's. Zombies are not among them.
-func Find(dir string, owner uint32) ([]int, error) {
+// Find lists the processes, other than this one, that were started for a VM. Zombies are not among them.
+func Find(m Mark) ([]int, error) {
+	w, err := m.wanted()
+	if err != nil {
+		return nil, err
+	}
+	return w.find()
+}
+
+// wanted is a Mark with what it is compared with.
+type wanted struct {
+	Mark
+	disk  place  // of a VM with a jail
+	users string // this program's user namespace
+	self  uint32 // this program's user
+}
+
+func (m Mark) wanted() (w wanted, err error) {
+	w = wanted{Mark: m, self: uint32(os.Geteuid())}
+	if m.Owner == 0 {
+		return w, nil
+	}
+	if w.disk, err = placeOf(m.Disk); err != nil {
+		return w, err
+	}
+	w.users, err = os.Readlink("/proc/self/ns/user")
+	return w, err
+}
+
+func (w wanted) find() ([]int, error) {
 	proc, err := os.Open("/proc")
 	if err != nil {
 		return nil, err
@@ -47,48 +84,35 @@ func Find(dir string, owner uint32) ([]int, error) {
 	var found []int
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
-		if err == nil && pid != os.Getpid() && belongsTo(pid, dir, owner) {
+		if err == nil && pid != os.Getpid() && w.is(pid) {
 			found = append(found, pid)
 		}
 	}
 	return found, nil
 }
 
-// belongsTo reports whether a process says that it is of the VM in dir, or is owner's and does not say that it is of another VM: another agent of
-// this machine may have been given the same users. A jailed Firecracker says nothing.
-func belongsTo(pid int, dir string, owner uint32) bool {
-	environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-	if err != nil {
-		return false // it has ended
-	}
-	for entry := range bytes.SplitSeq(environ, []byte{0}) {
-		if its, found := strings.CutPrefix(string(entry), DirEnv+"="); found {
-			return its == dir
-		}
-	}
-	return owner != 0 && runsAs(pid, owner)
-}
-
-// runsAs reports whether a process that is no zombie has owner as its real user id: proc_pid_status(5).
-func runsAs(pid int, owner uint32) bool {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
+// is reports whether a process was started for the VM, by what the process cannot have made up. Others may carry what DirEnv names, and a VMM that
+// its guest has taken over may write over its own environment: it counts of a process of this program's user alone, which no VMM with a jail is.
+//
+// A VMM with a jail is known by the disk among its mounts, which it has from its birth and which root alone can put there or take away. It could leave
+// them behind only in a user namespace of its own, which no VMM has. Its user alone says nothing: another agent of this machine may have
+// been given the same users.
+func (w wanted) is(pid int) bool {
+	t := liveTask(pid)
+	switch {
+	case t.dir == "":
 		return false
+	case w.Owner == 0:
+		return t.runsAs(w.self) && t.environment(DirEnv) == w.Dir
+	case t.hasMounted(w.disk):
+		return true
 	}
-	for line := range bytes.Lines(status) {
-		switch fields := bytes.Fields(line); {
-		case len(fields) < 2:
-		case string(fields[0]) == "State:" && string(fields[1]) == "Z":
-			return false
-		case string(fields[0]) == "Uid:":
-			return string(fields[1]) == strconv.FormatUint(uint64(owner), 10)
-		}
-	}
-	return false
+	users, err := os.Readlink(filepath.Join(t.dir, "ns/user"))
+	return err == nil && users != w.users && t.runsAs(w.Owner)
 }
 
-// killStale holds a pidfd before it looks at the process once more, so that it kills that process or none.
-func killStale(ctx context.Context, pid int, dir string, owner uint32) error {
+// kill holds a pidfd before it looks at the process once more, so that it kills that process or none.
+func (w wanted) kill(ctx context.Context, pid int) error {
 	pidfd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return nil
@@ -97,7 +121,7 @@ func killStale(ctx context.Context, pid int, dir string, owner uint32) error {
 		return fmt.Errorf("kill VMM %d: %w", pid, err)
 	}
 	defer unix.Close(pidfd)
-	if !belongsTo(pid, dir, owner) || ended(pidfd) {
+	if !w.is(pid) || ended(pidfd) {
 		return nil
 	}
 	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {

@@ -1,7 +1,6 @@
 package vmtest
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,12 +8,15 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/wrenn-sandbox/wrenn/internal/testlane"
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
 	"github.com/wrenn-sandbox/wrenn/internal/vm/jail"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/seccomp"
 	"github.com/wrenn-sandbox/wrenn/internal/vm/vmm"
 )
 
@@ -60,10 +62,39 @@ func jailPrivileges(w *world) {
 			w.Errorf("it shares the namespace %s with the agent (%v)", its, err)
 		}
 	}
-	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", pid))
+	w.checkLimits(pid)
+	if !w.subject.Simulated {
+		w.checkFilters(threads)
+	}
+}
+
+// checkLimits holds that a VMM dumps no core, which would hold its guest's memory, and opens few files. Some containers' root may not limit others.
+func (w *world) checkLimits(pid int) {
+	w.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", pid))
 	w.must(err)
-	if may(unix.CAP_SYS_RESOURCE) && !bytes.Contains(bytes.ReplaceAll(limits, []byte(" "), nil), []byte("Maxcorefilesize00bytes")) {
-		w.Errorf("it may dump core:\n%s", limits)
+	limits := strings.Join(strings.Fields(string(text)), " ")
+	for _, want := range []string{"Max core file size 0 0", fmt.Sprintf("Max open files %d %d", jail.MaxFiles, jail.MaxFiles)} {
+		if may(unix.CAP_SYS_RESOURCE) && !strings.Contains(limits, want) {
+			w.Errorf("its limits lack %q:\n%s", want, text)
+		}
+	}
+}
+
+// checkFilters holds that no thread of a VMM may execute programs. Seccomp: 2 in its status says no more than that it has a filter.
+func (w *world) checkFilters(threads []string) {
+	w.Helper()
+	for _, thread := range threads {
+		id, err := strconv.Atoi(thread)
+		w.must(err)
+		refused, err := seccomp.Refuses(id, unix.SYS_EXECVE)
+		if errors.Is(err, seccomp.ErrUnknown) {
+			testlane.Missing(w, err.Error())
+		}
+		w.must(err)
+		if want := !w.subject.Unfiltered; refused != want {
+			w.Errorf("that thread %s may not execute programs is %t, want %t", thread, refused, want)
+		}
 	}
 }
 
@@ -90,10 +121,12 @@ func may(capability uint) bool {
 
 // jailView holds that a VMM sees nothing of the host but what it needs, and can write to nothing but what is its VM's.
 func jailView(w *world) {
-	w.checkView(w.bootJailed())
+	running, spec := w.bootJailed()
+	w.checkView(running, spec, spec.Kernel)
 }
 
-func (w *world) checkView(running vm.Running, spec vm.Spec) {
+// checkView: shared are files of which there is one for many VMs.
+func (w *world) checkView(running vm.Running, spec vm.Spec, shared ...string) {
 	w.Helper()
 	root := fmt.Sprintf("/proc/%d/root", running.Saved().PID)
 	for _, path := range []string{"/proc/self", "/sys/kernel", "/etc/passwd", "/bin/sh", "/usr/bin/env", "/dev/mem", "/dev/vda", "/var", "/root", spec.Dir} {
@@ -102,20 +135,27 @@ func (w *world) checkView(running vm.Running, spec vm.Spec) {
 		}
 	}
 	for _, path := range filesBelow(root + "/") {
-		if !w.mayHave(path, spec) {
+		if !w.mayHave(path, spec, shared) {
 			w.Errorf("it can write to %s", strings.TrimPrefix(path, root))
 		}
 	}
 }
 
 // mayHave reports whether a file that a VMM sees is its user's alone, or cannot be written there: because of its mount, or because it is
-// closed to others than its owner. A device leads to no file.
-func (w *world) mayHave(path string, spec vm.Spec) bool {
+// closed to others than its owner, which is not enough for what is shared. A device leads to no file.
+func (w *world) mayHave(path string, spec vm.Spec, shared []string) bool {
 	var stat unix.Stat_t
 	var mount unix.Statfs_t
 	w.must(errors.Join(unix.Lstat(path, &stat), unix.Statfs(path, &mount)))
 	if stat.Mode&unix.S_IFMT == unix.S_IFCHR || mount.Flags&unix.ST_RDONLY != 0 {
 		return true
+	}
+	for _, name := range shared {
+		var one unix.Stat_t
+		w.must(unix.Stat(name, &one))
+		if stat.Dev == one.Dev && stat.Ino == one.Ino {
+			return false
+		}
 	}
 	return stat.Uid == spec.Jail.Owner && stat.Nlink <= 2 || stat.Uid != spec.Jail.Owner && stat.Mode&0o022 == 0
 }
@@ -181,15 +221,15 @@ func become(owner uint32) error {
 	return nil
 }
 
-// jailFoundByItsUser holds that a VMM whose agent died before it was recorded is found, in its jail, and ended.
-func jailFoundByItsUser(w *world) {
+// jailFoundUnrecorded holds that a VMM whose agent died before it was recorded is found, in its jail, and ended.
+func jailFoundUnrecorded(w *world) {
 	running, spec := w.bootJailed()
-	found, err := vmm.Find(spec.Dir, spec.Jail.Owner)
+	found, err := vmm.Find(w.mark(spec.Dir))
 	w.must(err)
 	if !slices.Equal(found, []int{running.Saved().PID}) {
 		w.Errorf("found %v, want %d", found, running.Saved().PID)
 	}
-	w.must(vmm.KillStale(w.ctx(), spec.Dir, spec.Jail.Owner))
+	w.must(vmm.KillStale(w.ctx(), w.mark(spec.Dir)))
 	if exit := w.waitDone(running); exit.Signal != int(unix.SIGKILL) {
 		w.Errorf("exit %+v", exit)
 	}

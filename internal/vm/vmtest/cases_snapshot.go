@@ -186,7 +186,7 @@ func snapshotAndRestore(w *world) {
 	restored := w.restoreAs(clone, f)
 	w.checkRemembers(restored, digest, "on the disk", ticks)
 	if w.subject.Jailed {
-		w.checkView(restored, clone)
+		w.checkView(restored, clone, f.State, f.Memory)
 	}
 	saved := restored.Saved()
 	if diff := cmp.Diff(f.Machine, saved.Machine); diff != "" {

@@ -48,7 +48,7 @@ func (w *world) checkLeftovers(before stock, tmp string) {
 
 func (w *world) leftover(before, now stock, tmp string) string {
 	for _, dir := range w.dirs() {
-		if pids, err := vmm.Find(dir, ownerOf(dir)); err != nil || len(pids) > 0 {
+		if pids, err := vmm.Find(w.mark(dir)); err != nil || len(pids) > 0 {
 			return fmt.Sprintf("processes %v of %s (%v)", pids, dir, err)
 		}
 	}

@@ -72,7 +72,7 @@ func (w *world) spec(args ...string) vm.Spec {
 	w.must(copyFile(rootfs, w.image))
 	return vm.Spec{
 		ID: filepath.Base(dir), Dir: dir, Kernel: w.subject.Kernel, Rootfs: rootfs,
-		VCPUs: 1, MemoryMiB: 128, Args: args, Jail: w.jail(dir),
+		VCPUs: 1, MemoryMiB: guestMiB, Args: args, Jail: w.jail(dir),
 	}
 }
 
@@ -88,6 +88,15 @@ func ownerOf(dir string) uint32 {
 	hash := fnv.New32a()
 	_, _ = hash.Write([]byte(dir)) // never fails
 	return 0x1000_0000 | hash.Sum32()&0x0fff_ffff
+}
+
+// mark is what the VMM of the VM in dir is known by.
+func (w *world) mark(dir string) vmm.Mark {
+	m := vmm.Mark{Dir: dir, Disk: filepath.Join(dir, "rootfs.ext4")}
+	if w.subject.Jailed {
+		m.Owner = ownerOf(dir)
+	}
+	return m
 }
 
 // tryStart configures and starts a VM. One that runs is killed at the end of the case, whatever happens.
@@ -214,7 +223,7 @@ func (w *world) logConsole(dir string) {
 // killAll is the safety net for a case that failed.
 func (w *world) killAll() {
 	for _, dir := range w.dirs() {
-		if err := vmm.KillStale(context.Background(), dir, ownerOf(dir)); err != nil {
+		if err := vmm.KillStale(context.Background(), w.mark(dir)); err != nil {
 			w.Errorf("kill what is left: %v", err)
 		}
 	}

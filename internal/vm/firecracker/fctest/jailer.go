@@ -59,6 +59,9 @@ func enterJail(args []string) ([]string, error) {
 		func() error { return changeRoot(root) },
 		func() error { return furnish(int(uid), int(gid)) },
 		func() error {
+			return os.WriteFile("/"+name+".pid", strconv.AppendInt(nil, int64(os.Getpid()), 10), 0o644)
+		},
+		func() error {
 			return errors.Join(syscall.Setgroups(nil), syscall.Setgid(int(gid)), syscall.Setuid(int(uid)))
 		},
 	} {

@@ -12,15 +12,15 @@ const maxID = 64
 
 // options are the command-line arguments that the driver may use.
 type options struct {
-	apiSock, id, logPath, metricsPath, level string
-	showLevel, version                       bool
+	apiSock, id, logPath, metricsPath, level, filter string
+	showLevel, version                               bool
 }
 
 // parseOptions refuses what it does not know, and what is given twice.
 func parseOptions(args []string) (options, error) {
 	o := options{apiSock: "/run/firecracker.socket", id: "anonymous-instance", level: "Info"}
 	texts := map[string]*string{"--api-sock": &o.apiSock, "--id": &o.id, "--log-path": &o.logPath,
-		"--metrics-path": &o.metricsPath, "--level": &o.level}
+		"--metrics-path": &o.metricsPath, "--level": &o.level, "--seccomp-filter": &o.filter}
 	flags := map[string]*bool{"--show-level": &o.showLevel, "--version": &o.version}
 	for seen := map[string]bool{}; len(args) > 0; {
 		name := args[0]

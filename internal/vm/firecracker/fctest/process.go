@@ -91,7 +91,7 @@ func (p *Process) Run(args []string) int {
 func (p *Process) serve(o options) error {
 	p.id, p.calls, p.machine, p.ended = o.id, calls(), newMachine(p.boot), make(chan struct{})
 	defer p.machine.close()
-	if err := p.openOutputs(o); err != nil {
+	if err := errors.Join(p.openOutputs(o), readFilter(o.filter)); err != nil {
 		return err
 	}
 	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: o.apiSock, Net: "unix"})
@@ -100,6 +100,23 @@ func (p *Process) serve(o options) error {
 	}
 	listener.SetUnlinkOnClose(false)
 	return p.serveAPI(listener)
+}
+
+// Filter is what a file must hold to be taken for a compiled seccomp filter.
+const Filter = "a compiled filter"
+
+func readFilter(file string) error {
+	if file == "" {
+		return nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("Filter file open error: %w", err) //nolint:staticcheck // Firecracker's words
+	}
+	if string(text) != Filter {
+		return errors.New("Filter deserialization failed") //nolint:staticcheck // Firecracker's words
+	}
+	return nil
 }
 
 func (p *Process) openOutputs(o options) error {

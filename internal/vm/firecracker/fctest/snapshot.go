@@ -173,8 +173,12 @@ func readMemory(path string, size int64) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	if info, err := f.Stat(); err != nil || info.Size() != size {
-		return nil, fmt.Errorf("the file has not the size %d (%v)", size, err)
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() != size {
+		return nil, fmt.Errorf("the file has %d bytes, not %d", info.Size(), size)
 	}
 	length := make([]byte, 8)
 	if _, err := io.ReadFull(f, length); err != nil {
