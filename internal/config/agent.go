@@ -42,7 +42,7 @@ func LoadAgent() (Agent, error) {
 		Kernel: "build/guest/vmlinux", Images: "build/guest/images",
 		Driver: "auto", Volume: "auto", Subnet: "10.0.0.0/16",
 		Jail: "on", OwnerBase: DefaultOwnerBase, Cgroup: "wrenn.slice/sandboxes",
-		GoldenMiB: 4096, LogFormat: "text",
+		LogFormat: "text",
 	}
 	return cfg, load(&cfg)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"time"
@@ -113,8 +114,12 @@ func setMachineID(id string) error {
 		return err
 	}
 	const bus = "/var/lib/dbus/machine-id"
-	if info, err := os.Lstat(bus); err != nil || !info.Mode().IsRegular() {
-		return nil // there is none, or it is a link to the one above
+	info, err := os.Lstat(bus)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.Mode().IsRegular() { // or it is a link to the one above
+		return nil
+	}
+	if err != nil {
+		return err
 	}
 	return setFile(bus, []byte(id+"\n"))
 }
