@@ -10,6 +10,7 @@
 //     (dismantle), every step of which may be repeated.
 //   - The end of the agent ends no sandbox.
 //   - A pause or a resume leaves the sandbox running or paused, whole: one that fails, or that the agent was killed in, is undone or completed.
+//   - A fork makes all of its children or none, at whatever instant the agent is killed, and its parent goes on.
 //   - Destroy beats everything else that happens to a sandbox.
 package agent
 
@@ -32,6 +33,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/network"
+	"github.com/wrenn-sandbox/wrenn/internal/snapshot"
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
 )
 
@@ -60,6 +62,8 @@ type Agent struct {
 	kernel  func() string      // SHA-256 of the guests' kernel, "" where it cannot be read
 	end     context.CancelFunc // of what goes on as long as the agent
 	golden  *goldens
+	forks   *snapshot.Store // what children are made from, while they are
+	named   *named
 
 	mu        sync.Mutex // guards what follows
 	sandboxes map[id.Sandbox]*sandbox
@@ -80,9 +84,17 @@ func Open(ctx context.Context, cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
+	forks, err := snapshot.Open(filepath.Join(cfg.Dir, "forks"))
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	named, err := openNamed(cfg.Dir)
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
 	life, end := context.WithCancel(context.Background())
 	a := &Agent{
-		cfg: cfg, log: cfg.Logger, lock: lock, changes: newHub(), end: end, golden: goldens,
+		cfg: cfg, log: cfg.Logger, lock: lock, changes: newHub(), end: end, golden: goldens, forks: forks, named: named,
 		sandboxes: map[id.Sandbox]*sandbox{}, kernel: sync.OnceValue(func() string { return fileSum(cfg.Kernel) }),
 	}
 	if a.cfg.yield == nil {

@@ -170,6 +170,7 @@ type driver struct {
 	version                string
 	memoryMiB              int64       // that a snapshot's memory takes of the disk
 	resumes                chan []byte // what guests were asked to renew, if not nil
+	failOn                 id.Sandbox  // whose VM does not start
 
 	mu  sync.Mutex // guards all
 	all map[string]*machine
@@ -270,6 +271,9 @@ type configured struct {
 func (c configured) Start(context.Context) (vm.Running, error) {
 	if c.d.startErr != nil {
 		return nil, c.d.startErr
+	}
+	if c.d.failOn != "" && strings.Contains(c.spec.Dir, string(c.d.failOn)) {
+		return nil, errors.New("no")
 	}
 	c.d.mu.Lock()
 	defer c.d.mu.Unlock()
