@@ -13,7 +13,7 @@ import (
 )
 
 const homelessRows = `-- name: HomelessRows :many
-SELECT s.id, s.state, s.generation, s.parent_id IS NOT NULL AS forked, coalesce(h.name, '')::text AS host_name
+SELECT s.id, s.state, s.generation, (s.parent_id IS NOT NULL)::bool AS forked, coalesce(h.name, '')::text AS host_name
 FROM sandboxes s LEFT JOIN hosts h ON h.id = s.host_id
 WHERE (s.state IN ('pending', 'stopping') AND s.host_id IS NULL AND s.deadline < clock_timestamp())
     OR (h.state = 'replaced' AND s.state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'stopping'))
@@ -23,7 +23,7 @@ type HomelessRowsRow struct {
 	ID         string
 	State      models.State
 	Generation int64
-	Forked     interface{}
+	Forked     bool
 	HostName   string
 }
 
@@ -259,7 +259,7 @@ func (q *Queries) LockSandboxOfAccount(ctx context.Context, arg LockSandboxOfAcc
 }
 
 const rowsForHost = `-- name: RowsForHost :many
-SELECT id, host_id, state, generation, network_generation, parent_id IS NOT NULL AS forked,
+SELECT id, host_id, state, generation, network_generation, (parent_id IS NOT NULL)::bool AS forked,
     coalesce(deadline < clock_timestamp(), false)::bool AS overdue,
     extract(epoch FROM clock_timestamp() - updated_at)::float8 AS age_seconds
 FROM sandboxes
@@ -277,7 +277,7 @@ type RowsForHostRow struct {
 	State             models.State
 	Generation        int64
 	NetworkGeneration int64
-	Forked            interface{}
+	Forked            bool
 	Overdue           bool
 	AgeSeconds        float64
 }

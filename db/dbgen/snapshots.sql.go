@@ -269,42 +269,6 @@ func (q *Queries) ListSnapshots(ctx context.Context, arg ListSnapshotsParams) ([
 	return items, nil
 }
 
-const lockSnapshotOfAccount = `-- name: LockSnapshotOfAccount :one
-SELECT id, account_id, host_id, sandbox_id, parent_id, name, template, vcpus, memory_mib, disk_mib, network, state, reason, bytes, operation, deadline, created_at, updated_at FROM snapshots WHERE id = $1 AND account_id = $2 FOR SHARE
-`
-
-type LockSnapshotOfAccountParams struct {
-	ID        string
-	AccountID string
-}
-
-// No delete of it happens before the transaction ends.
-func (q *Queries) LockSnapshotOfAccount(ctx context.Context, arg LockSnapshotOfAccountParams) (Snapshot, error) {
-	row := q.db.QueryRow(ctx, lockSnapshotOfAccount, arg.ID, arg.AccountID)
-	var i Snapshot
-	err := row.Scan(
-		&i.ID,
-		&i.AccountID,
-		&i.HostID,
-		&i.SandboxID,
-		&i.ParentID,
-		&i.Name,
-		&i.Template,
-		&i.VCPUs,
-		&i.MemoryMiB,
-		&i.DiskMiB,
-		&i.Network,
-		&i.State,
-		&i.Reason,
-		&i.Bytes,
-		&i.Operation,
-		&i.Deadline,
-		&i.CreatedAt,
-		&i.UpdatedAt,
-	)
-	return i, err
-}
-
 const removeSnapshot = `-- name: RemoveSnapshot :exec
 WITH gone AS (
     DELETE FROM snapshots WHERE snapshots.id = $5 AND snapshots.state = ANY ($6::text[])
@@ -333,36 +297,6 @@ func (q *Queries) RemoveSnapshot(ctx context.Context, arg RemoveSnapshotParams) 
 		arg.FromStates,
 	)
 	return err
-}
-
-const snapshotByID = `-- name: SnapshotByID :one
-SELECT id, account_id, host_id, sandbox_id, parent_id, name, template, vcpus, memory_mib, disk_mib, network, state, reason, bytes, operation, deadline, created_at, updated_at FROM snapshots WHERE id = $1
-`
-
-func (q *Queries) SnapshotByID(ctx context.Context, id string) (Snapshot, error) {
-	row := q.db.QueryRow(ctx, snapshotByID, id)
-	var i Snapshot
-	err := row.Scan(
-		&i.ID,
-		&i.AccountID,
-		&i.HostID,
-		&i.SandboxID,
-		&i.ParentID,
-		&i.Name,
-		&i.Template,
-		&i.VCPUs,
-		&i.MemoryMiB,
-		&i.DiskMiB,
-		&i.Network,
-		&i.State,
-		&i.Reason,
-		&i.Bytes,
-		&i.Operation,
-		&i.Deadline,
-		&i.CreatedAt,
-		&i.UpdatedAt,
-	)
-	return i, err
 }
 
 const snapshotOfAccount = `-- name: SnapshotOfAccount :one

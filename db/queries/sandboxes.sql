@@ -78,7 +78,7 @@ ORDER BY generation;
 -- What a reconciler compares with a host: the rows that the host should know of, and
 -- those of the sandboxes that it was seen to hold (wherever they should be).
 -- name: RowsForHost :many
-SELECT id, host_id, state, generation, network_generation, parent_id IS NOT NULL AS forked,
+SELECT id, host_id, state, generation, network_generation, (parent_id IS NOT NULL)::bool AS forked,
     coalesce(deadline < clock_timestamp(), false)::bool AS overdue,
     extract(epoch FROM clock_timestamp() - updated_at)::float8 AS age_seconds
 FROM sandboxes
@@ -86,7 +86,7 @@ WHERE (host_id = @host_id AND state IN ('starting', 'running', 'pausing', 'pause
 
 -- Rows that no host can answer for: never placed, or placed on a host that was replaced.
 -- name: HomelessRows :many
-SELECT s.id, s.state, s.generation, s.parent_id IS NOT NULL AS forked, coalesce(h.name, '')::text AS host_name
+SELECT s.id, s.state, s.generation, (s.parent_id IS NOT NULL)::bool AS forked, coalesce(h.name, '')::text AS host_name
 FROM sandboxes s LEFT JOIN hosts h ON h.id = s.host_id
 WHERE (s.state IN ('pending', 'stopping') AND s.host_id IS NULL AND s.deadline < clock_timestamp())
     OR (h.state = 'replaced' AND s.state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'stopping'));

@@ -15,15 +15,8 @@ WITH made AS (
 )
 SELECT * FROM made;
 
--- name: SnapshotByID :one
-SELECT * FROM snapshots WHERE id = @id;
-
 -- name: SnapshotOfAccount :one
 SELECT * FROM snapshots WHERE id = @id AND account_id = @account_id;
-
--- No delete of it happens before the transaction ends.
--- name: LockSnapshotOfAccount :one
-SELECT * FROM snapshots WHERE id = @id AND account_id = @account_id FOR SHARE;
 
 -- name: ListSnapshots :many
 SELECT * FROM snapshots

@@ -22,6 +22,8 @@ type ReconcileStore interface {
 	RowsForHost(ctx context.Context, h id.Host, observed []id.Sandbox) ([]db.Row, error)
 	Homeless(ctx context.Context) ([]db.Row, error)
 	SandboxOfAny(ctx context.Context, sb id.Sandbox) (models.Sandbox, error)
+	SnapshotsOfHost(ctx context.Context, h id.Host) ([]db.SnapshotRow, error)
+	HomelessSnapshots(ctx context.Context) ([]db.SnapshotRow, error)
 }
 
 // Pace of a Reconciler. The zero value of each means its default.
@@ -29,6 +31,8 @@ type Pace struct {
 	Tick   time.Duration // between comparisons; 2 s, and at once when a VM has ended
 	Settle time.Duration // see patience; 5 s
 	Grace  time.Duration // see patience; 30 s
+
+	Snapshots time.Duration // between comparisons of snapshots; 10 s
 }
 
 func (p Pace) withDefaults() Pace {
@@ -40,6 +44,9 @@ func (p Pace) withDefaults() Pace {
 	}
 	if p.Grace == 0 {
 		p.Grace = 30 * time.Second
+	}
+	if p.Snapshots == 0 {
+		p.Snapshots = 10 * time.Second
 	}
 	return p
 }
@@ -101,6 +108,7 @@ func (r *Reconciler) lead(ctx context.Context, lease *db.Lease) {
 	defer cancel()
 	for _, h := range r.c.Fleet.hosts {
 		wg.Go(func() { r.follow(ctx, h) })
+		wg.Go(func() { r.keepSnapshots(ctx, h) })
 	}
 	for pause(ctx, r.pace.Tick) {
 		check, done := context.WithTimeout(ctx, leaseLimit)
@@ -111,6 +119,7 @@ func (r *Reconciler) lead(ctx context.Context, lease *db.Lease) {
 			return
 		}
 		r.adoptHomeless(ctx)
+		r.homelessSnapshots(ctx)
 	}
 }
 
@@ -194,6 +203,9 @@ func (r *Reconciler) close(ctx context.Context, client *hostclient.Client, h id.
 	sb := models.Sandbox{ID: g.id, Host: h, State: g.row.State, Generation: g.row.Generation}
 	switch g.remedy {
 	case ask:
+		if g.row.Forked && g.row.State == models.Starting {
+			return r.askUnborn(ctx, client, sb)
+		}
 		return r.ask(ctx, client, sb)
 	case markFail:
 		return r.fail(ctx, sb, ended(g.seen))
