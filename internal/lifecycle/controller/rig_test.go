@@ -220,6 +220,14 @@ func (m *mortal) CreateSandbox(ctx context.Context, n db.NewSandbox, place db.Pl
 	return m.step("insert", func() (models.Sandbox, error) { return m.Store.CreateSandbox(ctx, n, place) })
 }
 
+func (m *mortal) CreateForks(ctx context.Context, all []db.NewSandbox, place db.PlaceFunc) (made []models.Sandbox, err error) {
+	_, err = m.step("insert", func() (models.Sandbox, error) {
+		made, err = m.Store.CreateForks(ctx, all, place)
+		return models.Sandbox{}, err
+	})
+	return made, err
+}
+
 func (m *mortal) Transition(ctx context.Context, c db.Change) (models.Sandbox, error) {
 	return m.step(string(c.To), func() (models.Sandbox, error) { return m.Store.Transition(ctx, c) })
 }
