@@ -37,7 +37,7 @@ type Host struct {
 	sharedErr error
 
 	mu        sync.Mutex // guards all of the following
-	server    *grpc.Server
+	server    *tunnel.Server
 	served    chan struct{}
 	info      *pb.GetHostInfoResponse
 	sandboxes map[string]*pb.Sandbox
@@ -120,9 +120,9 @@ func (h *Host) Restart() {
 		h.t.Fatalf("listen: %v", err)
 	}
 	log := slog.New(slog.DiscardHandler)
-	s := grpc.NewServer(append(tunnel.ServerOptions(),
-		grpc.UnaryInterceptor(grpcerr.UnaryServer(log)), grpc.StreamInterceptor(grpcerr.StreamServer(log)))...)
-	pb.RegisterHostAgentServiceServer(s, h)
+	g := grpc.NewServer(grpc.UnaryInterceptor(grpcerr.UnaryServer(log)), grpc.StreamInterceptor(grpcerr.StreamServer(log)))
+	pb.RegisterHostAgentServiceServer(g, h)
+	s := tunnel.NewServer(g, h.tunnel, log)
 	served := make(chan struct{})
 	h.mu.Lock()
 	h.server, h.served = s, served
