@@ -1,4 +1,4 @@
-// Package hostapi is the gRPC face of the host agent: it checks what comes in, calls
+// Package hostapi is the face of the host agent: it checks what comes in, calls
 // the agent, and hands connections to the guests on.
 package hostapi
 

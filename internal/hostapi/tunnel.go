@@ -12,7 +12,7 @@ import (
 
 const (
 	// maxOfSandbox is half of the connections that envd takes. Of maxOfHost each holds some 20 KiB of the agent's memory, and
-	// 200 KiB while nobody reads what comes.
+	// 256 KiB for each way in which much goes.
 	maxOfSandbox, maxOfHost = 512, 8192
 	// openLimit bounds the wait for a guest that does not take connections.
 	openLimit = 30 * time.Second

@@ -1,5 +1,5 @@
-// Package hostsim is a host agent without VMs, for tests of the control plane: a real gRPC
-// server on a unix socket that keeps sandboxes in memory and misbehaves when it is told to. The guest of
+// Package hostsim is a host agent without VMs, for tests of the control plane: the real
+// server of calls and tunnels on a unix socket that keeps sandboxes in memory and misbehaves when it is told to. The guest of
 // its sandboxes is a real envd on this machine, which does whatever it is asked as the user that the tests run as:
 // a test names no path and no process that is not its own.
 package hostsim

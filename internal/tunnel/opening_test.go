@@ -174,8 +174,9 @@ func TestRecordsOutOfPlace(t *testing.T) {
 		ours, theirs := net.Pipe()
 		guest, other := net.Pipe()
 		tn := accept(t.Context(), theirs, bufio.NewReader(theirs), "x")
-		ended := make(chan error, 1)
+		ended, finished := make(chan error, 1), make(chan struct{})
 		go func() {
+			defer close(finished)
 			err := tn.Carry(guest)
 			ended <- err
 			tn.finish(err)
@@ -192,6 +193,6 @@ func TestRecordsOutOfPlace(t *testing.T) {
 		}
 		_ = ours.Close()
 		_ = other.Close()
-		tn.left.Wait()
+		<-finished
 	}
 }

@@ -45,7 +45,7 @@ func NewServer(g *grpc.Server, handle Handler, log *slog.Logger) *Server {
 // or when l fails.
 func (s *Server) Serve(l net.Listener) error {
 	f := &fork{Listener: l, calls: make(chan accepted), beginning: make(chan struct{}, maxBeginning)}
-	f.ctx, f.end = context.WithCancel(s.life)
+	f.ctx, f.end = context.WithCancel(context.Background()) // gRPC closes it
 	var left sync.WaitGroup
 	left.Go(func() { s.accept(f, &left) })
 	err := s.grpc.Serve(f)

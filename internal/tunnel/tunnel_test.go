@@ -426,11 +426,15 @@ func TestCallerThatVanishes(t *testing.T) {
 			t.Error("the tunnel ended in order")
 		}
 		stuck, _ := r.open()
-		_ = stuck.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
-		_, err := stuck.Write(make([]byte, 64<<20)) // and then it breaks off
+		var err error
+		for part := make([]byte, 1<<20); err == nil; { // until all that holds anything on the way is full
+			_ = stuck.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
+			_, err = stuck.Write(part)
+		}
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("Write: %v", err)
 		}
+		stuck.Break()
 		if models.CodeOf(r.end()) != models.Unavailable {
 			t.Error("the tunnel ended in order")
 		}
