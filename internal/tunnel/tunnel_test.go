@@ -365,13 +365,13 @@ func TestReadDeadline(t *testing.T) {
 			}
 		}
 		// Moved while a Read waits: first later, then earlier.
-		if err := c.SetReadDeadline(time.Now().Add(20 * time.Millisecond)); err != nil {
+		if err := c.SetReadDeadline(time.Now().Add(300 * time.Millisecond)); err != nil {
 			t.Fatal(err)
 		}
 		read := make(chan error, 1)
 		go func() { read <- second(c.Read(buf)) }()
 		_ = c.SetReadDeadline(time.Now().Add(time.Hour))
-		time.Sleep(40 * time.Millisecond)
+		time.Sleep(400 * time.Millisecond)
 		select {
 		case err := <-read:
 			t.Fatalf("the deadline was not moved: %v", err)
