@@ -350,6 +350,30 @@ func TestRefusingGuestIsHeard(t *testing.T) {
 	})
 }
 
+// TestEndReachesWhoStillSends: what a caller has under way when the guest ends does not undo what the guest has said.
+func TestEndReachesWhoStillSends(t *testing.T) {
+	both(t, func(t *testing.T, r *rig) {
+		c, guest := r.open()
+		go func() {
+			for second(c.Write(make([]byte, 64<<10))) == nil { // until it fails
+			}
+		}()
+		wantRead(t, guest, "\x00") // it is under way
+		answer := strings.Repeat("that is enough", 100_000) // over TCP most of it waits at the agent
+		go func() {
+			_, _ = io.WriteString(guest, answer)
+			_ = guest.CloseWrite()
+		}()
+		time.Sleep(100 * time.Millisecond) // a reset would be here by now
+		if got, err := io.ReadAll(c); err != nil || string(got) != answer {
+			t.Errorf("read %d bytes of %d, %v", len(got), len(answer), err)
+		}
+		if err := r.end(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestReadDeadline(t *testing.T) {
 	both(t, func(t *testing.T, r *rig) {
 		c, guest := r.open()
