@@ -113,7 +113,7 @@ func (t *Tunnel) feed(guest net.Conn) error {
 		if _, err := io.ReadFull(t.in, buf[:length]); err != nil {
 			return lost(err)
 		}
-		if err := t.push(guest, buf[:length]); err != nil {
+		if !t.push(guest, buf[:length]) {
 			// The guest reads no more. It may have said why, and its end follows.
 			_ = guest.SetReadDeadline(time.Now().Add(linger))
 			return nil
@@ -121,14 +121,14 @@ func (t *Tunnel) feed(guest net.Conn) error {
 	}
 }
 
-// push writes to the guest for as long as that takes, and sees to it that the caller's end is seen meanwhile.
-func (t *Tunnel) push(guest net.Conn, p []byte) error {
+// push writes to the guest, for as long as that takes, and reports whether it took it. It sees to it that the caller's end is seen meanwhile.
+func (t *Tunnel) push(guest net.Conn, p []byte) bool {
 	t.stuck.Store(true)
 	t.probe.Reset(probeAfter)
 	defer t.stuck.Store(false)
 	defer t.probe.Stop()
 	_, err := guest.Write(p)
-	return err
+	return err == nil
 }
 
 // ask sends what says nothing: it fails where nobody is.

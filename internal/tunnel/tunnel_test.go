@@ -358,7 +358,7 @@ func TestEndReachesWhoStillSends(t *testing.T) {
 			for second(c.Write(make([]byte, 64<<10))) == nil { // until it fails
 			}
 		}()
-		wantRead(t, guest, "\x00") // it is under way
+		wantRead(t, guest, "\x00")                          // it is under way
 		answer := strings.Repeat("that is enough", 100_000) // over TCP most of it waits at the agent
 		go func() {
 			_, _ = io.WriteString(guest, answer)
