@@ -17,7 +17,6 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/envdclient"
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
 	"github.com/wrenn-sandbox/wrenn/internal/vm/qemu"
-	"github.com/wrenn-sandbox/wrenn/internal/vm/vmm"
 	"github.com/wrenn-sandbox/wrenn/sdk/go"
 )
 
@@ -99,20 +98,20 @@ func (b *bench) idleClones(ctx context.Context) error {
 	return nil
 }
 
-// privateMiB is what the VMM of a sandbox shares with nobody: Private_Clean and Private_Dirty of smaps_rollup, proc_pid_smaps(5).
+// privateMiB is what the QEMU of a sandbox shares with nobody: Private_Clean and Private_Dirty of smaps_rollup, proc_pid_smaps(5).
 func privateMiB(id string) (mib float64, err error) {
-	environs, err := filepath.Glob("/proc/[0-9]*/environ")
+	commands, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
 		return 0, err
 	}
-	for _, path := range environs {
+	for _, path := range commands {
 		text, err := os.ReadFile(path)
-		if err != nil || !strings.Contains(string(text), vmm.DirEnv+"=") || !strings.Contains(string(text), "/"+id+"/") {
+		if err != nil || !strings.Contains(string(text), "guest="+id) {
 			continue
 		}
 		return sumPrivate(filepath.Join(filepath.Dir(path), "smaps_rollup"))
 	}
-	return 0, errors.New("its VMM was not found")
+	return 0, errors.New("its QEMU was not found")
 }
 
 func sumPrivate(path string) (mib float64, err error) {

@@ -95,7 +95,7 @@ func (p *platform) awaitVMM(name string) string {
 			return err
 		}
 		for _, sb := range page.Items {
-			if sb.Name == name && strings.Contains(p.environments(), sb.ID) {
+			if sb.Name == name && strings.Contains(p.commands(), sb.ID) {
 				id = sb.ID
 				return nil
 			}
@@ -105,11 +105,11 @@ func (p *platform) awaitVMM(name string) string {
 	return id
 }
 
-// environments joins the environments of this platform's VMMs.
-func (p *platform) environments() string {
+// commands joins the command lines of this platform's VMMs, which name their sandboxes.
+func (p *platform) commands() string {
 	var all strings.Builder
 	for _, found := range p.processes() {
-		text, err := os.ReadFile(filepath.Join("/proc", strings.TrimPrefix(found, "process "), "environ"))
+		text, err := os.ReadFile(filepath.Join("/proc", strings.TrimPrefix(found, "process "), "cmdline"))
 		if err == nil {
 			all.Write(text)
 		}

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -35,13 +36,24 @@ func (p *platform) ended() bool {
 	}
 }
 
-// processes lists the VMMs of this platform, which bear its folder in their environment.
+// users is how many users of VMMs a platform has at most: one for each /30 of its /16.
+const users = 1 << 14
+
+// ownUsers returns the first of the users that the VMMs of one platform alone run as.
+func ownUsers() uint32 { return 1 << 20 * (1 + rand.Uint32N(1000)) }
+
+// processes lists the VMMs of this platform, which it has users of its own for.
 func (p *platform) processes() []string {
-	environs, _ := filepath.Glob("/proc/[0-9]*/environ") // the pattern is well formed
+	tasks, _ := filepath.Glob("/proc/[0-9]*/status") // the pattern is well formed
 	var found []string
-	for _, path := range environs {
-		text, err := os.ReadFile(path)
-		if err == nil && strings.Contains(string(text), "WRENN_VM_DIR="+p.dir) {
+	for _, path := range tasks {
+		status, err := os.ReadFile(path)
+		if err != nil || strings.Contains(string(status), "\nState:\tZ") { // it has ended
+			continue
+		}
+		var user uint32
+		_, line, _ := strings.Cut(string(status), "\nUid:")
+		if _, err := fmt.Sscan(line, &user); err == nil && user >= p.users && user < p.users+users {
 			found = append(found, "process "+filepath.Base(filepath.Dir(path)))
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -54,6 +55,7 @@ type platform struct {
 	t      *testing.T
 	dir    string // short, since unix sockets lie below it
 	netns  string
+	users  uint32 // the first that its VMMs run as
 	env    []string
 	client *wrenn.Client
 	url    string
@@ -92,7 +94,7 @@ func start(t *testing.T, opts ...option) *platform {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { removeFolder(t, dir) })
-	p := &platform{t: t, dir: dir, netns: filepath.Join(dir, "netns")}
+	p := &platform{t: t, dir: dir, netns: filepath.Join(dir, "netns"), users: ownUsers()}
 	if err := netns.Create(p.netns); err != nil {
 		t.Fatalf("make a network namespace: %v", err)
 	}
@@ -105,6 +107,7 @@ func start(t *testing.T, opts ...option) *platform {
 		"WRENN_DATA": filepath.Join(dir, "data"), "WRENN_AGENT_LISTEN": "unix://" + filepath.Join(dir, "agent.sock"),
 		"WRENN_KERNEL": artefact(t, "vmlinux"), "WRENN_IMAGES": artefact(t, "images"),
 		"WRENN_NETNS": p.netns, "WRENN_DRIVER": "qemu", "WRENN_VOLUME_GIB": "8",
+		"WRENN_OWNER_BASE": strconv.FormatUint(uint64(p.users), 10),
 		"WRENN_GOLDEN_MIB": "0", // every sandbox boots, and no VM but theirs is on the machine; TestGolden is the other way
 
 		"WRENN_DATABASE_URL": databases.PostgresURL, "WRENN_REDIS_URL": databases.RedisURL,

@@ -8,7 +8,7 @@ failed=()
 for module in proto envd sdk/go .; do
   echo "== go test $module"
   # Packages run one after the other: several boot VMs, and two cores are soon full.
-  (cd "$module" && go test -race -p 1 -timeout 20m "$@" ./...) || failed+=("$module")
+  (cd "$module" && go test -race -p 1 -timeout 30m "$@" ./...) || failed+=("$module")
 done
 if [ ${#failed[@]} -gt 0 ]; then
   echo "tests failed in: ${failed[*]}" >&2
