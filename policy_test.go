@@ -51,7 +51,7 @@ var layers = [][]string{
 	{"internal/chunk"},
 	{"internal/network", "internal/filesystem", "internal/envdclient", "internal/tunnel", "internal/vm", "internal/object", "db"},
 	{"internal/lifecycle", "internal/grpcerr", "internal/durable", "internal/clone", "internal/cgroup"},
-	{"internal/models"},
+	{"internal/models", "internal/meminfo"},
 	{"internal/id"},
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/wrenn-sandbox/wrenn/bench/smaps"
 	"github.com/wrenn-sandbox/wrenn/internal/clone"
 	"github.com/wrenn-sandbox/wrenn/internal/envdclient"
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
@@ -98,8 +98,8 @@ func (b *bench) idleClones(ctx context.Context) error {
 	return nil
 }
 
-// privateMiB is what the QEMU of a sandbox shares with nobody: Private_Clean and Private_Dirty of smaps_rollup, proc_pid_smaps(5).
-func privateMiB(id string) (mib float64, err error) {
+// privateMiB is what the QEMU of a sandbox shares with nobody.
+func privateMiB(id string) (float64, error) {
 	commands, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
 		return 0, err
@@ -109,29 +109,14 @@ func privateMiB(id string) (mib float64, err error) {
 		if err != nil || !strings.Contains(string(text), "guest="+id) {
 			continue
 		}
-		return sumPrivate(filepath.Join(filepath.Dir(path), "smaps_rollup"))
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err != nil {
+			return 0, err
+		}
+		sums, err := smaps.Sums(pid)
+		return sums["Private_Clean"] + sums["Private_Dirty"], err
 	}
 	return 0, errors.New("its QEMU was not found")
-}
-
-func sumPrivate(path string) (mib float64, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		fields := strings.Fields(lines.Text())
-		if len(fields) == 3 && strings.HasPrefix(fields[0], "Private_") && fields[0] != "Private_Hugetlb:" {
-			kib, err := strconv.ParseFloat(fields[1], 64)
-			if err != nil {
-				return 0, err
-			}
-			mib += kib / 1024
-		}
-	}
-	return mib, lines.Err()
 }
 
 // bareRestores measures what the VMM alone takes, without agent, control plane or jail.

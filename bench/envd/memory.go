@@ -15,6 +15,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/wrenn-sandbox/wrenn/bench/smaps"
 	"github.com/wrenn-sandbox/wrenn/proto/gen/envd/process"
 	"github.com/wrenn-sandbox/wrenn/proto/gen/envd/process/processconnect"
 )
@@ -47,7 +48,7 @@ func (b *bench) readMemory(name, how string, under func(*server) (end func() err
 		if err != nil {
 			return err
 		}
-		sizes, err := smaps(s.pid)
+		sizes, err := smaps.Sums(s.pid)
 		if err := errors.Join(err, end()); err != nil {
 			return err
 		}
@@ -55,26 +56,6 @@ func (b *bench) readMemory(name, how string, under func(*server) (end func() err
 	}
 	b.kinds = append(b.kinds, rss, pss)
 	return nil
-}
-
-// smaps reads proc_pid_smaps(5)'s sums, in MiB.
-func smaps(pid int) (map[string]float64, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
-	if err != nil {
-		return nil, err
-	}
-	sizes := map[string]float64{}
-	for line := range strings.Lines(string(text)) {
-		fields := strings.Fields(line)
-		if len(fields) == 3 && fields[2] == "kB" {
-			n, err := strconv.ParseFloat(fields[1], 64)
-			if err != nil {
-				return nil, fmt.Errorf("read %q: %w", line, err)
-			}
-			sizes[strings.TrimSuffix(fields[0], ":")] = n / 1024
-		}
-	}
-	return sizes, nil
 }
 
 // crowd starts n processes that do nothing. end kills them, and waits until each call has ended.

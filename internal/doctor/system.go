@@ -1,15 +1,13 @@
 package doctor
 
 import (
-	"bufio"
 	"context"
 	"fmt"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/wrenn-sandbox/wrenn/internal/devstack"
+	"github.com/wrenn-sandbox/wrenn/internal/meminfo"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
 
@@ -53,18 +51,10 @@ func checkMemory(_ context.Context, m *machine) Finding {
 	return ok("memory", found)
 }
 
-// memory is a field of /proc/meminfo, in bytes (proc_meminfo(5)).
+// memory is a field of /proc/meminfo, in bytes.
 func (m *machine) memory(field string) uint64 {
-	lines := bufio.NewScanner(strings.NewReader(m.read("proc/meminfo")))
-	for lines.Scan() {
-		if rest, is := strings.CutPrefix(lines.Text(), field+":"); is {
-			kib, err := strconv.ParseUint(strings.TrimSuffix(trim(rest), " kB"), 10, 64)
-			if err == nil {
-				return kib << 10
-			}
-		}
-	}
-	return 0
+	bytes, _ := meminfo.Bytes(m.read("proc/meminfo"), field) // 0 where it is nonsense
+	return bytes
 }
 
 func checkUserfaultfd(_ context.Context, m *machine) Finding {

@@ -106,7 +106,7 @@ func RemoveAll(path string) error {
 
 // Temp returns a new, empty folder beside path, for building there what Rename then moves to path.
 func Temp(path string) (string, error) {
-	return os.MkdirTemp(filepath.Dir(path), pattern(path))
+	return os.MkdirTemp(filepath.Dir(path), Pattern(path))
 }
 
 // Symlink makes path a symbolic link to target, replacing a link or file that is there.
@@ -147,7 +147,7 @@ func SyncDir(dir string) error {
 
 // writeTemp returns the name of a synced temporary file beside path that holds data.
 func writeTemp(path string, data []byte, perm fs.FileMode) (string, error) {
-	f, err := os.CreateTemp(filepath.Dir(path), pattern(path))
+	f, err := os.CreateTemp(filepath.Dir(path), Pattern(path))
 	if err != nil {
 		return "", err
 	}
@@ -167,8 +167,8 @@ func fill(f *os.File, data []byte, perm fs.FileMode) error {
 	return f.Sync()
 }
 
-// pattern is what os.CreateTemp and os.MkdirTemp make a name for path's stand-in from.
-func pattern(path string) string { return "." + filepath.Base(path) + ".*" + suffix }
+// Pattern is what os.CreateTemp and os.MkdirTemp make a name for path's stand-in from, which Sweep knows.
+func Pattern(path string) string { return "." + filepath.Base(path) + ".*" + suffix }
 
 // standIn returns a new name beside path.
 func standIn(path string) string {

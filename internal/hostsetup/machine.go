@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
@@ -17,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/wrenn-sandbox/wrenn/internal/filesystem"
+	"github.com/wrenn-sandbox/wrenn/internal/meminfo"
 )
 
 // commandTimeout bounds the programs that are run: modprobe, useradd and the like take milliseconds.
@@ -102,15 +102,10 @@ func (m *machine) exists(name string) bool {
 	return err == nil
 }
 
-// memoryMiB is the machine's memory: proc_meminfo(5).
+// memoryMiB is the machine's memory.
 func (m *machine) memoryMiB() int {
-	for line := range strings.Lines(m.text("/proc/meminfo")) {
-		if rest, ok := strings.CutPrefix(line, "MemTotal:"); ok {
-			kib, _ := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(rest), " kB")) // 0 where it is nonsense
-			return kib >> 10
-		}
-	}
-	return 0
+	bytes, _ := meminfo.Bytes(m.text("/proc/meminfo"), "MemTotal") // 0 where it is nonsense
+	return int(bytes >> 20)
 }
 
 // existing is dir, or the nearest folder above it that exists, on the real machine.

@@ -2,6 +2,7 @@ package boot
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -71,26 +72,26 @@ func enableControllers(group string, names ...string) error {
 // program that wants more is then killed by its cgroup alone, before the whole guest is
 // short of memory and everybody in it, envd too, is made to wait for some.
 func limitMemory() error {
-	available, err := availableMemory()
+	available, err := memory("MemAvailable")
 	if err != nil || available < 4*reserveMemory {
 		return err
 	}
 	return writeKnob(userGroup+"/memory.max", strconv.FormatUint(available-reserveMemory, 10))
 }
 
-// availableMemory returns how many bytes could be used now, as proc(5) defines it.
-func availableMemory() (uint64, error) {
+// memory returns a field of /proc/meminfo, in bytes: proc_meminfo(5).
+func memory(field string) (uint64, error) {
 	info, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
 		return 0, err
 	}
 	for line := range strings.Lines(string(info)) {
-		if value, ok := strings.CutPrefix(line, "MemAvailable:"); ok {
+		if value, ok := strings.CutPrefix(line, field+":"); ok {
 			kib, err := strconv.ParseUint(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(value), "kB")), 10, 54)
 			return kib << 10, err
 		}
 	}
-	return 0, errors.New("no MemAvailable in /proc/meminfo")
+	return 0, fmt.Errorf("no %s in /proc/meminfo", field)
 }
 
 // limitTasks leaves envdTasks to envd.

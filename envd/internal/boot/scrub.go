@@ -1,14 +1,9 @@
 package boot
 
 import (
-	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
-	"os"
 	"runtime/debug"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,7 +33,7 @@ func (m *Machine) Scrub() error {
 // fillFree takes nearly all free memory: the kernel fills with zeros what it hands out.
 func fillFree(filled *[][]byte) error {
 	for {
-		free, err := freeMemory()
+		free, err := memory("MemFree")
 		if err != nil || free < scrubRest+scrubStep {
 			return err
 		}
@@ -48,19 +43,4 @@ func fillFree(filled *[][]byte) error {
 		}
 		*filled = append(*filled, block)
 	}
-}
-
-// freeMemory is MemFree of /proc/meminfo, in bytes.
-func freeMemory() (int64, error) {
-	info, err := os.ReadFile("/proc/meminfo")
-	if err != nil {
-		return 0, err
-	}
-	for lines := bufio.NewScanner(bytes.NewReader(info)); lines.Scan(); {
-		if rest, found := strings.CutPrefix(lines.Text(), "MemFree:"); found {
-			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(rest, "kB")), 10, 54)
-			return kib << 10, err
-		}
-	}
-	return 0, errors.New("/proc/meminfo does not say what is free")
 }

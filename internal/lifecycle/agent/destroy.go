@@ -103,6 +103,19 @@ func (a *Agent) kill(ctx context.Context, s *sandbox, machine vm.Running) error 
 	return err
 }
 
+// endVM ends the VM of a sandbox that stays, and forgets it. left is what of it could not be removed; after an error nothing has changed.
+func (a *Agent) endVM(ctx context.Context, s *sandbox) (left, err error) {
+	machine, _ := s.machine()
+	if err := a.kill(ctx, s, machine); err != nil {
+		return nil, err
+	}
+	left = a.removeGroup(ctx, s)
+	if guest := s.lose(); guest != nil {
+		guest.Close()
+	}
+	return left, nil
+}
+
 // keptConsoles is how many consoles of sandboxes that failed are kept for the operator.
 const keptConsoles = 64
 

@@ -73,15 +73,11 @@ func (a *Agent) hatch(ctx context.Context, s *sandbox, from *golden, link networ
 
 // startOver removes what a restore left, for the VM to be booted instead.
 func (a *Agent) startOver(ctx context.Context, s *sandbox) error {
-	machine, _ := s.machine()
-	if err := a.kill(ctx, s, machine); err != nil {
+	left, err := a.endVM(ctx, s)
+	if err != nil {
 		return fmt.Errorf("end the VM that was restored: %w", err)
 	}
-	err := a.removeGroup(ctx, s)
-	if guest := s.lose(); guest != nil {
-		guest.Close()
-	}
-	return errors.Join(err, os.RemoveAll(a.diskPath(s.id)), os.RemoveAll(a.basePath(s)), os.RemoveAll(a.runDir(s.id)), os.Mkdir(a.runDir(s.id), 0o700))
+	return errors.Join(left, os.RemoveAll(a.diskPath(s.id)), os.RemoveAll(a.basePath(s)), os.RemoveAll(a.runDir(s.id)), os.Mkdir(a.runDir(s.id), 0o700))
 }
 
 // basePath is the second name of the memory of the golden snapshot that a sandbox was made from.

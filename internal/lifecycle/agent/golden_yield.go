@@ -1,18 +1,16 @@
 package agent
 
 import (
-	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/wrenn-sandbox/wrenn/internal/meminfo"
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
 )
 
@@ -49,17 +47,15 @@ func tell(path, text string) error {
 	return err
 }
 
-// availableMiB is MemAvailable of /proc/meminfo: proc_meminfo(5).
+// availableMiB is what programs can still have of the host's memory.
 func availableMiB() (int64, error) {
 	text, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
 		return 0, err
 	}
-	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
-		if rest, found := strings.CutPrefix(lines.Text(), "MemAvailable:"); found {
-			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(rest, "kB")), 10, 64)
-			return kib >> 10, err
-		}
+	bytes, found := meminfo.Bytes(string(text), "MemAvailable")
+	if !found {
+		return 0, errors.New("/proc/meminfo does not say what is available")
 	}
-	return 0, errors.New("/proc/meminfo does not say what is available")
+	return int64(bytes >> 20), nil
 }

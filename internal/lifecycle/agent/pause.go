@@ -91,13 +91,9 @@ func (a *Agent) take(ctx context.Context, s *sandbox, machine vm.Running) error 
 // shed ends the VM of a sandbox whose snapshot is in place, and gives back what it held. It fails only where the VM cannot be ended: then nothing has changed.
 // What else cannot be removed is removed by the next resume, or with the sandbox.
 func (a *Agent) shed(ctx context.Context, s *sandbox) error {
-	machine, _ := s.machine()
-	if err := a.kill(ctx, s, machine); err != nil {
+	left, err := a.endVM(ctx, s)
+	if err != nil {
 		return fmt.Errorf("end the VM: %w", err)
-	}
-	left := a.removeGroup(ctx, s)
-	if guest := s.lose(); guest != nil {
-		guest.Close()
 	}
 	rec := s.update(func(r *record) { r.State, r.Reason, r.Snapshot, r.Staged = Paused, "", r.Staged, "" })
 	left = errors.Join(left, rec.write(a.dir(s.id)), os.RemoveAll(a.diskPath(s.id)), os.RemoveAll(a.basePath(s)), a.removeSnapshotsBut(s, rec.Snapshot))

@@ -139,13 +139,9 @@ func (a *Agent) layDown(ctx context.Context, s *sandbox, cause error) error {
 
 // putBack ends what a resume made.
 func (a *Agent) putBack(ctx context.Context, s *sandbox, why string) error {
-	machine, _ := s.machine()
-	if err := a.kill(ctx, s, machine); err != nil {
+	left, err := a.endVM(ctx, s)
+	if err != nil {
 		return errors.Join(err, a.fail(s, "it could not be resumed, and its VM could not be ended"))
-	}
-	left := a.removeGroup(ctx, s)
-	if guest := s.lose(); guest != nil {
-		guest.Close()
 	}
 	rec := s.update(func(r *record) { r.State, r.Reason = Paused, why })
 	a.changes.publish(s.view())

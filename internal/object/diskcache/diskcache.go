@@ -132,7 +132,7 @@ func (c *Cache) keep(name string, data []byte) error {
 	if int64(len(data)) > c.limit {
 		return nil
 	}
-	temp, err := os.CreateTemp(c.dir, "."+name+".*.wrenn-tmp")
+	temp, err := os.CreateTemp(c.dir, durable.Pattern(name))
 	if err != nil {
 		return err
 	}

@@ -52,13 +52,13 @@ func TestCheckFilterFirecracker(t *testing.T) {
 func TestFilterFile(t *testing.T) {
 	binary, kernel := fake(t)
 	file := filepath.Join(t.TempDir(), "filter")
-	for mode, want := range map[os.FileMode]string{0o600: "no file that every user can read", 0o644: ""} {
-		must(t, os.WriteFile(file, []byte(fctest.Filter), 0o600))
-		must(t, os.Chmod(file, mode))
-		_, err := firecracker.New(t.Context(), firecracker.Options{Binary: binary, Unjailed: true, SeccompFilter: file})
-		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
-			t.Errorf("%v: %v, want %q", mode, err, want)
-		}
+	must(t, os.WriteFile(file, []byte(fctest.Filter), 0o600))
+	if _, err := firecracker.New(t.Context(), firecracker.Options{Binary: binary, Unjailed: true, SeccompFilter: file}); err == nil || !strings.Contains(err.Error(), "no file that every user can read") {
+		t.Errorf("a file of its owner's: %v", err)
+	}
+	must(t, os.Chmod(file, 0o644))
+	if _, err := firecracker.New(t.Context(), firecracker.Options{Binary: binary, Unjailed: true, SeccompFilter: file}); err != nil {
+		t.Errorf("a file that every user can read: %v", err)
 	}
 	if _, err := firecracker.New(t.Context(), firecracker.Options{Binary: binary, Unjailed: true, SeccompFilter: file + "2"}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no file: %v", err)
