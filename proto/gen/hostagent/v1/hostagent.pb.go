@@ -1675,14 +1675,11 @@ func (*WatchSandboxesResponse_Sandbox) isWatchSandboxesResponse_Event() {}
 
 func (*WatchSandboxesResponse_Synced) isWatchSandboxesResponse_Event() {}
 
+// What opens a tunnel, which is no call but a connection of its own to the address of this service (package tunnel says how):
+// whatever is sent there envd receives, and the other way round. The agent has authorized it, so that requests in it need no token.
 type TunnelRequest struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Set in the first request only.
-	SandboxId string `protobuf:"bytes,1,opt,name=sandbox_id,json=sandboxId,proto3" json:"sandbox_id,omitempty"`
-	// At most 256 KiB.
-	Data []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
-	// Set in the last request: nobody will read what the guest still sends, and the call ends.
-	Close         bool `protobuf:"varint,3,opt,name=close,proto3" json:"close,omitempty"`
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SandboxId     string                 `protobuf:"bytes,1,opt,name=sandbox_id,json=sandboxId,proto3" json:"sandbox_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1724,64 +1721,6 @@ func (x *TunnelRequest) GetSandboxId() string {
 	return ""
 }
 
-func (x *TunnelRequest) GetData() []byte {
-	if x != nil {
-		return x.Data
-	}
-	return nil
-}
-
-func (x *TunnelRequest) GetClose() bool {
-	if x != nil {
-		return x.Close
-	}
-	return false
-}
-
-type TunnelResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *TunnelResponse) Reset() {
-	*x = TunnelResponse{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[30]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *TunnelResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*TunnelResponse) ProtoMessage() {}
-
-func (x *TunnelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[30]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use TunnelResponse.ProtoReflect.Descriptor instead.
-func (*TunnelResponse) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{30}
-}
-
-func (x *TunnelResponse) GetData() []byte {
-	if x != nil {
-		return x.Data
-	}
-	return nil
-}
-
 type ReadConsoleRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	SandboxId     string                 `protobuf:"bytes,1,opt,name=sandbox_id,json=sandboxId,proto3" json:"sandbox_id,omitempty"`
@@ -1791,7 +1730,7 @@ type ReadConsoleRequest struct {
 
 func (x *ReadConsoleRequest) Reset() {
 	*x = ReadConsoleRequest{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[31]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1803,7 +1742,7 @@ func (x *ReadConsoleRequest) String() string {
 func (*ReadConsoleRequest) ProtoMessage() {}
 
 func (x *ReadConsoleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[31]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1816,7 +1755,7 @@ func (x *ReadConsoleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadConsoleRequest.ProtoReflect.Descriptor instead.
 func (*ReadConsoleRequest) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{31}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ReadConsoleRequest) GetSandboxId() string {
@@ -1835,7 +1774,7 @@ type ReadConsoleResponse struct {
 
 func (x *ReadConsoleResponse) Reset() {
 	*x = ReadConsoleResponse{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[32]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1847,7 +1786,7 @@ func (x *ReadConsoleResponse) String() string {
 func (*ReadConsoleResponse) ProtoMessage() {}
 
 func (x *ReadConsoleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[32]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1860,7 +1799,7 @@ func (x *ReadConsoleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadConsoleResponse.ProtoReflect.Descriptor instead.
 func (*ReadConsoleResponse) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{32}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ReadConsoleResponse) GetData() []byte {
@@ -1887,7 +1826,7 @@ type NetworkPolicy struct {
 
 func (x *NetworkPolicy) Reset() {
 	*x = NetworkPolicy{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[33]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1899,7 +1838,7 @@ func (x *NetworkPolicy) String() string {
 func (*NetworkPolicy) ProtoMessage() {}
 
 func (x *NetworkPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[33]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1912,7 +1851,7 @@ func (x *NetworkPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkPolicy.ProtoReflect.Descriptor instead.
 func (*NetworkPolicy) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{33}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *NetworkPolicy) GetGeneration() int64 {
@@ -1964,7 +1903,7 @@ type NetworkLimits struct {
 
 func (x *NetworkLimits) Reset() {
 	*x = NetworkLimits{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[34]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1976,7 +1915,7 @@ func (x *NetworkLimits) String() string {
 func (*NetworkLimits) ProtoMessage() {}
 
 func (x *NetworkLimits) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[34]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1989,7 +1928,7 @@ func (x *NetworkLimits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkLimits.ProtoReflect.Descriptor instead.
 func (*NetworkLimits) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{34}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *NetworkLimits) GetUploadMbit() int32 {
@@ -2037,7 +1976,7 @@ type SetNetworkPolicyRequest struct {
 
 func (x *SetNetworkPolicyRequest) Reset() {
 	*x = SetNetworkPolicyRequest{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[35]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2049,7 +1988,7 @@ func (x *SetNetworkPolicyRequest) String() string {
 func (*SetNetworkPolicyRequest) ProtoMessage() {}
 
 func (x *SetNetworkPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[35]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2062,7 +2001,7 @@ func (x *SetNetworkPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNetworkPolicyRequest.ProtoReflect.Descriptor instead.
 func (*SetNetworkPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{35}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SetNetworkPolicyRequest) GetSandboxId() string {
@@ -2089,7 +2028,7 @@ type SetNetworkPolicyResponse struct {
 
 func (x *SetNetworkPolicyResponse) Reset() {
 	*x = SetNetworkPolicyResponse{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[36]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2101,7 +2040,7 @@ func (x *SetNetworkPolicyResponse) String() string {
 func (*SetNetworkPolicyResponse) ProtoMessage() {}
 
 func (x *SetNetworkPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[36]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2114,7 +2053,7 @@ func (x *SetNetworkPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNetworkPolicyResponse.ProtoReflect.Descriptor instead.
 func (*SetNetworkPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{36}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *SetNetworkPolicyResponse) GetGeneration() int64 {
@@ -2133,7 +2072,7 @@ type GetNetworkRequest struct {
 
 func (x *GetNetworkRequest) Reset() {
 	*x = GetNetworkRequest{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[37]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2145,7 +2084,7 @@ func (x *GetNetworkRequest) String() string {
 func (*GetNetworkRequest) ProtoMessage() {}
 
 func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[37]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2158,7 +2097,7 @@ func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkRequest.ProtoReflect.Descriptor instead.
 func (*GetNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{37}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *GetNetworkRequest) GetSandboxId() string {
@@ -2182,7 +2121,7 @@ type GetNetworkResponse struct {
 
 func (x *GetNetworkResponse) Reset() {
 	*x = GetNetworkResponse{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[38]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2194,7 +2133,7 @@ func (x *GetNetworkResponse) String() string {
 func (*GetNetworkResponse) ProtoMessage() {}
 
 func (x *GetNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[38]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2207,7 +2146,7 @@ func (x *GetNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkResponse.ProtoReflect.Descriptor instead.
 func (*GetNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{38}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *GetNetworkResponse) GetPolicy() *NetworkPolicy {
@@ -2253,7 +2192,7 @@ type NetworkCounters struct {
 
 func (x *NetworkCounters) Reset() {
 	*x = NetworkCounters{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[39]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2265,7 +2204,7 @@ func (x *NetworkCounters) String() string {
 func (*NetworkCounters) ProtoMessage() {}
 
 func (x *NetworkCounters) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[39]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2278,7 +2217,7 @@ func (x *NetworkCounters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkCounters.ProtoReflect.Descriptor instead.
 func (*NetworkCounters) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{39}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *NetworkCounters) GetSentPackets() uint64 {
@@ -2337,7 +2276,7 @@ type NetworkRefusal struct {
 
 func (x *NetworkRefusal) Reset() {
 	*x = NetworkRefusal{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[40]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2349,7 +2288,7 @@ func (x *NetworkRefusal) String() string {
 func (*NetworkRefusal) ProtoMessage() {}
 
 func (x *NetworkRefusal) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[40]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2362,7 +2301,7 @@ func (x *NetworkRefusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkRefusal.ProtoReflect.Descriptor instead.
 func (*NetworkRefusal) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{40}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *NetworkRefusal) GetFirstAt() *timestamppb.Timestamp {
@@ -2436,7 +2375,7 @@ type GetHostInfoRequest struct {
 
 func (x *GetHostInfoRequest) Reset() {
 	*x = GetHostInfoRequest{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[41]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2448,7 +2387,7 @@ func (x *GetHostInfoRequest) String() string {
 func (*GetHostInfoRequest) ProtoMessage() {}
 
 func (x *GetHostInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[41]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2461,7 +2400,7 @@ func (x *GetHostInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHostInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetHostInfoRequest) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{41}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{40}
 }
 
 type GetHostInfoResponse struct {
@@ -2490,7 +2429,7 @@ type GetHostInfoResponse struct {
 
 func (x *GetHostInfoResponse) Reset() {
 	*x = GetHostInfoResponse{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[42]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2502,7 +2441,7 @@ func (x *GetHostInfoResponse) String() string {
 func (*GetHostInfoResponse) ProtoMessage() {}
 
 func (x *GetHostInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[42]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2515,7 +2454,7 @@ func (x *GetHostInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHostInfoResponse.ProtoReflect.Descriptor instead.
 func (*GetHostInfoResponse) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{42}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *GetHostInfoResponse) GetHostId() string {
@@ -2627,7 +2566,7 @@ type GoldenSnapshot struct {
 
 func (x *GoldenSnapshot) Reset() {
 	*x = GoldenSnapshot{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[43]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2639,7 +2578,7 @@ func (x *GoldenSnapshot) String() string {
 func (*GoldenSnapshot) ProtoMessage() {}
 
 func (x *GoldenSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[43]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2652,7 +2591,7 @@ func (x *GoldenSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GoldenSnapshot.ProtoReflect.Descriptor instead.
 func (*GoldenSnapshot) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{43}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *GoldenSnapshot) GetSnapshotId() string {
@@ -2726,7 +2665,7 @@ type Template struct {
 
 func (x *Template) Reset() {
 	*x = Template{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[44]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2738,7 +2677,7 @@ func (x *Template) String() string {
 func (*Template) ProtoMessage() {}
 
 func (x *Template) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[44]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2751,7 +2690,7 @@ func (x *Template) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Template.ProtoReflect.Descriptor instead.
 func (*Template) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{44}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Template) GetName() string {
@@ -2912,14 +2851,10 @@ const file_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\x16WatchSandboxesResponse\x127\n" +
 	"\asandbox\x18\x01 \x01(\v2\x1b.wrenn.hostagent.v1.SandboxH\x00R\asandbox\x12\x18\n" +
 	"\x06synced\x18\x02 \x01(\bH\x00R\x06syncedB\a\n" +
-	"\x05event\"X\n" +
+	"\x05event\".\n" +
 	"\rTunnelRequest\x12\x1d\n" +
 	"\n" +
-	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x12\n" +
-	"\x04data\x18\x02 \x01(\fR\x04data\x12\x14\n" +
-	"\x05close\x18\x03 \x01(\bR\x05close\"$\n" +
-	"\x0eTunnelResponse\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data\"3\n" +
+	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\"3\n" +
 	"\x12ReadConsoleRequest\x12\x1d\n" +
 	"\n" +
 	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\")\n" +
@@ -3021,7 +2956,7 @@ const file_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\x12SANDBOX_STATE_GONE\x10\x05\x12\x19\n" +
 	"\x15SANDBOX_STATE_PAUSING\x10\x06\x12\x18\n" +
 	"\x14SANDBOX_STATE_PAUSED\x10\a\x12\x1a\n" +
-	"\x16SANDBOX_STATE_RESUMING\x10\b2\xd1\f\n" +
+	"\x16SANDBOX_STATE_RESUMING\x10\b2\xfc\v\n" +
 	"\x10HostAgentService\x12d\n" +
 	"\rCreateSandbox\x12(.wrenn.hostagent.v1.CreateSandboxRequest\x1a).wrenn.hostagent.v1.CreateSandboxResponse\x12g\n" +
 	"\x0eDestroySandbox\x12).wrenn.hostagent.v1.DestroySandboxRequest\x1a*.wrenn.hostagent.v1.DestroySandboxResponse\x12a\n" +
@@ -3034,8 +2969,7 @@ const file_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\n" +
 	"GetSandbox\x12%.wrenn.hostagent.v1.GetSandboxRequest\x1a&.wrenn.hostagent.v1.GetSandboxResponse\x12d\n" +
 	"\rListSandboxes\x12(.wrenn.hostagent.v1.ListSandboxesRequest\x1a).wrenn.hostagent.v1.ListSandboxesResponse\x12i\n" +
-	"\x0eWatchSandboxes\x12).wrenn.hostagent.v1.WatchSandboxesRequest\x1a*.wrenn.hostagent.v1.WatchSandboxesResponse0\x01\x12S\n" +
-	"\x06Tunnel\x12!.wrenn.hostagent.v1.TunnelRequest\x1a\".wrenn.hostagent.v1.TunnelResponse(\x010\x01\x12^\n" +
+	"\x0eWatchSandboxes\x12).wrenn.hostagent.v1.WatchSandboxesRequest\x1a*.wrenn.hostagent.v1.WatchSandboxesResponse0\x01\x12^\n" +
 	"\vReadConsole\x12&.wrenn.hostagent.v1.ReadConsoleRequest\x1a'.wrenn.hostagent.v1.ReadConsoleResponse\x12^\n" +
 	"\vGetHostInfo\x12&.wrenn.hostagent.v1.GetHostInfoRequest\x1a'.wrenn.hostagent.v1.GetHostInfoResponse\x12m\n" +
 	"\x10SetNetworkPolicy\x12+.wrenn.hostagent.v1.SetNetworkPolicyRequest\x1a,.wrenn.hostagent.v1.SetNetworkPolicyResponse\x12[\n" +
@@ -3055,7 +2989,7 @@ func file_hostagent_v1_hostagent_proto_rawDescGZIP() []byte {
 }
 
 var file_hostagent_v1_hostagent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_hostagent_v1_hostagent_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_hostagent_v1_hostagent_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_hostagent_v1_hostagent_proto_goTypes = []any{
 	(SandboxState)(0),                // 0: wrenn.hostagent.v1.SandboxState
 	(*ErrorDetail)(nil),              // 1: wrenn.hostagent.v1.ErrorDetail
@@ -3088,61 +3022,60 @@ var file_hostagent_v1_hostagent_proto_goTypes = []any{
 	(*WatchSandboxesRequest)(nil),    // 28: wrenn.hostagent.v1.WatchSandboxesRequest
 	(*WatchSandboxesResponse)(nil),   // 29: wrenn.hostagent.v1.WatchSandboxesResponse
 	(*TunnelRequest)(nil),            // 30: wrenn.hostagent.v1.TunnelRequest
-	(*TunnelResponse)(nil),           // 31: wrenn.hostagent.v1.TunnelResponse
-	(*ReadConsoleRequest)(nil),       // 32: wrenn.hostagent.v1.ReadConsoleRequest
-	(*ReadConsoleResponse)(nil),      // 33: wrenn.hostagent.v1.ReadConsoleResponse
-	(*NetworkPolicy)(nil),            // 34: wrenn.hostagent.v1.NetworkPolicy
-	(*NetworkLimits)(nil),            // 35: wrenn.hostagent.v1.NetworkLimits
-	(*SetNetworkPolicyRequest)(nil),  // 36: wrenn.hostagent.v1.SetNetworkPolicyRequest
-	(*SetNetworkPolicyResponse)(nil), // 37: wrenn.hostagent.v1.SetNetworkPolicyResponse
-	(*GetNetworkRequest)(nil),        // 38: wrenn.hostagent.v1.GetNetworkRequest
-	(*GetNetworkResponse)(nil),       // 39: wrenn.hostagent.v1.GetNetworkResponse
-	(*NetworkCounters)(nil),          // 40: wrenn.hostagent.v1.NetworkCounters
-	(*NetworkRefusal)(nil),           // 41: wrenn.hostagent.v1.NetworkRefusal
-	(*GetHostInfoRequest)(nil),       // 42: wrenn.hostagent.v1.GetHostInfoRequest
-	(*GetHostInfoResponse)(nil),      // 43: wrenn.hostagent.v1.GetHostInfoResponse
-	(*GoldenSnapshot)(nil),           // 44: wrenn.hostagent.v1.GoldenSnapshot
-	(*Template)(nil),                 // 45: wrenn.hostagent.v1.Template
-	nil,                              // 46: wrenn.hostagent.v1.CreateSandboxRequest.EnvEntry
-	nil,                              // 47: wrenn.hostagent.v1.NetworkCounters.DroppedPacketsEntry
-	(*timestamppb.Timestamp)(nil),    // 48: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),      // 49: google.protobuf.Duration
+	(*ReadConsoleRequest)(nil),       // 31: wrenn.hostagent.v1.ReadConsoleRequest
+	(*ReadConsoleResponse)(nil),      // 32: wrenn.hostagent.v1.ReadConsoleResponse
+	(*NetworkPolicy)(nil),            // 33: wrenn.hostagent.v1.NetworkPolicy
+	(*NetworkLimits)(nil),            // 34: wrenn.hostagent.v1.NetworkLimits
+	(*SetNetworkPolicyRequest)(nil),  // 35: wrenn.hostagent.v1.SetNetworkPolicyRequest
+	(*SetNetworkPolicyResponse)(nil), // 36: wrenn.hostagent.v1.SetNetworkPolicyResponse
+	(*GetNetworkRequest)(nil),        // 37: wrenn.hostagent.v1.GetNetworkRequest
+	(*GetNetworkResponse)(nil),       // 38: wrenn.hostagent.v1.GetNetworkResponse
+	(*NetworkCounters)(nil),          // 39: wrenn.hostagent.v1.NetworkCounters
+	(*NetworkRefusal)(nil),           // 40: wrenn.hostagent.v1.NetworkRefusal
+	(*GetHostInfoRequest)(nil),       // 41: wrenn.hostagent.v1.GetHostInfoRequest
+	(*GetHostInfoResponse)(nil),      // 42: wrenn.hostagent.v1.GetHostInfoResponse
+	(*GoldenSnapshot)(nil),           // 43: wrenn.hostagent.v1.GoldenSnapshot
+	(*Template)(nil),                 // 44: wrenn.hostagent.v1.Template
+	nil,                              // 45: wrenn.hostagent.v1.CreateSandboxRequest.EnvEntry
+	nil,                              // 46: wrenn.hostagent.v1.NetworkCounters.DroppedPacketsEntry
+	(*timestamppb.Timestamp)(nil),    // 47: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 48: google.protobuf.Duration
 }
 var file_hostagent_v1_hostagent_proto_depIdxs = []int32{
 	0,  // 0: wrenn.hostagent.v1.Sandbox.state:type_name -> wrenn.hostagent.v1.SandboxState
-	48, // 1: wrenn.hostagent.v1.Sandbox.created_at:type_name -> google.protobuf.Timestamp
+	47, // 1: wrenn.hostagent.v1.Sandbox.created_at:type_name -> google.protobuf.Timestamp
 	5,  // 2: wrenn.hostagent.v1.Sandbox.steps:type_name -> wrenn.hostagent.v1.Step
 	3,  // 3: wrenn.hostagent.v1.Sandbox.certificate:type_name -> wrenn.hostagent.v1.Certificate
-	48, // 4: wrenn.hostagent.v1.Certificate.at:type_name -> google.protobuf.Timestamp
+	47, // 4: wrenn.hostagent.v1.Certificate.at:type_name -> google.protobuf.Timestamp
 	4,  // 5: wrenn.hostagent.v1.Certificate.steps:type_name -> wrenn.hostagent.v1.CertificateStep
-	49, // 6: wrenn.hostagent.v1.CertificateStep.duration:type_name -> google.protobuf.Duration
-	49, // 7: wrenn.hostagent.v1.Step.duration:type_name -> google.protobuf.Duration
-	46, // 8: wrenn.hostagent.v1.CreateSandboxRequest.env:type_name -> wrenn.hostagent.v1.CreateSandboxRequest.EnvEntry
-	34, // 9: wrenn.hostagent.v1.CreateSandboxRequest.network:type_name -> wrenn.hostagent.v1.NetworkPolicy
+	48, // 6: wrenn.hostagent.v1.CertificateStep.duration:type_name -> google.protobuf.Duration
+	48, // 7: wrenn.hostagent.v1.Step.duration:type_name -> google.protobuf.Duration
+	45, // 8: wrenn.hostagent.v1.CreateSandboxRequest.env:type_name -> wrenn.hostagent.v1.CreateSandboxRequest.EnvEntry
+	33, // 9: wrenn.hostagent.v1.CreateSandboxRequest.network:type_name -> wrenn.hostagent.v1.NetworkPolicy
 	2,  // 10: wrenn.hostagent.v1.CreateSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
-	49, // 11: wrenn.hostagent.v1.DestroySandboxRequest.grace:type_name -> google.protobuf.Duration
+	48, // 11: wrenn.hostagent.v1.DestroySandboxRequest.grace:type_name -> google.protobuf.Duration
 	2,  // 12: wrenn.hostagent.v1.PauseSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
 	2,  // 13: wrenn.hostagent.v1.ResumeSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
 	15, // 14: wrenn.hostagent.v1.ForkSandboxRequest.children:type_name -> wrenn.hostagent.v1.ForkChild
-	34, // 15: wrenn.hostagent.v1.ForkChild.network:type_name -> wrenn.hostagent.v1.NetworkPolicy
+	33, // 15: wrenn.hostagent.v1.ForkChild.network:type_name -> wrenn.hostagent.v1.NetworkPolicy
 	2,  // 16: wrenn.hostagent.v1.ForkSandboxResponse.sandboxes:type_name -> wrenn.hostagent.v1.Sandbox
 	23, // 17: wrenn.hostagent.v1.CreateSnapshotResponse.snapshot:type_name -> wrenn.hostagent.v1.Snapshot
 	23, // 18: wrenn.hostagent.v1.ListSnapshotsResponse.snapshots:type_name -> wrenn.hostagent.v1.Snapshot
-	48, // 19: wrenn.hostagent.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
+	47, // 19: wrenn.hostagent.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
 	2,  // 20: wrenn.hostagent.v1.GetSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
 	2,  // 21: wrenn.hostagent.v1.ListSandboxesResponse.sandboxes:type_name -> wrenn.hostagent.v1.Sandbox
 	2,  // 22: wrenn.hostagent.v1.WatchSandboxesResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
-	35, // 23: wrenn.hostagent.v1.NetworkPolicy.limits:type_name -> wrenn.hostagent.v1.NetworkLimits
-	34, // 24: wrenn.hostagent.v1.SetNetworkPolicyRequest.policy:type_name -> wrenn.hostagent.v1.NetworkPolicy
-	34, // 25: wrenn.hostagent.v1.GetNetworkResponse.policy:type_name -> wrenn.hostagent.v1.NetworkPolicy
-	40, // 26: wrenn.hostagent.v1.GetNetworkResponse.counters:type_name -> wrenn.hostagent.v1.NetworkCounters
-	41, // 27: wrenn.hostagent.v1.GetNetworkResponse.refusals:type_name -> wrenn.hostagent.v1.NetworkRefusal
-	47, // 28: wrenn.hostagent.v1.NetworkCounters.dropped_packets:type_name -> wrenn.hostagent.v1.NetworkCounters.DroppedPacketsEntry
-	48, // 29: wrenn.hostagent.v1.NetworkRefusal.first_at:type_name -> google.protobuf.Timestamp
-	48, // 30: wrenn.hostagent.v1.NetworkRefusal.last_at:type_name -> google.protobuf.Timestamp
-	45, // 31: wrenn.hostagent.v1.GetHostInfoResponse.templates:type_name -> wrenn.hostagent.v1.Template
-	44, // 32: wrenn.hostagent.v1.GetHostInfoResponse.golden_snapshots:type_name -> wrenn.hostagent.v1.GoldenSnapshot
-	48, // 33: wrenn.hostagent.v1.GoldenSnapshot.created_at:type_name -> google.protobuf.Timestamp
+	34, // 23: wrenn.hostagent.v1.NetworkPolicy.limits:type_name -> wrenn.hostagent.v1.NetworkLimits
+	33, // 24: wrenn.hostagent.v1.SetNetworkPolicyRequest.policy:type_name -> wrenn.hostagent.v1.NetworkPolicy
+	33, // 25: wrenn.hostagent.v1.GetNetworkResponse.policy:type_name -> wrenn.hostagent.v1.NetworkPolicy
+	39, // 26: wrenn.hostagent.v1.GetNetworkResponse.counters:type_name -> wrenn.hostagent.v1.NetworkCounters
+	40, // 27: wrenn.hostagent.v1.GetNetworkResponse.refusals:type_name -> wrenn.hostagent.v1.NetworkRefusal
+	46, // 28: wrenn.hostagent.v1.NetworkCounters.dropped_packets:type_name -> wrenn.hostagent.v1.NetworkCounters.DroppedPacketsEntry
+	47, // 29: wrenn.hostagent.v1.NetworkRefusal.first_at:type_name -> google.protobuf.Timestamp
+	47, // 30: wrenn.hostagent.v1.NetworkRefusal.last_at:type_name -> google.protobuf.Timestamp
+	44, // 31: wrenn.hostagent.v1.GetHostInfoResponse.templates:type_name -> wrenn.hostagent.v1.Template
+	43, // 32: wrenn.hostagent.v1.GetHostInfoResponse.golden_snapshots:type_name -> wrenn.hostagent.v1.GoldenSnapshot
+	47, // 33: wrenn.hostagent.v1.GoldenSnapshot.created_at:type_name -> google.protobuf.Timestamp
 	6,  // 34: wrenn.hostagent.v1.HostAgentService.CreateSandbox:input_type -> wrenn.hostagent.v1.CreateSandboxRequest
 	8,  // 35: wrenn.hostagent.v1.HostAgentService.DestroySandbox:input_type -> wrenn.hostagent.v1.DestroySandboxRequest
 	10, // 36: wrenn.hostagent.v1.HostAgentService.PauseSandbox:input_type -> wrenn.hostagent.v1.PauseSandboxRequest
@@ -3154,29 +3087,27 @@ var file_hostagent_v1_hostagent_proto_depIdxs = []int32{
 	24, // 42: wrenn.hostagent.v1.HostAgentService.GetSandbox:input_type -> wrenn.hostagent.v1.GetSandboxRequest
 	26, // 43: wrenn.hostagent.v1.HostAgentService.ListSandboxes:input_type -> wrenn.hostagent.v1.ListSandboxesRequest
 	28, // 44: wrenn.hostagent.v1.HostAgentService.WatchSandboxes:input_type -> wrenn.hostagent.v1.WatchSandboxesRequest
-	30, // 45: wrenn.hostagent.v1.HostAgentService.Tunnel:input_type -> wrenn.hostagent.v1.TunnelRequest
-	32, // 46: wrenn.hostagent.v1.HostAgentService.ReadConsole:input_type -> wrenn.hostagent.v1.ReadConsoleRequest
-	42, // 47: wrenn.hostagent.v1.HostAgentService.GetHostInfo:input_type -> wrenn.hostagent.v1.GetHostInfoRequest
-	36, // 48: wrenn.hostagent.v1.HostAgentService.SetNetworkPolicy:input_type -> wrenn.hostagent.v1.SetNetworkPolicyRequest
-	38, // 49: wrenn.hostagent.v1.HostAgentService.GetNetwork:input_type -> wrenn.hostagent.v1.GetNetworkRequest
-	7,  // 50: wrenn.hostagent.v1.HostAgentService.CreateSandbox:output_type -> wrenn.hostagent.v1.CreateSandboxResponse
-	9,  // 51: wrenn.hostagent.v1.HostAgentService.DestroySandbox:output_type -> wrenn.hostagent.v1.DestroySandboxResponse
-	11, // 52: wrenn.hostagent.v1.HostAgentService.PauseSandbox:output_type -> wrenn.hostagent.v1.PauseSandboxResponse
-	13, // 53: wrenn.hostagent.v1.HostAgentService.ResumeSandbox:output_type -> wrenn.hostagent.v1.ResumeSandboxResponse
-	16, // 54: wrenn.hostagent.v1.HostAgentService.ForkSandbox:output_type -> wrenn.hostagent.v1.ForkSandboxResponse
-	18, // 55: wrenn.hostagent.v1.HostAgentService.CreateSnapshot:output_type -> wrenn.hostagent.v1.CreateSnapshotResponse
-	20, // 56: wrenn.hostagent.v1.HostAgentService.DeleteSnapshot:output_type -> wrenn.hostagent.v1.DeleteSnapshotResponse
-	22, // 57: wrenn.hostagent.v1.HostAgentService.ListSnapshots:output_type -> wrenn.hostagent.v1.ListSnapshotsResponse
-	25, // 58: wrenn.hostagent.v1.HostAgentService.GetSandbox:output_type -> wrenn.hostagent.v1.GetSandboxResponse
-	27, // 59: wrenn.hostagent.v1.HostAgentService.ListSandboxes:output_type -> wrenn.hostagent.v1.ListSandboxesResponse
-	29, // 60: wrenn.hostagent.v1.HostAgentService.WatchSandboxes:output_type -> wrenn.hostagent.v1.WatchSandboxesResponse
-	31, // 61: wrenn.hostagent.v1.HostAgentService.Tunnel:output_type -> wrenn.hostagent.v1.TunnelResponse
-	33, // 62: wrenn.hostagent.v1.HostAgentService.ReadConsole:output_type -> wrenn.hostagent.v1.ReadConsoleResponse
-	43, // 63: wrenn.hostagent.v1.HostAgentService.GetHostInfo:output_type -> wrenn.hostagent.v1.GetHostInfoResponse
-	37, // 64: wrenn.hostagent.v1.HostAgentService.SetNetworkPolicy:output_type -> wrenn.hostagent.v1.SetNetworkPolicyResponse
-	39, // 65: wrenn.hostagent.v1.HostAgentService.GetNetwork:output_type -> wrenn.hostagent.v1.GetNetworkResponse
-	50, // [50:66] is the sub-list for method output_type
-	34, // [34:50] is the sub-list for method input_type
+	31, // 45: wrenn.hostagent.v1.HostAgentService.ReadConsole:input_type -> wrenn.hostagent.v1.ReadConsoleRequest
+	41, // 46: wrenn.hostagent.v1.HostAgentService.GetHostInfo:input_type -> wrenn.hostagent.v1.GetHostInfoRequest
+	35, // 47: wrenn.hostagent.v1.HostAgentService.SetNetworkPolicy:input_type -> wrenn.hostagent.v1.SetNetworkPolicyRequest
+	37, // 48: wrenn.hostagent.v1.HostAgentService.GetNetwork:input_type -> wrenn.hostagent.v1.GetNetworkRequest
+	7,  // 49: wrenn.hostagent.v1.HostAgentService.CreateSandbox:output_type -> wrenn.hostagent.v1.CreateSandboxResponse
+	9,  // 50: wrenn.hostagent.v1.HostAgentService.DestroySandbox:output_type -> wrenn.hostagent.v1.DestroySandboxResponse
+	11, // 51: wrenn.hostagent.v1.HostAgentService.PauseSandbox:output_type -> wrenn.hostagent.v1.PauseSandboxResponse
+	13, // 52: wrenn.hostagent.v1.HostAgentService.ResumeSandbox:output_type -> wrenn.hostagent.v1.ResumeSandboxResponse
+	16, // 53: wrenn.hostagent.v1.HostAgentService.ForkSandbox:output_type -> wrenn.hostagent.v1.ForkSandboxResponse
+	18, // 54: wrenn.hostagent.v1.HostAgentService.CreateSnapshot:output_type -> wrenn.hostagent.v1.CreateSnapshotResponse
+	20, // 55: wrenn.hostagent.v1.HostAgentService.DeleteSnapshot:output_type -> wrenn.hostagent.v1.DeleteSnapshotResponse
+	22, // 56: wrenn.hostagent.v1.HostAgentService.ListSnapshots:output_type -> wrenn.hostagent.v1.ListSnapshotsResponse
+	25, // 57: wrenn.hostagent.v1.HostAgentService.GetSandbox:output_type -> wrenn.hostagent.v1.GetSandboxResponse
+	27, // 58: wrenn.hostagent.v1.HostAgentService.ListSandboxes:output_type -> wrenn.hostagent.v1.ListSandboxesResponse
+	29, // 59: wrenn.hostagent.v1.HostAgentService.WatchSandboxes:output_type -> wrenn.hostagent.v1.WatchSandboxesResponse
+	32, // 60: wrenn.hostagent.v1.HostAgentService.ReadConsole:output_type -> wrenn.hostagent.v1.ReadConsoleResponse
+	42, // 61: wrenn.hostagent.v1.HostAgentService.GetHostInfo:output_type -> wrenn.hostagent.v1.GetHostInfoResponse
+	36, // 62: wrenn.hostagent.v1.HostAgentService.SetNetworkPolicy:output_type -> wrenn.hostagent.v1.SetNetworkPolicyResponse
+	38, // 63: wrenn.hostagent.v1.HostAgentService.GetNetwork:output_type -> wrenn.hostagent.v1.GetNetworkResponse
+	49, // [49:64] is the sub-list for method output_type
+	34, // [34:49] is the sub-list for method input_type
 	34, // [34:34] is the sub-list for extension type_name
 	34, // [34:34] is the sub-list for extension extendee
 	0,  // [0:34] is the sub-list for field type_name
@@ -3197,7 +3128,7 @@ func file_hostagent_v1_hostagent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hostagent_v1_hostagent_proto_rawDesc), len(file_hostagent_v1_hostagent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   47,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
