@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,10 +29,10 @@ func (a *Agent) intend(name string, i intent) error {
 	return durable.WriteJSON(a.intentPath(name), i, 0o600)
 }
 
-// intended removes an intent: it is done, or undone.
+// intended removes an intent, if it was recorded: it is done, or undone.
 func (a *Agent) intended(name string) error {
 	path := a.intentPath(name)
-	if err := os.Remove(path); err != nil {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return durable.SyncDir(filepath.Dir(path))
