@@ -96,10 +96,7 @@ func (c *Controller) ready(ctx context.Context, by db.By, n id.Snapshot, bytes i
 
 // notKept writes down that a snapshot was not made and returns why for the user. Where the host may have it nevertheless, the reconciler removes it.
 func (c *Controller) notKept(ctx context.Context, by By, made models.Snapshot, cause error) error {
-	e := models.AsError(cause)
-	if ctx.Err() != nil {
-		e = models.Errorf(models.Deadline, "it was not made within %s", c.Limits.Create)
-	}
+	e := c.explainChildless(ctx, cause)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeLimit)
 	defer cancel()
 	change := db.SnapshotChange{
