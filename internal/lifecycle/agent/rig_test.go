@@ -42,6 +42,7 @@ type rig struct {
 	kernel string
 	digest string // of the template
 	golden int    // MiB
+	pool   int    // MiB
 	owners uint32
 }
 
@@ -86,8 +87,8 @@ func (r *rig) open() {
 		r.t.Fatal(err)
 	}
 	r.agent, err = Open(ctx, Config{
-		Dir: r.dir, Kernel: kernel, Driver: r.driver, Network: r.net, Images: images, Jails: r.jails, GoldenMiB: r.golden, Logger: log,
-		yield: func(vm.Saved) error { return nil },
+		Dir: r.dir, Kernel: kernel, Driver: r.driver, Network: r.net, Images: images, Jails: r.jails, GoldenMiB: r.golden, PoolMiB: r.pool, Logger: log,
+		prioritize: func(vm.Saved, priority) error { return nil },
 	})
 	if err != nil {
 		r.t.Fatal(err)
