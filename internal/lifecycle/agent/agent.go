@@ -50,6 +50,7 @@ type Config struct {
 	Logger  *slog.Logger
 
 	prioritize func(vm.Saved, priority) error
+	memory     func() (total, available int64, err error) // of the host, in MiB
 }
 
 // Agent owns the sandboxes of a host. Its methods may be called at the same time.
@@ -91,6 +92,9 @@ func Open(ctx context.Context, cfg Config) (*Agent, error) {
 	}
 	if a.cfg.prioritize == nil {
 		a.cfg.prioritize = setPriority
+	}
+	if a.cfg.memory == nil {
+		a.cfg.memory = hostMemory
 	}
 	if err := a.open(ctx); err != nil {
 		_ = a.Close()

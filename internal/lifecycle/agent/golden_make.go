@@ -169,7 +169,7 @@ func (a *Agent) roomForGolden(of shape) error {
 	if need := int64(of.size.MemoryMiB); need > int64(a.cfg.GoldenMiB) || need > info.FreeMiB/2 {
 		return models.Errorf(models.Exhausted, "it may take %d MiB of the disk, of which it may have %d, and %d are free", need, a.cfg.GoldenMiB, info.FreeMiB)
 	}
-	_, free, err := hostMemory()
+	_, free, err := a.cfg.memory()
 	if err != nil {
 		return err
 	}

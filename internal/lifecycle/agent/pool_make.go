@@ -125,8 +125,11 @@ func (a *Agent) addToPool(ctx context.Context, of shape) error {
 	a.mu.Lock()
 	a.homes[s.id] = s.id
 	a.mu.Unlock()
+	begin := time.Now()
 	if err = a.rear(ctx, s, from, tmpl); err == nil && a.pool.put(of, s) {
 		a.tasks.Go(func() { a.watchPooled(s) })
+		a.log.Info("a VM was restored ahead", "vm", s.id, "template", of.template, "vcpus", of.size.VCPUs,
+			"memory_mib", of.size.MemoryMiB, "took", time.Since(begin).Round(time.Millisecond))
 		return nil
 	}
 	a.drop(ctx, s)
@@ -200,7 +203,7 @@ func (a *Agent) drop(ctx context.Context, s *sandbox) {
 
 // roomNow is what there is of the host's memory. What cannot be found out counts as none.
 func (a *Agent) roomNow() (r room) {
-	r.total, r.available, _ = hostMemory()
+	r.total, r.available, _ = a.cfg.memory()
 	for _, s := range a.all() {
 		if v := s.view(); v.State != Paused && v.State != Failed {
 			r.sandboxes += a.cost(v.Size)
