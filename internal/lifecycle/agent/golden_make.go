@@ -250,12 +250,12 @@ func (a *Agent) exercise(ctx context.Context, guest *envdclient.Client, user str
 	if err := guest.Init(ctx, envdclient.Init{Now: time.Now(), DefaultUser: user}); err != nil {
 		return err
 	}
-	return tryProgram(ctx, guest)
+	return tryProgram(ctx, guest, envdclient.Command{Cmd: "/bin/sh", Args: []string{"-c", "true"}})
 }
 
-// tryProgram has a guest run a program that does nothing.
-func tryProgram(ctx context.Context, guest *envdclient.Client) error {
-	run, err := guest.Exec(ctx, envdclient.Command{Cmd: "/bin/sh", Args: []string{"-c", "true"}})
+// tryProgram has a guest run a program.
+func tryProgram(ctx context.Context, guest *envdclient.Client, program envdclient.Command) error {
+	run, err := guest.Exec(ctx, program)
 	if err != nil {
 		return ctx.Err()
 	}

@@ -54,9 +54,7 @@ func (a *Agent) fromPool(ctx context.Context, tmpl filesystem.Template, size mod
 
 // handOver makes a VM of the pool the sandbox's, and has its guest renew what must be its own.
 func (a *Agent) handOver(ctx context.Context, s, one *sandbox, clock *stopwatch, owner envdclient.Init) (network.Link, error) {
-	if err := a.inherit(s, one); err != nil {
-		return network.Link{}, err
-	}
+	a.inherit(s, one)
 	clock.lap("take_from_pool")
 	link, err := a.attach(ctx, s)
 	if err != nil {
@@ -82,9 +80,9 @@ func (a *Agent) handOver(ctx context.Context, s, one *sandbox, clock *stopwatch,
 	return link, nil
 }
 
-// inherit gives the sandbox all that a VM of the pool has: process, disk, network slot and folder, which keeps its name. They change hands in the instant in which the
-// sandbox's record takes the place of the VM's: an agent that is killed before finds a VM of the pool, one that is killed afterwards a sandbox that is being made.
-func (a *Agent) inherit(s, one *sandbox) error {
+// inherit gives the sandbox all that a VM of the pool has: process, disk, network slot and folder, which keeps its name. In the folder they change hands when a record of the
+// sandbox takes the place of the VM's, which is the one that says that it runs: what an agent that was killed before leaves is a VM of the pool, and a device, and is removed.
+func (a *Agent) inherit(s, one *sandbox) {
 	one.cancel() // its watchers end
 	slot, _ := one.holds()
 	machine, guest := one.machine()
@@ -93,7 +91,7 @@ func (a *Agent) inherit(s, one *sandbox) error {
 		r.Owner, r.VM, r.Size = from.Owner, from.VM, from.Size
 		r.Envd, r.Kernel, r.Snapshot = from.Envd, from.Kernel, from.Snapshot
 	})
-	rec := s.hold(slot)
+	s.hold(slot)
 	s.mu.Lock()
 	s.vm, s.guest = machine, guest
 	s.mu.Unlock()
@@ -102,11 +100,7 @@ func (a *Agent) inherit(s, one *sandbox) error {
 	delete(a.homes, one.id)
 	a.mu.Unlock()
 	a.tasks.Go(func() { a.watch(s, machine) })
-	if err := rec.write(a.dir(s.id)); err != nil {
-		return err
-	}
 	a.publish(s)
-	return nil
 }
 
 // inUse tells whether the folder of a sandbox of this name would be another one's. The caller holds mu.

@@ -160,10 +160,26 @@ func (a *Agent) rear(ctx context.Context, s *sandbox, from *golden, tmpl filesys
 	}
 	a.golden.proved(from)
 	machine, guest := s.machine()
-	if err := tryProgram(ctx, guest); err != nil {
+	if err := practise(ctx, guest); err != nil {
 		return deathOr(ctx, machine, fmt.Errorf("exercise the guest: %w", err))
 	}
 	return machine.Pause(ctx)
+}
+
+// practice is how often a guest runs a program before it is stopped: what a VMM has translated, and what it had to fetch from the snapshot, is there from then on.
+const practice = 3
+
+// practise has a guest run programs as its sandbox's users will have it: each through a tunnel of its own.
+func practise(ctx context.Context, guest *envdclient.Client) error {
+	for range practice {
+		user := envdclient.New(guest.Tunnel, "")
+		err := tryProgram(ctx, user, envdclient.Command{Cmd: "true"})
+		user.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // watchPooled has a VM removed that ends while it waits.
