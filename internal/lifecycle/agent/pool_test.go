@@ -2,15 +2,20 @@ package agent
 
 import (
 	"encoding/json"
+	"maps"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/network"
+	"github.com/wrenn-sandbox/wrenn/internal/network/netns"
 )
 
 // newPoolRig is a rig that restores VMs ahead, with one sandbox, and one VM that waits.
@@ -219,7 +224,7 @@ func TestAgentKilledWithPool(t *testing.T) {
 			if _, err := r.agent.Sandbox(first.ID); err != nil || r.running() != running {
 				t.Errorf("%v, %d are running", err, r.running())
 			}
-			r.left4(running)
+			r.holdsOnly(running)
 			if kept, _ := filepath.Glob(filepath.Join(r.dir, "failed", "*")); len(kept) > 1 {
 				t.Errorf("of VMs that nobody asked for there are %v", kept)
 			}
@@ -237,8 +242,8 @@ func (r *rig) running() (count int) {
 	return count
 }
 
-// left4 fails the test unless the host holds so many sandboxes and nothing else: of each a folder, a device, a VM and its place in the list.
-func (r *rig) left4(count int) {
+// holdsOnly fails the test unless the host holds so many sandboxes and nothing else: of each a folder, a device, a VM and its place in the list.
+func (r *rig) holdsOnly(count int) {
 	r.t.Helper()
 	if left := r.left(); len(left) != 4*count {
 		r.t.Errorf("of %d sandboxes there is %v", count, left)
@@ -258,7 +263,7 @@ func TestPoolGivesWayToMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.pooled(0)
-	r.left4(2)
+	r.holdsOnly(2)
 	available.Store(1 << 20)
 	r.agent.pool.mu.Lock()
 	clear(r.agent.pool.trials) // those that were put off meanwhile are tried at once
@@ -282,17 +287,22 @@ func TestPoolGivesWayToResume(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.pooled(0)
-	r.left4(1)
+	r.holdsOnly(1)
 }
 
 // TestPoolGivesWayToSlots: the last network addresses are for sandboxes.
 func TestPoolGivesWayToSlots(t *testing.T) {
-	r, _ := newPoolRig(t, func(r *rig) { r.subnet = "10.0.0.0/29" })
+	r, first := newPoolRig(t, func(r *rig) { r.subnet = "10.0.0.0/29" })
+	before := r.taps()
 	larger := Request{ID: id.NewSandbox(), Template: "tiny", Size: models.Size{VCPUs: 2, MemoryMiB: 128}}
 	if _, err := r.agent.Create(t.Context(), larger); err != nil {
 		t.Fatal(err)
 	}
 	r.pooled(0)
+	delete(before, network.TAPName(first.ID))
+	if after := r.taps()[network.TAPName(larger.ID)]; after == 0 || slices.Contains(slices.Collect(maps.Values(before)), after) {
+		t.Errorf("its device is %d, and one of %v was another VM's", after, before)
+	}
 	if _, err := r.create(); models.CodeOf(err) != models.Exhausted {
 		t.Errorf("without any address left: %v", err)
 	}
@@ -316,8 +326,27 @@ func TestPoolOfNoUse(t *testing.T) {
 	}
 	r.madeBy("hand_over_failed", "start_vmm")
 	r.close()
-	r.left4(3)
+	r.holdsOnly(3)
 	r.open()
+}
+
+// taps are the devices of sandboxes, and those made ahead, with their indexes.
+func (r *rig) taps() map[string]int {
+	r.t.Helper()
+	taps := map[string]int{}
+	err := netns.Do(r.netns, func() error {
+		links, err := net.Interfaces()
+		for _, link := range links {
+			if strings.HasPrefix(link.Name, "tap-") {
+				taps[link.Name] = link.Index
+			}
+		}
+		return err
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return taps
 }
 
 // madeBy creates a sandbox that takes one step and does not take another.
