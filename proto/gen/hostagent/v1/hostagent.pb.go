@@ -1930,8 +1930,10 @@ type GetHostInfoResponse struct {
 	OverheadMib int64 `protobuf:"varint,12,opt,name=overhead_mib,json=overheadMib,proto3" json:"overhead_mib,omitempty"`
 	// From which sandboxes are made without booting; those of other templates and sizes boot.
 	GoldenSnapshots []*GoldenSnapshot `protobuf:"bytes,13,rep,name=golden_snapshots,json=goldenSnapshots,proto3" json:"golden_snapshots,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// VMs that were restored from those, and wait for sandboxes to be. They give way to sandboxes, and so count nowhere else.
+	Pool          []*PooledVMs `protobuf:"bytes,20,rep,name=pool,proto3" json:"pool,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetHostInfoResponse) Reset() {
@@ -2055,6 +2057,89 @@ func (x *GetHostInfoResponse) GetGoldenSnapshots() []*GoldenSnapshot {
 	return nil
 }
 
+func (x *GetHostInfoResponse) GetPool() []*PooledVMs {
+	if x != nil {
+		return x.Pool
+	}
+	return nil
+}
+
+type PooledVMs struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Template      string                 `protobuf:"bytes,1,opt,name=template,proto3" json:"template,omitempty"`
+	Vcpus         int32                  `protobuf:"varint,2,opt,name=vcpus,proto3" json:"vcpus,omitempty"`
+	MemoryMib     int32                  `protobuf:"varint,3,opt,name=memory_mib,json=memoryMib,proto3" json:"memory_mib,omitempty"`
+	DiskMib       int32                  `protobuf:"varint,4,opt,name=disk_mib,json=diskMib,proto3" json:"disk_mib,omitempty"`
+	Count         int32                  `protobuf:"varint,5,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PooledVMs) Reset() {
+	*x = PooledVMs{}
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PooledVMs) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PooledVMs) ProtoMessage() {}
+
+func (x *PooledVMs) ProtoReflect() protoreflect.Message {
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PooledVMs.ProtoReflect.Descriptor instead.
+func (*PooledVMs) Descriptor() ([]byte, []int) {
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *PooledVMs) GetTemplate() string {
+	if x != nil {
+		return x.Template
+	}
+	return ""
+}
+
+func (x *PooledVMs) GetVcpus() int32 {
+	if x != nil {
+		return x.Vcpus
+	}
+	return 0
+}
+
+func (x *PooledVMs) GetMemoryMib() int32 {
+	if x != nil {
+		return x.MemoryMib
+	}
+	return 0
+}
+
+func (x *PooledVMs) GetDiskMib() int32 {
+	if x != nil {
+		return x.DiskMib
+	}
+	return 0
+}
+
+func (x *PooledVMs) GetCount() int32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
 type GoldenSnapshot struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	SnapshotId string                 `protobuf:"bytes,1,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"`
@@ -2073,7 +2158,7 @@ type GoldenSnapshot struct {
 
 func (x *GoldenSnapshot) Reset() {
 	*x = GoldenSnapshot{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[32]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2085,7 +2170,7 @@ func (x *GoldenSnapshot) String() string {
 func (*GoldenSnapshot) ProtoMessage() {}
 
 func (x *GoldenSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[32]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2098,7 +2183,7 @@ func (x *GoldenSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GoldenSnapshot.ProtoReflect.Descriptor instead.
 func (*GoldenSnapshot) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{32}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *GoldenSnapshot) GetSnapshotId() string {
@@ -2172,7 +2257,7 @@ type Template struct {
 
 func (x *Template) Reset() {
 	*x = Template{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[33]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2184,7 +2269,7 @@ func (x *Template) String() string {
 func (*Template) ProtoMessage() {}
 
 func (x *Template) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[33]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2197,7 +2282,7 @@ func (x *Template) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Template.ProtoReflect.Descriptor instead.
 func (*Template) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{33}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Template) GetName() string {
@@ -2383,7 +2468,7 @@ const file_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\x04rule\x18\a \x01(\tR\x04rule\x12\x10\n" +
 	"\x03why\x18\b \x01(\tR\x03why\x12\x14\n" +
 	"\x05count\x18\t \x01(\x03R\x05count\"\x14\n" +
-	"\x12GetHostInfoRequest\"\xea\x03\n" +
+	"\x12GetHostInfoRequest\"\x9d\x04\n" +
 	"\x13GetHostInfoResponse\x12\x17\n" +
 	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12#\n" +
@@ -2399,7 +2484,15 @@ const file_hostagent_v1_hostagent_proto_rawDesc = "" +
 	" \x01(\bR\breflinks\x12:\n" +
 	"\ttemplates\x18\v \x03(\v2\x1c.wrenn.hostagent.v1.TemplateR\ttemplates\x12!\n" +
 	"\foverhead_mib\x18\f \x01(\x03R\voverheadMib\x12M\n" +
-	"\x10golden_snapshots\x18\r \x03(\v2\".wrenn.hostagent.v1.GoldenSnapshotR\x0fgoldenSnapshots\"\x86\x02\n" +
+	"\x10golden_snapshots\x18\r \x03(\v2\".wrenn.hostagent.v1.GoldenSnapshotR\x0fgoldenSnapshots\x121\n" +
+	"\x04pool\x18\x14 \x03(\v2\x1d.wrenn.hostagent.v1.PooledVMsR\x04pool\"\x8d\x01\n" +
+	"\tPooledVMs\x12\x1a\n" +
+	"\btemplate\x18\x01 \x01(\tR\btemplate\x12\x14\n" +
+	"\x05vcpus\x18\x02 \x01(\x05R\x05vcpus\x12\x1d\n" +
+	"\n" +
+	"memory_mib\x18\x03 \x01(\x05R\tmemoryMib\x12\x19\n" +
+	"\bdisk_mib\x18\x04 \x01(\x05R\adiskMib\x12\x14\n" +
+	"\x05count\x18\x05 \x01(\x05R\x05count\"\x86\x02\n" +
 	"\x0eGoldenSnapshot\x12\x1f\n" +
 	"\vsnapshot_id\x18\x01 \x01(\tR\n" +
 	"snapshotId\x12\x1a\n" +
@@ -2457,7 +2550,7 @@ func file_hostagent_v1_hostagent_proto_rawDescGZIP() []byte {
 }
 
 var file_hostagent_v1_hostagent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_hostagent_v1_hostagent_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_hostagent_v1_hostagent_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_hostagent_v1_hostagent_proto_goTypes = []any{
 	(SandboxState)(0),                // 0: wrenn.hostagent.v1.SandboxState
 	(*ErrorDetail)(nil),              // 1: wrenn.hostagent.v1.ErrorDetail
@@ -2492,26 +2585,27 @@ var file_hostagent_v1_hostagent_proto_goTypes = []any{
 	(*NetworkRefusal)(nil),           // 30: wrenn.hostagent.v1.NetworkRefusal
 	(*GetHostInfoRequest)(nil),       // 31: wrenn.hostagent.v1.GetHostInfoRequest
 	(*GetHostInfoResponse)(nil),      // 32: wrenn.hostagent.v1.GetHostInfoResponse
-	(*GoldenSnapshot)(nil),           // 33: wrenn.hostagent.v1.GoldenSnapshot
-	(*Template)(nil),                 // 34: wrenn.hostagent.v1.Template
-	nil,                              // 35: wrenn.hostagent.v1.CreateSandboxRequest.EnvEntry
-	nil,                              // 36: wrenn.hostagent.v1.NetworkCounters.DroppedPacketsEntry
-	(*timestamppb.Timestamp)(nil),    // 37: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),      // 38: google.protobuf.Duration
+	(*PooledVMs)(nil),                // 33: wrenn.hostagent.v1.PooledVMs
+	(*GoldenSnapshot)(nil),           // 34: wrenn.hostagent.v1.GoldenSnapshot
+	(*Template)(nil),                 // 35: wrenn.hostagent.v1.Template
+	nil,                              // 36: wrenn.hostagent.v1.CreateSandboxRequest.EnvEntry
+	nil,                              // 37: wrenn.hostagent.v1.NetworkCounters.DroppedPacketsEntry
+	(*timestamppb.Timestamp)(nil),    // 38: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 39: google.protobuf.Duration
 }
 var file_hostagent_v1_hostagent_proto_depIdxs = []int32{
 	0,  // 0: wrenn.hostagent.v1.Sandbox.state:type_name -> wrenn.hostagent.v1.SandboxState
-	37, // 1: wrenn.hostagent.v1.Sandbox.created_at:type_name -> google.protobuf.Timestamp
+	38, // 1: wrenn.hostagent.v1.Sandbox.created_at:type_name -> google.protobuf.Timestamp
 	5,  // 2: wrenn.hostagent.v1.Sandbox.steps:type_name -> wrenn.hostagent.v1.Step
 	3,  // 3: wrenn.hostagent.v1.Sandbox.certificate:type_name -> wrenn.hostagent.v1.Certificate
-	37, // 4: wrenn.hostagent.v1.Certificate.at:type_name -> google.protobuf.Timestamp
+	38, // 4: wrenn.hostagent.v1.Certificate.at:type_name -> google.protobuf.Timestamp
 	4,  // 5: wrenn.hostagent.v1.Certificate.steps:type_name -> wrenn.hostagent.v1.CertificateStep
-	38, // 6: wrenn.hostagent.v1.CertificateStep.duration:type_name -> google.protobuf.Duration
-	38, // 7: wrenn.hostagent.v1.Step.duration:type_name -> google.protobuf.Duration
-	35, // 8: wrenn.hostagent.v1.CreateSandboxRequest.env:type_name -> wrenn.hostagent.v1.CreateSandboxRequest.EnvEntry
+	39, // 6: wrenn.hostagent.v1.CertificateStep.duration:type_name -> google.protobuf.Duration
+	39, // 7: wrenn.hostagent.v1.Step.duration:type_name -> google.protobuf.Duration
+	36, // 8: wrenn.hostagent.v1.CreateSandboxRequest.env:type_name -> wrenn.hostagent.v1.CreateSandboxRequest.EnvEntry
 	23, // 9: wrenn.hostagent.v1.CreateSandboxRequest.network:type_name -> wrenn.hostagent.v1.NetworkPolicy
 	2,  // 10: wrenn.hostagent.v1.CreateSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
-	38, // 11: wrenn.hostagent.v1.DestroySandboxRequest.grace:type_name -> google.protobuf.Duration
+	39, // 11: wrenn.hostagent.v1.DestroySandboxRequest.grace:type_name -> google.protobuf.Duration
 	2,  // 12: wrenn.hostagent.v1.PauseSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
 	2,  // 13: wrenn.hostagent.v1.ResumeSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
 	2,  // 14: wrenn.hostagent.v1.GetSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
@@ -2522,39 +2616,40 @@ var file_hostagent_v1_hostagent_proto_depIdxs = []int32{
 	23, // 19: wrenn.hostagent.v1.GetNetworkResponse.policy:type_name -> wrenn.hostagent.v1.NetworkPolicy
 	29, // 20: wrenn.hostagent.v1.GetNetworkResponse.counters:type_name -> wrenn.hostagent.v1.NetworkCounters
 	30, // 21: wrenn.hostagent.v1.GetNetworkResponse.refusals:type_name -> wrenn.hostagent.v1.NetworkRefusal
-	36, // 22: wrenn.hostagent.v1.NetworkCounters.dropped_packets:type_name -> wrenn.hostagent.v1.NetworkCounters.DroppedPacketsEntry
-	37, // 23: wrenn.hostagent.v1.NetworkRefusal.first_at:type_name -> google.protobuf.Timestamp
-	37, // 24: wrenn.hostagent.v1.NetworkRefusal.last_at:type_name -> google.protobuf.Timestamp
-	34, // 25: wrenn.hostagent.v1.GetHostInfoResponse.templates:type_name -> wrenn.hostagent.v1.Template
-	33, // 26: wrenn.hostagent.v1.GetHostInfoResponse.golden_snapshots:type_name -> wrenn.hostagent.v1.GoldenSnapshot
-	37, // 27: wrenn.hostagent.v1.GoldenSnapshot.created_at:type_name -> google.protobuf.Timestamp
-	6,  // 28: wrenn.hostagent.v1.HostAgentService.CreateSandbox:input_type -> wrenn.hostagent.v1.CreateSandboxRequest
-	8,  // 29: wrenn.hostagent.v1.HostAgentService.DestroySandbox:input_type -> wrenn.hostagent.v1.DestroySandboxRequest
-	10, // 30: wrenn.hostagent.v1.HostAgentService.PauseSandbox:input_type -> wrenn.hostagent.v1.PauseSandboxRequest
-	12, // 31: wrenn.hostagent.v1.HostAgentService.ResumeSandbox:input_type -> wrenn.hostagent.v1.ResumeSandboxRequest
-	14, // 32: wrenn.hostagent.v1.HostAgentService.GetSandbox:input_type -> wrenn.hostagent.v1.GetSandboxRequest
-	16, // 33: wrenn.hostagent.v1.HostAgentService.ListSandboxes:input_type -> wrenn.hostagent.v1.ListSandboxesRequest
-	18, // 34: wrenn.hostagent.v1.HostAgentService.WatchSandboxes:input_type -> wrenn.hostagent.v1.WatchSandboxesRequest
-	21, // 35: wrenn.hostagent.v1.HostAgentService.ReadConsole:input_type -> wrenn.hostagent.v1.ReadConsoleRequest
-	31, // 36: wrenn.hostagent.v1.HostAgentService.GetHostInfo:input_type -> wrenn.hostagent.v1.GetHostInfoRequest
-	25, // 37: wrenn.hostagent.v1.HostAgentService.SetNetworkPolicy:input_type -> wrenn.hostagent.v1.SetNetworkPolicyRequest
-	27, // 38: wrenn.hostagent.v1.HostAgentService.GetNetwork:input_type -> wrenn.hostagent.v1.GetNetworkRequest
-	7,  // 39: wrenn.hostagent.v1.HostAgentService.CreateSandbox:output_type -> wrenn.hostagent.v1.CreateSandboxResponse
-	9,  // 40: wrenn.hostagent.v1.HostAgentService.DestroySandbox:output_type -> wrenn.hostagent.v1.DestroySandboxResponse
-	11, // 41: wrenn.hostagent.v1.HostAgentService.PauseSandbox:output_type -> wrenn.hostagent.v1.PauseSandboxResponse
-	13, // 42: wrenn.hostagent.v1.HostAgentService.ResumeSandbox:output_type -> wrenn.hostagent.v1.ResumeSandboxResponse
-	15, // 43: wrenn.hostagent.v1.HostAgentService.GetSandbox:output_type -> wrenn.hostagent.v1.GetSandboxResponse
-	17, // 44: wrenn.hostagent.v1.HostAgentService.ListSandboxes:output_type -> wrenn.hostagent.v1.ListSandboxesResponse
-	19, // 45: wrenn.hostagent.v1.HostAgentService.WatchSandboxes:output_type -> wrenn.hostagent.v1.WatchSandboxesResponse
-	22, // 46: wrenn.hostagent.v1.HostAgentService.ReadConsole:output_type -> wrenn.hostagent.v1.ReadConsoleResponse
-	32, // 47: wrenn.hostagent.v1.HostAgentService.GetHostInfo:output_type -> wrenn.hostagent.v1.GetHostInfoResponse
-	26, // 48: wrenn.hostagent.v1.HostAgentService.SetNetworkPolicy:output_type -> wrenn.hostagent.v1.SetNetworkPolicyResponse
-	28, // 49: wrenn.hostagent.v1.HostAgentService.GetNetwork:output_type -> wrenn.hostagent.v1.GetNetworkResponse
-	39, // [39:50] is the sub-list for method output_type
-	28, // [28:39] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	37, // 22: wrenn.hostagent.v1.NetworkCounters.dropped_packets:type_name -> wrenn.hostagent.v1.NetworkCounters.DroppedPacketsEntry
+	38, // 23: wrenn.hostagent.v1.NetworkRefusal.first_at:type_name -> google.protobuf.Timestamp
+	38, // 24: wrenn.hostagent.v1.NetworkRefusal.last_at:type_name -> google.protobuf.Timestamp
+	35, // 25: wrenn.hostagent.v1.GetHostInfoResponse.templates:type_name -> wrenn.hostagent.v1.Template
+	34, // 26: wrenn.hostagent.v1.GetHostInfoResponse.golden_snapshots:type_name -> wrenn.hostagent.v1.GoldenSnapshot
+	33, // 27: wrenn.hostagent.v1.GetHostInfoResponse.pool:type_name -> wrenn.hostagent.v1.PooledVMs
+	38, // 28: wrenn.hostagent.v1.GoldenSnapshot.created_at:type_name -> google.protobuf.Timestamp
+	6,  // 29: wrenn.hostagent.v1.HostAgentService.CreateSandbox:input_type -> wrenn.hostagent.v1.CreateSandboxRequest
+	8,  // 30: wrenn.hostagent.v1.HostAgentService.DestroySandbox:input_type -> wrenn.hostagent.v1.DestroySandboxRequest
+	10, // 31: wrenn.hostagent.v1.HostAgentService.PauseSandbox:input_type -> wrenn.hostagent.v1.PauseSandboxRequest
+	12, // 32: wrenn.hostagent.v1.HostAgentService.ResumeSandbox:input_type -> wrenn.hostagent.v1.ResumeSandboxRequest
+	14, // 33: wrenn.hostagent.v1.HostAgentService.GetSandbox:input_type -> wrenn.hostagent.v1.GetSandboxRequest
+	16, // 34: wrenn.hostagent.v1.HostAgentService.ListSandboxes:input_type -> wrenn.hostagent.v1.ListSandboxesRequest
+	18, // 35: wrenn.hostagent.v1.HostAgentService.WatchSandboxes:input_type -> wrenn.hostagent.v1.WatchSandboxesRequest
+	21, // 36: wrenn.hostagent.v1.HostAgentService.ReadConsole:input_type -> wrenn.hostagent.v1.ReadConsoleRequest
+	31, // 37: wrenn.hostagent.v1.HostAgentService.GetHostInfo:input_type -> wrenn.hostagent.v1.GetHostInfoRequest
+	25, // 38: wrenn.hostagent.v1.HostAgentService.SetNetworkPolicy:input_type -> wrenn.hostagent.v1.SetNetworkPolicyRequest
+	27, // 39: wrenn.hostagent.v1.HostAgentService.GetNetwork:input_type -> wrenn.hostagent.v1.GetNetworkRequest
+	7,  // 40: wrenn.hostagent.v1.HostAgentService.CreateSandbox:output_type -> wrenn.hostagent.v1.CreateSandboxResponse
+	9,  // 41: wrenn.hostagent.v1.HostAgentService.DestroySandbox:output_type -> wrenn.hostagent.v1.DestroySandboxResponse
+	11, // 42: wrenn.hostagent.v1.HostAgentService.PauseSandbox:output_type -> wrenn.hostagent.v1.PauseSandboxResponse
+	13, // 43: wrenn.hostagent.v1.HostAgentService.ResumeSandbox:output_type -> wrenn.hostagent.v1.ResumeSandboxResponse
+	15, // 44: wrenn.hostagent.v1.HostAgentService.GetSandbox:output_type -> wrenn.hostagent.v1.GetSandboxResponse
+	17, // 45: wrenn.hostagent.v1.HostAgentService.ListSandboxes:output_type -> wrenn.hostagent.v1.ListSandboxesResponse
+	19, // 46: wrenn.hostagent.v1.HostAgentService.WatchSandboxes:output_type -> wrenn.hostagent.v1.WatchSandboxesResponse
+	22, // 47: wrenn.hostagent.v1.HostAgentService.ReadConsole:output_type -> wrenn.hostagent.v1.ReadConsoleResponse
+	32, // 48: wrenn.hostagent.v1.HostAgentService.GetHostInfo:output_type -> wrenn.hostagent.v1.GetHostInfoResponse
+	26, // 49: wrenn.hostagent.v1.HostAgentService.SetNetworkPolicy:output_type -> wrenn.hostagent.v1.SetNetworkPolicyResponse
+	28, // 50: wrenn.hostagent.v1.HostAgentService.GetNetwork:output_type -> wrenn.hostagent.v1.GetNetworkResponse
+	40, // [40:51] is the sub-list for method output_type
+	29, // [29:40] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_hostagent_v1_hostagent_proto_init() }
@@ -2572,7 +2667,7 @@ func file_hostagent_v1_hostagent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hostagent_v1_hostagent_proto_rawDesc), len(file_hostagent_v1_hostagent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   36,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
