@@ -123,7 +123,8 @@ func assemble(ctx context.Context, cfg config.Agent, log *slog.Logger) (p *parts
 		return p, fmt.Errorf("find the guest kernel: %w", err)
 	}
 	p.agent, err = agent.Open(ctx, agent.Config{
-		Dir: p.volume.Dir, Kernel: kernel, Driver: p.driver, Network: p.net, Images: p.images, Jails: jails, GoldenMiB: cfg.GoldenMiB, Logger: log,
+		Dir: p.volume.Dir, Kernel: kernel, Driver: p.driver, Network: p.net, Images: p.images, Jails: jails, GoldenMiB: cfg.GoldenMiB, PoolMiB: cfg.PoolMiB,
+		Logger: log,
 	})
 	return p, err
 }

@@ -112,6 +112,9 @@ func (a *Agent) enter(req Request, digest string) (s *sandbox, isNew bool, err e
 	if s, ok := a.sandboxes[req.ID]; ok {
 		return s, false, nil
 	}
+	if a.inUse(req.ID) {
+		return nil, false, models.Errorf(models.Conflict, "a VM of the host has the name %s", req.ID).WithHint("try again")
+	}
 	s = newSandbox(record{
 		Sandbox: req.ID, State: Starting, Template: req.Template, Digest: digest, Size: req.Size,
 		Slot: -1, Token: newToken(), CreatedAt: time.Now().UTC(), Network: &req.Network,
@@ -138,9 +141,6 @@ func (a *Agent) await(ctx context.Context, s *sandbox) (Sandbox, error) {
 // build is the story of a create. Each durable step is recorded before it is taken.
 func (a *Agent) build(ctx context.Context, s *sandbox, tmpl filesystem.Template, req Request) error {
 	clock := stopwatch{last: time.Now()}
-	if err := a.prepare(ctx, s, &clock); err != nil {
-		return err
-	}
 	link, err := a.makeVM(ctx, s, tmpl, req, &clock)
 	if err != nil {
 		return err
@@ -160,10 +160,13 @@ func (a *Agent) build(ctx context.Context, s *sandbox, tmpl filesystem.Template,
 
 // makeVM makes the sandbox's VM from what was asked for.
 func (a *Agent) makeVM(ctx context.Context, s *sandbox, tmpl filesystem.Template, req Request, clock *stopwatch) (network.Link, error) {
-	if req.Snapshot != "" {
-		return a.bringBack(ctx, s, req, clock)
+	if req.Snapshot == "" {
+		return a.obtain(ctx, s, tmpl, req.Env, clock)
 	}
-	return a.bringUp(ctx, s, tmpl, req.Env, clock)
+	if err := a.prepare(ctx, s, clock); err != nil {
+		return network.Link{}, err
+	}
+	return a.bringBack(ctx, s, req, clock)
 }
 
 // prepare reserves the network slot and writes the first record.
@@ -171,7 +174,7 @@ func (a *Agent) prepare(ctx context.Context, s *sandbox, clock *stopwatch) error
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	slot, err := a.cfg.Network.Reserve(ctx)
+	slot, err := a.reserve(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -226,6 +229,7 @@ func (a *Agent) provide(ctx context.Context, s *sandbox, tmpl filesystem.Templat
 
 // start boots the VM and records its process.
 func (a *Agent) start(ctx context.Context, s *sandbox, link network.Link) error {
+	a.makeRoom(ctx, s)
 	spec := a.spec(s, link)
 	var err error
 	if spec.Jail, err = a.jail(s); err != nil {
@@ -261,6 +265,9 @@ func (a *Agent) run(s *sandbox, machine vm.Running) {
 	s.mu.Lock()
 	s.vm, s.guest = machine, guest
 	s.mu.Unlock()
+	if s.hidden {
+		a.setBack(machine)
+	}
 	a.tasks.Go(func() { a.watch(s, machine) })
 }
 

@@ -87,6 +87,8 @@ func (a *Agent) enterChildren(s *sandbox, children []Child) (kids []*sandbox, ar
 	for _, c := range children {
 		if known := a.sandboxes[c.ID]; known != nil {
 			kids = append(kids, known)
+		} else if a.inUse(c.ID) {
+			return nil, false, models.Errorf(models.Conflict, "a VM of the host has the name %s", c.ID).WithHint("try again")
 		}
 	}
 	switch len(kids) {
