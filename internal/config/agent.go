@@ -25,6 +25,8 @@ type Agent struct {
 	DiskMiBs  int      `yaml:"disk_mib_s" env:"WRENN_DISK_MIB_S"`     // MiB a second that a sandbox may read, and write, on the host's disk; 0: as many as it can
 	GoldenMiB int      `yaml:"golden_mib" env:"WRENN_GOLDEN_MIB"`     // MiB of the disk that golden snapshots may take, from which sandboxes are made without booting; 0: there are none
 	LogFormat string   `yaml:"log_format" env:"WRENN_LOG_FORMAT"`     // text or json
+	// Objects say where hibernated sandboxes go.
+	Objects Objects `yaml:",inline"`
 	// SeccompFilter is a compiled filter for a Firecracker that was built without one.
 	SeccompFilter string `yaml:"seccomp_filter" env:"WRENN_SECCOMP_FILTER"`
 }
@@ -43,6 +45,7 @@ func LoadAgent() (Agent, error) {
 		Driver: "auto", Volume: "auto", Subnet: "10.0.0.0/16",
 		Jail: "on", OwnerBase: DefaultOwnerBase, Cgroup: "wrenn.slice/sandboxes",
 		LogFormat: "text",
+		Objects:   Objects{Region: DefaultRegion, CacheMiB: DefaultCacheMiB},
 	}
 	return cfg, load(&cfg)
 }
@@ -70,6 +73,9 @@ func (c Agent) Check() error {
 		return models.Errorf(models.Invalid, "log_format must be text or json, not %q", c.LogFormat)
 	}
 	if _, err := c.SubnetPrefix(); err != nil {
+		return err
+	}
+	if err := c.Objects.Check(); err != nil {
 		return err
 	}
 	_, err := c.Upstreams()

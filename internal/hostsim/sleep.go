@@ -80,6 +80,7 @@ func (h *Host) move(sandbox string, from, to, already pb.SandboxState) (*pb.Sand
 		h.cut(sandbox)
 	case to == pb.SandboxState_SANDBOX_STATE_RUNNING && from == pb.SandboxState_SANDBOX_STATE_RESUMING:
 		h.resumes++
+		sb.Archive = nil
 		sb.Certificate = certificate()
 	}
 	h.publish(sb)
