@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -106,6 +107,13 @@ func (s archiveServer) StoreSandbox(ctx context.Context, req *pb.StoreSandboxReq
 	sb.State, sb.Archive = paused, archive
 	h.publish(sb)
 	return &pb.StoreSandboxResponse{Sandbox: proto.CloneOf(sb)}, nil
+}
+
+// awaitStored returns once the sandbox is not being stored: an agent ends that for a resume.
+func (h *Host) awaitStored(ctx context.Context, sandbox string) {
+	for h.State(sandbox) == pb.SandboxState_SANDBOX_STATE_STORING && ctx.Err() == nil {
+		time.Sleep(time.Millisecond)
+	}
 }
 
 func (h *Host) storingHook() func(context.Context, *pb.Sandbox) error {

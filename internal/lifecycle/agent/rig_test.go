@@ -26,6 +26,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/network"
 	"github.com/wrenn-sandbox/wrenn/internal/network/netns"
+	"github.com/wrenn-sandbox/wrenn/internal/snapshot/archive"
 	"github.com/wrenn-sandbox/wrenn/internal/testlane"
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
 )
@@ -43,12 +44,14 @@ type rig struct {
 	digest string // of the template
 	golden int    // MiB
 	owners uint32
+
+	objects *objects
 }
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
 	testlane.NeedRoot(t)
-	r := &rig{t: t, dir: t.TempDir(), driver: newDriver(t), kernel: "one", digest: "sha256:0123456789abcdef"}
+	r := &rig{t: t, dir: t.TempDir(), driver: newDriver(t), kernel: "one", digest: "sha256:0123456789abcdef", objects: newObjects(t)}
 	r.netns = filepath.Join(t.TempDir(), "netns")
 	if err := netns.Create(r.netns); err != nil {
 		t.Fatal(err)
@@ -87,6 +90,7 @@ func (r *rig) open() {
 	}
 	r.agent, err = Open(ctx, Config{
 		Dir: r.dir, Kernel: kernel, Driver: r.driver, Network: r.net, Images: images, Jails: r.jails, GoldenMiB: r.golden, Logger: log,
+		Archive: archive.New(r.objects, nil),
 		yield: func(vm.Saved) error { return nil },
 	})
 	if err != nil {

@@ -28,7 +28,7 @@ func (c *Controller) Hibernate(ctx context.Context, by By, sb id.Sandbox) (model
 	}
 	return c.detached(ctx, func(ctx context.Context) (models.Sandbox, error) {
 		row, err := c.layDown(ctx, by, row)
-		if err != nil {
+		if err != nil && row.State != models.Hibernating && row.State != models.Hibernated { // another one was faster
 			return row, err
 		}
 		return c.carry(ctx, by.Account, by.db(), row, hibernating)
