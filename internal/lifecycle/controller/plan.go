@@ -76,7 +76,7 @@ func compare(row db.Row, s sighting, here bool, now time.Time, p patience) remed
 	case models.Pausing:
 		return comparePassing(row, s, here, lasted, hostclient.Paused)
 	case models.Resuming:
-		if row.Cold && row.Age >= p.grace && (!here || s.State == hostclient.Paused && now.Sub(s.since) >= p.grace) {
+		if row.Cold && (!here && row.Age >= p.grace || lasted && s.State == hostclient.Paused) {
 			return ask // who was to have it fetched, or resumed, has gone
 		}
 		return comparePassing(row, s, here, lasted, hostclient.Running)
