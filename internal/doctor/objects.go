@@ -2,6 +2,8 @@ package doctor
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"os"
 
 	"github.com/wrenn-sandbox/wrenn/internal/config"
@@ -37,7 +39,7 @@ func checkObjects(ctx context.Context, m *machine) Finding {
 
 func checkObjectFolder(cfg config.Objects) Finding {
 	const name = "object store"
-	if info, err := os.Stat(existing(cfg.Place)); err != nil || !info.IsDir() {
+	if info, err := os.Stat(cfg.Place); err == nil && !info.IsDir() || err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return warn(name, cfg.Place+" is no folder, and cannot become one", "name another with WRENN_OBJECTS")
 	}
 	return ok(name, "the folder "+cfg.Place+", for this host alone")

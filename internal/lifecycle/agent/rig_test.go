@@ -91,7 +91,7 @@ func (r *rig) open() {
 	r.agent, err = Open(ctx, Config{
 		Dir: r.dir, Kernel: kernel, Driver: r.driver, Network: r.net, Images: images, Jails: r.jails, GoldenMiB: r.golden, Logger: log,
 		Archive: archive.New(r.objects, nil),
-		yield: func(vm.Saved) error { return nil },
+		yield:   func(vm.Saved) error { return nil },
 	})
 	if err != nil {
 		r.t.Fatal(err)
