@@ -18,7 +18,6 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/grpcerr"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
-	"github.com/wrenn-sandbox/wrenn/internal/tunnel"
 	pb "github.com/wrenn-sandbox/wrenn/proto/gen/hostagent/v1"
 )
 
@@ -34,6 +33,7 @@ type Client struct {
 	conn    *grpc.ClientConn
 	api     pb.HostAgentServiceClient
 	archive pb.ArchiveServiceClient
+	address string
 
 	life context.Context // of tunnels; ends with Close
 	end  context.CancelFunc
@@ -49,13 +49,13 @@ func Dial(address string) (*Client, error) {
 		Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 		MinConnectTimeout: 2 * time.Second,
 	}
-	conn, err := grpc.NewClient(address, append(tunnel.DialOptions(),
+	conn, err := grpc.NewClient(address,
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithConnectParams(params),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)), grpc.WithDisableServiceConfig(), grpc.WithNoProxy())...)
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)), grpc.WithDisableServiceConfig(), grpc.WithNoProxy())
 	if err != nil {
 		return nil, fmt.Errorf("host agent address %q: %w", address, err)
 	}
-	c := &Client{conn: conn, api: pb.NewHostAgentServiceClient(conn), archive: pb.NewArchiveServiceClient(conn)}
+	c := &Client{conn: conn, api: pb.NewHostAgentServiceClient(conn), archive: pb.NewArchiveServiceClient(conn), address: address}
 	c.life, c.end = context.WithCancel(context.Background())
 	return c, nil
 }
