@@ -26,6 +26,8 @@ type Agent struct {
 	GoldenMiB int      `yaml:"golden_mib" env:"WRENN_GOLDEN_MIB"`     // MiB of the disk that golden snapshots may take, from which sandboxes are made without booting; 0: there are none
 	PoolMiB   int      `yaml:"pool_mib" env:"WRENN_POOL_MIB"`         // MiB of the memory that VMs may take which were restored from golden snapshots before anybody asked for them; 0: there are none
 	LogFormat string   `yaml:"log_format" env:"WRENN_LOG_FORMAT"`     // text or json
+	// Objects say where hibernated sandboxes go.
+	Objects Objects `yaml:",inline"`
 	// SeccompFilter is a compiled filter for a Firecracker that was built without one.
 	SeccompFilter string `yaml:"seccomp_filter" env:"WRENN_SECCOMP_FILTER"`
 }
@@ -44,6 +46,7 @@ func LoadAgent() (Agent, error) {
 		Driver: "auto", Volume: "auto", Subnet: "10.0.0.0/16",
 		Jail: "on", OwnerBase: DefaultOwnerBase, Cgroup: "wrenn.slice/sandboxes",
 		GoldenMiB: 4096, PoolMiB: 2048, LogFormat: "text",
+		Objects: Objects{Region: DefaultRegion, CacheMiB: DefaultCacheMiB},
 	}
 	return cfg, load(&cfg)
 }
@@ -73,6 +76,9 @@ func (c Agent) Check() error {
 		return models.Errorf(models.Invalid, "log_format must be text or json, not %q", c.LogFormat)
 	}
 	if _, err := c.SubnetPrefix(); err != nil {
+		return err
+	}
+	if err := c.Objects.Check(); err != nil {
 		return err
 	}
 	_, err := c.Upstreams()
