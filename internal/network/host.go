@@ -108,9 +108,10 @@ func (n *Network) occupied(slot Slot) (bool, error) {
 	return slices.ContainsFunc(routes, inside), nil
 }
 
-// noRoute says whether there is no route (the first two), or a default route that refuses: ip-route(8).
+// noRoute says whether there is no route (the first two), or a default route that refuses (ip-route(8)), or nothing of this family in the kernel.
 func noRoute(err error) bool {
-	return errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EINVAL)
+	return slices.ContainsFunc([]error{unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EACCES, unix.EINVAL, unix.EAFNOSUPPORT, unix.EOPNOTSUPP},
+		func(no error) bool { return errors.Is(err, no) })
 }
 
 // forwarding is net.ipv4.ip_forward of the calling thread's namespace: proc_sys_net(5).

@@ -407,22 +407,22 @@ func TestPoliciesThatCannotBe(t *testing.T) {
 	n := w.open("")
 	slot, _ := w.attach(n, alice)
 	for what, bad := range map[string]network.Policy{
-		"IPv4 alone":   {Allow: prefixes("2001:db8::/32")},
+		"::ffff:192":   {Allow: prefixes("::ffff:192.0.2.0/120")},
 		"1000":         {Deny: make([]netip.Prefix, 1001)},
 		"whole bytes":  {Deny: many("10.0.0.0/9", 200)},
 		"invalid Pref": {Allow: make([]netip.Prefix, 1)},
 	} {
 		mention := what
 		if what == "invalid Pref" {
-			mention = "IPv4"
+			mention = "IPv6"
 		}
 		wantCode(t, n.SetPolicy(t.Context(), alice, bad), models.Invalid, mention)
 		_, err := n.Attach(t.Context(), alice, slot, bad)
 		wantCode(t, err, models.Invalid, mention)
 	}
 	wantCode(t, n.SetPolicy(t.Context(), bob, network.DefaultPolicy), models.NotFound, "sb-00000b0b")
-	wantCode(t, n.Pin(t.Context(), bob, nil, time.Minute), models.NotFound, "sb-00000b0b")
-	wantCode(t, n.Pin(t.Context(), alice, nil, time.Minute), models.Precondition, "by name")
+	wantCode(t, n.Pin(t.Context(), bob, "a.example", nil, time.Minute), models.NotFound, "sb-00000b0b")
+	wantCode(t, n.Pin(t.Context(), alice, "a.example", nil, time.Minute), models.Precondition, "by name")
 	_, err := n.Counters(bob)
 	wantCode(t, err, models.NotFound, "sb-00000b0b")
 }
