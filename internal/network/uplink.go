@@ -98,7 +98,7 @@ func (n *Network) look(ctx context.Context, missing []string) error {
 // uplinks are the devices that the world is reached by: those of the routes to addresses that no host has (RFC 5737, RFC 3849).
 func (n *Network) uplinks() (ipv4, ipv6 string, err error) {
 	if ipv4, err = n.uplinkTo(net.IPv4(203, 0, 113, 1)); err == nil {
-		ipv6, err = n.uplinkTo(net.ParseIP("2001:db8::1"))
+		ipv6, err = n.uplinkTo(net.ParseIP("2001:db8:cb00:7101::1"))
 	}
 	return ipv4, ipv6, err
 }
