@@ -120,7 +120,7 @@ func TestBadNetworkPolicies(t *testing.T) {
 		`{"network":{"internet":true}}`:                                         {400, models.Invalid, "network.internet must be a string, not bool"},
 		`{"network":{"ipv6":"yes"}}`:                                            {400, models.Invalid, "network.ipv6 must be"},
 		`{"network":{"ipv6":"on","allow":["2002:a00::/24"]}}`:                   {400, models.Invalid, "6to4"},
-		`{"network":{"ipv6":"on","allow":["fd00::/16"]}}`:                       {403, models.Forbidden, "fc00::/7"},
+		`{"network":{"ipv6":"on","allow":["fd13::/16"]}}`:                       {403, models.Forbidden, "fc00::/7"},
 		`{"network":{"internet":"On"}}`:                                         {400, models.Invalid, "network.internet must be"},
 		`{"network":{"allow":"example.com"}}`:                                   {400, models.Invalid, "network.allow must be an array of strings, not string"},
 		`{"network":{"allow":null}}`:                                            {400, models.Invalid, "allow must not be null"},
