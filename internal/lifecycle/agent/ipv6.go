@@ -8,13 +8,18 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/network"
 )
 
-// guestNetwork is what a guest is told of its link, but for name servers.
-func guestNetwork(link network.Link) *envdclient.Network {
-	return &envdclient.Network{Address: link.Guest, Gateway: link.Gateway, IPv6: guestIPv6(link.IPv6)}
+// guestNetwork is what a sandbox's guest is told of its link, but for name servers.
+func (a *Agent) guestNetwork(s *sandbox, link network.Link) *envdclient.Network {
+	return &envdclient.Network{Address: link.Guest, Gateway: link.Gateway, IPv6: a.guestIPv6(s)}
 }
 
-func guestIPv6(ends network.IPv6) *envdclient.IPv6 {
-	return &envdclient.IPv6{Address: ends.Guest, Gateway: ends.Gateway}
+// guestIPv6 is what its guest is to have by IPv6 under the policy that is in force by now.
+func (a *Agent) guestIPv6(s *sandbox) *envdclient.IPv6 {
+	slot, held := s.holds()
+	if addr, _, err := a.cfg.Network.IPv6(s.id); err != nil || !held || !addr.IsValid() {
+		return &envdclient.IPv6{}
+	}
+	return &envdclient.IPv6{Address: slot.IPv6.Guest, Gateway: slot.IPv6.Gateway}
 }
 
 // tellLimit bounds how long a guest may take to change its addresses: it is not trusted to do so at all.
@@ -29,16 +34,7 @@ func (a *Agent) tellOfIPv6(ctx context.Context, s *sandbox) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, tellLimit)
 	defer cancel()
-	var ends network.IPv6
-	slot, held := s.holds()
-	addr, _, err := a.cfg.Network.IPv6(s.id)
-	if err == nil && held && addr.IsValid() {
-		ends = slot.IPv6
-	}
-	if err == nil {
-		err = guest.Init(ctx, envdclient.Init{Network: &envdclient.Network{IPv6: guestIPv6(ends)}})
-	}
-	if err != nil {
+	if err := guest.Init(ctx, envdclient.Init{Network: &envdclient.Network{IPv6: a.guestIPv6(s)}}); err != nil {
 		a.log.Warn("guest not told of its IPv6 address; it is when it is resumed", "sandbox_id", s.id, "error", err)
 	}
 }

@@ -69,7 +69,7 @@ func (a *Agent) restore(ctx context.Context, s *sandbox, token string) (models.C
 	}
 	machine, guest := s.machine()
 	certificate, err := guest.Resume(ctx, envdclient.Resume{
-		Init: envdclient.Init{Token: token, Network: guestNetwork(link)}, MAC: link.MAC,
+		Init: envdclient.Init{Token: token, Network: a.guestNetwork(s, link)}, MAC: link.MAC,
 	})
 	if err != nil {
 		return models.Certificate{}, deathOr(ctx, machine, err)
