@@ -35,8 +35,8 @@ const (
 	asksNeighbours = 135 // neighbour solicitation
 )
 
-// meta nfproto ipv6 ip6 saddr [!=] p
-func sourceIPv6(op expr.CmpOp, p netip.Prefix) []expr.Any { return ipv6Address(atSourceIPv6, op, p) }
+// meta nfproto ipv6 ip6 saddr p
+func sourceIPv6(p netip.Prefix) []expr.Any { return ipv6Address(atSourceIPv6, equal, p) }
 
 // meta nfproto ipv6 ip6 daddr [!=] p
 func targetIPv6(op expr.CmpOp, p netip.Prefix) []expr.Any { return ipv6Address(atTargetIPv6, op, p) }
@@ -98,11 +98,11 @@ func noneOf(offset uint32, values ...byte) (words []expr.Any) {
 	return words
 }
 
-// icmpv6 type [!=] kind
-func icmpv6Type(op expr.CmpOp, kind byte) []expr.Any {
+// icmpv6 type [!=] echo-request
+func pingIPv6(op expr.CmpOp) []expr.Any {
 	return join(protocol(icmpv6), []expr.Any{
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
-		&expr.Cmp{Op: op, Register: 1, Data: []byte{kind}},
+		&expr.Cmp{Op: op, Register: 1, Data: []byte{echoIPv6}},
 	})
 }
 
@@ -125,11 +125,11 @@ func pinnedIPv6(d direction) []expr.Any {
 	return []expr.Any{loadMeta(expr.MetaKeyMARK), loadIPv6Address(d.ipv6, second), in(pinsIPv6)}
 }
 
-// meta mark map @policy_flags & flag == 0
-func notFlagged(flag uint32) []expr.Any {
+// meta mark map @policy_flags & flagIPv6 == 0
+func isIPv4Policy() []expr.Any {
 	return []expr.Any{
 		loadMeta(expr.MetaKeyMARK), mapped(flags, second),
-		bitAndIn(second, []byte(word(flag))),
+		bitAndIn(second, []byte(word(flagIPv6))),
 		&expr.Cmp{Op: equal, Register: second, Data: []byte(word(0))},
 	}
 }

@@ -82,7 +82,7 @@ func outboundIPv6Rules(subnet netip.Prefix) []rule {
 		{"segments that fit the way", clampSegments()},
 		{"let pass before, under the present policy", join(markIsCurrent(leaving), accept())},
 		{"", setPolicyMark(leaving)},
-		{"", join(notFlagged(flagIPv6), refuse(ruleIPv6))},
+		{"", join(isIPv4Policy(), refuse(ruleIPv6))},
 	}
 	rules = append(rules, otherNameServers(leaving, refuse(ruleNames))...)
 	rules = append(rules, rule{"", join(flagged(flagOwnRules), jump(leaving.chain(ownRulesIPv6)))})
@@ -96,11 +96,11 @@ func outboundIPv6Rules(subnet netip.Prefix) []rule {
 
 // answersIPv6Rules are for what arrives by IPv6 on a connection that an earlier policy of the sandbox let pass.
 func answersIPv6Rules() []rule {
-	rules := []rule{{"", setPolicyMark(arriving)}, {"no IPv6 any more", join(notFlagged(flagIPv6), drop())}}
+	rules := []rule{{"", setPolicyMark(arriving)}, {"no IPv6 any more", join(isIPv4Policy(), drop())}}
 	rules = append(rules, otherNameServers(arriving, drop())...)
 	rules = append(rules, rule{"", join(flagged(flagOwnRules), jump(arriving.chain(ownRulesIPv6)))})
 	for _, private := range PrivateRangesIPv6 {
-		rules = append(rules, rule{"", join(sourceIPv6(equal, private), drop())})
+		rules = append(rules, rule{"", join(sourceIPv6(private), drop())})
 	}
 	return append(rules,
 		rule{"", join(flagged(flagInternet), goTo(passOn))},

@@ -253,7 +253,7 @@ func admitRules(total Limits) []rule {
 	isNew := state(expr.CtStateBitNEW)
 	rules := []rule{
 		{"no connection by ICMP but a ping", join(isNew, icmpType(unequal, echo), refuse(ruleProtocol))},
-		{"the same", join(isNew, icmpv6Type(unequal, echoIPv6), refuse(ruleProtocol))},
+		{"the same", join(isNew, pingIPv6(unequal), refuse(ruleProtocol))},
 		{"", join(isNew, exceeded(limitConnections), refuse(ruleConnections))},
 	}
 	if total.NewConnections > 0 {

@@ -82,7 +82,7 @@ func ruleset(cfg Config, tell bool) []chain {
 		}},
 		chain{"postrouting", nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource, nftables.ChainTypeNAT, []rule{
 			{"to the world as the host", join(source(equal, cfg.Subnet), notToTAP(), masquerade())},
-			{"to the world as the host", join(sourceIPv6(equal, cfg.SubnetIPv6), notToTAP(), masquerade())},
+			{"to the world as the host", join(sourceIPv6(cfg.SubnetIPv6), notToTAP(), masquerade())},
 		}},
 	)
 }
@@ -127,7 +127,7 @@ func toHostRules() []rule {
 		{"", setPolicyMark(leaving)},
 		{"", join(redirected(), toNameServer(), jump(admit))},
 		{"ping of the own gateway", join(icmpType(equal, echo), toGateway(), jump(admit))},
-		{"the same", join(icmpv6Type(equal, echoIPv6), toGatewayIPv6(atTargetIPv6), jump(admit))},
+		{"the same", join(pingIPv6(equal), toGatewayIPv6(atTargetIPv6), jump(admit))},
 		{"", refuse(ruleHost)},
 	}
 }

@@ -84,13 +84,13 @@ type ipv6Request struct {
 }
 
 type ipv6Route struct {
-	dst, src, gateway [16]byte
-	kind              uint32
-	dstBits, srcBits  uint16
-	metric            uint32
-	info              uint64
-	flags             uint32
-	index             int32
+	_, _, gateway [16]byte // to everywhere, from anywhere
+	_             uint32
+	_, _          uint16
+	metric        uint32
+	_             uint64
+	flags         uint32
+	index         int32
 }
 
 // The compiler checks that the layouts have the sizes that the kernel copies.
