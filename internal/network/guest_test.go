@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -29,6 +30,7 @@ type guest struct {
 	gateway net.HardwareAddr
 	packets chan packet
 	resolve chan net.HardwareAddr
+	told    atomic.Int64 // answers to who asked for the gateway by IPv6
 	reader  sync.WaitGroup
 }
 

@@ -63,6 +63,7 @@ func (g *guest) onIPv6(b []byte) {
 	switch {
 	case to != g.link.IPv6.Guest.Addr():
 	case b[6] == unix.IPPROTO_ICMPV6 && b[40] == advertises:
+		g.told.Add(1)
 		select {
 		case g.resolve <- net.HardwareAddr(b[66:72]): // option 2, behind the address: RFC 4861, 4.4
 		default:

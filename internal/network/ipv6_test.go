@@ -403,19 +403,23 @@ func TestLimitsOfIPv6(t *testing.T) {
 		}
 	}
 	w.must(n.SetPolicy(t.Context(), alice, withIPv6))
-	for len(g.resolve) > 0 {
-		<-g.resolve
-	}
-	answered := 0
+	heard := w.hear()
+	before := g.told.Load()
 	for range 2000 {
 		g.asksFor(g.link.IPv6.Gateway, g.link.IPv6.Gateway)
-		select {
-		case <-g.resolve:
-			answered++
-		default:
-		}
 	}
-	if answered > 1000 {
+	g.say(onPort(peerIPv6), "after the questions")
+	w.wantDatagram(heard, "after the questions")
+	g.send(packet{to: g.link.IPv6.Gateway, protocol: icmpv6, payload: echoIPv6(128)})
+	w.eventually("the answer to what came last", func() bool {
+		select {
+		case p := <-g.packets:
+			return p.protocol == icmpv6 && p.payload[0] == 129
+		default:
+			return false
+		}
+	})
+	if answered := g.told.Load() - before; answered == 0 || answered > 1000 {
 		t.Errorf("%d of 2000 questions for the gateway answered at once", answered)
 	}
 }
