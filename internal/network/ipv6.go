@@ -42,13 +42,16 @@ func ipv6Of(subnet netip.Prefix, index int) IPv6 {
 // world by that, "" for nothing. It is NotFound for a sandbox that is not attached.
 func (n *Network) IPv6(sandbox id.Sandbox) (addr netip.Addr, why string, err error) {
 	one, err := n.attached.of(sandbox)
+	info := n.Info()
 	switch {
 	case err != nil || one.withoutIPv6 != "":
 		return netip.Addr{}, one.withoutIPv6, err
 	case !one.policy.IPv6:
 		return netip.Addr{}, "", nil
-	case n.Info().UplinkIPv6 == "":
+	case info.UplinkIPv6 == "":
 		why = "the host has no route to the world by IPv6"
+	default:
+		why = info.ObstacleIPv6
 	}
 	return one.slot.IPv6.Guest.Addr(), why, nil
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -301,6 +302,25 @@ func TestHostWithoutIPv6(t *testing.T) {
 			g.say(onPort(peerIPv6), "by IPv6")
 			w.wantDatagram(peer, "by IPv6")
 		})
+	}
+}
+
+// TestFirewallInTheWayOfIPv6IsTold: to who has IPv6, and to nobody else.
+func TestFirewallInTheWayOfIPv6IsTold(t *testing.T) {
+	w := newWorld(t)
+	w.giveIPv6()
+	w.addFilterOf(nftables.TableFamilyIPv6, "filter", nftables.ChainPolicyDrop)
+	n := w.open("")
+	if warnings := n.Info().Warnings; len(warnings) > 0 {
+		t.Errorf("warnings = %q", warnings)
+	}
+	w.bootWith(n, bob, network.DefaultPolicy)
+	w.bootIPv6(n, withIPv6)
+	if _, why, err := n.IPv6(bob); err != nil || why != "" {
+		t.Errorf("who has no IPv6 is told %q, %v", why, err)
+	}
+	if addr, why, err := n.IPv6(alice); err != nil || !addr.IsValid() || !strings.Contains(why, "FORWARD of the host's nftables table filter") {
+		t.Errorf("it has %s, %q, %v", addr, why, err)
 	}
 }
 

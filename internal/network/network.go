@@ -76,6 +76,8 @@ type Info struct {
 	Uplink     string // the device of the default route, at present; empty: there is none
 	// UplinkIPv6 is the same for IPv6, which most hosts do without.
 	UplinkIPv6 string
+	// ObstacleIPv6 is what on this host keeps sandboxes from the network by IPv6; empty: nothing.
+	ObstacleIPv6 string
 	// ForwardingEnabled says that Open turned net.ipv4.ip_forward on. It is never turned off again:
 	// by then another router on the machine (Docker, a VPN) may rely on it.
 	ForwardingEnabled bool

@@ -75,7 +75,7 @@ func (n *Network) look(ctx context.Context, missing []string) error {
 	if err != nil {
 		return err
 	}
-	warnings, err := n.obstacles()
+	warnings, obstacle, err := n.obstacles()
 	if err != nil {
 		return err
 	}
@@ -85,7 +85,7 @@ func (n *Network) look(ctx context.Context, missing []string) error {
 	}
 	n.infoMu.Lock()
 	before := n.info.Warnings
-	n.info.Uplink, n.info.UplinkIPv6, n.info.Warnings = uplink, ipv6, warnings
+	n.info.Uplink, n.info.UplinkIPv6, n.info.ObstacleIPv6, n.info.Warnings = uplink, ipv6, obstacle, warnings
 	n.infoMu.Unlock()
 	for _, warning := range warnings {
 		if !slices.Contains(before, warning) {
