@@ -68,6 +68,7 @@ func declare(cmd *cobra.Command, cfg *config.Agent) {
 	f.StringVar(&cfg.Volume, "volume", cfg.Volume, "auto: make an XFS volume in the data folder where its file system has no reflinks; off")
 	f.IntVar(&cfg.VolumeGiB, "volume-gib", cfg.VolumeGiB, "size of that volume; 0 means four fifths of what is free (the file behind it is sparse)")
 	f.StringVar(&cfg.Subnet, "subnet", cfg.Subnet, "network of the guests, cut into /30s")
+	f.StringVar(&cfg.SubnetIPv6, "subnet-ipv6", cfg.SubnetIPv6, "network of the IPv6 addresses of guests whose policy allows IPv6")
 	f.StringSliceVar(&cfg.DNS, "dns", cfg.DNS, "name servers that are asked for the guests, IP or IP:port (default: those of /etc/resolv.conf)")
 	f.StringVar(&cfg.Jail, "jail", cfg.Jail, "on: each VMM has a user and a view of its own; off: VMMs run as root and see all")
 	f.Uint32Var(&cfg.OwnerBase, "owner-base", cfg.OwnerBase, "first of the user ids of VMMs, one for each /30 of the subnet")
@@ -75,6 +76,8 @@ func declare(cmd *cobra.Command, cfg *config.Agent) {
 	f.IntVar(&cfg.DiskMiBs, "disk-mib-s", cfg.DiskMiBs, "MiB a second that a sandbox may read, and write, on the host's disk; 0 for as many as it can")
 	f.IntVar(&cfg.GoldenMiB, "golden-mib", cfg.GoldenMiB, "MiB of the disk for golden snapshots, from which sandboxes are made without booting; 0 for none")
 	f.IntVar(&cfg.PoolMiB, "pool-mib", cfg.PoolMiB, "MiB of the memory for VMs that are restored from golden snapshots before anybody asks for them; 0 for none")
+	f.StringVar(&cfg.Objects.Place, "objects", cfg.Objects.Place, "where hibernated sandboxes go: a folder, or s3://bucket or s3://bucket/prefix (WRENN_S3_… has the rest); empty for nowhere")
+	f.IntVar(&cfg.Objects.CacheMiB, "chunk-cache-mib", cfg.Objects.CacheMiB, "MiB of the disk for what was fetched from S3; 0 for none")
 	f.StringVar(&cfg.SeccompFilter, "seccomp-filter", cfg.SeccompFilter, "a filter compiled by seccompiler-bin, for a Firecracker that was built without one")
 	f.StringVar(&cfg.LogFormat, "log-format", cfg.LogFormat, "text or json")
 }

@@ -107,6 +107,10 @@ func assemble(ctx context.Context, cfg config.Agent, log *slog.Logger) (p *parts
 	if err != nil {
 		return p, err
 	}
+	ipv6, err := cfg.IPv6Prefix()
+	if err != nil {
+		return p, err
+	}
 	jails, err := openJails(cfg, subnet, log)
 	if err != nil {
 		return p, err
@@ -115,16 +119,20 @@ func assemble(ctx context.Context, cfg config.Agent, log *slog.Logger) (p *parts
 	if jails == nil {
 		owners = 0 // VMMs are root
 	}
-	if p.net, err = network.Open(ctx, network.Config{Subnet: subnet, OwnerBase: owners, Logger: log}); err != nil {
+	if p.net, err = network.Open(ctx, network.Config{Subnet: subnet, SubnetIPv6: ipv6, OwnerBase: owners, Logger: log}); err != nil {
 		return p, fmt.Errorf("open the network: %w", err)
 	}
 	kernel, err := filepath.Abs(cfg.Kernel)
 	if err != nil {
 		return p, fmt.Errorf("find the guest kernel: %w", err)
 	}
+	stored, err := openArchive(ctx, cfg.Objects, p.volume, log)
+	if err != nil {
+		return p, err
+	}
 	p.agent, err = agent.Open(ctx, agent.Config{
 		Dir: p.volume.Dir, Kernel: kernel, Driver: p.driver, Network: p.net, Images: p.images, Jails: jails, GoldenMiB: cfg.GoldenMiB, PoolMiB: cfg.PoolMiB,
-		Logger: log,
+		Archive: stored, Logger: log,
 	})
 	return p, err
 }

@@ -111,6 +111,7 @@ func (s *Server) Handler() chi.Router {
 		r.Get("/snapshots", s.handle(s.listSnapshots))
 		r.Get("/snapshots/{id}", s.handle(s.getSnapshot))
 		r.Delete("/snapshots/{id}", s.handle(s.deleteSnapshot))
+		r.Post(sandbox+"/hibernate", s.handle(s.hibernateSandbox))
 		r.Get(sandbox+"/network", s.handle(s.getNetwork))
 		r.Get(sandbox+"/network/refusals", s.handle(s.listRefusals))
 		r.Post(sandbox+"/exec", s.handle(s.exec))

@@ -38,6 +38,7 @@ type sandboxView struct {
 	Resumed    *certificateView  `json:"resumed"`
 	Parent     *id.Sandbox       `json:"parent_id"`
 	Snapshot   *id.Snapshot      `json:"snapshot_id"`
+	Archive    *archiveView      `json:"archive"`
 }
 
 type stepView struct {
@@ -51,7 +52,7 @@ func view(sb models.Sandbox) sandboxView {
 		VCPUs: sb.Size.VCPUs, MemoryMiB: sb.Size.MemoryMiB, DiskMiB: orNull(sb.Size.DiskMiB),
 		Metadata: sb.Metadata, Network: viewOfNetwork(sb.Network), Host: orNull(sb.Host), CreatedAt: apiTime(sb.CreatedAt), StartedAt: apiTime(sb.StartedAt),
 		UpdatedAt: apiTime(sb.UpdatedAt), Deadline: apiTime(sb.Deadline), Generation: sb.Generation,
-		Timings: make([]stepView, len(sb.Steps)), AutoResume: sb.AutoResume, Resumed: viewOfCertificate(sb.Resumed),
+		Timings: make([]stepView, len(sb.Steps)), AutoResume: sb.AutoResume, Resumed: viewOfCertificate(sb.Resumed), Archive: viewOfArchive(sb.Archive),
 		Parent: orNull(sb.Parent), Snapshot: orNull(sb.Snapshot),
 	}
 	for i, s := range sb.Steps {

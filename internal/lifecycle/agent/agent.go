@@ -11,6 +11,7 @@
 //   - The end of the agent ends no sandbox.
 //   - A pause or a resume leaves the sandbox running or paused, whole: one that fails, or that the agent was killed in, is undone or completed.
 //   - A fork makes all of its children or none, at whatever instant the agent is killed, and its parent goes on.
+//   - A paused sandbox that is stored in the object store stays whole here until it is released.
 //   - Destroy beats everything else that happens to a sandbox.
 package agent
 
@@ -34,6 +35,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/network"
 	"github.com/wrenn-sandbox/wrenn/internal/snapshot"
+	"github.com/wrenn-sandbox/wrenn/internal/snapshot/archive"
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
 )
 
@@ -49,6 +51,7 @@ type Config struct {
 	GoldenMiB int
 	// PoolMiB is how much of the memory VMs may have that were restored ahead, from golden snapshots; 0: there are none.
 	PoolMiB int
+	Archive *archive.Archive // where sandboxes go to sleep for long; nil where the host has no object store
 	Logger  *slog.Logger
 
 	prioritize func(vm.Saved, priority) error

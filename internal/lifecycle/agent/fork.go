@@ -44,7 +44,7 @@ func (a *Agent) Fork(ctx context.Context, parent id.Sandbox, children []Child) (
 	}
 	defer a.tasks.Done()
 	defer a.golden.hurry()()
-	ctx, cancel := outlive(ctx)
+	ctx, cancel := outlive(ctx, changeLimit)
 	defer cancel()
 	for _, kid := range kids {
 		defer kid.release()

@@ -92,7 +92,7 @@ func (a *Agent) Keep(ctx context.Context, sb id.Sandbox, name id.Snapshot) (Kept
 	}
 	defer a.tasks.Done()
 	defer a.golden.hurry()()
-	ctx, cancel := outlive(ctx)
+	ctx, cancel := outlive(ctx, changeLimit)
 	defer cancel()
 	done, err := a.named.turn(ctx, name)
 	if err != nil {

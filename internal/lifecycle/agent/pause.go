@@ -31,7 +31,7 @@ func (a *Agent) freeze(ctx context.Context, s *sandbox) error {
 	a.saveJournal(s)
 	rec := s.update(func(r *record) {
 		r.State, r.Reason, r.Pauses = Pausing, "", r.Pauses+1
-		r.Staged = fmt.Sprintf("%s-pause-%d", s.id, r.Pauses)
+		r.Staged = pauseName(s.id, r.Pauses)
 	})
 	a.changes.publish(s.view())
 	err := rec.write(a.dir(s.id))
@@ -89,7 +89,7 @@ func (a *Agent) take(ctx context.Context, s *sandbox, machine vm.Running) error 
 func (r record) manifest(kind snapshot.Kind, machine vm.Running, at time.Time) snapshot.Manifest {
 	return snapshot.Manifest{
 		Kind: kind, Sandbox: string(r.Sandbox), Parent: r.Snapshot, CreatedAt: at, Machine: machine.Saved().Machine,
-		Template: snapshot.Template{Name: r.Template, Digest: r.Digest}, Kernel: r.Kernel, Envd: r.Envd, Network: true,
+		Template: snapshot.Template{Name: r.Template, Digest: r.Digest}, Kernel: r.Kernel, Envd: r.Envd, Network: true, Token: r.Token,
 	}
 }
 

@@ -27,6 +27,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/network"
 	"github.com/wrenn-sandbox/wrenn/internal/network/netns"
+	"github.com/wrenn-sandbox/wrenn/internal/snapshot/archive"
 	"github.com/wrenn-sandbox/wrenn/internal/testlane"
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
 )
@@ -47,12 +48,14 @@ type rig struct {
 	subnet string
 	memory func() (total, available int64, err error) // of the host, if not nil
 	owners uint32
+
+	objects *objects
 }
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
 	testlane.NeedRoot(t)
-	r := &rig{t: t, dir: t.TempDir(), driver: newDriver(t), kernel: "one", digest: "sha256:0123456789abcdef"}
+	r := &rig{t: t, dir: t.TempDir(), driver: newDriver(t), kernel: "one", digest: "sha256:0123456789abcdef", objects: newObjects(t)}
 	r.netns = filepath.Join(t.TempDir(), "netns")
 	if err := netns.Create(r.netns); err != nil {
 		t.Fatal(err)
@@ -91,7 +94,8 @@ func (r *rig) open() {
 	}
 	r.agent, err = Open(ctx, Config{
 		Dir: r.dir, Kernel: kernel, Driver: r.driver, Network: r.net, Images: images, Jails: r.jails, GoldenMiB: r.golden, PoolMiB: r.pool, Logger: log,
-		memory: r.memory, prioritize: func(vm.Saved, priority) error { return nil },
+		Archive: archive.New(r.objects, nil),
+		memory:  r.memory, prioritize: func(vm.Saved, priority) error { return nil },
 	})
 	if err != nil {
 		r.t.Fatal(err)
@@ -176,6 +180,8 @@ type driver struct {
 	memoryMiB              int64       // that a snapshot's memory takes of the disk
 	resumes                chan []byte // what guests were asked to renew, if not nil
 	failOn                 id.Sandbox  // whose VM does not start
+	inits                  chan []byte // what guests were told by /init, if not nil
+	deaf                   bool        // guests refuse /init
 
 	mu  sync.Mutex // guards all
 	all map[string]*machine
@@ -295,6 +301,14 @@ func (c configured) Start(context.Context) (vm.Running, error) {
 			}
 			c.d.certify(w)
 			return
+		}
+		if r.URL.Path == "/init" && c.d.inits != nil {
+			body, _ := io.ReadAll(r.Body) // what came of it
+			c.d.inits <- body
+			if c.d.deaf {
+				w.WriteHeader(http.StatusInternalServerError)
+				return
+			}
 		}
 		if hold != nil {
 			select {
