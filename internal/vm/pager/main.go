@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"os/signal"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -66,9 +65,8 @@ func work(ctx context.Context, order Order, l *net.UnixListener, open func(conte
 	if err != nil {
 		return err
 	}
-	hurry, told := make(chan struct{}), make(chan os.Signal, 1)
-	signal.Notify(told, Hurry)
-	go func() { <-told; close(hurry) }()
+	hurry, leisure := make(chan struct{}), os.NewFile(leisureFD, "leisure")
+	go func() { _, _ = leisure.Read(make([]byte, 1)); close(hurry) }() // it ends with this program
 	p, err := newPager(order, source, hurry, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	if err != nil {
 		return err

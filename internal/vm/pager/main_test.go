@@ -30,7 +30,7 @@ func playPager() error {
 }
 
 // startPager starts a pager's program for a VMM, which has begun.
-func startPager(t *testing.T, source string) (*vmm.Process, *vmmProcess, Order) {
+func startPager(t *testing.T, source string) (*Started, *vmmProcess, Order) {
 	t.Helper()
 	testlane.NeedRoot(t)
 	r := newRig(t)
@@ -43,30 +43,34 @@ func startPager(t *testing.T, source string) (*vmm.Process, *vmmProcess, Order) 
 	t.Setenv(playEnv, "pager")
 	self, err := os.Executable()
 	must(t, err)
-	process, err := Start(t.Context(), []string{self}, o, l, os.Stderr)
+	started, err := Start(t.Context(), []string{self}, o, l, os.Stderr)
 	must(t, err)
 	t.Setenv(playEnv, "")
-	t.Cleanup(func() { must(t, process.Kill(context.Background())); process.Release() })
-	return process, guest, o
+	t.Cleanup(func() {
+		_ = started.Leisure.Close()
+		must(t, started.Process.Kill(context.Background()))
+		started.Process.Release()
+	})
+	return started, guest, o
 }
 
-func awaitEnd(t *testing.T, process *vmm.Process) vmm.Status {
+func awaitEnd(t *testing.T, started *Started) vmm.Status {
 	t.Helper()
 	select {
-	case <-process.Done():
+	case <-started.Process.Done():
 	case <-time.After(limit):
 		t.Fatal("the pager has not ended")
 	}
-	return process.Status()
+	return started.Process.Status()
 }
 
 func TestProgramEndsWhenAllIsThere(t *testing.T) {
-	process, guest, o := startPager(t, `"good"`)
+	started, guest, o := startPager(t, `"good"`)
 	if got, want := guest.tell("sum 0 %d", guestPages), newContent().sum(0, guestPages); got != want {
 		t.Error("the guest has found something else")
 	}
-	must(t, process.Signal(Hurry))
-	if status := awaitEnd(t, process); status.Code != 0 || status.Signal != 0 {
+	must(t, started.Leisure.Close())
+	if status := awaitEnd(t, started); status.Code != 0 || status.Signal != 0 {
 		t.Errorf("its status is %+v", status)
 	}
 	if end, err := ReadEnd(o.End); err != nil || !end.Whole {
@@ -78,9 +82,9 @@ func TestProgramEndsWhenAllIsThere(t *testing.T) {
 }
 
 func TestProgramEndsAVMMWithoutMemory(t *testing.T) {
-	process, guest, o := startPager(t, `"damaged"`)
+	started, guest, o := startPager(t, `"damaged"`)
 	guest.order("sum 0 1")
-	awaitEnd(t, process)
+	awaitEnd(t, started)
 	end, err := ReadEnd(o.End)
 	if err != nil || end.Whole || !strings.Contains(end.Reason, "is damaged") {
 		t.Errorf("it ended with %+v (%v)", end, err)
@@ -93,9 +97,9 @@ func TestProgramEndsAVMMWithoutMemory(t *testing.T) {
 }
 
 func TestProgramEndsWithItsVMM(t *testing.T) {
-	process, guest, o := startPager(t, `"good"`)
+	started, guest, o := startPager(t, `"good"`)
 	must(t, guest.cmd.Process.Kill())
-	awaitEnd(t, process)
+	awaitEnd(t, started)
 	if end, err := ReadEnd(o.End); err != nil || end != (End{}) {
 		t.Errorf("it ended with %+v (%v)", end, err)
 	}

@@ -33,9 +33,11 @@ type pager struct {
 	log   *slog.Logger
 	hurry <-chan struct{} // closed when somebody waits for the memory to be whole
 
-	mu    sync.Mutex
-	given []bool         // which blocks are in the guest's memory, but for pages that were given back; guarded by mu
-	asked map[int64]bool // which are on their way since the guest waits for them; guarded by mu
+	mu      sync.Mutex
+	given   []bool         // which blocks are in the guest's memory, but for pages that were given back; guarded by mu
+	asked   map[int64]bool // which are on their way since the guest waits for them; guarded by mu
+	waiting int            // how many of them have not come; guarded by mu
+	calm    chan struct{}  // closed while that is none; guarded by mu
 }
 
 func newPager(o Order, source Source, hurry <-chan struct{}, log *slog.Logger) (*pager, error) {
@@ -49,7 +51,7 @@ func newPager(o Order, source Source, hurry <-chan struct{}, log *slog.Logger) (
 	if err != nil {
 		return nil, err
 	}
-	return &pager{Order: o, file: f, seen: newRecorder(), log: log, hurry: hurry, given: make([]bool, f.blocks()), asked: map[int64]bool{}}, nil
+	return &pager{Order: o, file: f, seen: newRecorder(), log: log, hurry: hurry, given: make([]bool, f.blocks()), asked: map[int64]bool{}, calm: closed()}, nil
 }
 
 // run returns when the memory is whole, or why it cannot be.
@@ -111,6 +113,7 @@ func (p *pager) answerAll(ctx context.Context, group *errgroup.Group) error {
 
 // answer brings a block in time, and gives it to the guest.
 func (p *pager) answer(ctx context.Context, block int64) error {
+	defer p.come()
 	p.seen.note(block)
 	limited, cancel := context.WithTimeout(ctx, p.Patience)
 	defer cancel()
@@ -143,17 +146,16 @@ func (p *pager) bringAll(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(workers)
 	bring := func(block int64) {
+		p.awaitCalm(ctx)
 		group.Go(func() error { return p.insist(ctx, block) })
 	}
 	for _, block := range p.First {
-		if block >= 0 && block < p.file.blocks() && ctx.Err() == nil {
+		if block >= 0 && block < p.file.blocks() {
 			bring(block)
 		}
 	}
 	for block := range p.file.blocks() {
-		if ctx.Err() == nil {
-			bring(block)
-		}
+		bring(block)
 	}
 	return group.Wait()
 }
@@ -225,11 +227,41 @@ func (p *pager) isGiven(block int64) bool {
 	return p.given[block]
 }
 
-// ask reports whether the guest waits for a block for the first time.
+// ask reports whether the guest waits for a block for the first time. What it waits for then ends with come.
 func (p *pager) ask(block int64) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	first := !p.asked[block]
+	if p.asked[block] {
+		return false
+	}
 	p.asked[block] = true
-	return first
+	if p.waiting++; p.waiting == 1 {
+		p.calm = make(chan struct{})
+	}
+	return true
+}
+
+func (p *pager) come() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.waiting--; p.waiting == 0 {
+		close(p.calm)
+	}
+}
+
+// awaitCalm returns when the guest waits for nothing: what it waits for has the network to itself.
+func (p *pager) awaitCalm(ctx context.Context) {
+	p.mu.Lock()
+	calm := p.calm
+	p.mu.Unlock()
+	select {
+	case <-calm:
+	case <-ctx.Done():
+	}
+}
+
+func closed() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
 }

@@ -1,0 +1,175 @@
+package vmtest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/wrenn-sandbox/wrenn/internal/vm"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/pager"
+)
+
+// late is a VM whose memory comes later.
+type late struct {
+	vm.Running
+	gate   string // the file that lets all of it come
+	memory string
+	record string
+}
+
+// later returns an image of f for the VM of spec, whose memory comes from source.
+func (w *world) later(f frozen, spec vm.Spec, source lateSource) vm.Image {
+	w.Helper()
+	source.File = f.Memory
+	text, err := json.Marshal(source)
+	w.must(err)
+	image := f.Image
+	image.Memory = filepath.Join(spec.Dir, "memory")
+	w.must(os.WriteFile(image.Memory, nil, 0o600))
+	w.must(os.Truncate(image.Memory, int64(f.Machine.MemoryMiB)<<20))
+	image.Lazy = &vm.Lazy{Source: text, Record: filepath.Join(spec.Dir, "workingset")}
+	return image
+}
+
+// restoreLater restores f by an agent that dies meanwhile, or by this one. All of its memory but zeros may come, the rest with the gate.
+func (w *world) restoreLater(f frozen, agentDies bool) late {
+	w.Helper()
+	spec := w.clone(f)
+	l := late{gate: filepath.Join(spec.Dir, "gate")}
+	image := w.later(f, spec, lateSource{Gate: l.gate})
+	l.memory, l.record = image.Memory, image.Lazy.Record
+	if agentDies {
+		l.Running = w.adopt(w.runChild(order{Act: actRestore, Spec: spec, From: image}))
+		return l
+	}
+	running, err := vm.Restore(w.ctx(), w.subject.Driver, spec, image)
+	w.must(err)
+	l.Running = w.keep(running)
+	w.must(running.Resume(w.ctx()))
+	return l
+}
+
+// remembered is what a guest was told before it was frozen.
+type remembered struct {
+	digest string
+	ticks  int
+}
+
+// freezeFilled returns a snapshot of a VM that remembers something.
+func (w *world) freezeFilled() (frozen, remembered) {
+	w.Helper()
+	running := w.boot(w.spec())
+	r := remembered{w.fill(running, "bytes=8000000&seed=first"), w.ticks(running)}
+	w.call(running, "POST", "/write?path=/kept", strings.NewReader("on the disk"))
+	f := w.snapshot(running, "snapshot")
+	_, err := running.Kill()
+	w.must(err)
+	return f, r
+}
+
+// lazyRestore: a guest answers before its memory is whole, then it is, and can be frozen again.
+func lazyRestore(w *world) {
+	if !w.subject.Driver.Info().Lazy {
+		w.checkNotLazy()
+		return
+	}
+	f, r := w.freezeFilled()
+	l := w.restoreLater(f, false)
+	w.checkRemembers(l, r.digest, "on the disk", r.ticks)
+	w.checkComing(l)
+	w.checkWhole(l, f)
+	if blocks, err := pager.ReadWorkingSet(l.record); err != nil || len(blocks) == 0 {
+		w.Errorf("the working set is %v (%v)", blocks, err)
+	}
+	w.checkRemembers(l, r.digest, "on the disk", r.ticks)
+	w.fill(l, "bytes=1000&seed=other")
+	second := w.fill(l, "bytes=8000000&seed=second")
+	again := w.snapshot(l, "again")
+	_, err := l.Kill()
+	w.must(err)
+	w.checkRemembers(w.restore(again), second, "on the disk", r.ticks)
+}
+
+// checkComing holds that not all of the memory is there.
+func (w *world) checkComing(l late) {
+	w.Helper()
+	ended, cancel := context.WithCancel(w.ctx())
+	cancel()
+	if err := l.Whole(ended); !errors.Is(err, context.Canceled) {
+		w.Errorf("Whole, while memory is held up: %v", err)
+	}
+	err := l.Snapshot(ended, vm.Files{State: filepath.Join(w.root, "none"), Memory: filepath.Join(w.root, "none")})
+	if !errors.Is(err, context.Canceled) {
+		w.Errorf("Snapshot, while memory is held up: %v", err)
+	}
+}
+
+// checkWhole lets all of the memory come.
+func (w *world) checkWhole(l late, f frozen) {
+	w.Helper()
+	w.must(os.WriteFile(l.gate, nil, 0o600))
+	w.must(l.Whole(w.ctx()))
+	if w.checksum(l.memory) != w.checksum(f.Memory) {
+		w.Error("the memory that came is not the snapshot's")
+	}
+}
+
+// checkNotLazy: who cannot says so, rather than give a guest a memory without anything in it.
+func (w *world) checkNotLazy() {
+	w.Helper()
+	f, _ := w.freezeFilled()
+	spec := w.clone(f)
+	if _, err := vm.Restore(w.ctx(), w.subject.Driver, spec, w.later(f, spec, lateSource{})); err == nil || !strings.Contains(err.Error(), "comes later") {
+		w.Errorf("restore of a VM whose memory comes later: %v", err)
+	}
+}
+
+// lazyAgentDeath: memory goes on coming when the agent has been killed, and another one takes the VM over.
+func lazyAgentDeath(w *world) {
+	w.needLazy()
+	f, r := w.freezeFilled()
+	l := w.restoreLater(f, true)
+	w.checkRemembers(l, r.digest, "on the disk", r.ticks)
+	w.checkComing(l)
+	saved := l.Saved()
+	w.must(l.Release())
+	if err := l.Whole(w.ctx()); !errors.Is(err, vm.ErrReleased) {
+		w.Errorf("Whole after Release: %v", err)
+	}
+	w.must(os.WriteFile(l.gate, nil, 0o600))
+	l.Running = w.adopt(saved)
+	w.checkWhole(l, f)
+	w.must(l.Release())
+	l.Running = w.adopt(saved) // of which nothing is to come any more
+	w.must(l.Whole(w.ctx()))
+	w.checkRemembers(l, r.digest, "on the disk", r.ticks)
+}
+
+func (w *world) needLazy() {
+	w.Helper()
+	if !w.subject.Driver.Info().Lazy {
+		w.Skip("the driver under test restores no VM whose memory comes later")
+	}
+}
+
+// lazyDamage: a guest whose memory cannot come does not wait for ever, and its end has a reason.
+func lazyDamage(w *world) {
+	w.needLazy()
+	f, _ := w.freezeFilled()
+	spec := w.clone(f)
+	running, err := vm.Restore(w.ctx(), w.subject.Driver, spec, w.later(f, spec, lateSource{Damaged: true}))
+	if err == nil {
+		w.keep(running)
+		_ = running.Resume(w.ctx()) // it may have ended
+		err = errors.New(w.waitDone(running).Reason)
+		if errWhole := running.Whole(w.ctx()); errWhole == nil || !strings.Contains(errWhole.Error(), "is damaged") {
+			w.Errorf("Whole: %v", errWhole)
+		}
+	}
+	if !strings.Contains(err.Error(), "is damaged") {
+		w.Errorf("it ended with %q", err)
+	}
+}
