@@ -188,7 +188,7 @@ func (p *pager) record() {
 	if p.Record == "" {
 		return
 	}
-	if err := p.seen.write(p.Record); err != nil {
+	if err := WriteWorkingSet(p.Record, p.seen.blocks()); err != nil {
 		p.log.Warn("the working set is not recorded", "error", err)
 	}
 }

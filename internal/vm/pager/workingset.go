@@ -12,8 +12,8 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/durable"
 )
 
-// WorkingSet is what a guest came to first: blocks, in that order. It makes the next restore quicker, and is of no other account.
-type WorkingSet struct {
+// workingSet is what a guest came to first: blocks, in that order. It makes the next restore quicker, and is of no other account.
+type workingSet struct {
 	BlockSize int     `json:"block_size"`
 	Blocks    []int64 `json:"blocks"`
 }
@@ -30,7 +30,7 @@ func ReadWorkingSet(path string) ([]int64, error) {
 	if err != nil {
 		return nil, err
 	}
-	var set WorkingSet
+	var set workingSet
 	text, err := os.ReadFile(path)
 	if err == nil && info.Size() <= maxWorkingSet {
 		err = json.Unmarshal(text, &set)
@@ -42,6 +42,11 @@ func ReadWorkingSet(path string) ([]int64, error) {
 		return nil, fmt.Errorf("read the working set: %w", err)
 	}
 	return set.Blocks, nil
+}
+
+// WriteWorkingSet keeps blocks in a file.
+func WriteWorkingSet(path string, blocks []int64) error {
+	return durable.WriteJSON(path, workingSet{BlockSize: BlockSize, Blocks: blocks}, 0o600)
 }
 
 // recorder notes the blocks that a guest comes to.
@@ -62,10 +67,9 @@ func (r *recorder) note(block int64) {
 	}
 }
 
-// write keeps what was noted.
-func (r *recorder) write(path string) error {
+// blocks returns what was noted.
+func (r *recorder) blocks() []int64 {
 	r.mu.Lock()
-	set := WorkingSet{BlockSize: BlockSize, Blocks: slices.Clone(r.order)}
-	r.mu.Unlock()
-	return durable.WriteJSON(path, set, 0o600)
+	defer r.mu.Unlock()
+	return slices.Clone(r.order)
 }
