@@ -6,10 +6,14 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
 	"github.com/wrenn-sandbox/wrenn/internal/vm/pager"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/vmm"
 )
 
 // late is a VM whose memory comes later.
@@ -77,10 +81,14 @@ func lazyRestore(w *world) {
 		return
 	}
 	f, r := w.freezeFilled()
+	start := time.Now()
 	l := w.restoreLater(f, false)
+	w.checkHealth(l)
+	answered := time.Since(start)
 	w.checkRemembers(l, r.digest, "on the disk", r.ticks)
 	w.checkComing(l)
 	w.checkWhole(l, f)
+	w.Logf("the guest answered after %v, and its memory was whole after %v, of which a part was held up", answered, time.Since(start))
 	if blocks, err := pager.ReadWorkingSet(l.record); err != nil || len(blocks) == 0 {
 		w.Errorf("the working set is %v (%v)", blocks, err)
 	}
@@ -172,4 +180,40 @@ func lazyDamage(w *world) {
 	if !strings.Contains(err.Error(), "is damaged") {
 		w.Errorf("it ended with %q", err)
 	}
+}
+
+// lazyPagerDeath: neither does one for whose memory nobody cares any more, whether its agent sees that or the next one.
+func lazyPagerDeath(w *world) {
+	w.needLazy()
+	f, _ := w.freezeFilled()
+	for _, unattended := range []bool{false, true} {
+		l := w.restoreLater(f, unattended)
+		saved := l.Saved()
+		if unattended {
+			w.must(l.Release())
+		}
+		w.killPager(saved)
+		if unattended {
+			l.Running = w.adopt(saved)
+		}
+		if exit := w.waitDone(l); !strings.Contains(exit.Reason, "brought its memory") || exit.Asked {
+			w.Errorf("unattended %t: %+v", unattended, exit)
+		}
+	}
+}
+
+// killPager kills the process that brings the memory of a VM: the one that is this program's user's and is not the VMM.
+func (w *world) killPager(saved vm.Saved) {
+	w.Helper()
+	found, err := vmm.Find(vmm.Mark{Dir: saved.Dir})
+	w.must(err)
+	found = slices.DeleteFunc(found, func(pid int) bool { return pid == saved.PID })
+	if len(found) != 1 {
+		w.Fatalf("the VM has the pagers %v", found)
+	}
+	w.must(syscall.Kill(found[0], syscall.SIGKILL))
+	w.eventually("the pager is gone", func() bool {
+		left, err := vmm.Find(vmm.Mark{Dir: saved.Dir})
+		return err == nil && !slices.Contains(left, found[0])
+	})
 }

@@ -101,6 +101,7 @@ func cases() []testCase {
 		{"lazy_restore", lazyRestore},
 		{"lazy_agent_death", lazyAgentDeath},
 		{"lazy_damage", lazyDamage},
+		{"lazy_pager_death", lazyPagerDeath},
 		{"jail_privileges", jailPrivileges},
 		{"jail_view", jailView},
 		{"jail_neighbours", jailNeighbours},
