@@ -110,6 +110,8 @@ func playGuest(socket string, in io.Reader, out io.Writer) error {
 			answer = g.sum(from, length)
 		case "remove":
 			err = g.remove(from, length)
+		case "tangle":
+			answer, err = g.tangle(from)
 		case "scan":
 			g.scan(from, length)
 		case "churn":
@@ -152,6 +154,15 @@ func (g played) remove(from, n int) error {
 		}
 	}
 	return nil
+}
+
+// tangle gives a page back for which a thread waits, and says what that finds.
+func (g played) tangle(page int) (string, error) {
+	found := make(chan string)
+	go func() { found <- g.sum(page, 1) }()
+	time.Sleep(50 * time.Millisecond) // until it waits, as there is nothing to be seen of that
+	err := g.remove(page, 1)
+	return <-found, err
 }
 
 // scan reads all pages with many threads, each in an order of its own.

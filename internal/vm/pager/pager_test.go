@@ -10,12 +10,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/testlane"
@@ -237,6 +239,33 @@ func TestRemovedMemoryIsZeros(t *testing.T) {
 	r.checkSum(9*pagesPerBlock+7, pagesPerBlock)
 }
 
+// TestRemovedWhileWaitedFor: who waits for a page that is given back meanwhile goes on, with zeros.
+func TestRemovedWhileWaitedFor(t *testing.T) {
+	r := newRig(t)
+	const block = 9
+	open := make(chan struct{})
+	r.source.hold = func(ctx context.Context, i int64) error {
+		if i != block {
+			return nil
+		}
+		select {
+		case <-open:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	r.start()
+	r.guest.order("tangle %d 0", block*pagesPerBlock+1)
+	time.AfterFunc(300*time.Millisecond, func() { close(open) }) // when it was given back, or before: then it proves nothing
+	if got, want := r.guest.answer(), hex.EncodeToString(sumOf(make([]byte, uffd.PageSize))); got != want {
+		t.Error("it has found something else")
+	}
+	close(r.hurry)
+	must(t, r.end())
+	r.checkSum(block*pagesPerBlock+2, 5)
+}
+
 func (r *rig) checkZeros(from, n int) {
 	r.Helper()
 	if got, want := r.guest.tell("sum %d %d", from, n), hex.EncodeToString(sumOf(make([]byte, n*uffd.PageSize))); got != want {
@@ -331,6 +360,46 @@ func TestWorkingSetOfNoUse(t *testing.T) {
 		if blocks, err := ReadWorkingSet(path); blocks != nil || err == nil {
 			t.Errorf("%q: %v, %v", text, blocks, err)
 		}
+	}
+}
+
+// TestStrangers: what comes through the socket is looked at.
+func TestStrangers(t *testing.T) {
+	pipe, _, err := os.Pipe()
+	must(t, err)
+	defer pipe.Close()
+	const good = `[{"base_host_virt_addr":4096,"size":524288,"offset":0,"page_size":4096}]`
+	for name, c := range map[string]struct {
+		text string
+		fds  []int
+		want string
+	}{
+		"another descriptor": {good, []int{int(pipe.Fd())}, "is no userfaultfd"},
+		"two descriptors":    {good, []int{int(pipe.Fd()), int(pipe.Fd())}, "sent 2 descriptors"},
+		"many descriptors":   {good, slices.Repeat([]int{int(pipe.Fd())}, 9), "sent 2 descriptors"}, // as many as there is room for
+		"no descriptor":      {good, nil, "sent no descriptor"},
+		"no memory":          {"[]", []int{int(pipe.Fd())}, "0 bytes"},
+		"too much":           {strings.Repeat(" ", maxGreeting) + good, []int{int(pipe.Fd())}, "unexpected end"},
+	} {
+		l, path := listen(t)
+		conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
+		must(t, err)
+		var rights []byte
+		if c.fds != nil {
+			rights = unix.UnixRights(c.fds...)
+		}
+		_, _, err = conn.WriteMsgUnix([]byte(c.text), rights, nil)
+		must(t, err)
+		if _, err := receive(t.Context(), l, BlockSize); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+		conn.Close()
+	}
+	l, _ := listen(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(10*time.Millisecond, cancel)
+	if _, err := receive(ctx, l, BlockSize); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("nobody: %v", err)
 	}
 }
 

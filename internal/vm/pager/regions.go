@@ -39,12 +39,9 @@ func receive(ctx context.Context, l *net.UnixListener, size int64) (*guest, erro
 	stop = context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	text, rights := make([]byte, maxGreeting), make([]byte, unix.CmsgSpace(4))
-	n, m, flags, _, err := conn.ReadMsgUnix(text, rights)
+	n, m, _, _, err := conn.ReadMsgUnix(text, rights)
 	if err != nil {
 		return nil, err
-	}
-	if flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
-		return nil, errors.New("the VMM's message is too long")
 	}
 	fd, err := takeDescriptor(rights[:m])
 	if err != nil {
@@ -65,18 +62,25 @@ func receive(ctx context.Context, l *net.UnixListener, size int64) (*guest, erro
 }
 
 func takeDescriptor(rights []byte) (int, error) {
+	if len(rights) == 0 {
+		return -1, errors.New("the VMM sent no descriptor")
+	}
 	messages, err := unix.ParseSocketControlMessage(rights)
 	if err != nil {
 		return -1, err
 	}
-	for _, m := range messages {
-		fds, err := unix.ParseUnixRights(&m)
-		if err == nil && len(fds) == 1 {
-			unix.CloseOnExec(fds[0])
-			return fds[0], nil
-		}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err == nil && len(fds) != 1 {
+		err = fmt.Errorf("the VMM sent %d descriptors", len(fds))
 	}
-	return -1, errors.New("the VMM sent no userfaultfd")
+	if err != nil {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+		return -1, err
+	}
+	unix.CloseOnExec(fds[0])
+	return fds[0], nil
 }
 
 // parseRegions holds that the regions are one after the other all of the memory. More is not asked of a VMM about its own addresses.
