@@ -57,7 +57,7 @@ func startGuest(t *testing.T, socket string) *vmmProcess {
 	self, err := os.Executable()
 	must(t, err)
 	cmd := exec.Command(self, socket)
-	cmd.Env = append(os.Environ(), playEnv+"=guest")
+	cmd.Env = append(os.Environ(), playEnv+"=guest", "GODEBUG=asyncpreemptoff=1") // a signal would have a thread look for its page again
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // it may wait for memory for ever
 	in, err := cmd.StdinPipe()
