@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"net"
 	"os"
@@ -145,19 +146,29 @@ func (p *pager) insist(ctx context.Context, block int64) error {
 func (p *pager) bringAll(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(workers)
-	bring := func(block int64) {
-		p.awaitCalm(ctx)
+	for block := range p.plan() {
+		if p.awaitCalm(ctx); ctx.Err() != nil {
+			break
+		}
 		group.Go(func() error { return p.insist(ctx, block) })
 	}
-	for _, block := range p.First {
-		if block >= 0 && block < p.file.blocks() {
-			bring(block)
+	return group.Wait()
+}
+
+// plan is the order in which blocks are brought that nobody waits for. What makes no sense in the working set is left out.
+func (p *pager) plan() iter.Seq[int64] {
+	return func(yield func(int64) bool) {
+		for _, block := range p.First {
+			if block >= 0 && block < p.file.blocks() && !yield(block) {
+				return
+			}
+		}
+		for block := range p.file.blocks() {
+			if !yield(block) {
+				return
+			}
 		}
 	}
-	for block := range p.file.blocks() {
-		bring(block)
-	}
-	return group.Wait()
 }
 
 // giveAll gives the guest what it has not come to, when it has been seen what it comes to first.

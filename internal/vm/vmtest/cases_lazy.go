@@ -168,6 +168,10 @@ func lazyDamage(w *world) {
 	w.needLazy()
 	f, _ := w.freezeFilled()
 	spec := w.clone(f)
+	prepared, err := w.subject.Driver.Prepare(w.ctx(), spec, w.later(f, spec, lateSource{}))
+	w.must(err)
+	w.must(prepared.Discard()) // and nothing is left that would bring it a memory
+	spec = w.clone(f)
 	running, err := vm.Restore(w.ctx(), w.subject.Driver, spec, w.later(f, spec, lateSource{Damaged: true}))
 	if err == nil {
 		w.keep(running)
