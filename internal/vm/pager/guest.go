@@ -159,12 +159,7 @@ func (g *guest) putSome(p piece, at uint64, data []byte) (uint64, error) {
 	for end < p.length && !g.gone((p.offset+end)/uffd.PageSize) {
 		end += uffd.PageSize
 	}
-	n, err := 0, error(nil)
-	if data == nil {
-		n, err = uffd.Zero(g.fd, uffd.Range{Start: p.address + at, Length: end - at})
-	} else {
-		n, err = uffd.Copy(g.fd, p.address+at, data[at:end])
-	}
+	n, err := g.fill(p.address+at, end-at, data, at)
 	switch {
 	case errors.Is(err, unix.EEXIST):
 		return uffd.PageSize, nil
@@ -172,6 +167,14 @@ func (g *guest) putSome(p piece, at uint64, data []byte) (uint64, error) {
 		return p.length - at, nil
 	}
 	return uint64(n), err
+}
+
+// fill puts a part of data, or zeros where that is nil.
+func (g *guest) fill(address, length uint64, data []byte, from uint64) (int, error) {
+	if data == nil {
+		return uffd.Zero(g.fd, uffd.Range{Start: address, Length: length})
+	}
+	return uffd.Copy(g.fd, address, data[from:from+length])
 }
 
 // isLeft reports whether an error says that the memory is the kernel's already: then nobody waits for what was to be put there.

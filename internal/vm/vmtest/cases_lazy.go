@@ -43,7 +43,11 @@ func (w *world) restoreLater(f frozen, agentDies bool) late {
 	w.Helper()
 	spec := w.clone(f)
 	l := late{gate: filepath.Join(spec.Dir, "gate")}
-	image := w.later(f, spec, lateSource{Gate: l.gate})
+	return w.restoreAsLate(spec, w.later(f, spec, lateSource{Gate: l.gate}), l, agentDies)
+}
+
+func (w *world) restoreAsLate(spec vm.Spec, image vm.Image, l late, agentDies bool) late {
+	w.Helper()
 	l.memory, l.record = image.Memory, image.Lazy.Record
 	if agentDies {
 		l.Running = w.adopt(w.runChild(order{Act: actRestore, Spec: spec, From: image}))
@@ -89,16 +93,39 @@ func lazyRestore(w *world) {
 	w.checkComing(l)
 	w.checkWhole(l, f)
 	w.Logf("the guest answered after %v, and its memory was whole after %v, of which a part was held up", answered, time.Since(start))
-	if blocks, err := pager.ReadWorkingSet(l.record); err != nil || len(blocks) == 0 {
-		w.Errorf("the working set is %v (%v)", blocks, err)
+	first, err := pager.ReadWorkingSet(l.record)
+	if err != nil || len(first) == 0 {
+		w.Errorf("the working set is %v (%v)", first, err)
 	}
 	w.checkRemembers(l, r.digest, "on the disk", r.ticks)
 	w.fill(l, "bytes=1000&seed=other")
 	second := w.fill(l, "bytes=8000000&seed=second")
 	again := w.snapshot(l, "again")
-	_, err := l.Kill()
+	_, err = l.Kill()
 	w.must(err)
-	w.checkRemembers(w.restore(again), second, "on the disk", r.ticks)
+	start = time.Now()
+	whole := w.restore(again)
+	w.checkHealth(whole)
+	w.Logf("with its memory there it answered after %v", time.Since(start))
+	w.checkRemembers(whole, second, "on the disk", r.ticks)
+	_, err = whole.Kill()
+	w.must(err)
+	w.checkWorkingSetFirst(again, first, second)
+}
+
+// checkWorkingSetFirst restores f with what its guest came to the last time.
+func (w *world) checkWorkingSetFirst(f frozen, first []int64, digest string) {
+	w.Helper()
+	spec := w.clone(f)
+	image := w.later(f, spec, lateSource{})
+	image.Lazy.First = first
+	start := time.Now()
+	l := w.restoreAsLate(spec, image, late{}, false)
+	w.checkHealth(l)
+	answered := time.Since(start)
+	w.must(l.Whole(w.ctx()))
+	w.Logf("with a working set of %d blocks it answered after %v, and its memory was whole after %v", len(first), answered, time.Since(start))
+	w.checkRemembers(l, digest, "on the disk", 0)
 }
 
 // checkComing holds that not all of the memory is there.

@@ -60,11 +60,11 @@ func Map(socket string, sizes ...int) (*Memory, error) {
 
 // Close lets go of the memory, which is not to be read any more.
 func (m *Memory) Close() error {
-	errs := []error{m.conn.Close(), m.fd.Close()}
+	err := errors.Join(m.conn.Close(), m.fd.Close())
 	for _, region := range m.Regions {
-		errs = append(errs, unix.Munmap(region))
+		err = errors.Join(err, unix.Munmap(region))
 	}
-	return errors.Join(errs...)
+	return err
 }
 
 func (m *Memory) send(socket string, mappings []Mapping) error {
