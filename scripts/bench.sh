@@ -14,7 +14,8 @@ build/tools/bench-network
 build/tools/bench-chunks
 up() { bin/wrenn up --data "$data" --netns isolated --listen 127.0.0.1:0 -- build/tools/bench "$@"; }
 WRENN_GOLDEN_MIB=0 up "$@" # every sandbox boots
-WRENN_GOLDEN_MIB=4096 up -golden "$@"
+WRENN_GOLDEN_MIB=4096 WRENN_POOL_MIB=0 up -golden "$@"
+WRENN_GOLDEN_MIB=4096 WRENN_POOL_MIB=2048 up -pool "$@"
 # An S3 server on the loopback of a namespace that all of the platform is in: the agent must reach it.
 # shellcheck disable=SC2016 # expanded in there
 unshare --net bash -euo pipefail -c '

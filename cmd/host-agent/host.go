@@ -84,5 +84,10 @@ func (h *host) info(context.Context) (*pb.GetHostInfoResponse, error) {
 			Vcpus: int32(g.Size.VCPUs), MemoryMib: int32(g.Size.MemoryMiB), DiskMib: int32(g.Size.DiskMiB),
 		})
 	}
+	for _, p := range h.parts.agent.Pool() {
+		resp.Pool = append(resp.Pool, &pb.PooledVMs{
+			Template: p.Template, Vcpus: int32(p.Size.VCPUs), MemoryMib: int32(p.Size.MemoryMiB), DiskMib: int32(p.Size.DiskMiB), Count: int32(p.Count),
+		})
+	}
 	return resp, nil
 }

@@ -127,7 +127,7 @@ func assemble(ctx context.Context, cfg config.Agent, log *slog.Logger) (p *parts
 		return p, err
 	}
 	p.agent, err = agent.Open(ctx, agent.Config{
-		Dir: p.volume.Dir, Kernel: kernel, Driver: p.driver, Network: p.net, Images: p.images, Jails: jails, GoldenMiB: cfg.GoldenMiB,
+		Dir: p.volume.Dir, Kernel: kernel, Driver: p.driver, Network: p.net, Images: p.images, Jails: jails, GoldenMiB: cfg.GoldenMiB, PoolMiB: cfg.PoolMiB,
 		Archive: stored, Logger: log,
 	})
 	return p, err

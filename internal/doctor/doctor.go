@@ -73,7 +73,7 @@ type check func(ctx context.Context, m *machine) Finding
 
 // checks in the order in which they are reported.
 var checks = []check{
-	checkRoot, checkKernel, checkKVM, checkFirecracker, checkQEMU, checkGuestKernel, checkImages, checkReflinks, checkGolden, checkObjects, checkLoop, checkDisk,
+	checkRoot, checkKernel, checkKVM, checkFirecracker, checkQEMU, checkGuestKernel, checkImages, checkReflinks, checkGolden, checkPool, checkObjects, checkLoop, checkDisk,
 	checkMemory, checkTUN, checkNftables, checkForwardPolicy, checkRoutes, checkJail, checkUserfaultfd, checkOpenFiles, checkDatabases,
 }
 

@@ -110,6 +110,9 @@ func (a *Agent) enter(rec record) (s *sandbox, isNew bool, err error) {
 	if s, ok := a.sandboxes[rec.Sandbox]; ok {
 		return s, false, nil
 	}
+	if a.inUse(rec.Sandbox) {
+		return nil, false, models.Errorf(models.Conflict, "a VM of the host has the name %s", rec.Sandbox).WithHint("try again")
+	}
 	rec.Slot, rec.CreatedAt = -1, time.Now().UTC()
 	s = newSandbox(rec)
 	s.turn <- struct{}{}
@@ -134,10 +137,7 @@ func (a *Agent) await(ctx context.Context, s *sandbox) (Sandbox, error) {
 // build is the story of a create. Each durable step is recorded before it is taken.
 func (a *Agent) build(ctx context.Context, s *sandbox, tmpl filesystem.Template, env map[string]string) error {
 	clock := stopwatch{last: time.Now()}
-	if err := a.prepare(ctx, s, &clock); err != nil {
-		return err
-	}
-	link, err := a.bringUp(ctx, s, tmpl, env, &clock)
+	link, err := a.obtain(ctx, s, tmpl, env, &clock)
 	if err != nil {
 		return err
 	}
@@ -159,7 +159,7 @@ func (a *Agent) prepare(ctx context.Context, s *sandbox, clock *stopwatch) error
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	slot, err := a.cfg.Network.Reserve(ctx)
+	slot, err := a.reserve(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -214,6 +214,7 @@ func (a *Agent) provide(ctx context.Context, s *sandbox, tmpl filesystem.Templat
 
 // start boots the VM and records its process.
 func (a *Agent) start(ctx context.Context, s *sandbox, link network.Link) error {
+	a.makeRoom(ctx, s)
 	spec := a.spec(s, link)
 	var err error
 	if spec.Jail, err = a.jail(s); err != nil {
@@ -249,6 +250,9 @@ func (a *Agent) run(s *sandbox, machine vm.Running) {
 	s.mu.Lock()
 	s.vm, s.guest = machine, guest
 	s.mu.Unlock()
+	if s.hidden {
+		a.setBack(machine)
+	}
 	a.tasks.Go(func() { a.watch(s, machine) })
 }
 

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -43,6 +44,9 @@ type rig struct {
 	kernel string
 	digest string // of the template
 	golden int    // MiB
+	pool   int    // MiB
+	subnet string
+	memory func() (total, available int64, err error) // of the host, if not nil
 	owners uint32
 
 	objects *objects
@@ -78,7 +82,7 @@ func (r *rig) open() {
 		r.t.Fatal(err)
 	}
 	err = netns.Do(r.netns, func() (err error) {
-		r.net, err = network.Open(ctx, network.Config{Subnet: netip.MustParsePrefix("10.0.0.0/24"), OwnerBase: r.owners, Logger: log})
+		r.net, err = network.Open(ctx, network.Config{Subnet: netip.MustParsePrefix(cmp.Or(r.subnet, "10.0.0.0/24")), OwnerBase: r.owners, Logger: log})
 		return err
 	})
 	if err != nil {
@@ -89,9 +93,9 @@ func (r *rig) open() {
 		r.t.Fatal(err)
 	}
 	r.agent, err = Open(ctx, Config{
-		Dir: r.dir, Kernel: kernel, Driver: r.driver, Network: r.net, Images: images, Jails: r.jails, GoldenMiB: r.golden, Logger: log,
+		Dir: r.dir, Kernel: kernel, Driver: r.driver, Network: r.net, Images: images, Jails: r.jails, GoldenMiB: r.golden, PoolMiB: r.pool, Logger: log,
 		Archive: archive.New(r.objects, nil),
-		yield:   func(vm.Saved) error { return nil },
+		memory:  r.memory, prioritize: func(vm.Saved, priority) error { return nil },
 	})
 	if err != nil {
 		r.t.Fatal(err)
@@ -170,6 +174,7 @@ type driver struct {
 	pauseErr               error
 	noRestore              string
 	snapshots, restores    func() // called while the VM stands still, before it is written, or before it is restored
+	certifies              func() // called while a guest renews what it is asked to
 	failing                string // the step of a certificate that fails
 	version                string
 	memoryMiB              int64       // that a snapshot's memory takes of the disk
@@ -284,6 +289,9 @@ func (c configured) Start(context.Context) (vm.Running, error) {
 		if r.URL.Path == "/resume" {
 			if body, err := io.ReadAll(r.Body); err == nil && c.d.resumes != nil {
 				c.d.resumes <- body
+			}
+			if certifies := c.d.certifies; certifies != nil {
+				certifies()
 			}
 			c.d.certify(w)
 			return
