@@ -36,6 +36,10 @@ func sandbox(r dbgen.Sandbox) (models.Sandbox, error) {
 	if sb.Resumed, err = decodeCertificate(r.Certificate); err != nil {
 		return sb, fmt.Errorf("decode the certificate of %s: %w", r.ID, err)
 	}
+	sb.Cold = r.Cold
+	if sb.Archive, err = decodeArchive(r.Archive); err != nil {
+		return sb, fmt.Errorf("decode the archive of %s: %w", r.ID, err)
+	}
 	return sb, nil
 }
 

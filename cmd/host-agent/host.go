@@ -70,6 +70,8 @@ func (h *host) info(context.Context) (*pb.GetHostInfoResponse, error) {
 		Vcpus: int32(runtime.NumCPU()), MemoryMib: int64(mem.Totalram) * int64(mem.Unit) >> 20,
 		OverheadMib: int64(driver.OverheadMiB), DiskMib: disk.TotalMiB, Reflinks: disk.Reflinks,
 	}
+	_, noArchive := h.parts.agent.Archive()
+	resp.Archive = noArchive == nil
 	for _, t := range templates {
 		resp.Templates = append(resp.Templates, &pb.Template{
 			Name: t.Name, Digest: t.Digest, DiskMib: int32(t.DiskMiB), Description: t.Description,
@@ -80,6 +82,11 @@ func (h *host) info(context.Context) (*pb.GetHostInfoResponse, error) {
 		resp.GoldenSnapshots = append(resp.GoldenSnapshots, &pb.GoldenSnapshot{
 			SnapshotId: g.ID, Template: g.Template, Digest: g.Digest, CreatedAt: timestamppb.New(g.CreatedAt), Bytes: g.Bytes,
 			Vcpus: int32(g.Size.VCPUs), MemoryMib: int32(g.Size.MemoryMiB), DiskMib: int32(g.Size.DiskMiB),
+		})
+	}
+	for _, p := range h.parts.agent.Pool() {
+		resp.Pool = append(resp.Pool, &pb.PooledVMs{
+			Template: p.Template, Vcpus: int32(p.Size.VCPUs), MemoryMib: int32(p.Size.MemoryMiB), DiskMib: int32(p.Size.DiskMiB), Count: int32(p.Count),
 		})
 	}
 	return resp, nil

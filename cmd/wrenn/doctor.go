@@ -26,6 +26,7 @@ func newDoctor(a *app) *cobra.Command {
 	f.StringVar(&o.Jail, "jail", firstOf(os.Getenv("WRENN_JAIL"), "on"), "whether VMMs are confined: on or off")
 	f.StringVar(&o.SeccompFilter, "seccomp-filter", os.Getenv("WRENN_SECCOMP_FILTER"), "a compiled filter, for a Firecracker that was built without one")
 	f.Uint32Var(&o.OwnerBase, "owner-base", ownerBase(), "first of the user ids of VMMs")
+	o.Objects = agentObjects
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		kernel, images := guestFiles()
@@ -49,6 +50,15 @@ func ownerBase() uint32 {
 		return config.DefaultOwnerBase
 	}
 	return uint32(n)
+}
+
+// agentObjects is the object store of the host agent's settings.
+func agentObjects() (config.Objects, error) {
+	cfg, err := config.LoadAgent()
+	if err == nil {
+		err = cfg.Objects.Check()
+	}
+	return cfg.Objects, err
 }
 
 func (a *app) printFindings(findings []doctor.Finding, asJSON bool) error {

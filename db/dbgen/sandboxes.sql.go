@@ -12,17 +12,49 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
 
+const archivedRows = `-- name: ArchivedRows :many
+SELECT id, state, coalesce(archive ->> 'key', '')::text AS archive_key FROM sandboxes WHERE id = ANY ($1::text[])
+`
+
+type ArchivedRowsRow struct {
+	ID         string
+	State      models.State
+	ArchiveKey string
+}
+
+// What is known of the sandboxes of stored snapshots.
+func (q *Queries) ArchivedRows(ctx context.Context, ids []string) ([]ArchivedRowsRow, error) {
+	rows, err := q.db.Query(ctx, archivedRows, ids)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ArchivedRowsRow
+	for rows.Next() {
+		var i ArchivedRowsRow
+		if err := rows.Scan(&i.ID, &i.State, &i.ArchiveKey); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const homelessRows = `-- name: HomelessRows :many
-SELECT s.id, s.state, s.generation, coalesce(h.name, '')::text AS host_name
+SELECT s.id, s.state, s.generation, s.cold, coalesce(h.name, '')::text AS host_name
 FROM sandboxes s LEFT JOIN hosts h ON h.id = s.host_id
 WHERE (s.state IN ('pending', 'stopping') AND s.host_id IS NULL AND s.deadline < clock_timestamp())
-    OR (h.state = 'replaced' AND s.state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'stopping'))
+    OR (h.state = 'replaced' AND s.state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping'))
 `
 
 type HomelessRowsRow struct {
 	ID         string
 	State      models.State
 	Generation int64
+	Cold       bool
 	HostName   string
 }
 
@@ -40,6 +72,7 @@ func (q *Queries) HomelessRows(ctx context.Context) ([]HomelessRowsRow, error) {
 			&i.ID,
 			&i.State,
 			&i.Generation,
+			&i.Cold,
 			&i.HostName,
 		); err != nil {
 			return nil, err
@@ -140,7 +173,7 @@ func (q *Queries) ListSandboxEvents(ctx context.Context, sandboxID string) ([]Sa
 }
 
 const listSandboxes = `-- name: ListSandboxes :many
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate FROM sandboxes
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold FROM sandboxes
 WHERE account_id = $1
     AND state::text = ANY ($2::text[])
     AND ($3::text IS NULL OR template = $3)
@@ -197,6 +230,8 @@ func (q *Queries) ListSandboxes(ctx context.Context, arg ListSandboxesParams) ([
 			&i.NetworkGeneration,
 			&i.AutoResume,
 			&i.Certificate,
+			&i.Archive,
+			&i.Cold,
 		); err != nil {
 			return nil, err
 		}
@@ -209,7 +244,7 @@ func (q *Queries) ListSandboxes(ctx context.Context, arg ListSandboxesParams) ([
 }
 
 const lockSandboxOfAccount = `-- name: LockSandboxOfAccount :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate FROM sandboxes WHERE id = $1 AND account_id = $2 FOR NO KEY UPDATE
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold FROM sandboxes WHERE id = $1 AND account_id = $2 FOR NO KEY UPDATE
 `
 
 type LockSandboxOfAccountParams struct {
@@ -244,16 +279,18 @@ func (q *Queries) LockSandboxOfAccount(ctx context.Context, arg LockSandboxOfAcc
 		&i.NetworkGeneration,
 		&i.AutoResume,
 		&i.Certificate,
+		&i.Archive,
+		&i.Cold,
 	)
 	return i, err
 }
 
 const rowsForHost = `-- name: RowsForHost :many
-SELECT id, host_id, state, generation, network_generation,
+SELECT id, host_id, state, generation, network_generation, cold,
     coalesce(deadline < clock_timestamp(), false)::bool AS overdue,
     extract(epoch FROM clock_timestamp() - updated_at)::float8 AS age_seconds
 FROM sandboxes
-WHERE (host_id = $1 AND state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'stopping')) OR id = ANY ($2::text[])
+WHERE (host_id = $1 AND state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping')) OR id = ANY ($2::text[])
 `
 
 type RowsForHostParams struct {
@@ -267,6 +304,7 @@ type RowsForHostRow struct {
 	State             models.State
 	Generation        int64
 	NetworkGeneration int64
+	Cold              bool
 	Overdue           bool
 	AgeSeconds        float64
 }
@@ -288,6 +326,7 @@ func (q *Queries) RowsForHost(ctx context.Context, arg RowsForHostParams) ([]Row
 			&i.State,
 			&i.Generation,
 			&i.NetworkGeneration,
+			&i.Cold,
 			&i.Overdue,
 			&i.AgeSeconds,
 		); err != nil {
@@ -302,7 +341,7 @@ func (q *Queries) RowsForHost(ctx context.Context, arg RowsForHostParams) ([]Row
 }
 
 const sandboxByID = `-- name: SandboxByID :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate FROM sandboxes WHERE id = $1
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold FROM sandboxes WHERE id = $1
 `
 
 func (q *Queries) SandboxByID(ctx context.Context, id string) (Sandbox, error) {
@@ -331,12 +370,14 @@ func (q *Queries) SandboxByID(ctx context.Context, id string) (Sandbox, error) {
 		&i.NetworkGeneration,
 		&i.AutoResume,
 		&i.Certificate,
+		&i.Archive,
+		&i.Cold,
 	)
 	return i, err
 }
 
 const sandboxOfAccount = `-- name: SandboxOfAccount :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate FROM sandboxes WHERE id = $1 AND account_id = $2
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold FROM sandboxes WHERE id = $1 AND account_id = $2
 `
 
 type SandboxOfAccountParams struct {
@@ -370,6 +411,8 @@ func (q *Queries) SandboxOfAccount(ctx context.Context, arg SandboxOfAccountPara
 		&i.NetworkGeneration,
 		&i.AutoResume,
 		&i.Certificate,
+		&i.Archive,
+		&i.Cold,
 	)
 	return i, err
 }
@@ -378,12 +421,12 @@ const setNetwork = `-- name: SetNetwork :one
 WITH changed AS (
     UPDATE sandboxes SET network = $1, network_generation = network_generation + 1
     WHERE sandboxes.id = $2
-    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate
+    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold
 ), audited AS (
     INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
     SELECT account_id, $3, 'sandbox.network', id, 'accepted', $4 FROM changed
 )
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate FROM changed
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold FROM changed
 `
 
 type SetNetworkParams struct {
@@ -416,6 +459,8 @@ type SetNetworkRow struct {
 	NetworkGeneration int64
 	AutoResume        bool
 	Certificate       []byte
+	Archive           []byte
+	Cold              bool
 }
 
 func (q *Queries) SetNetwork(ctx context.Context, arg SetNetworkParams) (SetNetworkRow, error) {
@@ -449,6 +494,8 @@ func (q *Queries) SetNetwork(ctx context.Context, arg SetNetworkParams) (SetNetw
 		&i.NetworkGeneration,
 		&i.AutoResume,
 		&i.Certificate,
+		&i.Archive,
+		&i.Cold,
 	)
 	return i, err
 }
@@ -461,22 +508,25 @@ WITH changed AS (
         reason = $2,
         operation = $3,
         deadline = clock_timestamp() + make_interval(secs => $4::float8),
-        host_id = coalesce($5, host_id),
-        timings = coalesce($6, timings),
-        certificate = coalesce($7, certificate),
+        host_id = CASE WHEN $1::sandbox_state = 'hibernated' THEN NULL ELSE coalesce($5, host_id) END,
+        archive = coalesce($6, archive),
+        cold = CASE WHEN $1::sandbox_state = 'hibernated' THEN true
+            WHEN $1::sandbox_state IN ('running', 'paused') THEN false ELSE cold END,
+        timings = coalesce($7, timings),
+        certificate = coalesce($8, certificate),
         started_at = CASE WHEN $1::sandbox_state = 'running' THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,
         updated_at = clock_timestamp()
-    WHERE sandboxes.id = $8 AND sandboxes.state = $9 AND sandboxes.generation = $10
-    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate
+    WHERE sandboxes.id = $9 AND sandboxes.state = $10 AND sandboxes.generation = $11
+    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold
 ), event AS (
     INSERT INTO sandbox_events (sandbox_id, from_state, to_state, reason, actor, operation, generation)
-    SELECT id, $9, state, reason, $11, operation, generation FROM changed
+    SELECT id, $10, state, reason, $12, operation, generation FROM changed
 ), audited AS (
     INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
-    SELECT account_id, $11, $12, id, $13, operation FROM changed
-    WHERE $12::text <> ''
+    SELECT account_id, $12, $13, id, $14, operation FROM changed
+    WHERE $13::text <> ''
 )
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate FROM changed
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold FROM changed
 `
 
 type TransitionSandboxParams struct {
@@ -485,6 +535,7 @@ type TransitionSandboxParams struct {
 	Operation       string
 	DeadlineSeconds *float64
 	HostID          *string
+	Archive         []byte
 	Timings         []byte
 	Certificate     []byte
 	ID              string
@@ -518,6 +569,8 @@ type TransitionSandboxRow struct {
 	NetworkGeneration int64
 	AutoResume        bool
 	Certificate       []byte
+	Archive           []byte
+	Cold              bool
 }
 
 // One statement is the compare-and-set, its event row and its audit row: they happen
@@ -529,6 +582,7 @@ func (q *Queries) TransitionSandbox(ctx context.Context, arg TransitionSandboxPa
 		arg.Operation,
 		arg.DeadlineSeconds,
 		arg.HostID,
+		arg.Archive,
 		arg.Timings,
 		arg.Certificate,
 		arg.ID,
@@ -562,6 +616,8 @@ func (q *Queries) TransitionSandbox(ctx context.Context, arg TransitionSandboxPa
 		&i.NetworkGeneration,
 		&i.AutoResume,
 		&i.Certificate,
+		&i.Archive,
+		&i.Cold,
 	)
 	return i, err
 }

@@ -36,6 +36,7 @@ type sandboxView struct {
 	Generation int64             `json:"generation"`
 	Timings    []stepView        `json:"timings"`
 	Resumed    *certificateView  `json:"resumed"`
+	Archive    *archiveView      `json:"archive"`
 }
 
 type stepView struct {
@@ -49,7 +50,7 @@ func view(sb models.Sandbox) sandboxView {
 		VCPUs: sb.Size.VCPUs, MemoryMiB: sb.Size.MemoryMiB, DiskMiB: orNull(sb.Size.DiskMiB),
 		Metadata: sb.Metadata, Network: viewOfNetwork(sb.Network), Host: orNull(sb.Host), CreatedAt: apiTime(sb.CreatedAt), StartedAt: apiTime(sb.StartedAt),
 		UpdatedAt: apiTime(sb.UpdatedAt), Deadline: apiTime(sb.Deadline), Generation: sb.Generation,
-		Timings: make([]stepView, len(sb.Steps)), AutoResume: sb.AutoResume, Resumed: viewOfCertificate(sb.Resumed),
+		Timings: make([]stepView, len(sb.Steps)), AutoResume: sb.AutoResume, Resumed: viewOfCertificate(sb.Resumed), Archive: viewOfArchive(sb.Archive),
 	}
 	for i, s := range sb.Steps {
 		v.Timings[i] = stepView{Step: s.Name, MS: milliseconds(s.Duration)}

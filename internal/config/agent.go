@@ -26,7 +26,10 @@ type Agent struct {
 	Cgroup     string   `yaml:"cgroup" env:"WRENN_CGROUP"`         // the cgroup v2 that limits sandboxes, below the root; off: no limits; with jails
 	DiskMiBs   int      `yaml:"disk_mib_s" env:"WRENN_DISK_MIB_S"` // MiB a second that a sandbox may read, and write, on the host's disk; 0: as many as it can
 	GoldenMiB  int      `yaml:"golden_mib" env:"WRENN_GOLDEN_MIB"` // MiB of the disk that golden snapshots may take, from which sandboxes are made without booting; 0: there are none
+	PoolMiB    int      `yaml:"pool_mib" env:"WRENN_POOL_MIB"`     // MiB of the memory that VMs may take which were restored from golden snapshots before anybody asked for them; 0: there are none
 	LogFormat  string   `yaml:"log_format" env:"WRENN_LOG_FORMAT"` // text or json
+	// Objects say where hibernated sandboxes go.
+	Objects Objects `yaml:",inline"`
 	// SeccompFilter is a compiled filter for a Firecracker that was built without one.
 	SeccompFilter string `yaml:"seccomp_filter" env:"WRENN_SECCOMP_FILTER"`
 }
@@ -44,7 +47,8 @@ func LoadAgent() (Agent, error) {
 		Kernel: "build/guest/vmlinux", Images: "build/guest/images",
 		Driver: "auto", Volume: "auto", Subnet: "10.0.0.0/16", SubnetIPv6: "fd57:5245:4e4e::/112",
 		Jail: "on", OwnerBase: DefaultOwnerBase, Cgroup: "wrenn.slice/sandboxes",
-		LogFormat: "text",
+		GoldenMiB: 4096, PoolMiB: 2048, LogFormat: "text",
+		Objects: Objects{Region: DefaultRegion, CacheMiB: DefaultCacheMiB},
 	}
 	return cfg, load(&cfg)
 }
@@ -68,6 +72,8 @@ func (c Agent) Check() error {
 		return models.Errorf(models.Invalid, "disk_mib_s must be 0 (as many as it can) or more, not %d", c.DiskMiBs)
 	case c.GoldenMiB < 0:
 		return models.Errorf(models.Invalid, "golden_mib must be 0 (no golden snapshots) or more, not %d", c.GoldenMiB)
+	case c.PoolMiB < 0:
+		return models.Errorf(models.Invalid, "pool_mib must be 0 (no VM is restored ahead) or more, not %d", c.PoolMiB)
 	case c.LogFormat != "text" && c.LogFormat != "json":
 		return models.Errorf(models.Invalid, "log_format must be text or json, not %q", c.LogFormat)
 	}
@@ -75,6 +81,9 @@ func (c Agent) Check() error {
 		return err
 	}
 	if _, err := c.IPv6Prefix(); err != nil {
+		return err
+	}
+	if err := c.Objects.Check(); err != nil {
 		return err
 	}
 	_, err := c.Upstreams()

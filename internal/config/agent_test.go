@@ -53,6 +53,8 @@ func TestWrongValuesAreNamed(t *testing.T) {
 		"owner_base": func(c *Agent) { c.OwnerBase = 0 },
 		"cgroup":     func(c *Agent) { c.Cgroup = "../other" },
 		"disk_mib_s": func(c *Agent) { c.DiskMiBs = -1 },
+		"golden_mib": func(c *Agent) { c.GoldenMiB = -1 },
+		"pool_mib":   func(c *Agent) { c.PoolMiB = -1 },
 		"log_format": func(c *Agent) { c.LogFormat = "xml" },
 		"subnet":     func(c *Agent) { c.Subnet = "10.0.0.1/16" },
 		"dns":        func(c *Agent) { c.DNS = []string{"example"} },

@@ -1,4 +1,4 @@
-// Package hostapi is the gRPC face of the host agent: it checks what comes in, calls
+// Package hostapi is the face of the host agent: it checks what comes in, calls
 // the agent, and hands connections to the guests on.
 package hostapi
 
@@ -30,13 +30,14 @@ type Server struct {
 	open  *tunnels
 }
 
-// New returns a gRPC server that serves a. Whoever can connect to it owns every sandbox of the
+// New returns a server of calls and tunnels that serves a. Whoever can connect to it owns every sandbox of the
 // host: it belongs on a unix socket or behind mutual TLS.
-func New(a *agent.Agent, info HostInfo, log *slog.Logger) *grpc.Server {
-	g := grpc.NewServer(append(tunnel.ServerOptions(),
-		grpc.UnaryInterceptor(grpcerr.UnaryServer(log)), grpc.StreamInterceptor(grpcerr.StreamServer(log)))...)
-	pb.RegisterHostAgentServiceServer(g, &Server{agent: a, info: info, open: &tunnels{of: map[id.Sandbox]int{}}})
-	return g
+func New(a *agent.Agent, info HostInfo, log *slog.Logger) *tunnel.Server {
+	g := grpc.NewServer(grpc.UnaryInterceptor(grpcerr.UnaryServer(log)), grpc.StreamInterceptor(grpcerr.StreamServer(log)))
+	s := &Server{agent: a, info: info, open: &tunnels{of: map[id.Sandbox]int{}}}
+	pb.RegisterHostAgentServiceServer(g, s)
+	pb.RegisterArchiveServiceServer(g, &archiveServer{agent: a})
+	return tunnel.NewServer(g, s.Tunnel, log)
 }
 
 // CreateSandbox implements HostAgentService.
@@ -190,6 +191,8 @@ var stateOf = map[agent.State]pb.SandboxState{
 	agent.Stopping: pb.SandboxState_SANDBOX_STATE_STOPPING,
 	agent.Failed:   pb.SandboxState_SANDBOX_STATE_FAILED,
 	agent.Gone:     pb.SandboxState_SANDBOX_STATE_GONE,
+	agent.Storing:  pb.SandboxState_SANDBOX_STATE_STORING,
+	agent.Fetching: pb.SandboxState_SANDBOX_STATE_FETCHING,
 }
 
 func message(v agent.Sandbox) *pb.Sandbox {
@@ -197,7 +200,7 @@ func message(v agent.Sandbox) *pb.Sandbox {
 		SandboxId: string(v.ID), State: stateOf[v.State], Reason: v.Reason, Template: v.Template,
 		Vcpus: int32(v.Size.VCPUs), MemoryMib: int32(v.Size.MemoryMiB), DiskMib: int32(v.Size.DiskMiB),
 		CreatedAt: timestamppb.New(v.CreatedAt), GuestAddress: v.Guest, EnvdVersion: v.EnvdVersion,
-		NetworkGeneration: v.Network.Generation, Certificate: certificate(v.Resumed),
+		NetworkGeneration: v.Network.Generation, Certificate: certificate(v.Resumed), Archive: archiveMessage(v.Archive),
 	}
 	for _, step := range v.Steps {
 		m.Steps = append(m.Steps, &pb.Step{Name: step.Name, Duration: durationpb.New(step.Duration)})

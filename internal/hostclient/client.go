@@ -18,7 +18,6 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/grpcerr"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
-	"github.com/wrenn-sandbox/wrenn/internal/tunnel"
 	pb "github.com/wrenn-sandbox/wrenn/proto/gen/hostagent/v1"
 )
 
@@ -31,8 +30,10 @@ const (
 
 // Client talks to one host agent. All methods may be called at the same time.
 type Client struct {
-	conn *grpc.ClientConn
-	api  pb.HostAgentServiceClient
+	conn    *grpc.ClientConn
+	api     pb.HostAgentServiceClient
+	archive pb.ArchiveServiceClient
+	address string
 
 	life context.Context // of tunnels; ends with Close
 	end  context.CancelFunc
@@ -48,13 +49,13 @@ func Dial(address string) (*Client, error) {
 		Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 		MinConnectTimeout: 2 * time.Second,
 	}
-	conn, err := grpc.NewClient(address, append(tunnel.DialOptions(),
+	conn, err := grpc.NewClient(address,
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithConnectParams(params),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)), grpc.WithDisableServiceConfig(), grpc.WithNoProxy())...)
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)), grpc.WithDisableServiceConfig(), grpc.WithNoProxy())
 	if err != nil {
 		return nil, fmt.Errorf("host agent address %q: %w", address, err)
 	}
-	c := &Client{conn: conn, api: pb.NewHostAgentServiceClient(conn)}
+	c := &Client{conn: conn, api: pb.NewHostAgentServiceClient(conn), archive: pb.NewArchiveServiceClient(conn), address: address}
 	c.life, c.end = context.WithCancel(context.Background())
 	return c, nil
 }
@@ -82,6 +83,9 @@ const (
 	Stopping State = "stopping"
 	Failed   State = "failed" // its VM ended unasked; its record is kept until it is destroyed
 	Gone     State = "gone"   // only in watches: the host holds nothing of it any more
+
+	Storing  State = "storing"  // paused, and on its way into the object store
+	Fetching State = "fetching" // on its way out of it
 )
 
 // Sandbox is a sandbox as its host sees it.
@@ -94,6 +98,7 @@ type Sandbox struct {
 
 	NetworkGeneration int64               // of the network policy in force
 	Resumed           *models.Certificate // of the last resume, or of its making from a golden snapshot; nil before
+	Archive           *models.Archive     // where the snapshot that it sleeps in is stored; nil where it is not
 }
 
 // NewSandbox is what a host needs to make a sandbox.
@@ -173,6 +178,7 @@ type Info struct {
 	OverheadMiB                        int64 // of the memory, that a VM takes beside its guest's
 	Reflinks                           bool
 	Templates                          []Template
+	Archive                            bool // whether it has an object store
 }
 
 // Template is an image on a host.
@@ -197,6 +203,7 @@ func (c *Client) Info(ctx context.Context) (Info, error) {
 		ID: host, Hostname: r.GetHostname(), AgentVersion: r.GetAgentVersion(),
 		Driver: r.GetDriver(), DriverVersion: r.GetDriverVersion(), Accelerator: r.GetAccelerator(),
 		VCPUs: int(r.GetVcpus()), MemoryMiB: r.GetMemoryMib(), OverheadMiB: r.GetOverheadMib(), DiskMiB: r.GetDiskMib(), Reflinks: r.GetReflinks(),
+		Archive: r.GetArchive(),
 	}
 	for _, t := range r.GetTemplates() {
 		info.Templates = append(info.Templates, Template{
@@ -216,11 +223,14 @@ var states = map[pb.SandboxState]State{
 	pb.SandboxState_SANDBOX_STATE_STOPPING: Stopping,
 	pb.SandboxState_SANDBOX_STATE_FAILED:   Failed,
 	pb.SandboxState_SANDBOX_STATE_GONE:     Gone,
+	pb.SandboxState_SANDBOX_STATE_STORING:  Storing,
+	pb.SandboxState_SANDBOX_STATE_FETCHING: Fetching,
 }
 
 func sandbox(m *pb.Sandbox) Sandbox {
 	s := Sandbox{ID: id.Sandbox(m.GetSandboxId()), State: states[m.GetState()], Reason: m.GetReason(), CreatedAt: m.GetCreatedAt().AsTime()}
 	s.NetworkGeneration, s.Resumed = m.GetNetworkGeneration(), certificate(m.GetCertificate())
+	s.Archive = archived(m.GetArchive())
 	for _, step := range m.GetSteps() {
 		s.Steps = append(s.Steps, models.Step{Name: step.GetName(), Duration: step.GetDuration().AsDuration()})
 	}

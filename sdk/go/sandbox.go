@@ -12,7 +12,7 @@ import (
 // State is where a sandbox is in its life. New states may appear.
 type State string
 
-// The states. Pending, Starting, Pausing, Resuming and Stopping pass by themselves.
+// The states. Pending, Starting, Pausing, Resuming, Hibernating and Stopping pass by themselves.
 const (
 	Pending  State = "pending"
 	Starting State = "starting"
@@ -23,6 +23,9 @@ const (
 	Stopping State = "stopping"
 	Stopped  State = "stopped"
 	Failed   State = "error"
+
+	Hibernating State = "hibernating" // paused, and on its way into the object store
+	Hibernated  State = "hibernated"  // in the object store, and on no host
 )
 
 // Sandbox is a sandbox as the service knows it. What is not known yet is zero.
@@ -38,7 +41,7 @@ type Sandbox struct {
 	Metadata      map[string]string `json:"metadata,omitempty"`
 	Network       NetworkPolicy     `json:"network"` // that is wanted; Client.Network tells whether it is in force
 	AutoResume    bool              `json:"auto_resume"`
-	HostID        string            `json:"host_id,omitempty"`
+	HostID        string            `json:"host_id,omitempty"` // empty while it is on none
 	CreatedAt     time.Time         `json:"created_at"`
 	StartedAt     time.Time         `json:"started_at,omitzero"` // when it first ran
 	UpdatedAt     time.Time         `json:"updated_at"`          // when its state last changed
@@ -46,6 +49,7 @@ type Sandbox struct {
 	Generation    int64             `json:"generation"`        // grows by one with every change of state
 	Timings       []Timing          `json:"timings,omitempty"` // what its creation spent its time on
 	Resumed       *Certificate      `json:"resumed,omitempty"` // what its guest renewed at its last resume, or when it was made from a golden snapshot; nil before
+	Archive       *Archive          `json:"archive,omitempty"` // its last hibernation; nil before
 }
 
 // Timing is one step of an operation.
@@ -65,7 +69,7 @@ type CreateSandboxRequest struct {
 	Name      string            `json:"name,omitempty"`       // at most 128 characters
 	Network   *NetworkPolicy    `json:"network,omitempty"`    // nil: all public addresses
 
-	AutoResume *bool `json:"auto_resume,omitempty"` // nil: requests resume it while it is paused
+	AutoResume *bool `json:"auto_resume,omitempty"` // nil: requests resume it while it sleeps
 }
 
 // CreateSandbox creates a sandbox and returns when it runs. It is never repeated after it was sent. When

@@ -10,6 +10,7 @@
 //     (dismantle), every step of which may be repeated.
 //   - The end of the agent ends no sandbox.
 //   - A pause or a resume leaves the sandbox running or paused, whole: one that fails, or that the agent was killed in, is undone or completed.
+//   - A paused sandbox that is stored in the object store stays whole here until it is released.
 //   - Destroy beats everything else that happens to a sandbox.
 package agent
 
@@ -32,6 +33,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/network"
+	"github.com/wrenn-sandbox/wrenn/internal/snapshot/archive"
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
 )
 
@@ -45,9 +47,13 @@ type Config struct {
 	Jails   *Jails // how VMMs are confined; nil for not at all
 	// GoldenMiB is how much of the disk golden snapshots may take, from which sandboxes are made without booting; 0: there are none.
 	GoldenMiB int
-	Logger    *slog.Logger
+	// PoolMiB is how much of the memory VMs may have that were restored ahead, from golden snapshots; 0: there are none.
+	PoolMiB int
+	Archive *archive.Archive // where sandboxes go to sleep for long; nil where the host has no object store
+	Logger  *slog.Logger
 
-	yield func(vm.Saved) error // gives a VMM the lowest priority
+	prioritize func(vm.Saved, priority) error
+	memory     func() (total, available int64, err error) // of the host, in MiB
 }
 
 // Agent owns the sandboxes of a host. Its methods may be called at the same time.
@@ -60,9 +66,11 @@ type Agent struct {
 	kernel  func() string      // SHA-256 of the guests' kernel, "" where it cannot be read
 	end     context.CancelFunc // of what goes on as long as the agent
 	golden  *goldens
+	pool    *pool
 
 	mu        sync.Mutex // guards what follows
 	sandboxes map[id.Sandbox]*sandbox
+	homes     map[id.Sandbox]id.Sandbox // whose folder is not named after them: whom it was made for
 	closed    bool
 }
 
@@ -82,11 +90,14 @@ func Open(ctx context.Context, cfg Config) (*Agent, error) {
 	}
 	life, end := context.WithCancel(context.Background())
 	a := &Agent{
-		cfg: cfg, log: cfg.Logger, lock: lock, changes: newHub(), end: end, golden: goldens,
-		sandboxes: map[id.Sandbox]*sandbox{}, kernel: sync.OnceValue(func() string { return fileSum(cfg.Kernel) }),
+		cfg: cfg, log: cfg.Logger, lock: lock, changes: newHub(), end: end, golden: goldens, pool: newPool(),
+		sandboxes: map[id.Sandbox]*sandbox{}, homes: map[id.Sandbox]id.Sandbox{}, kernel: sync.OnceValue(func() string { return fileSum(cfg.Kernel) }),
 	}
-	if a.cfg.yield == nil {
-		a.cfg.yield = lowerPriority
+	if a.cfg.prioritize == nil {
+		a.cfg.prioritize = setPriority
+	}
+	if a.cfg.memory == nil {
+		a.cfg.memory = hostMemory
 	}
 	if err := a.open(ctx); err != nil {
 		_ = a.Close()
@@ -94,6 +105,7 @@ func Open(ctx context.Context, cfg Config) (*Agent, error) {
 	}
 	a.tasks.Go(func() { a.keepJournals(life) })
 	a.tasks.Go(func() { a.keepGolden(life) })
+	a.tasks.Go(func() { a.keepPool(life) })
 	return a, nil
 }
 
@@ -188,6 +200,7 @@ func (a *Agent) begin() error {
 func (a *Agent) forget(s *sandbox) {
 	a.mu.Lock()
 	delete(a.sandboxes, s.id)
+	delete(a.homes, s.id)
 	a.mu.Unlock()
 	if s.hidden {
 		return
@@ -197,7 +210,20 @@ func (a *Agent) forget(s *sandbox) {
 	a.changes.publish(gone)
 }
 
-func (a *Agent) dir(sb id.Sandbox) string    { return filepath.Join(a.cfg.Dir, "sandboxes", string(sb)) }
+// dir is the folder of a sandbox: named after it or, where its VM was made ahead, after whom that was made for.
+func (a *Agent) dir(sb id.Sandbox) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if home, ok := a.homes[sb]; ok {
+		sb = home
+	}
+	return a.folder(sb)
+}
+
+func (a *Agent) folder(name id.Sandbox) string {
+	return filepath.Join(a.cfg.Dir, "sandboxes", string(name))
+}
+
 func (a *Agent) runDir(sb id.Sandbox) string { return filepath.Join(a.dir(sb), "run") }
 
 func lockFolder(dir string) (*os.File, error) {

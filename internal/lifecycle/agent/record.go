@@ -39,6 +39,9 @@ type record struct {
 	Snapshot string              `json:"snapshot,omitempty"` // that it sleeps in, or was resumed from
 	Resumed  *models.Certificate `json:"resumed,omitempty"`
 
+	Pooled bool    `json:"pooled,omitempty"` // it waits for a sandbox to be
+	Stored *stored `json:"stored,omitempty"` // the snapshot of it that was stored last, or that it was fetched as
+
 	Network *models.NetworkPolicy `json:"network,omitempty"` // nil in one by an agent that knew of none
 }
 

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -26,6 +27,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/network"
 	"github.com/wrenn-sandbox/wrenn/internal/network/netns"
+	"github.com/wrenn-sandbox/wrenn/internal/snapshot/archive"
 	"github.com/wrenn-sandbox/wrenn/internal/testlane"
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
 )
@@ -42,13 +44,18 @@ type rig struct {
 	kernel string
 	digest string // of the template
 	golden int    // MiB
+	pool   int    // MiB
+	subnet string
+	memory func() (total, available int64, err error) // of the host, if not nil
 	owners uint32
+
+	objects *objects
 }
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
 	testlane.NeedRoot(t)
-	r := &rig{t: t, dir: t.TempDir(), driver: newDriver(t), kernel: "one", digest: "sha256:0123456789abcdef"}
+	r := &rig{t: t, dir: t.TempDir(), driver: newDriver(t), kernel: "one", digest: "sha256:0123456789abcdef", objects: newObjects(t)}
 	r.netns = filepath.Join(t.TempDir(), "netns")
 	if err := netns.Create(r.netns); err != nil {
 		t.Fatal(err)
@@ -75,7 +82,7 @@ func (r *rig) open() {
 		r.t.Fatal(err)
 	}
 	err = netns.Do(r.netns, func() (err error) {
-		r.net, err = network.Open(ctx, network.Config{Subnet: netip.MustParsePrefix("10.0.0.0/24"), OwnerBase: r.owners, Logger: log})
+		r.net, err = network.Open(ctx, network.Config{Subnet: netip.MustParsePrefix(cmp.Or(r.subnet, "10.0.0.0/24")), OwnerBase: r.owners, Logger: log})
 		return err
 	})
 	if err != nil {
@@ -86,8 +93,9 @@ func (r *rig) open() {
 		r.t.Fatal(err)
 	}
 	r.agent, err = Open(ctx, Config{
-		Dir: r.dir, Kernel: kernel, Driver: r.driver, Network: r.net, Images: images, Jails: r.jails, GoldenMiB: r.golden, Logger: log,
-		yield: func(vm.Saved) error { return nil },
+		Dir: r.dir, Kernel: kernel, Driver: r.driver, Network: r.net, Images: images, Jails: r.jails, GoldenMiB: r.golden, PoolMiB: r.pool, Logger: log,
+		Archive: archive.New(r.objects, nil),
+		memory:  r.memory, prioritize: func(vm.Saved, priority) error { return nil },
 	})
 	if err != nil {
 		r.t.Fatal(err)
@@ -166,6 +174,7 @@ type driver struct {
 	pauseErr               error
 	noRestore              string
 	snapshots, restores    func() // called while the VM stands still, before it is written, or before it is restored
+	certifies              func() // called while a guest renews what it is asked to
 	failing                string // the step of a certificate that fails
 	version                string
 	memoryMiB              int64       // that a snapshot's memory takes of the disk
@@ -282,6 +291,9 @@ func (c configured) Start(context.Context) (vm.Running, error) {
 		if r.URL.Path == "/resume" {
 			if body, err := io.ReadAll(r.Body); err == nil && c.d.resumes != nil {
 				c.d.resumes <- body
+			}
+			if certifies := c.d.certifies; certifies != nil {
+				certifies()
 			}
 			c.d.certify(w)
 			return

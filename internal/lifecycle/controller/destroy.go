@@ -29,6 +29,7 @@ func (c *Controller) destroy(ctx context.Context, by By, sb models.Sandbox) (mod
 	if err := c.free(ctx, sb.Host, sb.ID); err != nil {
 		return models.Sandbox{}, unfinished(sb.ID, err)
 	}
+	c.forget(ctx, sb)
 	return c.freed(ctx, by.db(), sb)
 }
 
