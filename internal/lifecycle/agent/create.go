@@ -331,12 +331,16 @@ func (a *Agent) consoleTail(sb id.Sandbox) string {
 }
 
 func kernelArgs(sb id.Sandbox, link network.Link) []string {
-	return []string{
+	args := []string{
 		"wrenn.hostname=" + string(sb),
 		"wrenn.ip=" + link.Guest.String(),
 		"wrenn.gw=" + link.Gateway.String(),
 		"wrenn.dns=" + link.Gateway.String(), // see Names
 	}
+	if link.IPv6.Guest.IsValid() {
+		args = append(args, "wrenn.ip6="+link.IPv6.Guest.String(), "wrenn.gw6="+link.IPv6.Gateway.String())
+	}
+	return args
 }
 
 func (a *Agent) diskPath(sb id.Sandbox) string { return filepath.Join(a.dir(sb), "rootfs.ext4") }

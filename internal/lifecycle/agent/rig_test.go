@@ -179,6 +179,8 @@ type driver struct {
 	version                string
 	memoryMiB              int64       // that a snapshot's memory takes of the disk
 	resumes                chan []byte // what guests were asked to renew, if not nil
+	inits                  chan []byte // what guests were told by /init, if not nil
+	deaf                   bool        // guests refuse /init
 
 	mu  sync.Mutex // guards all
 	all map[string]*machine
@@ -295,6 +297,14 @@ func (c configured) Start(context.Context) (vm.Running, error) {
 			}
 			c.d.certify(w)
 			return
+		}
+		if r.URL.Path == "/init" && c.d.inits != nil {
+			body, _ := io.ReadAll(r.Body) // what came of it
+			c.d.inits <- body
+			if c.d.deaf {
+				w.WriteHeader(http.StatusInternalServerError)
+				return
+			}
 		}
 		if hold != nil {
 			select {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -121,9 +123,22 @@ func (a *Agent) adopt(ctx context.Context, s *sandbox) error {
 	return nil
 }
 
+// reattach also finds what names had let in, and lets it in again where the policy is not the one that was in force: an agent was killed between
+// the record of it and its enforcement.
 func (a *Agent) reattach(ctx context.Context, s *sandbox) error {
-	if _, err := a.attach(ctx, s); err != nil {
+	pinned, err := a.cfg.Network.Pins(ctx, s.id)
+	if err == nil {
+		s.pins.recall(pinned, time.Now())
+		_, err = a.attach(ctx, s)
+	}
+	if err != nil {
 		return fmt.Errorf("re-attach the network of %s: %w", s.id, err)
+	}
+	s.pins.disallow(s.policy())
+	for _, p := range s.pins.allowed(s.policy(), time.Now()) {
+		if err := a.cfg.Network.Pin(ctx, s.id, p.Name, []netip.Addr{p.Addr}, time.Until(p.Until)); err != nil { // the guest asks again
+			a.log.Warn("address of a name not pinned anew", "sandbox_id", s.id, "name", p.Name, "error", err)
+		}
 	}
 	return nil
 }

@@ -1428,10 +1428,12 @@ type NetworkPolicy struct {
 	Generation int64 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
 	// Whether what no rule names is allowed.
 	Internet bool `protobuf:"varint,2,opt,name=internet,proto3" json:"internet,omitempty"`
-	// IPv4 networks, domain names, or *.name.
-	Allow         []string       `protobuf:"bytes,3,rep,name=allow,proto3" json:"allow,omitempty"`
-	Deny          []string       `protobuf:"bytes,4,rep,name=deny,proto3" json:"deny,omitempty"`
-	Limits        *NetworkLimits `protobuf:"bytes,5,opt,name=limits,proto3" json:"limits,omitempty"`
+	// Networks, domain names, or *.name.
+	Allow  []string       `protobuf:"bytes,3,rep,name=allow,proto3" json:"allow,omitempty"`
+	Deny   []string       `protobuf:"bytes,4,rep,name=deny,proto3" json:"deny,omitempty"`
+	Limits *NetworkLimits `protobuf:"bytes,5,opt,name=limits,proto3" json:"limits,omitempty"`
+	// Whether any of it is by IPv6, where the host has that.
+	Ipv6          bool `protobuf:"varint,6,opt,name=ipv6,proto3" json:"ipv6,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1499,6 +1501,13 @@ func (x *NetworkPolicy) GetLimits() *NetworkLimits {
 		return x.Limits
 	}
 	return nil
+}
+
+func (x *NetworkPolicy) GetIpv6() bool {
+	if x != nil {
+		return x.Ipv6
+	}
+	return false
 }
 
 // 0 means the host's default.
@@ -1726,7 +1735,11 @@ type GetNetworkResponse struct {
 	// The latest first.
 	Refusals []*NetworkRefusal `protobuf:"bytes,3,rep,name=refusals,proto3" json:"refusals,omitempty"`
 	// How many refusals are not among these, since the journal of a sandbox is bounded.
-	Forgotten     int64 `protobuf:"varint,4,opt,name=forgotten,proto3" json:"forgotten,omitempty"`
+	Forgotten int64 `protobuf:"varint,4,opt,name=forgotten,proto3" json:"forgotten,omitempty"`
+	// Empty for a sandbox that has none.
+	Ipv6Address string `protobuf:"bytes,5,opt,name=ipv6_address,json=ipv6Address,proto3" json:"ipv6_address,omitempty"`
+	// Why the world is not reached by IPv6, though the policy allows that; empty if it is.
+	Ipv6Why       string `protobuf:"bytes,6,opt,name=ipv6_why,json=ipv6Why,proto3" json:"ipv6_why,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1787,6 +1800,20 @@ func (x *GetNetworkResponse) GetForgotten() int64 {
 		return x.Forgotten
 	}
 	return 0
+}
+
+func (x *GetNetworkResponse) GetIpv6Address() string {
+	if x != nil {
+		return x.Ipv6Address
+	}
+	return ""
+}
+
+func (x *GetNetworkResponse) GetIpv6Why() string {
+	if x != nil {
+		return x.Ipv6Why
+	}
+	return ""
 }
 
 // Since the sandbox was created, or its host was restarted.
@@ -2539,7 +2566,7 @@ const file_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\n" +
 	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\")\n" +
 	"\x13ReadConsoleResponse\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data\"\xb0\x01\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"\xc4\x01\n" +
 	"\rNetworkPolicy\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x03R\n" +
@@ -2547,7 +2574,8 @@ const file_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\binternet\x18\x02 \x01(\bR\binternet\x12\x14\n" +
 	"\x05allow\x18\x03 \x03(\tR\x05allow\x12\x12\n" +
 	"\x04deny\x18\x04 \x03(\tR\x04deny\x129\n" +
-	"\x06limits\x18\x05 \x01(\v2!.wrenn.hostagent.v1.NetworkLimitsR\x06limits\"\xdb\x01\n" +
+	"\x06limits\x18\x05 \x01(\v2!.wrenn.hostagent.v1.NetworkLimitsR\x06limits\x12\x12\n" +
+	"\x04ipv6\x18\x06 \x01(\bR\x04ipv6\"\xdb\x01\n" +
 	"\rNetworkLimits\x12\x1f\n" +
 	"\vupload_mbit\x18\x01 \x01(\x05R\n" +
 	"uploadMbit\x12#\n" +
@@ -2565,12 +2593,14 @@ const file_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"generation\"2\n" +
 	"\x11GetNetworkRequest\x12\x1d\n" +
 	"\n" +
-	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\"\xee\x01\n" +
+	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\"\xac\x02\n" +
 	"\x12GetNetworkResponse\x129\n" +
 	"\x06policy\x18\x01 \x01(\v2!.wrenn.hostagent.v1.NetworkPolicyR\x06policy\x12?\n" +
 	"\bcounters\x18\x02 \x01(\v2#.wrenn.hostagent.v1.NetworkCountersR\bcounters\x12>\n" +
 	"\brefusals\x18\x03 \x03(\v2\".wrenn.hostagent.v1.NetworkRefusalR\brefusals\x12\x1c\n" +
-	"\tforgotten\x18\x04 \x01(\x03R\tforgotten\"\xca\x02\n" +
+	"\tforgotten\x18\x04 \x01(\x03R\tforgotten\x12!\n" +
+	"\fipv6_address\x18\x05 \x01(\tR\vipv6Address\x12\x19\n" +
+	"\bipv6_why\x18\x06 \x01(\tR\aipv6Why\"\xca\x02\n" +
 	"\x0fNetworkCounters\x12!\n" +
 	"\fsent_packets\x18\x01 \x01(\x04R\vsentPackets\x12\x1d\n" +
 	"\n" +
