@@ -179,10 +179,10 @@ func (v *VM) Whole(ctx context.Context) error {
 		return fmt.Errorf("wait for the memory of the VM in %s: %w", v.files.dir, ctx.Err())
 	}
 	switch {
-	case l.whole:
-		return nil
 	case v.isReleased():
 		return vm.ErrReleased
+	case l.whole:
+		return nil
 	}
 	select {
 	case <-v.done:

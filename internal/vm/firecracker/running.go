@@ -150,7 +150,7 @@ func (v *VM) Release() error {
 func (v *VM) judge(s vmm.Status) vm.Exit {
 	e := vm.Exit{At: s.At, Code: s.Code, Signal: s.Signal, Known: s.Known, Asked: v.asked.Load()}
 	e = vmm.Killed(e, Name, v.saved.Cgroup)
-	if lost := v.lostMemory(); lost != "" && !e.Asked {
+	if lost := v.lostMemory(); lost != "" { // also where it was to be ended for what came of that
 		e.Reason = lost
 		return e
 	}

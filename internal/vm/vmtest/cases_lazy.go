@@ -28,6 +28,10 @@ type late struct {
 func (w *world) later(f frozen, spec vm.Spec, source lateSource) vm.Image {
 	w.Helper()
 	source.File = f.Memory
+	memory, err := os.Open(f.Memory)
+	w.must(err)
+	defer memory.Close()
+	source.Held = unused(memory, int64(f.Machine.MemoryMiB)<<20/pager.BlockSize)
 	text, err := json.Marshal(source)
 	w.must(err)
 	image := f.Image
@@ -38,7 +42,7 @@ func (w *world) later(f frozen, spec vm.Spec, source lateSource) vm.Image {
 	return image
 }
 
-// restoreLater restores f by an agent that dies meanwhile, or by this one. All of its memory but zeros may come, the rest with the gate.
+// restoreLater restores f by an agent that dies meanwhile, or by this one. All of its memory but one block may come, that one with the gate.
 func (w *world) restoreLater(f frozen, agentDies bool) late {
 	w.Helper()
 	spec := w.clone(f)

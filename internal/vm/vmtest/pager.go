@@ -26,12 +26,10 @@ func Pager() ([]string, error) {
 // lateSource is where the memory of a VM of the suite comes from.
 type lateSource struct {
 	File    string // a snapshot's memory
-	Gate    string // while there is no file of this name, blocks of zeros, which a guest hardly ever asks for, take holdTime; "" for no gate
-	Damaged bool   // every block is
+	Gate    string // while there is no file of this name, block Held does not come; "" for no gate
+	Held    int64
+	Damaged bool // every block is
 }
-
-// holdTime is longer than a guest takes to answer, and less than a pager waits for a block.
-const holdTime = 10 * time.Second
 
 // runPager is the program of a pager.
 func runPager() error {
@@ -55,21 +53,42 @@ func (l lateFile) Block(ctx context.Context, i int64) ([]byte, error) {
 	if l.Damaged {
 		return nil, models.Errorf(models.Precondition, "block %d of the memory is damaged", i)
 	}
-	next, err := unix.Seek(int(l.file.Fd()), i*pager.BlockSize, unix.SEEK_DATA)
-	if errors.Is(err, unix.ENXIO) || err == nil && next >= (i+1)*pager.BlockSize {
-		return nil, l.hold(ctx)
+	if i == l.Held {
+		if err := l.hold(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if isHole(l.file, i) {
+		return nil, nil
 	}
 	data := make([]byte, pager.BlockSize)
-	_, err = l.file.ReadAt(data, i*pager.BlockSize)
+	_, err := l.file.ReadAt(data, i*pager.BlockSize)
 	return data, err
+}
+
+func isHole(f *os.File, i int64) bool {
+	next, err := unix.Seek(int(f.Fd()), i*pager.BlockSize, unix.SEEK_DATA)
+	return errors.Is(err, unix.ENXIO) || err == nil && next >= (i+1)*pager.BlockSize
+}
+
+// unused returns the block in the middle of the longest run of holes of a memory: the one that its guest is least likely to come to.
+func unused(f *os.File, blocks int64) int64 {
+	best, length, run := int64(0), int64(0), int64(0)
+	for i := range blocks {
+		if run++; !isHole(f, i) {
+			run = 0
+		}
+		if run > length {
+			best, length = i-run/2, run
+		}
+	}
+	return best
 }
 
 func (l lateFile) hold(ctx context.Context) error {
 	if l.Gate == "" {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, holdTime)
-	defer cancel()
 	ticker := time.NewTicker(10 * time.Millisecond)
 	defer ticker.Stop()
 	for {
@@ -78,7 +97,7 @@ func (l lateFile) hold(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return nil
+			return ctx.Err()
 		case <-ticker.C:
 		}
 	}
