@@ -36,6 +36,8 @@ type NewSandbox struct {
 	Within   time.Duration // until when it must run
 
 	AutoResume bool
+	Parent     id.Sandbox  // that it is forked from; empty for none
+	Snapshot   id.Snapshot // that it is created from; empty for none
 }
 
 // Placement is where a new sandbox goes and what it takes there.
@@ -73,6 +75,10 @@ func insertPlaced(ctx context.Context, q *dbgen.Queries, n NewSandbox, place Pla
 	if err != nil {
 		return models.Sandbox{}, err
 	}
+	return insertAt(ctx, q, n, where)
+}
+
+func insertAt(ctx context.Context, q *dbgen.Queries, n NewSandbox, where Placement) (models.Sandbox, error) {
 	meta, err := json.Marshal(nonNil(n.Metadata))
 	if err != nil {
 		return models.Sandbox{}, fmt.Errorf("encode metadata: %w", err)
@@ -85,6 +91,7 @@ func insertPlaced(ctx context.Context, q *dbgen.Queries, n NewSandbox, place Pla
 		ID: string(n.ID), AccountID: string(n.Account), Name: n.Name, Template: n.Template,
 		VCPUs: int32(where.Size.VCPUs), MemoryMiB: int32(where.Size.MemoryMiB), DiskMiB: int32(where.Size.DiskMiB),
 		Metadata: meta, Network: policy, AutoResume: n.AutoResume, Actor: n.By.Actor, Operation: n.By.Operation, DeadlineSeconds: n.Within.Seconds(),
+		ParentID: orNil(n.Parent), SnapshotID: orNil(n.Snapshot),
 	})
 	if err != nil {
 		return models.Sandbox{}, fmt.Errorf("insert sandbox: %w", err)

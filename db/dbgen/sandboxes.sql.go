@@ -44,7 +44,7 @@ func (q *Queries) ArchivedRows(ctx context.Context, ids []string) ([]ArchivedRow
 }
 
 const homelessRows = `-- name: HomelessRows :many
-SELECT s.id, s.state, s.generation, s.cold, coalesce(h.name, '')::text AS host_name
+SELECT s.id, s.state, s.generation, s.cold, (s.parent_id IS NOT NULL)::bool AS forked, coalesce(h.name, '')::text AS host_name
 FROM sandboxes s LEFT JOIN hosts h ON h.id = s.host_id
 WHERE (s.state IN ('pending', 'stopping') AND s.host_id IS NULL AND s.deadline < clock_timestamp())
     OR (h.state = 'replaced' AND s.state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping'))
@@ -55,6 +55,7 @@ type HomelessRowsRow struct {
 	State      models.State
 	Generation int64
 	Cold       bool
+	Forked     bool
 	HostName   string
 }
 
@@ -73,6 +74,7 @@ func (q *Queries) HomelessRows(ctx context.Context) ([]HomelessRowsRow, error) {
 			&i.State,
 			&i.Generation,
 			&i.Cold,
+			&i.Forked,
 			&i.HostName,
 		); err != nil {
 			return nil, err
@@ -88,9 +90,9 @@ func (q *Queries) HomelessRows(ctx context.Context) ([]HomelessRowsRow, error) {
 const insertSandbox = `-- name: InsertSandbox :exec
 WITH made AS (
     INSERT INTO sandboxes (id, account_id, name, template, vcpus, memory_mib, disk_mib, metadata, network, auto_resume,
-        state, generation, reason, operation, deadline)
+        parent_id, snapshot_id, state, generation, reason, operation, deadline)
     VALUES ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11,
-        'pending', 1, '', $12, clock_timestamp() + make_interval(secs => $13::float8))
+        $12, $13, 'pending', 1, '', $14, clock_timestamp() + make_interval(secs => $15::float8))
     RETURNING id, account_id, generation, operation
 ), event AS (
     INSERT INTO sandbox_events (sandbox_id, to_state, reason, actor, operation, generation)
@@ -112,6 +114,8 @@ type InsertSandboxParams struct {
 	Metadata        []byte
 	Network         []byte
 	AutoResume      bool
+	ParentID        *string
+	SnapshotID      *string
 	Operation       string
 	DeadlineSeconds float64
 }
@@ -129,6 +133,8 @@ func (q *Queries) InsertSandbox(ctx context.Context, arg InsertSandboxParams) er
 		arg.Metadata,
 		arg.Network,
 		arg.AutoResume,
+		arg.ParentID,
+		arg.SnapshotID,
 		arg.Operation,
 		arg.DeadlineSeconds,
 	)
@@ -173,7 +179,7 @@ func (q *Queries) ListSandboxEvents(ctx context.Context, sandboxID string) ([]Sa
 }
 
 const listSandboxes = `-- name: ListSandboxes :many
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold FROM sandboxes
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id FROM sandboxes
 WHERE account_id = $1
     AND state::text = ANY ($2::text[])
     AND ($3::text IS NULL OR template = $3)
@@ -232,6 +238,8 @@ func (q *Queries) ListSandboxes(ctx context.Context, arg ListSandboxesParams) ([
 			&i.Certificate,
 			&i.Archive,
 			&i.Cold,
+			&i.ParentID,
+			&i.SnapshotID,
 		); err != nil {
 			return nil, err
 		}
@@ -244,7 +252,7 @@ func (q *Queries) ListSandboxes(ctx context.Context, arg ListSandboxesParams) ([
 }
 
 const lockSandboxOfAccount = `-- name: LockSandboxOfAccount :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold FROM sandboxes WHERE id = $1 AND account_id = $2 FOR NO KEY UPDATE
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id FROM sandboxes WHERE id = $1 AND account_id = $2 FOR NO KEY UPDATE
 `
 
 type LockSandboxOfAccountParams struct {
@@ -281,12 +289,14 @@ func (q *Queries) LockSandboxOfAccount(ctx context.Context, arg LockSandboxOfAcc
 		&i.Certificate,
 		&i.Archive,
 		&i.Cold,
+		&i.ParentID,
+		&i.SnapshotID,
 	)
 	return i, err
 }
 
 const rowsForHost = `-- name: RowsForHost :many
-SELECT id, host_id, state, generation, network_generation, cold,
+SELECT id, host_id, state, generation, network_generation, cold, (parent_id IS NOT NULL)::bool AS forked,
     coalesce(deadline < clock_timestamp(), false)::bool AS overdue,
     extract(epoch FROM clock_timestamp() - updated_at)::float8 AS age_seconds
 FROM sandboxes
@@ -305,6 +315,7 @@ type RowsForHostRow struct {
 	Generation        int64
 	NetworkGeneration int64
 	Cold              bool
+	Forked            bool
 	Overdue           bool
 	AgeSeconds        float64
 }
@@ -327,6 +338,7 @@ func (q *Queries) RowsForHost(ctx context.Context, arg RowsForHostParams) ([]Row
 			&i.Generation,
 			&i.NetworkGeneration,
 			&i.Cold,
+			&i.Forked,
 			&i.Overdue,
 			&i.AgeSeconds,
 		); err != nil {
@@ -341,7 +353,7 @@ func (q *Queries) RowsForHost(ctx context.Context, arg RowsForHostParams) ([]Row
 }
 
 const sandboxByID = `-- name: SandboxByID :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold FROM sandboxes WHERE id = $1
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id FROM sandboxes WHERE id = $1
 `
 
 func (q *Queries) SandboxByID(ctx context.Context, id string) (Sandbox, error) {
@@ -372,12 +384,14 @@ func (q *Queries) SandboxByID(ctx context.Context, id string) (Sandbox, error) {
 		&i.Certificate,
 		&i.Archive,
 		&i.Cold,
+		&i.ParentID,
+		&i.SnapshotID,
 	)
 	return i, err
 }
 
 const sandboxOfAccount = `-- name: SandboxOfAccount :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold FROM sandboxes WHERE id = $1 AND account_id = $2
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id FROM sandboxes WHERE id = $1 AND account_id = $2
 `
 
 type SandboxOfAccountParams struct {
@@ -413,6 +427,8 @@ func (q *Queries) SandboxOfAccount(ctx context.Context, arg SandboxOfAccountPara
 		&i.Certificate,
 		&i.Archive,
 		&i.Cold,
+		&i.ParentID,
+		&i.SnapshotID,
 	)
 	return i, err
 }
@@ -421,12 +437,12 @@ const setNetwork = `-- name: SetNetwork :one
 WITH changed AS (
     UPDATE sandboxes SET network = $1, network_generation = network_generation + 1
     WHERE sandboxes.id = $2
-    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold
+    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.parent_id, sandboxes.snapshot_id
 ), audited AS (
     INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
     SELECT account_id, $3, 'sandbox.network', id, 'accepted', $4 FROM changed
 )
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold FROM changed
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id FROM changed
 `
 
 type SetNetworkParams struct {
@@ -461,6 +477,8 @@ type SetNetworkRow struct {
 	Certificate       []byte
 	Archive           []byte
 	Cold              bool
+	ParentID          *string
+	SnapshotID        *string
 }
 
 func (q *Queries) SetNetwork(ctx context.Context, arg SetNetworkParams) (SetNetworkRow, error) {
@@ -496,6 +514,8 @@ func (q *Queries) SetNetwork(ctx context.Context, arg SetNetworkParams) (SetNetw
 		&i.Certificate,
 		&i.Archive,
 		&i.Cold,
+		&i.ParentID,
+		&i.SnapshotID,
 	)
 	return i, err
 }
@@ -517,7 +537,7 @@ WITH changed AS (
         started_at = CASE WHEN $1::sandbox_state = 'running' THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,
         updated_at = clock_timestamp()
     WHERE sandboxes.id = $9 AND sandboxes.state = $10 AND sandboxes.generation = $11
-    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold
+    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.parent_id, sandboxes.snapshot_id
 ), event AS (
     INSERT INTO sandbox_events (sandbox_id, from_state, to_state, reason, actor, operation, generation)
     SELECT id, $10, state, reason, $12, operation, generation FROM changed
@@ -526,7 +546,7 @@ WITH changed AS (
     SELECT account_id, $12, $13, id, $14, operation FROM changed
     WHERE $13::text <> ''
 )
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold FROM changed
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id FROM changed
 `
 
 type TransitionSandboxParams struct {
@@ -571,6 +591,8 @@ type TransitionSandboxRow struct {
 	Certificate       []byte
 	Archive           []byte
 	Cold              bool
+	ParentID          *string
+	SnapshotID        *string
 }
 
 // One statement is the compare-and-set, its event row and its audit row: they happen
@@ -618,6 +640,8 @@ func (q *Queries) TransitionSandbox(ctx context.Context, arg TransitionSandboxPa
 		&i.Certificate,
 		&i.Archive,
 		&i.Cold,
+		&i.ParentID,
+		&i.SnapshotID,
 	)
 	return i, err
 }

@@ -1,9 +1,9 @@
 -- name: InsertSandbox :exec
 WITH made AS (
     INSERT INTO sandboxes (id, account_id, name, template, vcpus, memory_mib, disk_mib, metadata, network, auto_resume,
-        state, generation, reason, operation, deadline)
+        parent_id, snapshot_id, state, generation, reason, operation, deadline)
     VALUES (@id, @account_id, @name, @template, @vcpus, @memory_mib, @disk_mib, @metadata, @network, @auto_resume,
-        'pending', 1, '', @operation, clock_timestamp() + make_interval(secs => @deadline_seconds::float8))
+        sqlc.narg('parent_id'), sqlc.narg('snapshot_id'), 'pending', 1, '', @operation, clock_timestamp() + make_interval(secs => @deadline_seconds::float8))
     RETURNING id, account_id, generation, operation
 ), event AS (
     INSERT INTO sandbox_events (sandbox_id, to_state, reason, actor, operation, generation)
@@ -81,7 +81,7 @@ ORDER BY generation;
 -- What a reconciler compares with a host: the rows that the host should know of, and
 -- those of the sandboxes that it was seen to hold (wherever they should be).
 -- name: RowsForHost :many
-SELECT id, host_id, state, generation, network_generation, cold,
+SELECT id, host_id, state, generation, network_generation, cold, (parent_id IS NOT NULL)::bool AS forked,
     coalesce(deadline < clock_timestamp(), false)::bool AS overdue,
     extract(epoch FROM clock_timestamp() - updated_at)::float8 AS age_seconds
 FROM sandboxes
@@ -89,7 +89,7 @@ WHERE (host_id = @host_id AND state IN ('starting', 'running', 'pausing', 'pause
 
 -- Rows that no host can answer for: never placed, or placed on a host that was replaced.
 -- name: HomelessRows :many
-SELECT s.id, s.state, s.generation, s.cold, coalesce(h.name, '')::text AS host_name
+SELECT s.id, s.state, s.generation, s.cold, (s.parent_id IS NOT NULL)::bool AS forked, coalesce(h.name, '')::text AS host_name
 FROM sandboxes s LEFT JOIN hosts h ON h.id = s.host_id
 WHERE (s.state IN ('pending', 'stopping') AND s.host_id IS NULL AND s.deadline < clock_timestamp())
     OR (h.state = 'replaced' AND s.state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping'));

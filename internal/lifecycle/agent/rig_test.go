@@ -179,6 +179,7 @@ type driver struct {
 	version                string
 	memoryMiB              int64       // that a snapshot's memory takes of the disk
 	resumes                chan []byte // what guests were asked to renew, if not nil
+	failOn                 id.Sandbox  // whose VM does not start
 	inits                  chan []byte // what guests were told by /init, if not nil
 	deaf                   bool        // guests refuse /init
 
@@ -281,6 +282,9 @@ type configured struct {
 func (c configured) Start(context.Context) (vm.Running, error) {
 	if c.d.startErr != nil {
 		return nil, c.d.startErr
+	}
+	if c.d.failOn != "" && strings.Contains(c.spec.Dir, string(c.d.failOn)) {
+		return nil, errors.New("no")
 	}
 	c.d.mu.Lock()
 	defer c.d.mu.Unlock()

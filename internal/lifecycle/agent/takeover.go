@@ -25,7 +25,12 @@ func (a *Agent) takeOver(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list the sandboxes of an earlier agent: %w", err)
 	}
+	intents, err := a.recallIntents()
+	if err != nil {
+		return fmt.Errorf("read what an earlier agent intended: %w", err)
+	}
 	keep := map[id.Sandbox]bool{}
+	var found []*sandbox
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(8)
 	for _, e := range entries {
@@ -34,12 +39,18 @@ func (a *Agent) takeOver(ctx context.Context) error {
 			a.log.Warn("the sandboxes folder holds something that is not a sandbox", "name", e.Name())
 			continue
 		}
-		s := a.recall(folder)
+		found = append(found, a.recall(folder))
+	}
+	a.disown(intents)
+	for _, s := range found {
 		keep[s.id] = staying[s.view().State] != nil
 		group.Go(func() error { return a.settle(groupCtx, s) })
 	}
 	if err := group.Wait(); err != nil {
 		return err
+	}
+	if err := a.settleIntents(ctx, intents); err != nil {
+		return fmt.Errorf("undo what an earlier agent began: %w", err)
 	}
 	// Devices whose sandbox has no folder any more: the agent was killed in between.
 	swept, err := a.cfg.Network.Sweep(ctx, keep)

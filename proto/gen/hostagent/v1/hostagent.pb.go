@@ -598,7 +598,9 @@ type CreateSandboxRequest struct {
 	// Environment of every process started in the sandbox.
 	Env map[string]string `protobuf:"bytes,6,rep,name=env,proto3" json:"env,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Unset means all public addresses, with generation 0.
-	Network       *NetworkPolicy `protobuf:"bytes,20,opt,name=network,proto3" json:"network,omitempty"`
+	Network *NetworkPolicy `protobuf:"bytes,20,opt,name=network,proto3" json:"network,omitempty"`
+	// The snapshot to make it from, in place of the template: that, and the size, must be the snapshot's, and without env it keeps the snapshot's environment.
+	SnapshotId    string `protobuf:"bytes,30,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -680,6 +682,13 @@ func (x *CreateSandboxRequest) GetNetwork() *NetworkPolicy {
 		return x.Network
 	}
 	return nil
+}
+
+func (x *CreateSandboxRequest) GetSnapshotId() string {
+	if x != nil {
+		return x.SnapshotId
+	}
+	return ""
 }
 
 type CreateSandboxResponse struct {
@@ -1000,6 +1009,490 @@ func (x *ResumeSandboxResponse) GetSandbox() *Sandbox {
 	return nil
 }
 
+type ForkSandboxRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SandboxId     string                 `protobuf:"bytes,1,opt,name=sandbox_id,json=sandboxId,proto3" json:"sandbox_id,omitempty"`
+	Children      []*ForkChild           `protobuf:"bytes,2,rep,name=children,proto3" json:"children,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForkSandboxRequest) Reset() {
+	*x = ForkSandboxRequest{}
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForkSandboxRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForkSandboxRequest) ProtoMessage() {}
+
+func (x *ForkSandboxRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForkSandboxRequest.ProtoReflect.Descriptor instead.
+func (*ForkSandboxRequest) Descriptor() ([]byte, []int) {
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ForkSandboxRequest) GetSandboxId() string {
+	if x != nil {
+		return x.SandboxId
+	}
+	return ""
+}
+
+func (x *ForkSandboxRequest) GetChildren() []*ForkChild {
+	if x != nil {
+		return x.Children
+	}
+	return nil
+}
+
+type ForkChild struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	SandboxId string                 `protobuf:"bytes,1,opt,name=sandbox_id,json=sandboxId,proto3" json:"sandbox_id,omitempty"`
+	// Unset means all public addresses, with generation 0.
+	Network       *NetworkPolicy `protobuf:"bytes,2,opt,name=network,proto3" json:"network,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForkChild) Reset() {
+	*x = ForkChild{}
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForkChild) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForkChild) ProtoMessage() {}
+
+func (x *ForkChild) ProtoReflect() protoreflect.Message {
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForkChild.ProtoReflect.Descriptor instead.
+func (*ForkChild) Descriptor() ([]byte, []int) {
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ForkChild) GetSandboxId() string {
+	if x != nil {
+		return x.SandboxId
+	}
+	return ""
+}
+
+func (x *ForkChild) GetNetwork() *NetworkPolicy {
+	if x != nil {
+		return x.Network
+	}
+	return nil
+}
+
+type ForkSandboxResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order in which they were asked for.
+	Sandboxes     []*Sandbox `protobuf:"bytes,1,rep,name=sandboxes,proto3" json:"sandboxes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForkSandboxResponse) Reset() {
+	*x = ForkSandboxResponse{}
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForkSandboxResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForkSandboxResponse) ProtoMessage() {}
+
+func (x *ForkSandboxResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForkSandboxResponse.ProtoReflect.Descriptor instead.
+func (*ForkSandboxResponse) Descriptor() ([]byte, []int) {
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ForkSandboxResponse) GetSandboxes() []*Sandbox {
+	if x != nil {
+		return x.Sandboxes
+	}
+	return nil
+}
+
+type CreateSnapshotRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SnapshotId    string                 `protobuf:"bytes,1,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"`
+	SandboxId     string                 `protobuf:"bytes,2,opt,name=sandbox_id,json=sandboxId,proto3" json:"sandbox_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateSnapshotRequest) Reset() {
+	*x = CreateSnapshotRequest{}
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateSnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateSnapshotRequest) ProtoMessage() {}
+
+func (x *CreateSnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateSnapshotRequest.ProtoReflect.Descriptor instead.
+func (*CreateSnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *CreateSnapshotRequest) GetSnapshotId() string {
+	if x != nil {
+		return x.SnapshotId
+	}
+	return ""
+}
+
+func (x *CreateSnapshotRequest) GetSandboxId() string {
+	if x != nil {
+		return x.SandboxId
+	}
+	return ""
+}
+
+type CreateSnapshotResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Snapshot      *Snapshot              `protobuf:"bytes,1,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateSnapshotResponse) Reset() {
+	*x = CreateSnapshotResponse{}
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateSnapshotResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateSnapshotResponse) ProtoMessage() {}
+
+func (x *CreateSnapshotResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateSnapshotResponse.ProtoReflect.Descriptor instead.
+func (*CreateSnapshotResponse) Descriptor() ([]byte, []int) {
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *CreateSnapshotResponse) GetSnapshot() *Snapshot {
+	if x != nil {
+		return x.Snapshot
+	}
+	return nil
+}
+
+type DeleteSnapshotRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SnapshotId    string                 `protobuf:"bytes,1,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteSnapshotRequest) Reset() {
+	*x = DeleteSnapshotRequest{}
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteSnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteSnapshotRequest) ProtoMessage() {}
+
+func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteSnapshotRequest.ProtoReflect.Descriptor instead.
+func (*DeleteSnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *DeleteSnapshotRequest) GetSnapshotId() string {
+	if x != nil {
+		return x.SnapshotId
+	}
+	return ""
+}
+
+type DeleteSnapshotResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteSnapshotResponse) Reset() {
+	*x = DeleteSnapshotResponse{}
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteSnapshotResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteSnapshotResponse) ProtoMessage() {}
+
+func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteSnapshotResponse.ProtoReflect.Descriptor instead.
+func (*DeleteSnapshotResponse) Descriptor() ([]byte, []int) {
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{20}
+}
+
+type ListSnapshotsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSnapshotsRequest) Reset() {
+	*x = ListSnapshotsRequest{}
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSnapshotsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSnapshotsRequest) ProtoMessage() {}
+
+func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSnapshotsRequest.ProtoReflect.Descriptor instead.
+func (*ListSnapshotsRequest) Descriptor() ([]byte, []int) {
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{21}
+}
+
+type ListSnapshotsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Snapshots     []*Snapshot            `protobuf:"bytes,1,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSnapshotsResponse) Reset() {
+	*x = ListSnapshotsResponse{}
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSnapshotsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSnapshotsResponse) ProtoMessage() {}
+
+func (x *ListSnapshotsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSnapshotsResponse.ProtoReflect.Descriptor instead.
+func (*ListSnapshotsResponse) Descriptor() ([]byte, []int) {
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ListSnapshotsResponse) GetSnapshots() []*Snapshot {
+	if x != nil {
+		return x.Snapshots
+	}
+	return nil
+}
+
+type Snapshot struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	SnapshotId string                 `protobuf:"bytes,1,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"`
+	// Why it cannot be used; then nothing else is known of it.
+	Damage    string                 `protobuf:"bytes,2,opt,name=damage,proto3" json:"damage,omitempty"`
+	SandboxId string                 `protobuf:"bytes,3,opt,name=sandbox_id,json=sandboxId,proto3" json:"sandbox_id,omitempty"`
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	// What it takes of the host's disk at most: it may share blocks with others.
+	Bytes         int64 `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Snapshot) Reset() {
+	*x = Snapshot{}
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Snapshot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Snapshot) ProtoMessage() {}
+
+func (x *Snapshot) ProtoReflect() protoreflect.Message {
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
+func (*Snapshot) Descriptor() ([]byte, []int) {
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Snapshot) GetSnapshotId() string {
+	if x != nil {
+		return x.SnapshotId
+	}
+	return ""
+}
+
+func (x *Snapshot) GetDamage() string {
+	if x != nil {
+		return x.Damage
+	}
+	return ""
+}
+
+func (x *Snapshot) GetSandboxId() string {
+	if x != nil {
+		return x.SandboxId
+	}
+	return ""
+}
+
+func (x *Snapshot) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *Snapshot) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
 type GetSandboxRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	SandboxId     string                 `protobuf:"bytes,1,opt,name=sandbox_id,json=sandboxId,proto3" json:"sandbox_id,omitempty"`
@@ -1009,7 +1502,7 @@ type GetSandboxRequest struct {
 
 func (x *GetSandboxRequest) Reset() {
 	*x = GetSandboxRequest{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[14]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1021,7 +1514,7 @@ func (x *GetSandboxRequest) String() string {
 func (*GetSandboxRequest) ProtoMessage() {}
 
 func (x *GetSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[14]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1034,7 +1527,7 @@ func (x *GetSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSandboxRequest.ProtoReflect.Descriptor instead.
 func (*GetSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{14}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetSandboxRequest) GetSandboxId() string {
@@ -1053,7 +1546,7 @@ type GetSandboxResponse struct {
 
 func (x *GetSandboxResponse) Reset() {
 	*x = GetSandboxResponse{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[15]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1065,7 +1558,7 @@ func (x *GetSandboxResponse) String() string {
 func (*GetSandboxResponse) ProtoMessage() {}
 
 func (x *GetSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[15]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1078,7 +1571,7 @@ func (x *GetSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSandboxResponse.ProtoReflect.Descriptor instead.
 func (*GetSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{15}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetSandboxResponse) GetSandbox() *Sandbox {
@@ -1096,7 +1589,7 @@ type ListSandboxesRequest struct {
 
 func (x *ListSandboxesRequest) Reset() {
 	*x = ListSandboxesRequest{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[16]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1108,7 +1601,7 @@ func (x *ListSandboxesRequest) String() string {
 func (*ListSandboxesRequest) ProtoMessage() {}
 
 func (x *ListSandboxesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[16]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1121,7 +1614,7 @@ func (x *ListSandboxesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSandboxesRequest.ProtoReflect.Descriptor instead.
 func (*ListSandboxesRequest) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{16}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{26}
 }
 
 type ListSandboxesResponse struct {
@@ -1133,7 +1626,7 @@ type ListSandboxesResponse struct {
 
 func (x *ListSandboxesResponse) Reset() {
 	*x = ListSandboxesResponse{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[17]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1145,7 +1638,7 @@ func (x *ListSandboxesResponse) String() string {
 func (*ListSandboxesResponse) ProtoMessage() {}
 
 func (x *ListSandboxesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[17]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1158,7 +1651,7 @@ func (x *ListSandboxesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSandboxesResponse.ProtoReflect.Descriptor instead.
 func (*ListSandboxesResponse) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{17}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListSandboxesResponse) GetSandboxes() []*Sandbox {
@@ -1176,7 +1669,7 @@ type WatchSandboxesRequest struct {
 
 func (x *WatchSandboxesRequest) Reset() {
 	*x = WatchSandboxesRequest{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[18]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1188,7 +1681,7 @@ func (x *WatchSandboxesRequest) String() string {
 func (*WatchSandboxesRequest) ProtoMessage() {}
 
 func (x *WatchSandboxesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[18]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1201,7 +1694,7 @@ func (x *WatchSandboxesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSandboxesRequest.ProtoReflect.Descriptor instead.
 func (*WatchSandboxesRequest) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{18}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{28}
 }
 
 type WatchSandboxesResponse struct {
@@ -1217,7 +1710,7 @@ type WatchSandboxesResponse struct {
 
 func (x *WatchSandboxesResponse) Reset() {
 	*x = WatchSandboxesResponse{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[19]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1229,7 +1722,7 @@ func (x *WatchSandboxesResponse) String() string {
 func (*WatchSandboxesResponse) ProtoMessage() {}
 
 func (x *WatchSandboxesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[19]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1242,7 +1735,7 @@ func (x *WatchSandboxesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSandboxesResponse.ProtoReflect.Descriptor instead.
 func (*WatchSandboxesResponse) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{19}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *WatchSandboxesResponse) GetEvent() isWatchSandboxesResponse_Event {
@@ -1298,7 +1791,7 @@ type TunnelRequest struct {
 
 func (x *TunnelRequest) Reset() {
 	*x = TunnelRequest{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[20]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1310,7 +1803,7 @@ func (x *TunnelRequest) String() string {
 func (*TunnelRequest) ProtoMessage() {}
 
 func (x *TunnelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[20]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1323,7 +1816,7 @@ func (x *TunnelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TunnelRequest.ProtoReflect.Descriptor instead.
 func (*TunnelRequest) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{20}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *TunnelRequest) GetSandboxId() string {
@@ -1342,7 +1835,7 @@ type ReadConsoleRequest struct {
 
 func (x *ReadConsoleRequest) Reset() {
 	*x = ReadConsoleRequest{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[21]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1354,7 +1847,7 @@ func (x *ReadConsoleRequest) String() string {
 func (*ReadConsoleRequest) ProtoMessage() {}
 
 func (x *ReadConsoleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[21]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1367,7 +1860,7 @@ func (x *ReadConsoleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadConsoleRequest.ProtoReflect.Descriptor instead.
 func (*ReadConsoleRequest) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{21}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ReadConsoleRequest) GetSandboxId() string {
@@ -1386,7 +1879,7 @@ type ReadConsoleResponse struct {
 
 func (x *ReadConsoleResponse) Reset() {
 	*x = ReadConsoleResponse{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[22]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1398,7 +1891,7 @@ func (x *ReadConsoleResponse) String() string {
 func (*ReadConsoleResponse) ProtoMessage() {}
 
 func (x *ReadConsoleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[22]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1411,7 +1904,7 @@ func (x *ReadConsoleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadConsoleResponse.ProtoReflect.Descriptor instead.
 func (*ReadConsoleResponse) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{22}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ReadConsoleResponse) GetData() []byte {
@@ -1440,7 +1933,7 @@ type NetworkPolicy struct {
 
 func (x *NetworkPolicy) Reset() {
 	*x = NetworkPolicy{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[23]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1452,7 +1945,7 @@ func (x *NetworkPolicy) String() string {
 func (*NetworkPolicy) ProtoMessage() {}
 
 func (x *NetworkPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[23]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1465,7 +1958,7 @@ func (x *NetworkPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkPolicy.ProtoReflect.Descriptor instead.
 func (*NetworkPolicy) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{23}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *NetworkPolicy) GetGeneration() int64 {
@@ -1524,7 +2017,7 @@ type NetworkLimits struct {
 
 func (x *NetworkLimits) Reset() {
 	*x = NetworkLimits{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[24]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1536,7 +2029,7 @@ func (x *NetworkLimits) String() string {
 func (*NetworkLimits) ProtoMessage() {}
 
 func (x *NetworkLimits) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[24]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1549,7 +2042,7 @@ func (x *NetworkLimits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkLimits.ProtoReflect.Descriptor instead.
 func (*NetworkLimits) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{24}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *NetworkLimits) GetUploadMbit() int32 {
@@ -1597,7 +2090,7 @@ type SetNetworkPolicyRequest struct {
 
 func (x *SetNetworkPolicyRequest) Reset() {
 	*x = SetNetworkPolicyRequest{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[25]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1609,7 +2102,7 @@ func (x *SetNetworkPolicyRequest) String() string {
 func (*SetNetworkPolicyRequest) ProtoMessage() {}
 
 func (x *SetNetworkPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[25]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1622,7 +2115,7 @@ func (x *SetNetworkPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNetworkPolicyRequest.ProtoReflect.Descriptor instead.
 func (*SetNetworkPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{25}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *SetNetworkPolicyRequest) GetSandboxId() string {
@@ -1649,7 +2142,7 @@ type SetNetworkPolicyResponse struct {
 
 func (x *SetNetworkPolicyResponse) Reset() {
 	*x = SetNetworkPolicyResponse{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[26]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1661,7 +2154,7 @@ func (x *SetNetworkPolicyResponse) String() string {
 func (*SetNetworkPolicyResponse) ProtoMessage() {}
 
 func (x *SetNetworkPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[26]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1674,7 +2167,7 @@ func (x *SetNetworkPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNetworkPolicyResponse.ProtoReflect.Descriptor instead.
 func (*SetNetworkPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{26}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *SetNetworkPolicyResponse) GetGeneration() int64 {
@@ -1693,7 +2186,7 @@ type GetNetworkRequest struct {
 
 func (x *GetNetworkRequest) Reset() {
 	*x = GetNetworkRequest{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[27]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1705,7 +2198,7 @@ func (x *GetNetworkRequest) String() string {
 func (*GetNetworkRequest) ProtoMessage() {}
 
 func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[27]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1718,7 +2211,7 @@ func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkRequest.ProtoReflect.Descriptor instead.
 func (*GetNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{27}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *GetNetworkRequest) GetSandboxId() string {
@@ -1746,7 +2239,7 @@ type GetNetworkResponse struct {
 
 func (x *GetNetworkResponse) Reset() {
 	*x = GetNetworkResponse{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[28]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1758,7 +2251,7 @@ func (x *GetNetworkResponse) String() string {
 func (*GetNetworkResponse) ProtoMessage() {}
 
 func (x *GetNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[28]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1771,7 +2264,7 @@ func (x *GetNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkResponse.ProtoReflect.Descriptor instead.
 func (*GetNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{28}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GetNetworkResponse) GetPolicy() *NetworkPolicy {
@@ -1831,7 +2324,7 @@ type NetworkCounters struct {
 
 func (x *NetworkCounters) Reset() {
 	*x = NetworkCounters{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[29]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1843,7 +2336,7 @@ func (x *NetworkCounters) String() string {
 func (*NetworkCounters) ProtoMessage() {}
 
 func (x *NetworkCounters) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[29]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1856,7 +2349,7 @@ func (x *NetworkCounters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkCounters.ProtoReflect.Descriptor instead.
 func (*NetworkCounters) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{29}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *NetworkCounters) GetSentPackets() uint64 {
@@ -1915,7 +2408,7 @@ type NetworkRefusal struct {
 
 func (x *NetworkRefusal) Reset() {
 	*x = NetworkRefusal{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[30]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1927,7 +2420,7 @@ func (x *NetworkRefusal) String() string {
 func (*NetworkRefusal) ProtoMessage() {}
 
 func (x *NetworkRefusal) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[30]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1940,7 +2433,7 @@ func (x *NetworkRefusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkRefusal.ProtoReflect.Descriptor instead.
 func (*NetworkRefusal) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{30}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *NetworkRefusal) GetFirstAt() *timestamppb.Timestamp {
@@ -2014,7 +2507,7 @@ type GetHostInfoRequest struct {
 
 func (x *GetHostInfoRequest) Reset() {
 	*x = GetHostInfoRequest{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[31]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2026,7 +2519,7 @@ func (x *GetHostInfoRequest) String() string {
 func (*GetHostInfoRequest) ProtoMessage() {}
 
 func (x *GetHostInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[31]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2039,7 +2532,7 @@ func (x *GetHostInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHostInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetHostInfoRequest) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{31}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{41}
 }
 
 type GetHostInfoResponse struct {
@@ -2072,7 +2565,7 @@ type GetHostInfoResponse struct {
 
 func (x *GetHostInfoResponse) Reset() {
 	*x = GetHostInfoResponse{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[32]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2084,7 +2577,7 @@ func (x *GetHostInfoResponse) String() string {
 func (*GetHostInfoResponse) ProtoMessage() {}
 
 func (x *GetHostInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[32]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2097,7 +2590,7 @@ func (x *GetHostInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHostInfoResponse.ProtoReflect.Descriptor instead.
 func (*GetHostInfoResponse) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{32}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *GetHostInfoResponse) GetHostId() string {
@@ -2218,7 +2711,7 @@ type PooledVMs struct {
 
 func (x *PooledVMs) Reset() {
 	*x = PooledVMs{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[33]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2230,7 +2723,7 @@ func (x *PooledVMs) String() string {
 func (*PooledVMs) ProtoMessage() {}
 
 func (x *PooledVMs) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[33]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2243,7 +2736,7 @@ func (x *PooledVMs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PooledVMs.ProtoReflect.Descriptor instead.
 func (*PooledVMs) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{33}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *PooledVMs) GetTemplate() string {
@@ -2299,7 +2792,7 @@ type GoldenSnapshot struct {
 
 func (x *GoldenSnapshot) Reset() {
 	*x = GoldenSnapshot{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[34]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2311,7 +2804,7 @@ func (x *GoldenSnapshot) String() string {
 func (*GoldenSnapshot) ProtoMessage() {}
 
 func (x *GoldenSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[34]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2324,7 +2817,7 @@ func (x *GoldenSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GoldenSnapshot.ProtoReflect.Descriptor instead.
 func (*GoldenSnapshot) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{34}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *GoldenSnapshot) GetSnapshotId() string {
@@ -2398,7 +2891,7 @@ type Template struct {
 
 func (x *Template) Reset() {
 	*x = Template{}
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[35]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2410,7 +2903,7 @@ func (x *Template) String() string {
 func (*Template) ProtoMessage() {}
 
 func (x *Template) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_hostagent_proto_msgTypes[35]
+	mi := &file_hostagent_v1_hostagent_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2423,7 +2916,7 @@ func (x *Template) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Template.ProtoReflect.Descriptor instead.
 func (*Template) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{35}
+	return file_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Template) GetName() string {
@@ -2514,7 +3007,7 @@ const file_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\bduration\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bduration\"Q\n" +
 	"\x04Step\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
-	"\bduration\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\bduration\"\xdb\x02\n" +
+	"\bduration\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\bduration\"\xfc\x02\n" +
 	"\x14CreateSandboxRequest\x12\x1d\n" +
 	"\n" +
 	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x1a\n" +
@@ -2524,7 +3017,9 @@ const file_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"memory_mib\x18\x04 \x01(\x05R\tmemoryMib\x12\x19\n" +
 	"\bdisk_mib\x18\x05 \x01(\x05R\adiskMib\x12C\n" +
 	"\x03env\x18\x06 \x03(\v21.wrenn.hostagent.v1.CreateSandboxRequest.EnvEntryR\x03env\x12;\n" +
-	"\anetwork\x18\x14 \x01(\v2!.wrenn.hostagent.v1.NetworkPolicyR\anetwork\x1a6\n" +
+	"\anetwork\x18\x14 \x01(\v2!.wrenn.hostagent.v1.NetworkPolicyR\anetwork\x12\x1f\n" +
+	"\vsnapshot_id\x18\x1e \x01(\tR\n" +
+	"snapshotId\x1a6\n" +
 	"\bEnvEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"N\n" +
@@ -2545,7 +3040,40 @@ const file_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\n" +
 	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\"N\n" +
 	"\x15ResumeSandboxResponse\x125\n" +
-	"\asandbox\x18\x01 \x01(\v2\x1b.wrenn.hostagent.v1.SandboxR\asandbox\"2\n" +
+	"\asandbox\x18\x01 \x01(\v2\x1b.wrenn.hostagent.v1.SandboxR\asandbox\"n\n" +
+	"\x12ForkSandboxRequest\x12\x1d\n" +
+	"\n" +
+	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\x129\n" +
+	"\bchildren\x18\x02 \x03(\v2\x1d.wrenn.hostagent.v1.ForkChildR\bchildren\"g\n" +
+	"\tForkChild\x12\x1d\n" +
+	"\n" +
+	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\x12;\n" +
+	"\anetwork\x18\x02 \x01(\v2!.wrenn.hostagent.v1.NetworkPolicyR\anetwork\"P\n" +
+	"\x13ForkSandboxResponse\x129\n" +
+	"\tsandboxes\x18\x01 \x03(\v2\x1b.wrenn.hostagent.v1.SandboxR\tsandboxes\"W\n" +
+	"\x15CreateSnapshotRequest\x12\x1f\n" +
+	"\vsnapshot_id\x18\x01 \x01(\tR\n" +
+	"snapshotId\x12\x1d\n" +
+	"\n" +
+	"sandbox_id\x18\x02 \x01(\tR\tsandboxId\"R\n" +
+	"\x16CreateSnapshotResponse\x128\n" +
+	"\bsnapshot\x18\x01 \x01(\v2\x1c.wrenn.hostagent.v1.SnapshotR\bsnapshot\"8\n" +
+	"\x15DeleteSnapshotRequest\x12\x1f\n" +
+	"\vsnapshot_id\x18\x01 \x01(\tR\n" +
+	"snapshotId\"\x18\n" +
+	"\x16DeleteSnapshotResponse\"\x16\n" +
+	"\x14ListSnapshotsRequest\"S\n" +
+	"\x15ListSnapshotsResponse\x12:\n" +
+	"\tsnapshots\x18\x01 \x03(\v2\x1c.wrenn.hostagent.v1.SnapshotR\tsnapshots\"\xb3\x01\n" +
+	"\bSnapshot\x12\x1f\n" +
+	"\vsnapshot_id\x18\x01 \x01(\tR\n" +
+	"snapshotId\x12\x16\n" +
+	"\x06damage\x18\x02 \x01(\tR\x06damage\x12\x1d\n" +
+	"\n" +
+	"sandbox_id\x18\x03 \x01(\tR\tsandboxId\x129\n" +
+	"\n" +
+	"created_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x14\n" +
+	"\x05bytes\x18\x05 \x01(\x03R\x05bytes\"2\n" +
 	"\x11GetSandboxRequest\x12\x1d\n" +
 	"\n" +
 	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\"K\n" +
@@ -2677,12 +3205,16 @@ const file_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\x14SANDBOX_STATE_PAUSED\x10\a\x12\x1a\n" +
 	"\x16SANDBOX_STATE_RESUMING\x10\b\x12\x19\n" +
 	"\x15SANDBOX_STATE_STORING\x10\x14\x12\x1a\n" +
-	"\x16SANDBOX_STATE_FETCHING\x10\x152\xe4\b\n" +
+	"\x16SANDBOX_STATE_FETCHING\x10\x152\xfc\v\n" +
 	"\x10HostAgentService\x12d\n" +
 	"\rCreateSandbox\x12(.wrenn.hostagent.v1.CreateSandboxRequest\x1a).wrenn.hostagent.v1.CreateSandboxResponse\x12g\n" +
 	"\x0eDestroySandbox\x12).wrenn.hostagent.v1.DestroySandboxRequest\x1a*.wrenn.hostagent.v1.DestroySandboxResponse\x12a\n" +
 	"\fPauseSandbox\x12'.wrenn.hostagent.v1.PauseSandboxRequest\x1a(.wrenn.hostagent.v1.PauseSandboxResponse\x12d\n" +
-	"\rResumeSandbox\x12(.wrenn.hostagent.v1.ResumeSandboxRequest\x1a).wrenn.hostagent.v1.ResumeSandboxResponse\x12[\n" +
+	"\rResumeSandbox\x12(.wrenn.hostagent.v1.ResumeSandboxRequest\x1a).wrenn.hostagent.v1.ResumeSandboxResponse\x12^\n" +
+	"\vForkSandbox\x12&.wrenn.hostagent.v1.ForkSandboxRequest\x1a'.wrenn.hostagent.v1.ForkSandboxResponse\x12g\n" +
+	"\x0eCreateSnapshot\x12).wrenn.hostagent.v1.CreateSnapshotRequest\x1a*.wrenn.hostagent.v1.CreateSnapshotResponse\x12g\n" +
+	"\x0eDeleteSnapshot\x12).wrenn.hostagent.v1.DeleteSnapshotRequest\x1a*.wrenn.hostagent.v1.DeleteSnapshotResponse\x12d\n" +
+	"\rListSnapshots\x12(.wrenn.hostagent.v1.ListSnapshotsRequest\x1a).wrenn.hostagent.v1.ListSnapshotsResponse\x12[\n" +
 	"\n" +
 	"GetSandbox\x12%.wrenn.hostagent.v1.GetSandboxRequest\x1a&.wrenn.hostagent.v1.GetSandboxResponse\x12d\n" +
 	"\rListSandboxes\x12(.wrenn.hostagent.v1.ListSandboxesRequest\x1a).wrenn.hostagent.v1.ListSandboxesResponse\x12i\n" +
@@ -2706,7 +3238,7 @@ func file_hostagent_v1_hostagent_proto_rawDescGZIP() []byte {
 }
 
 var file_hostagent_v1_hostagent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_hostagent_v1_hostagent_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_hostagent_v1_hostagent_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_hostagent_v1_hostagent_proto_goTypes = []any{
 	(SandboxState)(0),                // 0: wrenn.hostagent.v1.SandboxState
 	(*ErrorDetail)(nil),              // 1: wrenn.hostagent.v1.ErrorDetail
@@ -2723,91 +3255,115 @@ var file_hostagent_v1_hostagent_proto_goTypes = []any{
 	(*PauseSandboxResponse)(nil),     // 12: wrenn.hostagent.v1.PauseSandboxResponse
 	(*ResumeSandboxRequest)(nil),     // 13: wrenn.hostagent.v1.ResumeSandboxRequest
 	(*ResumeSandboxResponse)(nil),    // 14: wrenn.hostagent.v1.ResumeSandboxResponse
-	(*GetSandboxRequest)(nil),        // 15: wrenn.hostagent.v1.GetSandboxRequest
-	(*GetSandboxResponse)(nil),       // 16: wrenn.hostagent.v1.GetSandboxResponse
-	(*ListSandboxesRequest)(nil),     // 17: wrenn.hostagent.v1.ListSandboxesRequest
-	(*ListSandboxesResponse)(nil),    // 18: wrenn.hostagent.v1.ListSandboxesResponse
-	(*WatchSandboxesRequest)(nil),    // 19: wrenn.hostagent.v1.WatchSandboxesRequest
-	(*WatchSandboxesResponse)(nil),   // 20: wrenn.hostagent.v1.WatchSandboxesResponse
-	(*TunnelRequest)(nil),            // 21: wrenn.hostagent.v1.TunnelRequest
-	(*ReadConsoleRequest)(nil),       // 22: wrenn.hostagent.v1.ReadConsoleRequest
-	(*ReadConsoleResponse)(nil),      // 23: wrenn.hostagent.v1.ReadConsoleResponse
-	(*NetworkPolicy)(nil),            // 24: wrenn.hostagent.v1.NetworkPolicy
-	(*NetworkLimits)(nil),            // 25: wrenn.hostagent.v1.NetworkLimits
-	(*SetNetworkPolicyRequest)(nil),  // 26: wrenn.hostagent.v1.SetNetworkPolicyRequest
-	(*SetNetworkPolicyResponse)(nil), // 27: wrenn.hostagent.v1.SetNetworkPolicyResponse
-	(*GetNetworkRequest)(nil),        // 28: wrenn.hostagent.v1.GetNetworkRequest
-	(*GetNetworkResponse)(nil),       // 29: wrenn.hostagent.v1.GetNetworkResponse
-	(*NetworkCounters)(nil),          // 30: wrenn.hostagent.v1.NetworkCounters
-	(*NetworkRefusal)(nil),           // 31: wrenn.hostagent.v1.NetworkRefusal
-	(*GetHostInfoRequest)(nil),       // 32: wrenn.hostagent.v1.GetHostInfoRequest
-	(*GetHostInfoResponse)(nil),      // 33: wrenn.hostagent.v1.GetHostInfoResponse
-	(*PooledVMs)(nil),                // 34: wrenn.hostagent.v1.PooledVMs
-	(*GoldenSnapshot)(nil),           // 35: wrenn.hostagent.v1.GoldenSnapshot
-	(*Template)(nil),                 // 36: wrenn.hostagent.v1.Template
-	nil,                              // 37: wrenn.hostagent.v1.CreateSandboxRequest.EnvEntry
-	nil,                              // 38: wrenn.hostagent.v1.NetworkCounters.DroppedPacketsEntry
-	(*timestamppb.Timestamp)(nil),    // 39: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),      // 40: google.protobuf.Duration
+	(*ForkSandboxRequest)(nil),       // 15: wrenn.hostagent.v1.ForkSandboxRequest
+	(*ForkChild)(nil),                // 16: wrenn.hostagent.v1.ForkChild
+	(*ForkSandboxResponse)(nil),      // 17: wrenn.hostagent.v1.ForkSandboxResponse
+	(*CreateSnapshotRequest)(nil),    // 18: wrenn.hostagent.v1.CreateSnapshotRequest
+	(*CreateSnapshotResponse)(nil),   // 19: wrenn.hostagent.v1.CreateSnapshotResponse
+	(*DeleteSnapshotRequest)(nil),    // 20: wrenn.hostagent.v1.DeleteSnapshotRequest
+	(*DeleteSnapshotResponse)(nil),   // 21: wrenn.hostagent.v1.DeleteSnapshotResponse
+	(*ListSnapshotsRequest)(nil),     // 22: wrenn.hostagent.v1.ListSnapshotsRequest
+	(*ListSnapshotsResponse)(nil),    // 23: wrenn.hostagent.v1.ListSnapshotsResponse
+	(*Snapshot)(nil),                 // 24: wrenn.hostagent.v1.Snapshot
+	(*GetSandboxRequest)(nil),        // 25: wrenn.hostagent.v1.GetSandboxRequest
+	(*GetSandboxResponse)(nil),       // 26: wrenn.hostagent.v1.GetSandboxResponse
+	(*ListSandboxesRequest)(nil),     // 27: wrenn.hostagent.v1.ListSandboxesRequest
+	(*ListSandboxesResponse)(nil),    // 28: wrenn.hostagent.v1.ListSandboxesResponse
+	(*WatchSandboxesRequest)(nil),    // 29: wrenn.hostagent.v1.WatchSandboxesRequest
+	(*WatchSandboxesResponse)(nil),   // 30: wrenn.hostagent.v1.WatchSandboxesResponse
+	(*TunnelRequest)(nil),            // 31: wrenn.hostagent.v1.TunnelRequest
+	(*ReadConsoleRequest)(nil),       // 32: wrenn.hostagent.v1.ReadConsoleRequest
+	(*ReadConsoleResponse)(nil),      // 33: wrenn.hostagent.v1.ReadConsoleResponse
+	(*NetworkPolicy)(nil),            // 34: wrenn.hostagent.v1.NetworkPolicy
+	(*NetworkLimits)(nil),            // 35: wrenn.hostagent.v1.NetworkLimits
+	(*SetNetworkPolicyRequest)(nil),  // 36: wrenn.hostagent.v1.SetNetworkPolicyRequest
+	(*SetNetworkPolicyResponse)(nil), // 37: wrenn.hostagent.v1.SetNetworkPolicyResponse
+	(*GetNetworkRequest)(nil),        // 38: wrenn.hostagent.v1.GetNetworkRequest
+	(*GetNetworkResponse)(nil),       // 39: wrenn.hostagent.v1.GetNetworkResponse
+	(*NetworkCounters)(nil),          // 40: wrenn.hostagent.v1.NetworkCounters
+	(*NetworkRefusal)(nil),           // 41: wrenn.hostagent.v1.NetworkRefusal
+	(*GetHostInfoRequest)(nil),       // 42: wrenn.hostagent.v1.GetHostInfoRequest
+	(*GetHostInfoResponse)(nil),      // 43: wrenn.hostagent.v1.GetHostInfoResponse
+	(*PooledVMs)(nil),                // 44: wrenn.hostagent.v1.PooledVMs
+	(*GoldenSnapshot)(nil),           // 45: wrenn.hostagent.v1.GoldenSnapshot
+	(*Template)(nil),                 // 46: wrenn.hostagent.v1.Template
+	nil,                              // 47: wrenn.hostagent.v1.CreateSandboxRequest.EnvEntry
+	nil,                              // 48: wrenn.hostagent.v1.NetworkCounters.DroppedPacketsEntry
+	(*timestamppb.Timestamp)(nil),    // 49: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 50: google.protobuf.Duration
 }
 var file_hostagent_v1_hostagent_proto_depIdxs = []int32{
 	0,  // 0: wrenn.hostagent.v1.Sandbox.state:type_name -> wrenn.hostagent.v1.SandboxState
-	39, // 1: wrenn.hostagent.v1.Sandbox.created_at:type_name -> google.protobuf.Timestamp
+	49, // 1: wrenn.hostagent.v1.Sandbox.created_at:type_name -> google.protobuf.Timestamp
 	6,  // 2: wrenn.hostagent.v1.Sandbox.steps:type_name -> wrenn.hostagent.v1.Step
 	4,  // 3: wrenn.hostagent.v1.Sandbox.certificate:type_name -> wrenn.hostagent.v1.Certificate
 	3,  // 4: wrenn.hostagent.v1.Sandbox.archive:type_name -> wrenn.hostagent.v1.Archive
-	39, // 5: wrenn.hostagent.v1.Certificate.at:type_name -> google.protobuf.Timestamp
+	49, // 5: wrenn.hostagent.v1.Certificate.at:type_name -> google.protobuf.Timestamp
 	5,  // 6: wrenn.hostagent.v1.Certificate.steps:type_name -> wrenn.hostagent.v1.CertificateStep
-	40, // 7: wrenn.hostagent.v1.CertificateStep.duration:type_name -> google.protobuf.Duration
-	40, // 8: wrenn.hostagent.v1.Step.duration:type_name -> google.protobuf.Duration
-	37, // 9: wrenn.hostagent.v1.CreateSandboxRequest.env:type_name -> wrenn.hostagent.v1.CreateSandboxRequest.EnvEntry
-	24, // 10: wrenn.hostagent.v1.CreateSandboxRequest.network:type_name -> wrenn.hostagent.v1.NetworkPolicy
+	50, // 7: wrenn.hostagent.v1.CertificateStep.duration:type_name -> google.protobuf.Duration
+	50, // 8: wrenn.hostagent.v1.Step.duration:type_name -> google.protobuf.Duration
+	47, // 9: wrenn.hostagent.v1.CreateSandboxRequest.env:type_name -> wrenn.hostagent.v1.CreateSandboxRequest.EnvEntry
+	34, // 10: wrenn.hostagent.v1.CreateSandboxRequest.network:type_name -> wrenn.hostagent.v1.NetworkPolicy
 	2,  // 11: wrenn.hostagent.v1.CreateSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
-	40, // 12: wrenn.hostagent.v1.DestroySandboxRequest.grace:type_name -> google.protobuf.Duration
+	50, // 12: wrenn.hostagent.v1.DestroySandboxRequest.grace:type_name -> google.protobuf.Duration
 	2,  // 13: wrenn.hostagent.v1.PauseSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
 	2,  // 14: wrenn.hostagent.v1.ResumeSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
-	2,  // 15: wrenn.hostagent.v1.GetSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
-	2,  // 16: wrenn.hostagent.v1.ListSandboxesResponse.sandboxes:type_name -> wrenn.hostagent.v1.Sandbox
-	2,  // 17: wrenn.hostagent.v1.WatchSandboxesResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
-	25, // 18: wrenn.hostagent.v1.NetworkPolicy.limits:type_name -> wrenn.hostagent.v1.NetworkLimits
-	24, // 19: wrenn.hostagent.v1.SetNetworkPolicyRequest.policy:type_name -> wrenn.hostagent.v1.NetworkPolicy
-	24, // 20: wrenn.hostagent.v1.GetNetworkResponse.policy:type_name -> wrenn.hostagent.v1.NetworkPolicy
-	30, // 21: wrenn.hostagent.v1.GetNetworkResponse.counters:type_name -> wrenn.hostagent.v1.NetworkCounters
-	31, // 22: wrenn.hostagent.v1.GetNetworkResponse.refusals:type_name -> wrenn.hostagent.v1.NetworkRefusal
-	38, // 23: wrenn.hostagent.v1.NetworkCounters.dropped_packets:type_name -> wrenn.hostagent.v1.NetworkCounters.DroppedPacketsEntry
-	39, // 24: wrenn.hostagent.v1.NetworkRefusal.first_at:type_name -> google.protobuf.Timestamp
-	39, // 25: wrenn.hostagent.v1.NetworkRefusal.last_at:type_name -> google.protobuf.Timestamp
-	36, // 26: wrenn.hostagent.v1.GetHostInfoResponse.templates:type_name -> wrenn.hostagent.v1.Template
-	35, // 27: wrenn.hostagent.v1.GetHostInfoResponse.golden_snapshots:type_name -> wrenn.hostagent.v1.GoldenSnapshot
-	34, // 28: wrenn.hostagent.v1.GetHostInfoResponse.pool:type_name -> wrenn.hostagent.v1.PooledVMs
-	39, // 29: wrenn.hostagent.v1.GoldenSnapshot.created_at:type_name -> google.protobuf.Timestamp
-	7,  // 30: wrenn.hostagent.v1.HostAgentService.CreateSandbox:input_type -> wrenn.hostagent.v1.CreateSandboxRequest
-	9,  // 31: wrenn.hostagent.v1.HostAgentService.DestroySandbox:input_type -> wrenn.hostagent.v1.DestroySandboxRequest
-	11, // 32: wrenn.hostagent.v1.HostAgentService.PauseSandbox:input_type -> wrenn.hostagent.v1.PauseSandboxRequest
-	13, // 33: wrenn.hostagent.v1.HostAgentService.ResumeSandbox:input_type -> wrenn.hostagent.v1.ResumeSandboxRequest
-	15, // 34: wrenn.hostagent.v1.HostAgentService.GetSandbox:input_type -> wrenn.hostagent.v1.GetSandboxRequest
-	17, // 35: wrenn.hostagent.v1.HostAgentService.ListSandboxes:input_type -> wrenn.hostagent.v1.ListSandboxesRequest
-	19, // 36: wrenn.hostagent.v1.HostAgentService.WatchSandboxes:input_type -> wrenn.hostagent.v1.WatchSandboxesRequest
-	22, // 37: wrenn.hostagent.v1.HostAgentService.ReadConsole:input_type -> wrenn.hostagent.v1.ReadConsoleRequest
-	32, // 38: wrenn.hostagent.v1.HostAgentService.GetHostInfo:input_type -> wrenn.hostagent.v1.GetHostInfoRequest
-	26, // 39: wrenn.hostagent.v1.HostAgentService.SetNetworkPolicy:input_type -> wrenn.hostagent.v1.SetNetworkPolicyRequest
-	28, // 40: wrenn.hostagent.v1.HostAgentService.GetNetwork:input_type -> wrenn.hostagent.v1.GetNetworkRequest
-	8,  // 41: wrenn.hostagent.v1.HostAgentService.CreateSandbox:output_type -> wrenn.hostagent.v1.CreateSandboxResponse
-	10, // 42: wrenn.hostagent.v1.HostAgentService.DestroySandbox:output_type -> wrenn.hostagent.v1.DestroySandboxResponse
-	12, // 43: wrenn.hostagent.v1.HostAgentService.PauseSandbox:output_type -> wrenn.hostagent.v1.PauseSandboxResponse
-	14, // 44: wrenn.hostagent.v1.HostAgentService.ResumeSandbox:output_type -> wrenn.hostagent.v1.ResumeSandboxResponse
-	16, // 45: wrenn.hostagent.v1.HostAgentService.GetSandbox:output_type -> wrenn.hostagent.v1.GetSandboxResponse
-	18, // 46: wrenn.hostagent.v1.HostAgentService.ListSandboxes:output_type -> wrenn.hostagent.v1.ListSandboxesResponse
-	20, // 47: wrenn.hostagent.v1.HostAgentService.WatchSandboxes:output_type -> wrenn.hostagent.v1.WatchSandboxesResponse
-	23, // 48: wrenn.hostagent.v1.HostAgentService.ReadConsole:output_type -> wrenn.hostagent.v1.ReadConsoleResponse
-	33, // 49: wrenn.hostagent.v1.HostAgentService.GetHostInfo:output_type -> wrenn.hostagent.v1.GetHostInfoResponse
-	27, // 50: wrenn.hostagent.v1.HostAgentService.SetNetworkPolicy:output_type -> wrenn.hostagent.v1.SetNetworkPolicyResponse
-	29, // 51: wrenn.hostagent.v1.HostAgentService.GetNetwork:output_type -> wrenn.hostagent.v1.GetNetworkResponse
-	41, // [41:52] is the sub-list for method output_type
-	30, // [30:41] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	16, // 15: wrenn.hostagent.v1.ForkSandboxRequest.children:type_name -> wrenn.hostagent.v1.ForkChild
+	34, // 16: wrenn.hostagent.v1.ForkChild.network:type_name -> wrenn.hostagent.v1.NetworkPolicy
+	2,  // 17: wrenn.hostagent.v1.ForkSandboxResponse.sandboxes:type_name -> wrenn.hostagent.v1.Sandbox
+	24, // 18: wrenn.hostagent.v1.CreateSnapshotResponse.snapshot:type_name -> wrenn.hostagent.v1.Snapshot
+	24, // 19: wrenn.hostagent.v1.ListSnapshotsResponse.snapshots:type_name -> wrenn.hostagent.v1.Snapshot
+	49, // 20: wrenn.hostagent.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
+	2,  // 21: wrenn.hostagent.v1.GetSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
+	2,  // 22: wrenn.hostagent.v1.ListSandboxesResponse.sandboxes:type_name -> wrenn.hostagent.v1.Sandbox
+	2,  // 23: wrenn.hostagent.v1.WatchSandboxesResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
+	35, // 24: wrenn.hostagent.v1.NetworkPolicy.limits:type_name -> wrenn.hostagent.v1.NetworkLimits
+	34, // 25: wrenn.hostagent.v1.SetNetworkPolicyRequest.policy:type_name -> wrenn.hostagent.v1.NetworkPolicy
+	34, // 26: wrenn.hostagent.v1.GetNetworkResponse.policy:type_name -> wrenn.hostagent.v1.NetworkPolicy
+	40, // 27: wrenn.hostagent.v1.GetNetworkResponse.counters:type_name -> wrenn.hostagent.v1.NetworkCounters
+	41, // 28: wrenn.hostagent.v1.GetNetworkResponse.refusals:type_name -> wrenn.hostagent.v1.NetworkRefusal
+	48, // 29: wrenn.hostagent.v1.NetworkCounters.dropped_packets:type_name -> wrenn.hostagent.v1.NetworkCounters.DroppedPacketsEntry
+	49, // 30: wrenn.hostagent.v1.NetworkRefusal.first_at:type_name -> google.protobuf.Timestamp
+	49, // 31: wrenn.hostagent.v1.NetworkRefusal.last_at:type_name -> google.protobuf.Timestamp
+	46, // 32: wrenn.hostagent.v1.GetHostInfoResponse.templates:type_name -> wrenn.hostagent.v1.Template
+	45, // 33: wrenn.hostagent.v1.GetHostInfoResponse.golden_snapshots:type_name -> wrenn.hostagent.v1.GoldenSnapshot
+	44, // 34: wrenn.hostagent.v1.GetHostInfoResponse.pool:type_name -> wrenn.hostagent.v1.PooledVMs
+	49, // 35: wrenn.hostagent.v1.GoldenSnapshot.created_at:type_name -> google.protobuf.Timestamp
+	7,  // 36: wrenn.hostagent.v1.HostAgentService.CreateSandbox:input_type -> wrenn.hostagent.v1.CreateSandboxRequest
+	9,  // 37: wrenn.hostagent.v1.HostAgentService.DestroySandbox:input_type -> wrenn.hostagent.v1.DestroySandboxRequest
+	11, // 38: wrenn.hostagent.v1.HostAgentService.PauseSandbox:input_type -> wrenn.hostagent.v1.PauseSandboxRequest
+	13, // 39: wrenn.hostagent.v1.HostAgentService.ResumeSandbox:input_type -> wrenn.hostagent.v1.ResumeSandboxRequest
+	15, // 40: wrenn.hostagent.v1.HostAgentService.ForkSandbox:input_type -> wrenn.hostagent.v1.ForkSandboxRequest
+	18, // 41: wrenn.hostagent.v1.HostAgentService.CreateSnapshot:input_type -> wrenn.hostagent.v1.CreateSnapshotRequest
+	20, // 42: wrenn.hostagent.v1.HostAgentService.DeleteSnapshot:input_type -> wrenn.hostagent.v1.DeleteSnapshotRequest
+	22, // 43: wrenn.hostagent.v1.HostAgentService.ListSnapshots:input_type -> wrenn.hostagent.v1.ListSnapshotsRequest
+	25, // 44: wrenn.hostagent.v1.HostAgentService.GetSandbox:input_type -> wrenn.hostagent.v1.GetSandboxRequest
+	27, // 45: wrenn.hostagent.v1.HostAgentService.ListSandboxes:input_type -> wrenn.hostagent.v1.ListSandboxesRequest
+	29, // 46: wrenn.hostagent.v1.HostAgentService.WatchSandboxes:input_type -> wrenn.hostagent.v1.WatchSandboxesRequest
+	32, // 47: wrenn.hostagent.v1.HostAgentService.ReadConsole:input_type -> wrenn.hostagent.v1.ReadConsoleRequest
+	42, // 48: wrenn.hostagent.v1.HostAgentService.GetHostInfo:input_type -> wrenn.hostagent.v1.GetHostInfoRequest
+	36, // 49: wrenn.hostagent.v1.HostAgentService.SetNetworkPolicy:input_type -> wrenn.hostagent.v1.SetNetworkPolicyRequest
+	38, // 50: wrenn.hostagent.v1.HostAgentService.GetNetwork:input_type -> wrenn.hostagent.v1.GetNetworkRequest
+	8,  // 51: wrenn.hostagent.v1.HostAgentService.CreateSandbox:output_type -> wrenn.hostagent.v1.CreateSandboxResponse
+	10, // 52: wrenn.hostagent.v1.HostAgentService.DestroySandbox:output_type -> wrenn.hostagent.v1.DestroySandboxResponse
+	12, // 53: wrenn.hostagent.v1.HostAgentService.PauseSandbox:output_type -> wrenn.hostagent.v1.PauseSandboxResponse
+	14, // 54: wrenn.hostagent.v1.HostAgentService.ResumeSandbox:output_type -> wrenn.hostagent.v1.ResumeSandboxResponse
+	17, // 55: wrenn.hostagent.v1.HostAgentService.ForkSandbox:output_type -> wrenn.hostagent.v1.ForkSandboxResponse
+	19, // 56: wrenn.hostagent.v1.HostAgentService.CreateSnapshot:output_type -> wrenn.hostagent.v1.CreateSnapshotResponse
+	21, // 57: wrenn.hostagent.v1.HostAgentService.DeleteSnapshot:output_type -> wrenn.hostagent.v1.DeleteSnapshotResponse
+	23, // 58: wrenn.hostagent.v1.HostAgentService.ListSnapshots:output_type -> wrenn.hostagent.v1.ListSnapshotsResponse
+	26, // 59: wrenn.hostagent.v1.HostAgentService.GetSandbox:output_type -> wrenn.hostagent.v1.GetSandboxResponse
+	28, // 60: wrenn.hostagent.v1.HostAgentService.ListSandboxes:output_type -> wrenn.hostagent.v1.ListSandboxesResponse
+	30, // 61: wrenn.hostagent.v1.HostAgentService.WatchSandboxes:output_type -> wrenn.hostagent.v1.WatchSandboxesResponse
+	33, // 62: wrenn.hostagent.v1.HostAgentService.ReadConsole:output_type -> wrenn.hostagent.v1.ReadConsoleResponse
+	43, // 63: wrenn.hostagent.v1.HostAgentService.GetHostInfo:output_type -> wrenn.hostagent.v1.GetHostInfoResponse
+	37, // 64: wrenn.hostagent.v1.HostAgentService.SetNetworkPolicy:output_type -> wrenn.hostagent.v1.SetNetworkPolicyResponse
+	39, // 65: wrenn.hostagent.v1.HostAgentService.GetNetwork:output_type -> wrenn.hostagent.v1.GetNetworkResponse
+	51, // [51:66] is the sub-list for method output_type
+	36, // [36:51] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_hostagent_v1_hostagent_proto_init() }
@@ -2815,7 +3371,7 @@ func file_hostagent_v1_hostagent_proto_init() {
 	if File_hostagent_v1_hostagent_proto != nil {
 		return
 	}
-	file_hostagent_v1_hostagent_proto_msgTypes[19].OneofWrappers = []any{
+	file_hostagent_v1_hostagent_proto_msgTypes[29].OneofWrappers = []any{
 		(*WatchSandboxesResponse_Sandbox)(nil),
 		(*WatchSandboxesResponse_Synced)(nil),
 	}
@@ -2825,7 +3381,7 @@ func file_hostagent_v1_hostagent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hostagent_v1_hostagent_proto_rawDesc), len(file_hostagent_v1_hostagent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   38,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
