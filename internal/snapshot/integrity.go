@@ -35,6 +35,9 @@ func (s Snapshot) Integrity() (Integrity, bool, error) {
 // then, or the error is Precondition and names the first that has not. It returns what is known afterwards.
 func (s Snapshot) Verify(ctx context.Context) (Integrity, error) {
 	known, sealed, err := s.Integrity()
+	if err == nil {
+		err = s.NeedMemory()
+	}
 	if err != nil {
 		return Integrity{}, err
 	}
