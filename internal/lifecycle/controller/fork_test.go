@@ -45,7 +45,7 @@ func TestFork(t *testing.T) {
 		}
 		for _, child := range children {
 			if child.State != models.Running || child.Parent != parent.ID || child.Host != parent.Host || child.Size != parent.Size || child.Name != "n" ||
-				child.Metadata["a"] != "b" || child.AutoResume || child.Resumed == nil || child.Network.Generation != 1 || len(child.Steps) != 2 {
+				child.Metadata["a"] != "b" || child.AutoResume || child.Resumed == nil || child.Network.Generation != 1 || len(child.Steps) == 0 {
 				t.Errorf("a child is %+v", child)
 			}
 			r.path(child.ID, models.Pending, models.Starting, models.Running)
