@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 
@@ -58,8 +57,7 @@ func (a *Agent) hatch(ctx context.Context, s *sandbox, from *golden, link networ
 	clock.lap("restore_vm")
 	machine, guest := s.machine()
 	owner.Token = s.token()
-	owner.Network = a.guestNetwork(s, link)
-	owner.Network.DNS = []netip.Addr{link.Gateway} // see Names
+	owner.Network = a.newNetwork(s, link)
 	certificate, err := guest.Resume(ctx, envdclient.Resume{Init: owner, MachineID: newMachineID(), MAC: link.MAC})
 	if err != nil {
 		return deathOr(ctx, machine, err)

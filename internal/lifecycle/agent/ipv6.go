@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/internal/envdclient"
@@ -11,6 +12,13 @@ import (
 // guestNetwork is what a sandbox's guest is told of its link, but for name servers.
 func (a *Agent) guestNetwork(s *sandbox, link network.Link) *envdclient.Network {
 	return &envdclient.Network{Address: link.Guest, Gateway: link.Gateway, IPv6: a.guestIPv6(s)}
+}
+
+// newNetwork is what a guest is told that was nobody's, or another's: its name server too, which is its gateway (see Names).
+func (a *Agent) newNetwork(s *sandbox, link network.Link) *envdclient.Network {
+	n := a.guestNetwork(s, link)
+	n.DNS = []netip.Addr{link.Gateway}
+	return n
 }
 
 // guestIPv6 is what its guest is to have by IPv6 under the policy that is in force by now.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
 
@@ -72,6 +73,22 @@ func TestGuestIsToldOfIPv6(t *testing.T) {
 	}
 	if len(r.driver.inits) > 0 {
 		t.Errorf("a guest that sleeps, or has nothing to change, is told %s", <-r.driver.inits)
+	}
+}
+
+// TestForksHaveTheirOwnIPv6: a guest that was another's has the address of its own slot, or none if its policy says so.
+func TestForksHaveTheirOwnIPv6(t *testing.T) {
+	r := newRig(t)
+	parent := r.createWith(models.NetworkPolicy{Generation: 1, Internet: true, IPv6: true})
+	r.driver.resumes = make(chan []byte, 2)
+	children := []Child{{ID: id.NewSandbox(), Network: models.NetworkPolicy{Generation: 1, IPv6: true}}, {ID: id.NewSandbox(), Network: models.NetworkPolicy{Generation: 1}}}
+	if _, err := r.agent.Fork(t.Context(), parent.ID, children); err != nil {
+		t.Fatal(err)
+	}
+	told := string(<-r.driver.resumes) + string(<-r.driver.resumes)
+	own, _, err := r.net.IPv6(children[0].ID)
+	if err != nil || !strings.Contains(told, `"ipv6":{"address":"`+own.String()+`/126"`) || strings.Count(told, `"ipv6":{}`) != 1 {
+		t.Errorf("one child has %s, %v, and they are told %s", own, err, told)
 	}
 }
 

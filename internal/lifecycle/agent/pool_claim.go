@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"net/netip"
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/internal/envdclient"
@@ -69,8 +68,7 @@ func (a *Agent) handOver(ctx context.Context, s, one *sandbox, clock *stopwatch,
 		return link, fmt.Errorf("let the guest go on: %w", err)
 	}
 	owner.Token = s.token()
-	owner.Network = a.guestNetwork(s, link)
-	owner.Network.DNS = []netip.Addr{link.Gateway} // see Names
+	owner.Network = a.newNetwork(s, link)
 	certificate, err := guest.Resume(ctx, envdclient.Resume{Init: owner, MachineID: newMachineID(), MAC: link.MAC})
 	if err != nil {
 		return link, deathOr(ctx, machine, err)

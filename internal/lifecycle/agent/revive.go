@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"os"
 
 	"github.com/wrenn-sandbox/wrenn/internal/clone"
@@ -47,7 +46,7 @@ func (a *Agent) rebirth(ctx context.Context, s *sandbox, link network.Link, env 
 	certificate, err := guest.Resume(ctx, envdclient.Resume{
 		Init: envdclient.Init{
 			Token: token, Hostname: string(s.id), Env: env,
-			Network: &envdclient.Network{Address: link.Guest, Gateway: link.Gateway, DNS: []netip.Addr{link.Gateway}}, // see Names
+			Network: a.newNetwork(s, link),
 		},
 		MachineID: newMachineID(), MAC: link.MAC,
 	})
