@@ -36,6 +36,7 @@ func sandbox(r dbgen.Sandbox) (models.Sandbox, error) {
 	if sb.Resumed, err = decodeCertificate(r.Certificate); err != nil {
 		return sb, fmt.Errorf("decode the certificate of %s: %w", r.ID, err)
 	}
+	setLifecycle(&sb, r)
 	return sb, nil
 }
 

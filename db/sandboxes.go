@@ -1,6 +1,7 @@
 package db
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -36,6 +37,7 @@ type NewSandbox struct {
 	Within   time.Duration // until when it must run
 
 	AutoResume bool
+	Lifecycle  models.Lifecycle
 }
 
 // Placement is where a new sandbox goes and what it takes there.
@@ -85,6 +87,8 @@ func insertPlaced(ctx context.Context, q *dbgen.Queries, n NewSandbox, place Pla
 		ID: string(n.ID), AccountID: string(n.Account), Name: n.Name, Template: n.Template,
 		VCPUs: int32(where.Size.VCPUs), MemoryMiB: int32(where.Size.MemoryMiB), DiskMiB: int32(where.Size.DiskMiB),
 		Metadata: meta, Network: policy, AutoResume: n.AutoResume, Actor: n.By.Actor, Operation: n.By.Operation, DeadlineSeconds: n.Within.Seconds(),
+		AutoPauseSeconds: seconds(n.Lifecycle.AutoPause), AutoHibernateSeconds: seconds(n.Lifecycle.AutoHibernate),
+		AutoDestroySeconds: seconds(n.Lifecycle.AutoDestroy), TimeoutSeconds: seconds(n.Lifecycle.Timeout), OnTimeout: string(cmp.Or(n.Lifecycle.OnTimeout, models.DestroyOnTimeout)),
 	})
 	if err != nil {
 		return models.Sandbox{}, fmt.Errorf("insert sandbox: %w", err)

@@ -55,9 +55,12 @@ func (q *Queries) HomelessRows(ctx context.Context) ([]HomelessRowsRow, error) {
 const insertSandbox = `-- name: InsertSandbox :exec
 WITH made AS (
     INSERT INTO sandboxes (id, account_id, name, template, vcpus, memory_mib, disk_mib, metadata, network, auto_resume,
+        auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, timeout_at,
         state, generation, reason, operation, deadline)
     VALUES ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11,
-        'pending', 1, '', $12, clock_timestamp() + make_interval(secs => $13::float8))
+        $12, $13, $14, $15::integer, $16,
+        CASE WHEN $15::integer > 0 THEN clock_timestamp() + make_interval(secs => $15::integer) END,
+        'pending', 1, '', $17, clock_timestamp() + make_interval(secs => $18::float8))
     RETURNING id, account_id, generation, operation
 ), event AS (
     INSERT INTO sandbox_events (sandbox_id, to_state, reason, actor, operation, generation)
@@ -68,19 +71,24 @@ SELECT account_id, $1, 'sandbox.create', id, 'accepted', operation FROM made
 `
 
 type InsertSandboxParams struct {
-	Actor           string
-	ID              string
-	AccountID       string
-	Name            string
-	Template        string
-	VCPUs           int32
-	MemoryMiB       int32
-	DiskMiB         int32
-	Metadata        []byte
-	Network         []byte
-	AutoResume      bool
-	Operation       string
-	DeadlineSeconds float64
+	Actor                string
+	ID                   string
+	AccountID            string
+	Name                 string
+	Template             string
+	VCPUs                int32
+	MemoryMiB            int32
+	DiskMiB              int32
+	Metadata             []byte
+	Network              []byte
+	AutoResume           bool
+	AutoPauseSeconds     int32
+	AutoHibernateSeconds int32
+	AutoDestroySeconds   int32
+	TimeoutSeconds       int32
+	OnTimeout            string
+	Operation            string
+	DeadlineSeconds      float64
 }
 
 func (q *Queries) InsertSandbox(ctx context.Context, arg InsertSandboxParams) error {
@@ -96,6 +104,11 @@ func (q *Queries) InsertSandbox(ctx context.Context, arg InsertSandboxParams) er
 		arg.Metadata,
 		arg.Network,
 		arg.AutoResume,
+		arg.AutoPauseSeconds,
+		arg.AutoHibernateSeconds,
+		arg.AutoDestroySeconds,
+		arg.TimeoutSeconds,
+		arg.OnTimeout,
 		arg.Operation,
 		arg.DeadlineSeconds,
 	)
@@ -140,7 +153,7 @@ func (q *Queries) ListSandboxEvents(ctx context.Context, sandboxID string) ([]Sa
 }
 
 const listSandboxes = `-- name: ListSandboxes :many
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate FROM sandboxes
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, verified_at FROM sandboxes
 WHERE account_id = $1
     AND state::text = ANY ($2::text[])
     AND ($3::text IS NULL OR template = $3)
@@ -197,6 +210,16 @@ func (q *Queries) ListSandboxes(ctx context.Context, arg ListSandboxesParams) ([
 			&i.NetworkGeneration,
 			&i.AutoResume,
 			&i.Certificate,
+			&i.AutoPauseSeconds,
+			&i.AutoHibernateSeconds,
+			&i.AutoDestroySeconds,
+			&i.TimeoutSeconds,
+			&i.OnTimeout,
+			&i.UsedUntil,
+			&i.AsleepSince,
+			&i.TimeoutAt,
+			&i.LookAt,
+			&i.VerifiedAt,
 		); err != nil {
 			return nil, err
 		}
@@ -209,7 +232,7 @@ func (q *Queries) ListSandboxes(ctx context.Context, arg ListSandboxesParams) ([
 }
 
 const lockSandboxOfAccount = `-- name: LockSandboxOfAccount :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate FROM sandboxes WHERE id = $1 AND account_id = $2 FOR NO KEY UPDATE
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, verified_at FROM sandboxes WHERE id = $1 AND account_id = $2 FOR NO KEY UPDATE
 `
 
 type LockSandboxOfAccountParams struct {
@@ -244,6 +267,16 @@ func (q *Queries) LockSandboxOfAccount(ctx context.Context, arg LockSandboxOfAcc
 		&i.NetworkGeneration,
 		&i.AutoResume,
 		&i.Certificate,
+		&i.AutoPauseSeconds,
+		&i.AutoHibernateSeconds,
+		&i.AutoDestroySeconds,
+		&i.TimeoutSeconds,
+		&i.OnTimeout,
+		&i.UsedUntil,
+		&i.AsleepSince,
+		&i.TimeoutAt,
+		&i.LookAt,
+		&i.VerifiedAt,
 	)
 	return i, err
 }
@@ -302,7 +335,7 @@ func (q *Queries) RowsForHost(ctx context.Context, arg RowsForHostParams) ([]Row
 }
 
 const sandboxByID = `-- name: SandboxByID :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate FROM sandboxes WHERE id = $1
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, verified_at FROM sandboxes WHERE id = $1
 `
 
 func (q *Queries) SandboxByID(ctx context.Context, id string) (Sandbox, error) {
@@ -331,12 +364,22 @@ func (q *Queries) SandboxByID(ctx context.Context, id string) (Sandbox, error) {
 		&i.NetworkGeneration,
 		&i.AutoResume,
 		&i.Certificate,
+		&i.AutoPauseSeconds,
+		&i.AutoHibernateSeconds,
+		&i.AutoDestroySeconds,
+		&i.TimeoutSeconds,
+		&i.OnTimeout,
+		&i.UsedUntil,
+		&i.AsleepSince,
+		&i.TimeoutAt,
+		&i.LookAt,
+		&i.VerifiedAt,
 	)
 	return i, err
 }
 
 const sandboxOfAccount = `-- name: SandboxOfAccount :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate FROM sandboxes WHERE id = $1 AND account_id = $2
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, verified_at FROM sandboxes WHERE id = $1 AND account_id = $2
 `
 
 type SandboxOfAccountParams struct {
@@ -370,6 +413,16 @@ func (q *Queries) SandboxOfAccount(ctx context.Context, arg SandboxOfAccountPara
 		&i.NetworkGeneration,
 		&i.AutoResume,
 		&i.Certificate,
+		&i.AutoPauseSeconds,
+		&i.AutoHibernateSeconds,
+		&i.AutoDestroySeconds,
+		&i.TimeoutSeconds,
+		&i.OnTimeout,
+		&i.UsedUntil,
+		&i.AsleepSince,
+		&i.TimeoutAt,
+		&i.LookAt,
+		&i.VerifiedAt,
 	)
 	return i, err
 }
@@ -378,12 +431,12 @@ const setNetwork = `-- name: SetNetwork :one
 WITH changed AS (
     UPDATE sandboxes SET network = $1, network_generation = network_generation + 1
     WHERE sandboxes.id = $2
-    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate
+    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.verified_at
 ), audited AS (
     INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
     SELECT account_id, $3, 'sandbox.network', id, 'accepted', $4 FROM changed
 )
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate FROM changed
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, verified_at FROM changed
 `
 
 type SetNetworkParams struct {
@@ -394,28 +447,38 @@ type SetNetworkParams struct {
 }
 
 type SetNetworkRow struct {
-	ID                string
-	AccountID         string
-	HostID            *string
-	Name              string
-	Template          string
-	VCPUs             int32
-	MemoryMiB         int32
-	DiskMiB           int32
-	Metadata          []byte
-	State             models.State
-	Generation        int64
-	Reason            string
-	Operation         string
-	Deadline          *time.Time
-	Timings           []byte
-	CreatedAt         time.Time
-	StartedAt         *time.Time
-	UpdatedAt         time.Time
-	Network           []byte
-	NetworkGeneration int64
-	AutoResume        bool
-	Certificate       []byte
+	ID                   string
+	AccountID            string
+	HostID               *string
+	Name                 string
+	Template             string
+	VCPUs                int32
+	MemoryMiB            int32
+	DiskMiB              int32
+	Metadata             []byte
+	State                models.State
+	Generation           int64
+	Reason               string
+	Operation            string
+	Deadline             *time.Time
+	Timings              []byte
+	CreatedAt            time.Time
+	StartedAt            *time.Time
+	UpdatedAt            time.Time
+	Network              []byte
+	NetworkGeneration    int64
+	AutoResume           bool
+	Certificate          []byte
+	AutoPauseSeconds     int32
+	AutoHibernateSeconds int32
+	AutoDestroySeconds   int32
+	TimeoutSeconds       int32
+	OnTimeout            string
+	UsedUntil            time.Time
+	AsleepSince          *time.Time
+	TimeoutAt            *time.Time
+	LookAt               *time.Time
+	VerifiedAt           *time.Time
 }
 
 func (q *Queries) SetNetwork(ctx context.Context, arg SetNetworkParams) (SetNetworkRow, error) {
@@ -449,6 +512,16 @@ func (q *Queries) SetNetwork(ctx context.Context, arg SetNetworkParams) (SetNetw
 		&i.NetworkGeneration,
 		&i.AutoResume,
 		&i.Certificate,
+		&i.AutoPauseSeconds,
+		&i.AutoHibernateSeconds,
+		&i.AutoDestroySeconds,
+		&i.TimeoutSeconds,
+		&i.OnTimeout,
+		&i.UsedUntil,
+		&i.AsleepSince,
+		&i.TimeoutAt,
+		&i.LookAt,
+		&i.VerifiedAt,
 	)
 	return i, err
 }
@@ -458,37 +531,53 @@ WITH changed AS (
     UPDATE sandboxes SET
         state = $1,
         generation = generation + 1,
-        reason = $2,
-        operation = $3,
-        deadline = clock_timestamp() + make_interval(secs => $4::float8),
-        host_id = coalesce($5, host_id),
-        timings = coalesce($6, timings),
-        certificate = coalesce($7, certificate),
+        -- Why it was put to sleep, or ended, is also why it sleeps or has ended.
+        reason = CASE WHEN $2::text = '' AND ($3::sandbox_state, $1::sandbox_state)
+            IN (('pausing', 'paused'), ('hibernating', 'hibernated'), ('stopping', 'stopped')) THEN reason ELSE $2::text END,
+        operation = $4,
+        deadline = clock_timestamp() + make_interval(secs => $5::float8),
+        host_id = coalesce($6, host_id),
+        timings = coalesce($7, timings),
+        certificate = coalesce($8, certificate),
         started_at = CASE WHEN $1::sandbox_state = 'running' THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,
+        -- A sandbox counts as used when it begins to run, and its timeout then begins: at its start, and where it had ended before it slept.
+        used_until = CASE WHEN $1::sandbox_state = 'running' AND $3::sandbox_state <> 'pausing'
+            THEN greatest(used_until, clock_timestamp()) ELSE used_until END,
+        timeout_at = CASE WHEN timeout_seconds > 0 AND $1::sandbox_state = 'running'
+                AND ($3::sandbox_state = 'starting' OR $3::sandbox_state <> 'pausing' AND timeout_at <= clock_timestamp())
+            THEN clock_timestamp() + make_interval(secs => timeout_seconds) ELSE timeout_at END,
+        asleep_since = CASE WHEN $1::sandbox_state IN ('paused', 'hibernated', 'error') THEN coalesce(asleep_since, clock_timestamp())
+            WHEN $1::sandbox_state = 'running' THEN NULL ELSE asleep_since END,
+        look_at = CASE WHEN auto_pause_seconds + auto_hibernate_seconds + auto_destroy_seconds + timeout_seconds > 0
+                AND $1::sandbox_state IN ('running', 'paused', 'hibernated', 'error')
+            -- What failed is not tried again at once.
+            THEN clock_timestamp() + CASE WHEN ($3::sandbox_state, $1::sandbox_state)
+                IN (('pausing', 'running'), ('hibernating', 'paused')) THEN interval '30 seconds' ELSE interval '0' END END,
+        verified_at = CASE WHEN $1::sandbox_state = 'running' THEN NULL ELSE verified_at END,
         updated_at = clock_timestamp()
-    WHERE sandboxes.id = $8 AND sandboxes.state = $9 AND sandboxes.generation = $10
-    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate
+    WHERE sandboxes.id = $9 AND sandboxes.state = $3 AND sandboxes.generation = $10
+    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.verified_at
 ), event AS (
     INSERT INTO sandbox_events (sandbox_id, from_state, to_state, reason, actor, operation, generation)
-    SELECT id, $9, state, reason, $11, operation, generation FROM changed
+    SELECT id, $3, state, reason, $11, operation, generation FROM changed
 ), audited AS (
     INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
     SELECT account_id, $11, $12, id, $13, operation FROM changed
     WHERE $12::text <> ''
 )
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate FROM changed
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, verified_at FROM changed
 `
 
 type TransitionSandboxParams struct {
 	ToState         models.State
 	Reason          string
+	FromState       models.State
 	Operation       string
 	DeadlineSeconds *float64
 	HostID          *string
 	Timings         []byte
 	Certificate     []byte
 	ID              string
-	FromState       models.State
 	Generation      int64
 	Actor           string
 	AuditAction     string
@@ -496,28 +585,38 @@ type TransitionSandboxParams struct {
 }
 
 type TransitionSandboxRow struct {
-	ID                string
-	AccountID         string
-	HostID            *string
-	Name              string
-	Template          string
-	VCPUs             int32
-	MemoryMiB         int32
-	DiskMiB           int32
-	Metadata          []byte
-	State             models.State
-	Generation        int64
-	Reason            string
-	Operation         string
-	Deadline          *time.Time
-	Timings           []byte
-	CreatedAt         time.Time
-	StartedAt         *time.Time
-	UpdatedAt         time.Time
-	Network           []byte
-	NetworkGeneration int64
-	AutoResume        bool
-	Certificate       []byte
+	ID                   string
+	AccountID            string
+	HostID               *string
+	Name                 string
+	Template             string
+	VCPUs                int32
+	MemoryMiB            int32
+	DiskMiB              int32
+	Metadata             []byte
+	State                models.State
+	Generation           int64
+	Reason               string
+	Operation            string
+	Deadline             *time.Time
+	Timings              []byte
+	CreatedAt            time.Time
+	StartedAt            *time.Time
+	UpdatedAt            time.Time
+	Network              []byte
+	NetworkGeneration    int64
+	AutoResume           bool
+	Certificate          []byte
+	AutoPauseSeconds     int32
+	AutoHibernateSeconds int32
+	AutoDestroySeconds   int32
+	TimeoutSeconds       int32
+	OnTimeout            string
+	UsedUntil            time.Time
+	AsleepSince          *time.Time
+	TimeoutAt            *time.Time
+	LookAt               *time.Time
+	VerifiedAt           *time.Time
 }
 
 // One statement is the compare-and-set, its event row and its audit row: they happen
@@ -526,13 +625,13 @@ func (q *Queries) TransitionSandbox(ctx context.Context, arg TransitionSandboxPa
 	row := q.db.QueryRow(ctx, transitionSandbox,
 		arg.ToState,
 		arg.Reason,
+		arg.FromState,
 		arg.Operation,
 		arg.DeadlineSeconds,
 		arg.HostID,
 		arg.Timings,
 		arg.Certificate,
 		arg.ID,
-		arg.FromState,
 		arg.Generation,
 		arg.Actor,
 		arg.AuditAction,
@@ -562,6 +661,16 @@ func (q *Queries) TransitionSandbox(ctx context.Context, arg TransitionSandboxPa
 		&i.NetworkGeneration,
 		&i.AutoResume,
 		&i.Certificate,
+		&i.AutoPauseSeconds,
+		&i.AutoHibernateSeconds,
+		&i.AutoDestroySeconds,
+		&i.TimeoutSeconds,
+		&i.OnTimeout,
+		&i.UsedUntil,
+		&i.AsleepSince,
+		&i.TimeoutAt,
+		&i.LookAt,
+		&i.VerifiedAt,
 	)
 	return i, err
 }

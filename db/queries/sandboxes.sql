@@ -1,8 +1,11 @@
 -- name: InsertSandbox :exec
 WITH made AS (
     INSERT INTO sandboxes (id, account_id, name, template, vcpus, memory_mib, disk_mib, metadata, network, auto_resume,
+        auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, timeout_at,
         state, generation, reason, operation, deadline)
     VALUES (@id, @account_id, @name, @template, @vcpus, @memory_mib, @disk_mib, @metadata, @network, @auto_resume,
+        @auto_pause_seconds, @auto_hibernate_seconds, @auto_destroy_seconds, @timeout_seconds::integer, @on_timeout,
+        CASE WHEN @timeout_seconds::integer > 0 THEN clock_timestamp() + make_interval(secs => @timeout_seconds::integer) END,
         'pending', 1, '', @operation, clock_timestamp() + make_interval(secs => @deadline_seconds::float8))
     RETURNING id, account_id, generation, operation
 ), event AS (
@@ -19,13 +22,29 @@ WITH changed AS (
     UPDATE sandboxes SET
         state = @to_state,
         generation = generation + 1,
-        reason = @reason,
+        -- Why it was put to sleep, or ended, is also why it sleeps or has ended.
+        reason = CASE WHEN @reason::text = '' AND (@from_state::sandbox_state, @to_state::sandbox_state)
+            IN (('pausing', 'paused'), ('hibernating', 'hibernated'), ('stopping', 'stopped')) THEN reason ELSE @reason::text END,
         operation = @operation,
         deadline = clock_timestamp() + make_interval(secs => sqlc.narg('deadline_seconds')::float8),
         host_id = coalesce(sqlc.narg('host_id'), host_id),
         timings = coalesce(sqlc.narg('timings'), timings),
         certificate = coalesce(sqlc.narg('certificate'), certificate),
         started_at = CASE WHEN @to_state::sandbox_state = 'running' THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,
+        -- A sandbox counts as used when it begins to run, and its timeout then begins: at its start, and where it had ended before it slept.
+        used_until = CASE WHEN @to_state::sandbox_state = 'running' AND @from_state::sandbox_state <> 'pausing'
+            THEN greatest(used_until, clock_timestamp()) ELSE used_until END,
+        timeout_at = CASE WHEN timeout_seconds > 0 AND @to_state::sandbox_state = 'running'
+                AND (@from_state::sandbox_state = 'starting' OR @from_state::sandbox_state <> 'pausing' AND timeout_at <= clock_timestamp())
+            THEN clock_timestamp() + make_interval(secs => timeout_seconds) ELSE timeout_at END,
+        asleep_since = CASE WHEN @to_state::sandbox_state IN ('paused', 'hibernated', 'error') THEN coalesce(asleep_since, clock_timestamp())
+            WHEN @to_state::sandbox_state = 'running' THEN NULL ELSE asleep_since END,
+        look_at = CASE WHEN auto_pause_seconds + auto_hibernate_seconds + auto_destroy_seconds + timeout_seconds > 0
+                AND @to_state::sandbox_state IN ('running', 'paused', 'hibernated', 'error')
+            -- What failed is not tried again at once.
+            THEN clock_timestamp() + CASE WHEN (@from_state::sandbox_state, @to_state::sandbox_state)
+                IN (('pausing', 'running'), ('hibernating', 'paused')) THEN interval '30 seconds' ELSE interval '0' END END,
+        verified_at = CASE WHEN @to_state::sandbox_state = 'running' THEN NULL ELSE verified_at END,
         updated_at = clock_timestamp()
     WHERE sandboxes.id = @id AND sandboxes.state = @from_state AND sandboxes.generation = @generation
     RETURNING sandboxes.*

@@ -44,6 +44,12 @@ type Sandbox struct {
 	Network    NetworkPolicy // that is wanted; in force once its host says so
 	AutoResume bool          // whether a request that needs its guest resumes it
 	Resumed    *Certificate  // of its last resume, or of its making from a golden snapshot; nil before
+
+	Lifecycle   Lifecycle
+	UsedUntil   time.Time // while it runs: it counts as used until then
+	AsleepSince time.Time // or failed since; zero while it is neither
+	TimeoutAt   time.Time // zero for none
+	VerifiedAt  time.Time // when the snapshot that it sleeps in was last read and found whole; zero before
 }
 
 // Certificate says what a guest renewed when it was resumed, in order: its clock, its randomness, its token and so on.

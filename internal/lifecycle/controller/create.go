@@ -32,7 +32,8 @@ type Request struct {
 	Name     string
 	Network  models.NetworkPolicy
 
-	ManualResume bool // a request to it while it is paused is refused
+	Lifecycle    models.LifecycleChange // of the default one
+	ManualResume bool                   // a request to it while it is paused is refused
 }
 
 // Create makes a sandbox and returns it once it runs. When it is refused (Invalid, Forbidden, NotFound,
@@ -44,6 +45,9 @@ func (c *Controller) Create(ctx context.Context, by By, r Request) (models.Sandb
 
 func (c *Controller) create(ctx context.Context, by By, r Request) (models.Sandbox, error) {
 	if err := models.CheckNetwork(r.Network, c.PrivateNetworks); err != nil {
+		return models.Sandbox{}, err
+	}
+	if err := models.CheckLifecycle(r.Lifecycle.Of(c.Options.Lifecycle)); err != nil {
 		return models.Sandbox{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.Limits.Create)
@@ -66,7 +70,7 @@ func (c *Controller) create(ctx context.Context, by By, r Request) (models.Sandb
 func (c *Controller) insert(ctx context.Context, by By, r Request) (models.Sandbox, error) {
 	n := db.NewSandbox{
 		Account: by.Account, Name: r.Name, Template: r.Template, Metadata: r.Metadata,
-		Network: r.Network, AutoResume: !r.ManualResume, By: by.db(), Within: c.Limits.Create + writeLimit,
+		Network: r.Network, AutoResume: !r.ManualResume, Lifecycle: r.Lifecycle.Of(c.Options.Lifecycle), By: by.db(), Within: c.Limits.Create + writeLimit,
 	}
 	up := c.Fleet.reachable()
 	place := func(hosts []db.HostUse) (db.Placement, error) {

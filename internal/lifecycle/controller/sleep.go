@@ -20,7 +20,9 @@ type change struct {
 	begin    lifecycle.Event // leaves from
 	done     lifecycle.Event // reaches to
 	audit    string
-	what     string // it is called, of a sandbox
+	what     string       // it is called, of a sandbox
+	why      string       // of one that nobody asked for
+	still    db.StillFunc // whether such a one is still to be; nil for one that was asked for
 	call     func(context.Context, *hostclient.Client, models.Sandbox) (hostclient.Sandbox, error)
 }
 
@@ -108,6 +110,10 @@ func (c *Controller) beginChange(ctx context.Context, by db.By, row models.Sandb
 	}
 	begun.Within = c.Limits.Sleep + writeLimit
 	begun.Audit = db.Audit{Action: ch.audit, Outcome: "accepted"}
+	if ch.still != nil {
+		begun.Reason = ch.why
+		return c.Store.TransitionIf(ctx, begun, ch.still)
+	}
 	if ch.op == lifecycle.PauseOp {
 		return c.write(ctx, begun)
 	}
