@@ -28,6 +28,7 @@ type sandboxView struct {
 	Metadata   map[string]string `json:"metadata"`
 	Network    networkView       `json:"network"`
 	AutoResume bool              `json:"auto_resume"`
+	Lifecycle  lifecycleView     `json:"lifecycle"`
 	Host       *id.Host          `json:"host_id"`
 	CreatedAt  apiTime           `json:"created_at"`
 	StartedAt  apiTime           `json:"started_at"`
@@ -36,6 +37,7 @@ type sandboxView struct {
 	Generation int64             `json:"generation"`
 	Timings    []stepView        `json:"timings"`
 	Resumed    *certificateView  `json:"resumed"`
+	VerifiedAt apiTime           `json:"verified_at"`
 }
 
 type stepView struct {
@@ -50,6 +52,7 @@ func view(sb models.Sandbox) sandboxView {
 		Metadata: sb.Metadata, Network: viewOfNetwork(sb.Network), Host: orNull(sb.Host), CreatedAt: apiTime(sb.CreatedAt), StartedAt: apiTime(sb.StartedAt),
 		UpdatedAt: apiTime(sb.UpdatedAt), Deadline: apiTime(sb.Deadline), Generation: sb.Generation,
 		Timings: make([]stepView, len(sb.Steps)), AutoResume: sb.AutoResume, Resumed: viewOfCertificate(sb.Resumed),
+		Lifecycle: viewOfLifecycle(sb), VerifiedAt: apiTime(sb.VerifiedAt),
 	}
 	for i, s := range sb.Steps {
 		v.Timings[i] = stepView{Step: s.Name, MS: milliseconds(s.Duration)}
@@ -70,7 +73,8 @@ type createRequest struct {
 	Name      string            `json:"name"`
 	Network   *networkRequest   `json:"network"`
 
-	AutoResume *bool `json:"auto_resume"`
+	AutoResume *bool             `json:"auto_resume"`
+	Lifecycle  *lifecycleRequest `json:"lifecycle"`
 }
 
 func (s *Server) createSandbox(w http.ResponseWriter, r *http.Request) error {
@@ -89,9 +93,13 @@ func (s *Server) createSandbox(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	lifecycle, err := in.Lifecycle.change()
+	if err != nil {
+		return err
+	}
 	sb, err := s.Controller.Create(r.Context(), by(r), controller.Request{
 		Template: in.Template, Size: size, Env: in.Env, Metadata: in.Metadata, Name: in.Name, Network: network,
-		ManualResume: in.AutoResume != nil && !*in.AutoResume,
+		Lifecycle: lifecycle, ManualResume: in.AutoResume != nil && !*in.AutoResume,
 	})
 	if err != nil {
 		return err

@@ -81,7 +81,9 @@ func TestDue(t *testing.T) {
 // TestDueIsAllowed: whatever a sandbox is like, what is due is one of its steps, its time has come, it can be taken from the state that the sandbox is in, and
 // nothing was left out.
 func TestDueIsAllowed(t *testing.T) {
-	length := rapid.Custom(func(t *rapid.T) time.Duration { return time.Duration(rapid.IntRange(0, 5).Draw(t, "minutes")) * time.Minute })
+	length := rapid.Custom(func(t *rapid.T) time.Duration {
+		return time.Duration(rapid.IntRange(0, 5).Draw(t, "minutes")) * time.Minute
+	})
 	at := rapid.Custom(func(t *rapid.T) time.Time { return minutes(rapid.IntRange(0, 9).Draw(t, "at")) })
 	rapid.Check(t, func(t *rapid.T) {
 		sb := models.Sandbox{

@@ -59,17 +59,20 @@ func CheckLifecycle(l Lifecycle) error {
 		value time.Duration
 		least time.Duration
 	}{
-		{"auto_pause_after_seconds", l.AutoPause, MinAutoPause},
-		{"auto_hibernate_after_seconds", l.AutoHibernate, MinLifecycle},
-		{"auto_destroy_after_seconds", l.AutoDestroy, MinLifecycle},
-		{"timeout_seconds", l.Timeout, MinLifecycle},
+		{"lifecycle.auto_pause_after_seconds", l.AutoPause, MinAutoPause},
+		{"lifecycle.auto_hibernate_after_seconds", l.AutoHibernate, MinLifecycle},
+		{"lifecycle.auto_destroy_after_seconds", l.AutoDestroy, MinLifecycle},
+		{"lifecycle.timeout_seconds", l.Timeout, MinLifecycle},
 	} {
+		if m.value%time.Second != 0 {
+			return Errorf(Invalid, "%s must be whole seconds, not %s", m.name, m.value)
+		}
 		if m.value != 0 && (m.value < m.least || m.value > MaxLifecycle) {
 			return Errorf(Invalid, "%s must be 0 (never) or between %d and %d, not %d", m.name, seconds(m.least), seconds(MaxLifecycle), seconds(m.value))
 		}
 	}
 	if l.OnTimeout != DestroyOnTimeout && l.OnTimeout != PauseOnTimeout {
-		return Errorf(Invalid, "on_timeout must be %q or %q, not %q", DestroyOnTimeout, PauseOnTimeout, l.OnTimeout)
+		return Errorf(Invalid, "lifecycle.on_timeout must be %q or %q, not %q", DestroyOnTimeout, PauseOnTimeout, l.OnTimeout)
 	}
 	return nil
 }

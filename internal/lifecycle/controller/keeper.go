@@ -22,8 +22,8 @@ type KeeperStore interface {
 }
 
 const (
-	// keeperTick is how often a keeper looks for what is due.
-	keeperTick = time.Second
+	// KeeperTick is how often a keeper looks for what is due.
+	KeeperTick = time.Second
 	// stepsAtOnce bounds how many sandboxes a replica puts to sleep or ends at the same time by itself.
 	stepsAtOnce = 8
 	// claimFor is for how long a replica has a sandbox for itself: far longer than it takes to write that its step is under way.
@@ -44,9 +44,9 @@ type Keeper struct {
 	steps sync.WaitGroup
 }
 
-// NewKeeper returns a keeper that acts through c.
-func NewKeeper(c *Controller, store KeeperStore) *Keeper {
-	return &Keeper{c: c, store: store, log: c.Log, tick: keeperTick, slots: make(chan struct{}, stepsAtOnce)}
+// NewKeeper returns a keeper that acts through c, and looks every tick for what is due.
+func NewKeeper(c *Controller, store KeeperStore, tick time.Duration) *Keeper {
+	return &Keeper{c: c, store: store, log: c.Log, tick: tick, slots: make(chan struct{}, stepsAtOnce)}
 }
 
 // Run works until ctx ends. It takes no step before the database has been there for as long as a use counts: until then it may not know of

@@ -20,8 +20,7 @@ var brief = Limits{Use: 40 * time.Millisecond}
 // keep runs a keeper of a replica until end is called or the test ends.
 func (r *rig) keep(c *replica) (end func()) {
 	r.t.Helper()
-	k := NewKeeper(c.Controller, r.store)
-	k.tick = 5 * time.Millisecond
+	k := NewKeeper(c.Controller, r.store, 5*time.Millisecond)
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { k.Run(ctx) })

@@ -3,7 +3,6 @@ package controller
 import (
 	"context"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/internal/id"
@@ -12,91 +11,93 @@ import (
 
 // uses knows which sandboxes are used through this control plane. What use is, and how little it costs a request: docs/adr/0020-lifecycle.md.
 type uses struct {
-	mu sync.Mutex // guards of, and what is in it but for fresh
+	mu sync.Mutex // guards what follows
 	of map[id.Sandbox]*use
 }
 
 // use is the use of one sandbox.
 type use struct {
-	open   int         // requests and connections
-	held   int         // those of them that are use as long as they last
-	leased time.Time   // until when its row says that it is used, at least
-	fresh  atomic.Bool // it was used since it was last asked for
+	requests int       // under way
+	fresh    bool      // it was used since it was last asked for
+	leased   time.Time // until when its row says that it is used, at least
 }
 
-// begin counts a request, which is use as long as it lasts, or a connection, which is not, until end is called.
-func (u *uses) begin(sb id.Sandbox, request bool) (one *use, end func()) {
-	held := 0
-	if request {
-		held = 1
+// one returns the use of a sandbox. The caller holds the lock.
+func (u *uses) one(sb id.Sandbox) *use {
+	known := u.of[sb]
+	if known == nil {
+		known = &use{}
+		u.of[sb] = known
 	}
+	return known
+}
+
+// request counts a request, which is use as long as it lasts, until end is called.
+func (u *uses) request(sb id.Sandbox) (end func()) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if one = u.of[sb]; one == nil {
-		one = &use{}
-		u.of[sb] = one
-	}
-	one.open, one.held = one.open+1, one.held+held
-	one.touch()
-	return one, func() {
+	one := u.one(sb)
+	one.requests, one.fresh = one.requests+1, true
+	return func() {
 		u.mu.Lock()
 		defer u.mu.Unlock()
-		one.open, one.held = one.open-1, one.held-held
-		if request {
-			one.touch()
-		}
+		one.requests, one.fresh = one.requests-1, true
 	}
 }
 
-// touch says that the sandbox is used now. It is called for every piece of data.
-func (u *use) touch() {
-	if !u.fresh.Load() {
-		u.fresh.Store(true)
-	}
+// touch says that a sandbox is used now. It is called for every piece of data.
+func (u *uses) touch(sb id.Sandbox) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.one(sb).fresh = true
 }
 
 // leased tells whether the row of a sandbox is known to say that it is used, at now.
-func (u *uses) leased(one *use, now time.Time) bool {
+func (u *uses) leased(sb id.Sandbox, now time.Time) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return now.Before(one.leased)
+	return now.Before(u.one(sb).leased)
 }
 
-func (u *uses) lease(one *use, until time.Time) {
+func (u *uses) lease(sb id.Sandbox, until time.Time) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	one.leased = until
+	u.one(sb).leased = until
 }
 
-// used returns the sandboxes that are used or were since the last call, and forgets the others that nobody has open.
+// used returns the sandboxes that are used or were since the last call, and forgets the others.
 func (u *uses) used(now time.Time) []id.Sandbox {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	var all []id.Sandbox
 	for sb, one := range u.of {
-		switch fresh := one.fresh.Swap(false); {
-		case fresh || one.held > 0:
+		switch {
+		case one.fresh || one.requests > 0:
 			all = append(all, sb)
-		case one.open == 0 && !now.Before(one.leased):
+		case !now.Before(one.leased):
 			delete(u.of, sb)
 		}
+		one.fresh = false
 	}
 	return all
 }
 
-// begin counts a use of a sandbox until ctx ends, and returns the row of it as it is when the database knows of that. From then on the sandbox is not
-// put to sleep for want of use before its idle time has passed, by any replica. That costs a statement only where such a time is set, and
-// then once in Limits.Use.
-func (c *Controller) begin(ctx context.Context, row models.Sandbox, request bool) (models.Sandbox, *use, error) {
-	one, end := c.uses.begin(row.ID, request)
-	context.AfterFunc(ctx, end)
+// begin notes a use of a sandbox, for a request until ctx ends, and returns the row of it as it is when the database knows of that. From then on the
+// sandbox is not put to sleep for want of use before its idle time has passed, by any replica. That costs a statement only where such a
+// time is set, and then once in Limits.Use.
+func (c *Controller) begin(ctx context.Context, row models.Sandbox, request bool) (models.Sandbox, error) {
+	if request {
+		context.AfterFunc(ctx, c.uses.request(row.ID))
+	} else {
+		c.uses.touch(row.ID)
+	}
 	began := time.Now()
-	if row.Lifecycle.AutoPause == 0 || c.uses.leased(one, began) {
-		return row, one, nil
+	if row.Lifecycle.AutoPause == 0 || c.uses.leased(row.ID, began) {
+		return row, nil
 	}
 	row, err := c.Store.Use(ctx, row.Account, row.ID, c.Limits.Use)
 	if err == nil {
-		c.uses.lease(one, began.Add(c.Limits.Use))
+		c.uses.lease(row.ID, began.Add(c.Limits.Use))
 	}
-	return row, one, err
+	return row, err
 }
