@@ -16,11 +16,13 @@ func newCreate(a *app) *cobra.Command {
 	var req wrenn.CreateSandboxRequest
 	var env, metadata []string
 	var network networkFlags
+	var life lifecycleFlags
 	cmd := &cobra.Command{
 		Use:   "create TEMPLATE",
 		Short: "Create a sandbox and print its id",
 		Example: `  id=$(wrenn create python311)
   wrenn create python311 --memory 512 --env TOKEN --metadata owner=me
+  wrenn create python311 --auto-pause 10m --auto-destroy 168h
   wrenn create python311 --internet off --allow pypi.org,files.pythonhosted.org`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.templateNames,
@@ -34,9 +36,11 @@ func newCreate(a *app) *cobra.Command {
 	f.StringArrayVar(&metadata, "metadata", nil, "KEY=VALUE, a label of your own")
 	autoResume := f.Bool("auto-resume", true, "whether requests to it resume it while it is paused")
 	network.declare(f)
+	life.declare(f)
+	f.DurationVar(&life.timeout, "timeout", 0, "what --on-timeout says happens so long after its start, whatever it does (0: never)")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
-		req.Template, req.Network = args[0], network.policy(f)
+		req.Template, req.Network, req.Lifecycle = args[0], network.policy(f), life.change(f)
 		if req.Env, err = environment(env); err != nil {
 			return err
 		}

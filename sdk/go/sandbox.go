@@ -38,14 +38,16 @@ type Sandbox struct {
 	Metadata      map[string]string `json:"metadata,omitempty"`
 	Network       NetworkPolicy     `json:"network"` // that is wanted; Client.Network tells whether it is in force
 	AutoResume    bool              `json:"auto_resume"`
+	Lifecycle     Lifecycle         `json:"lifecycle"` // what becomes of it by itself
 	HostID        string            `json:"host_id,omitempty"`
 	CreatedAt     time.Time         `json:"created_at"`
 	StartedAt     time.Time         `json:"started_at,omitzero"` // when it first ran
 	UpdatedAt     time.Time         `json:"updated_at"`          // when its state last changed
 	StateDeadline time.Time         `json:"state_deadline,omitzero"`
-	Generation    int64             `json:"generation"`        // grows by one with every change of state
-	Timings       []Timing          `json:"timings,omitempty"` // what its creation spent its time on
-	Resumed       *Certificate      `json:"resumed,omitempty"` // what its guest renewed at its last resume, or when it was made from a golden snapshot; nil before
+	Generation    int64             `json:"generation"`           // grows by one with every change of state
+	Timings       []Timing          `json:"timings,omitempty"`    // what its creation spent its time on
+	VerifiedAt    time.Time         `json:"verified_at,omitzero"` // when the snapshot that it sleeps in was last read and found whole
+	Resumed       *Certificate      `json:"resumed,omitempty"`    // what its guest renewed at its last resume, or when it was made from a golden snapshot; nil before
 }
 
 // Timing is one step of an operation.
@@ -65,7 +67,8 @@ type CreateSandboxRequest struct {
 	Name      string            `json:"name,omitempty"`       // at most 128 characters
 	Network   *NetworkPolicy    `json:"network,omitempty"`    // nil: all public addresses
 
-	AutoResume *bool `json:"auto_resume,omitempty"` // nil: requests resume it while it is paused
+	AutoResume *bool            `json:"auto_resume,omitempty"` // nil: requests resume it while it is paused
+	Lifecycle  *LifecycleChange `json:"lifecycle,omitempty"`   // nil: as the service is configured; by default nothing becomes of it by itself
 }
 
 // CreateSandbox creates a sandbox and returns when it runs. It is never repeated after it was sent. When
