@@ -173,6 +173,9 @@ type Row struct {
 	Age        time.Duration // since its state last changed
 
 	NetworkGeneration int64 // of the network policy that is wanted
+
+	Verified time.Time // when the snapshot that it sleeps in was found whole; zero before
+	Damage   string    // of that
 }
 
 // RowsForHost returns the sandboxes that h should hold (all but pending and ended ones) and
@@ -189,7 +192,7 @@ func (s *Store) RowsForHost(ctx context.Context, h id.Host, observed []id.Sandbo
 			return nil, fmt.Errorf("list sandboxes of host %s: %w", h, err)
 		}
 		return convert(rows, func(r dbgen.RowsForHostRow) (Row, error) {
-			row := Row{ID: id.Sandbox(r.ID), State: r.State, Generation: r.Generation, Overdue: r.Overdue, NetworkGeneration: r.NetworkGeneration}
+			row := Row{ID: id.Sandbox(r.ID), State: r.State, Generation: r.Generation, Overdue: r.Overdue, NetworkGeneration: r.NetworkGeneration, Verified: orZero(r.VerifiedAt), Damage: r.Damage}
 			row.Age = time.Duration(r.AgeSeconds * float64(time.Second))
 			if r.HostID != nil {
 				row.Host = id.Host(*r.HostID)

@@ -83,6 +83,16 @@ func (s *Store) Postpone(ctx context.Context, sb id.Sandbox, wait time.Duration)
 	return coded(s.q.PostponeLook(ctx, dbgen.PostponeLookParams{ID: string(sb), WaitSeconds: wait.Seconds()}))
 }
 
+// NoteScrub writes down what was found of the snapshot that a sandbox sleeps in, unless the sandbox is another one by now. News of damage is an event.
+func (s *Store) NoteScrub(ctx context.Context, row Row, by By, verified time.Time, damage string) error {
+	p := dbgen.NoteScrubParams{ID: string(row.ID), Generation: row.Generation, Damage: damage, Actor: by.Actor, Operation: by.Operation}
+	if !verified.IsZero() {
+		p.VerifiedAt = &verified
+	}
+	_, err := s.q.NoteScrub(ctx, p)
+	return coded(err)
+}
+
 // StillFunc tells whether a change is still to be made of a sandbox as it is at now. Nothing else changes the sandbox meanwhile.
 type StillFunc func(sb models.Sandbox, now time.Time) bool
 

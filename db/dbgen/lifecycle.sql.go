@@ -18,7 +18,7 @@ WHERE id IN (
     SELECT s.id FROM sandboxes s WHERE s.look_at <= clock_timestamp()
     ORDER BY s.look_at LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
 )
-RETURNING id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, verified_at
+RETURNING id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at
 `
 
 type ClaimDueParams struct {
@@ -68,6 +68,7 @@ func (q *Queries) ClaimDue(ctx context.Context, arg ClaimDueParams) ([]Sandbox, 
 			&i.AsleepSince,
 			&i.TimeoutAt,
 			&i.LookAt,
+			&i.Damage,
 			&i.VerifiedAt,
 		); err != nil {
 			return nil, err
@@ -81,7 +82,7 @@ func (q *Queries) ClaimDue(ctx context.Context, arg ClaimDueParams) ([]Sandbox, 
 }
 
 const lockSandbox = `-- name: LockSandbox :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, verified_at FROM sandboxes WHERE id = $1 FOR NO KEY UPDATE
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes WHERE id = $1 FOR NO KEY UPDATE
 `
 
 func (q *Queries) LockSandbox(ctx context.Context, id string) (Sandbox, error) {
@@ -119,6 +120,7 @@ func (q *Queries) LockSandbox(ctx context.Context, id string) (Sandbox, error) {
 		&i.AsleepSince,
 		&i.TimeoutAt,
 		&i.LookAt,
+		&i.Damage,
 		&i.VerifiedAt,
 	)
 	return i, err
@@ -138,6 +140,57 @@ type LookAgainParams struct {
 func (q *Queries) LookAgain(ctx context.Context, arg LookAgainParams) error {
 	_, err := q.db.Exec(ctx, lookAgain, arg.At, arg.ID, arg.Claimed)
 	return err
+}
+
+const noteScrub = `-- name: NoteScrub :many
+WITH noted AS (
+    UPDATE sandboxes SET verified_at = $1, damage = $2,
+        reason = CASE WHEN damage = $2 THEN reason ELSE $2 END,
+        generation = CASE WHEN damage = $2 THEN generation ELSE generation + 1 END
+    WHERE sandboxes.id = $3 AND sandboxes.state = 'paused' AND sandboxes.generation = $4
+    RETURNING id, state, generation, reason, generation > $4 AS news
+), event AS (
+    INSERT INTO sandbox_events (sandbox_id, from_state, to_state, reason, actor, operation, generation)
+    SELECT id, state, state, reason, $5, $6, generation FROM noted WHERE news
+)
+SELECT id FROM noted
+`
+
+type NoteScrubParams struct {
+	VerifiedAt *time.Time
+	Damage     string
+	ID         string
+	Generation int64
+	Actor      string
+	Operation  string
+}
+
+// What was found of the snapshot that a sandbox sleeps in. Where that is news of damage, or of its end, it is why the sandbox is as it is, and an event.
+func (q *Queries) NoteScrub(ctx context.Context, arg NoteScrubParams) ([]string, error) {
+	rows, err := q.db.Query(ctx, noteScrub,
+		arg.VerifiedAt,
+		arg.Damage,
+		arg.ID,
+		arg.Generation,
+		arg.Actor,
+		arg.Operation,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const now = `-- name: Now :one
@@ -200,12 +253,12 @@ WITH changed AS (
             WHEN $4 > 0 THEN clock_timestamp() + make_interval(secs => $4) END,
         look_at = CASE WHEN state IN ('running', 'paused', 'hibernated', 'error') THEN clock_timestamp() END
     WHERE sandboxes.id = $7
-    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.verified_at
+    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at
 ), audited AS (
     INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
     SELECT account_id, $8, 'sandbox.lifecycle', id, 'ok', $9 FROM changed
 )
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, verified_at FROM changed
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM changed
 `
 
 type SetLifecycleParams struct {
@@ -252,6 +305,7 @@ type SetLifecycleRow struct {
 	AsleepSince          *time.Time
 	TimeoutAt            *time.Time
 	LookAt               *time.Time
+	Damage               string
 	VerifiedAt           *time.Time
 }
 
@@ -301,6 +355,7 @@ func (q *Queries) SetLifecycle(ctx context.Context, arg SetLifecycleParams) (Set
 		&i.AsleepSince,
 		&i.TimeoutAt,
 		&i.LookAt,
+		&i.Damage,
 		&i.VerifiedAt,
 	)
 	return i, err
@@ -309,7 +364,7 @@ func (q *Queries) SetLifecycle(ctx context.Context, arg SetLifecycleParams) (Set
 const useSandbox = `-- name: UseSandbox :one
 UPDATE sandboxes SET used_until = greatest(used_until, clock_timestamp() + make_interval(secs => $1::float8))
 WHERE id = $2 AND account_id = $3
-RETURNING id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, verified_at
+RETURNING id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at
 `
 
 type UseSandboxParams struct {
@@ -354,6 +409,7 @@ func (q *Queries) UseSandbox(ctx context.Context, arg UseSandboxParams) (Sandbox
 		&i.AsleepSince,
 		&i.TimeoutAt,
 		&i.LookAt,
+		&i.Damage,
 		&i.VerifiedAt,
 	)
 	return i, err

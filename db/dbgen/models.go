@@ -74,6 +74,7 @@ type Sandbox struct {
 	AsleepSince          *time.Time
 	TimeoutAt            *time.Time
 	LookAt               *time.Time
+	Damage               string
 	VerifiedAt           *time.Time
 }
 

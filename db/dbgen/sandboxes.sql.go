@@ -153,7 +153,7 @@ func (q *Queries) ListSandboxEvents(ctx context.Context, sandboxID string) ([]Sa
 }
 
 const listSandboxes = `-- name: ListSandboxes :many
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, verified_at FROM sandboxes
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes
 WHERE account_id = $1
     AND state::text = ANY ($2::text[])
     AND ($3::text IS NULL OR template = $3)
@@ -219,6 +219,7 @@ func (q *Queries) ListSandboxes(ctx context.Context, arg ListSandboxesParams) ([
 			&i.AsleepSince,
 			&i.TimeoutAt,
 			&i.LookAt,
+			&i.Damage,
 			&i.VerifiedAt,
 		); err != nil {
 			return nil, err
@@ -232,7 +233,7 @@ func (q *Queries) ListSandboxes(ctx context.Context, arg ListSandboxesParams) ([
 }
 
 const lockSandboxOfAccount = `-- name: LockSandboxOfAccount :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, verified_at FROM sandboxes WHERE id = $1 AND account_id = $2 FOR NO KEY UPDATE
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes WHERE id = $1 AND account_id = $2 FOR NO KEY UPDATE
 `
 
 type LockSandboxOfAccountParams struct {
@@ -276,13 +277,14 @@ func (q *Queries) LockSandboxOfAccount(ctx context.Context, arg LockSandboxOfAcc
 		&i.AsleepSince,
 		&i.TimeoutAt,
 		&i.LookAt,
+		&i.Damage,
 		&i.VerifiedAt,
 	)
 	return i, err
 }
 
 const rowsForHost = `-- name: RowsForHost :many
-SELECT id, host_id, state, generation, network_generation,
+SELECT id, host_id, state, generation, network_generation, verified_at, damage,
     coalesce(deadline < clock_timestamp(), false)::bool AS overdue,
     extract(epoch FROM clock_timestamp() - updated_at)::float8 AS age_seconds
 FROM sandboxes
@@ -300,6 +302,8 @@ type RowsForHostRow struct {
 	State             models.State
 	Generation        int64
 	NetworkGeneration int64
+	VerifiedAt        *time.Time
+	Damage            string
 	Overdue           bool
 	AgeSeconds        float64
 }
@@ -321,6 +325,8 @@ func (q *Queries) RowsForHost(ctx context.Context, arg RowsForHostParams) ([]Row
 			&i.State,
 			&i.Generation,
 			&i.NetworkGeneration,
+			&i.VerifiedAt,
+			&i.Damage,
 			&i.Overdue,
 			&i.AgeSeconds,
 		); err != nil {
@@ -335,7 +341,7 @@ func (q *Queries) RowsForHost(ctx context.Context, arg RowsForHostParams) ([]Row
 }
 
 const sandboxByID = `-- name: SandboxByID :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, verified_at FROM sandboxes WHERE id = $1
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes WHERE id = $1
 `
 
 func (q *Queries) SandboxByID(ctx context.Context, id string) (Sandbox, error) {
@@ -373,13 +379,14 @@ func (q *Queries) SandboxByID(ctx context.Context, id string) (Sandbox, error) {
 		&i.AsleepSince,
 		&i.TimeoutAt,
 		&i.LookAt,
+		&i.Damage,
 		&i.VerifiedAt,
 	)
 	return i, err
 }
 
 const sandboxOfAccount = `-- name: SandboxOfAccount :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, verified_at FROM sandboxes WHERE id = $1 AND account_id = $2
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes WHERE id = $1 AND account_id = $2
 `
 
 type SandboxOfAccountParams struct {
@@ -422,6 +429,7 @@ func (q *Queries) SandboxOfAccount(ctx context.Context, arg SandboxOfAccountPara
 		&i.AsleepSince,
 		&i.TimeoutAt,
 		&i.LookAt,
+		&i.Damage,
 		&i.VerifiedAt,
 	)
 	return i, err
@@ -431,12 +439,12 @@ const setNetwork = `-- name: SetNetwork :one
 WITH changed AS (
     UPDATE sandboxes SET network = $1, network_generation = network_generation + 1
     WHERE sandboxes.id = $2
-    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.verified_at
+    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at
 ), audited AS (
     INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
     SELECT account_id, $3, 'sandbox.network', id, 'accepted', $4 FROM changed
 )
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, verified_at FROM changed
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM changed
 `
 
 type SetNetworkParams struct {
@@ -478,6 +486,7 @@ type SetNetworkRow struct {
 	AsleepSince          *time.Time
 	TimeoutAt            *time.Time
 	LookAt               *time.Time
+	Damage               string
 	VerifiedAt           *time.Time
 }
 
@@ -521,6 +530,7 @@ func (q *Queries) SetNetwork(ctx context.Context, arg SetNetworkParams) (SetNetw
 		&i.AsleepSince,
 		&i.TimeoutAt,
 		&i.LookAt,
+		&i.Damage,
 		&i.VerifiedAt,
 	)
 	return i, err
@@ -554,9 +564,10 @@ WITH changed AS (
             THEN clock_timestamp() + CASE WHEN ($3::sandbox_state, $1::sandbox_state)
                 IN (('pausing', 'running'), ('hibernating', 'paused')) THEN interval '30 seconds' ELSE interval '0' END END,
         verified_at = CASE WHEN $1::sandbox_state = 'running' THEN NULL ELSE verified_at END,
+        damage = CASE WHEN $1::sandbox_state = 'running' THEN '' ELSE damage END,
         updated_at = clock_timestamp()
     WHERE sandboxes.id = $9 AND sandboxes.state = $3 AND sandboxes.generation = $10
-    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.verified_at
+    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at
 ), event AS (
     INSERT INTO sandbox_events (sandbox_id, from_state, to_state, reason, actor, operation, generation)
     SELECT id, $3, state, reason, $11, operation, generation FROM changed
@@ -565,7 +576,7 @@ WITH changed AS (
     SELECT account_id, $11, $12, id, $13, operation FROM changed
     WHERE $12::text <> ''
 )
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, verified_at FROM changed
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM changed
 `
 
 type TransitionSandboxParams struct {
@@ -616,6 +627,7 @@ type TransitionSandboxRow struct {
 	AsleepSince          *time.Time
 	TimeoutAt            *time.Time
 	LookAt               *time.Time
+	Damage               string
 	VerifiedAt           *time.Time
 }
 
@@ -670,6 +682,7 @@ func (q *Queries) TransitionSandbox(ctx context.Context, arg TransitionSandboxPa
 		&i.AsleepSince,
 		&i.TimeoutAt,
 		&i.LookAt,
+		&i.Damage,
 		&i.VerifiedAt,
 	)
 	return i, err

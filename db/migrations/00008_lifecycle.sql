@@ -11,6 +11,7 @@ ALTER TABLE sandboxes
     ADD COLUMN asleep_since timestamptz, -- or failed since; null while it is neither
     ADD COLUMN timeout_at timestamptz,
     ADD COLUMN look_at timestamptz, -- nothing of the above is due before; null: nothing will be before its state or this changes
+    ADD COLUMN damage text NOT NULL DEFAULT '', -- of its snapshot
     ADD COLUMN verified_at timestamptz; -- when its snapshot was last read and found whole; null for none, or for one that was not yet
 CREATE INDEX sandboxes_by_look ON sandboxes (look_at) WHERE look_at IS NOT NULL;
 UPDATE sandboxes SET asleep_since = updated_at WHERE state IN ('paused', 'error');
@@ -26,4 +27,5 @@ ALTER TABLE sandboxes
     DROP COLUMN asleep_since,
     DROP COLUMN timeout_at,
     DROP COLUMN look_at,
+    DROP COLUMN damage,
     DROP COLUMN verified_at;

@@ -57,3 +57,17 @@ WITH changed AS (
     SELECT account_id, @actor, 'sandbox.lifecycle', id, 'ok', @request_id FROM changed
 )
 SELECT * FROM changed;
+
+-- What was found of the snapshot that a sandbox sleeps in. Where that is news of damage, or of its end, it is why the sandbox is as it is, and an event.
+-- name: NoteScrub :many
+WITH noted AS (
+    UPDATE sandboxes SET verified_at = sqlc.narg('verified_at'), damage = @damage,
+        reason = CASE WHEN damage = @damage THEN reason ELSE @damage END,
+        generation = CASE WHEN damage = @damage THEN generation ELSE generation + 1 END
+    WHERE sandboxes.id = @id AND sandboxes.state = 'paused' AND sandboxes.generation = @generation
+    RETURNING id, state, generation, reason, generation > @generation AS news
+), event AS (
+    INSERT INTO sandbox_events (sandbox_id, from_state, to_state, reason, actor, operation, generation)
+    SELECT id, state, state, reason, @actor, @operation, generation FROM noted WHERE news
+)
+SELECT id FROM noted;

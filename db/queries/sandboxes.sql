@@ -45,6 +45,7 @@ WITH changed AS (
             THEN clock_timestamp() + CASE WHEN (@from_state::sandbox_state, @to_state::sandbox_state)
                 IN (('pausing', 'running'), ('hibernating', 'paused')) THEN interval '30 seconds' ELSE interval '0' END END,
         verified_at = CASE WHEN @to_state::sandbox_state = 'running' THEN NULL ELSE verified_at END,
+        damage = CASE WHEN @to_state::sandbox_state = 'running' THEN '' ELSE damage END,
         updated_at = clock_timestamp()
     WHERE sandboxes.id = @id AND sandboxes.state = @from_state AND sandboxes.generation = @generation
     RETURNING sandboxes.*
@@ -97,7 +98,7 @@ ORDER BY generation;
 -- What a reconciler compares with a host: the rows that the host should know of, and
 -- those of the sandboxes that it was seen to hold (wherever they should be).
 -- name: RowsForHost :many
-SELECT id, host_id, state, generation, network_generation,
+SELECT id, host_id, state, generation, network_generation, verified_at, damage,
     coalesce(deadline < clock_timestamp(), false)::bool AS overdue,
     extract(epoch FROM clock_timestamp() - updated_at)::float8 AS age_seconds
 FROM sandboxes

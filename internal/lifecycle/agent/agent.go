@@ -14,6 +14,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,9 +46,13 @@ type Config struct {
 	Jails   *Jails // how VMMs are confined; nil for not at all
 	// GoldenMiB is how much of the disk golden snapshots may take, from which sandboxes are made without booting; 0: there are none.
 	GoldenMiB int
-	Logger    *slog.Logger
+	// ScrubMiBs is how many MiB a second stored snapshots are read with, in turn, to see whether they are whole; 0: they are not. Each is read every ScrubEvery.
+	ScrubMiBs  int
+	ScrubEvery time.Duration
+	Logger     *slog.Logger
 
-	yield func(vm.Saved) error // gives a VMM the lowest priority
+	yield     func(vm.Saved) error // gives a VMM the lowest priority
+	scrubTick time.Duration        // between looks for a snapshot that is to be read; a minute
 }
 
 // Agent owns the sandboxes of a host. Its methods may be called at the same time.
@@ -88,12 +93,16 @@ func Open(ctx context.Context, cfg Config) (*Agent, error) {
 	if a.cfg.yield == nil {
 		a.cfg.yield = lowerPriority
 	}
+	a.cfg.scrubTick = cmp.Or(a.cfg.scrubTick, time.Minute)
 	if err := a.open(ctx); err != nil {
 		_ = a.Close()
 		return nil, err
 	}
 	a.tasks.Go(func() { a.keepJournals(life) })
 	a.tasks.Go(func() { a.keepGolden(life) })
+	if a.cfg.ScrubMiBs > 0 {
+		a.tasks.Go(func() { a.keepScrubbed(life) })
+	}
 	return a, nil
 }
 

@@ -42,6 +42,7 @@ type rig struct {
 	kernel string
 	digest string // of the template
 	golden int    // MiB
+	scrub  int    // MiB a second
 	owners uint32
 }
 
@@ -87,7 +88,7 @@ func (r *rig) open() {
 	}
 	r.agent, err = Open(ctx, Config{
 		Dir: r.dir, Kernel: kernel, Driver: r.driver, Network: r.net, Images: images, Jails: r.jails, GoldenMiB: r.golden, Logger: log,
-		yield: func(vm.Saved) error { return nil },
+		yield: func(vm.Saved) error { return nil }, ScrubMiBs: r.scrub, ScrubEvery: time.Millisecond, scrubTick: time.Millisecond,
 	})
 	if err != nil {
 		r.t.Fatal(err)

@@ -45,6 +45,8 @@ type Sandbox struct {
 	EnvdVersion string
 	Network     models.NetworkPolicy // in force
 	Resumed     *models.Certificate  // of the last resume, or of its making from a golden snapshot; nil before. It never changes
+	Verified    time.Time            // when the snapshot that it sleeps in was last read as a whole and found to be as it was written; zero before
+	Damage      string               // of that snapshot, which is not resumed then; empty where nothing is known
 }
 
 // sandbox is the live side of a record.
@@ -94,6 +96,7 @@ func (s *sandbox) view() Sandbox {
 		ID: s.id, State: s.rec.State, Reason: s.rec.Reason, Template: s.rec.Template, Size: s.rec.Size,
 		CreatedAt: s.rec.CreatedAt, Steps: slices.Clone(s.rec.Steps), Guest: s.rec.Guest, EnvdVersion: s.rec.Envd,
 		Network: s.rec.policy(), Resumed: s.rec.Resumed,
+		Verified: s.rec.Verified, Damage: s.rec.Damage,
 	}
 }
 

@@ -19,6 +19,7 @@ const (
 	finish    remedy = "finish"     // the destroy that somebody began
 	remove    remedy = "remove"     // from the host: no row wants it there
 	enforce   remedy = "enforce"    // the network policy of its row
+	note      remedy = "note"       // what its host has found of its snapshot
 )
 
 // gap is a sandbox whose row and host differ.
@@ -106,6 +107,8 @@ func compareLasting(row db.Row, s sighting, here, lasted bool, like, other hostc
 		return ask
 	case s.State == like && s.NetworkGeneration < row.NetworkGeneration:
 		return enforce
+	case s.State == like && like == hostclient.Paused && (s.Damage != row.Damage || !sameMoment(s.Verified, row.Verified)):
+		return note
 	default:
 		return ""
 	}
@@ -117,4 +120,9 @@ func comparePassing(row db.Row, s sighting, here, lasted bool, arrived hostclien
 		return ask
 	}
 	return ""
+}
+
+// sameMoment compares as exactly as the database keeps times.
+func sameMoment(x, y time.Time) bool {
+	return x.Round(time.Microsecond).Equal(y.Round(time.Microsecond))
 }

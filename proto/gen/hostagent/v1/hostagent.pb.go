@@ -181,7 +181,11 @@ type Sandbox struct {
 	// Of the network policy in force; 0 for one that an agent made which knew of none.
 	NetworkGeneration int64 `protobuf:"varint,20,opt,name=network_generation,json=networkGeneration,proto3" json:"network_generation,omitempty"`
 	// Of the last resume; unset before the first.
-	Certificate   *Certificate `protobuf:"bytes,21,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	Certificate *Certificate `protobuf:"bytes,21,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	// Of a paused one: when its snapshot was last read as a whole and found to be as it was written; unset before.
+	VerifiedAt *timestamppb.Timestamp `protobuf:"bytes,40,opt,name=verified_at,json=verifiedAt,proto3" json:"verified_at,omitempty"`
+	// Of a paused one: what is wrong with its snapshot, which is not resumed then; empty where nothing is known to be.
+	Damage        string `protobuf:"bytes,41,opt,name=damage,proto3" json:"damage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -305,6 +309,20 @@ func (x *Sandbox) GetCertificate() *Certificate {
 		return x.Certificate
 	}
 	return nil
+}
+
+func (x *Sandbox) GetVerifiedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.VerifiedAt
+	}
+	return nil
+}
+
+func (x *Sandbox) GetDamage() string {
+	if x != nil {
+		return x.Damage
+	}
+	return ""
 }
 
 // What a guest renewed when it was resumed, in order.
@@ -2127,7 +2145,9 @@ type GoldenSnapshot struct {
 	DiskMib   int32                  `protobuf:"varint,6,opt,name=disk_mib,json=diskMib,proto3" json:"disk_mib,omitempty"`
 	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	// What it takes of the host's disk.
-	Bytes         int64 `protobuf:"varint,8,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Bytes int64 `protobuf:"varint,8,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// When it was last read as a whole and found to be as it was made.
+	VerifiedAt    *timestamppb.Timestamp `protobuf:"bytes,40,opt,name=verified_at,json=verifiedAt,proto3" json:"verified_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2216,6 +2236,13 @@ func (x *GoldenSnapshot) GetBytes() int64 {
 		return x.Bytes
 	}
 	return 0
+}
+
+func (x *GoldenSnapshot) GetVerifiedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.VerifiedAt
+	}
+	return nil
 }
 
 type Template struct {
@@ -2311,7 +2338,7 @@ const file_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\vErrorDetail\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x12\n" +
-	"\x04hint\x18\x03 \x01(\tR\x04hint\"\x89\x04\n" +
+	"\x04hint\x18\x03 \x01(\tR\x04hint\"\xde\x04\n" +
 	"\aSandbox\x12\x1d\n" +
 	"\n" +
 	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\x126\n" +
@@ -2329,7 +2356,10 @@ const file_hostagent_v1_hostagent_proto_rawDesc = "" +
 	" \x01(\tR\fguestAddress\x12!\n" +
 	"\fenvd_version\x18\v \x01(\tR\venvdVersion\x12-\n" +
 	"\x12network_generation\x18\x14 \x01(\x03R\x11networkGeneration\x12A\n" +
-	"\vcertificate\x18\x15 \x01(\v2\x1f.wrenn.hostagent.v1.CertificateR\vcertificate\"t\n" +
+	"\vcertificate\x18\x15 \x01(\v2\x1f.wrenn.hostagent.v1.CertificateR\vcertificate\x12;\n" +
+	"\vverified_at\x18( \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"verifiedAt\x12\x16\n" +
+	"\x06damage\x18) \x01(\tR\x06damage\"t\n" +
 	"\vCertificate\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x129\n" +
 	"\x05steps\x18\x02 \x03(\v2#.wrenn.hostagent.v1.CertificateStepR\x05steps\"\x88\x01\n" +
@@ -2464,7 +2494,7 @@ const file_hostagent_v1_hostagent_proto_rawDesc = "" +
 	" \x01(\bR\breflinks\x12:\n" +
 	"\ttemplates\x18\v \x03(\v2\x1c.wrenn.hostagent.v1.TemplateR\ttemplates\x12!\n" +
 	"\foverhead_mib\x18\f \x01(\x03R\voverheadMib\x12M\n" +
-	"\x10golden_snapshots\x18\r \x03(\v2\".wrenn.hostagent.v1.GoldenSnapshotR\x0fgoldenSnapshots\"\x86\x02\n" +
+	"\x10golden_snapshots\x18\r \x03(\v2\".wrenn.hostagent.v1.GoldenSnapshotR\x0fgoldenSnapshots\"\xc3\x02\n" +
 	"\x0eGoldenSnapshot\x12\x1f\n" +
 	"\vsnapshot_id\x18\x01 \x01(\tR\n" +
 	"snapshotId\x12\x1a\n" +
@@ -2476,7 +2506,9 @@ const file_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\bdisk_mib\x18\x06 \x01(\x05R\adiskMib\x129\n" +
 	"\n" +
 	"created_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x14\n" +
-	"\x05bytes\x18\b \x01(\x03R\x05bytes\"\xc6\x01\n" +
+	"\x05bytes\x18\b \x01(\x03R\x05bytes\x12;\n" +
+	"\vverified_at\x18( \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"verifiedAt\"\xc6\x01\n" +
 	"\bTemplate\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x19\n" +
@@ -2571,59 +2603,61 @@ var file_hostagent_v1_hostagent_proto_depIdxs = []int32{
 	38, // 1: wrenn.hostagent.v1.Sandbox.created_at:type_name -> google.protobuf.Timestamp
 	5,  // 2: wrenn.hostagent.v1.Sandbox.steps:type_name -> wrenn.hostagent.v1.Step
 	3,  // 3: wrenn.hostagent.v1.Sandbox.certificate:type_name -> wrenn.hostagent.v1.Certificate
-	38, // 4: wrenn.hostagent.v1.Certificate.at:type_name -> google.protobuf.Timestamp
-	4,  // 5: wrenn.hostagent.v1.Certificate.steps:type_name -> wrenn.hostagent.v1.CertificateStep
-	39, // 6: wrenn.hostagent.v1.CertificateStep.duration:type_name -> google.protobuf.Duration
-	39, // 7: wrenn.hostagent.v1.Step.duration:type_name -> google.protobuf.Duration
-	36, // 8: wrenn.hostagent.v1.CreateSandboxRequest.env:type_name -> wrenn.hostagent.v1.CreateSandboxRequest.EnvEntry
-	24, // 9: wrenn.hostagent.v1.CreateSandboxRequest.network:type_name -> wrenn.hostagent.v1.NetworkPolicy
-	2,  // 10: wrenn.hostagent.v1.CreateSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
-	39, // 11: wrenn.hostagent.v1.DestroySandboxRequest.grace:type_name -> google.protobuf.Duration
-	2,  // 12: wrenn.hostagent.v1.PauseSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
-	2,  // 13: wrenn.hostagent.v1.ResumeSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
-	2,  // 14: wrenn.hostagent.v1.GetSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
-	2,  // 15: wrenn.hostagent.v1.ListSandboxesResponse.sandboxes:type_name -> wrenn.hostagent.v1.Sandbox
-	2,  // 16: wrenn.hostagent.v1.WatchSandboxesResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
-	25, // 17: wrenn.hostagent.v1.NetworkPolicy.limits:type_name -> wrenn.hostagent.v1.NetworkLimits
-	24, // 18: wrenn.hostagent.v1.SetNetworkPolicyRequest.policy:type_name -> wrenn.hostagent.v1.NetworkPolicy
-	24, // 19: wrenn.hostagent.v1.GetNetworkResponse.policy:type_name -> wrenn.hostagent.v1.NetworkPolicy
-	30, // 20: wrenn.hostagent.v1.GetNetworkResponse.counters:type_name -> wrenn.hostagent.v1.NetworkCounters
-	31, // 21: wrenn.hostagent.v1.GetNetworkResponse.refusals:type_name -> wrenn.hostagent.v1.NetworkRefusal
-	37, // 22: wrenn.hostagent.v1.NetworkCounters.dropped_packets:type_name -> wrenn.hostagent.v1.NetworkCounters.DroppedPacketsEntry
-	38, // 23: wrenn.hostagent.v1.NetworkRefusal.first_at:type_name -> google.protobuf.Timestamp
-	38, // 24: wrenn.hostagent.v1.NetworkRefusal.last_at:type_name -> google.protobuf.Timestamp
-	35, // 25: wrenn.hostagent.v1.GetHostInfoResponse.templates:type_name -> wrenn.hostagent.v1.Template
-	34, // 26: wrenn.hostagent.v1.GetHostInfoResponse.golden_snapshots:type_name -> wrenn.hostagent.v1.GoldenSnapshot
-	38, // 27: wrenn.hostagent.v1.GoldenSnapshot.created_at:type_name -> google.protobuf.Timestamp
-	6,  // 28: wrenn.hostagent.v1.HostAgentService.CreateSandbox:input_type -> wrenn.hostagent.v1.CreateSandboxRequest
-	8,  // 29: wrenn.hostagent.v1.HostAgentService.DestroySandbox:input_type -> wrenn.hostagent.v1.DestroySandboxRequest
-	10, // 30: wrenn.hostagent.v1.HostAgentService.PauseSandbox:input_type -> wrenn.hostagent.v1.PauseSandboxRequest
-	12, // 31: wrenn.hostagent.v1.HostAgentService.ResumeSandbox:input_type -> wrenn.hostagent.v1.ResumeSandboxRequest
-	14, // 32: wrenn.hostagent.v1.HostAgentService.GetSandbox:input_type -> wrenn.hostagent.v1.GetSandboxRequest
-	16, // 33: wrenn.hostagent.v1.HostAgentService.ListSandboxes:input_type -> wrenn.hostagent.v1.ListSandboxesRequest
-	18, // 34: wrenn.hostagent.v1.HostAgentService.WatchSandboxes:input_type -> wrenn.hostagent.v1.WatchSandboxesRequest
-	20, // 35: wrenn.hostagent.v1.HostAgentService.Tunnel:input_type -> wrenn.hostagent.v1.TunnelRequest
-	22, // 36: wrenn.hostagent.v1.HostAgentService.ReadConsole:input_type -> wrenn.hostagent.v1.ReadConsoleRequest
-	32, // 37: wrenn.hostagent.v1.HostAgentService.GetHostInfo:input_type -> wrenn.hostagent.v1.GetHostInfoRequest
-	26, // 38: wrenn.hostagent.v1.HostAgentService.SetNetworkPolicy:input_type -> wrenn.hostagent.v1.SetNetworkPolicyRequest
-	28, // 39: wrenn.hostagent.v1.HostAgentService.GetNetwork:input_type -> wrenn.hostagent.v1.GetNetworkRequest
-	7,  // 40: wrenn.hostagent.v1.HostAgentService.CreateSandbox:output_type -> wrenn.hostagent.v1.CreateSandboxResponse
-	9,  // 41: wrenn.hostagent.v1.HostAgentService.DestroySandbox:output_type -> wrenn.hostagent.v1.DestroySandboxResponse
-	11, // 42: wrenn.hostagent.v1.HostAgentService.PauseSandbox:output_type -> wrenn.hostagent.v1.PauseSandboxResponse
-	13, // 43: wrenn.hostagent.v1.HostAgentService.ResumeSandbox:output_type -> wrenn.hostagent.v1.ResumeSandboxResponse
-	15, // 44: wrenn.hostagent.v1.HostAgentService.GetSandbox:output_type -> wrenn.hostagent.v1.GetSandboxResponse
-	17, // 45: wrenn.hostagent.v1.HostAgentService.ListSandboxes:output_type -> wrenn.hostagent.v1.ListSandboxesResponse
-	19, // 46: wrenn.hostagent.v1.HostAgentService.WatchSandboxes:output_type -> wrenn.hostagent.v1.WatchSandboxesResponse
-	21, // 47: wrenn.hostagent.v1.HostAgentService.Tunnel:output_type -> wrenn.hostagent.v1.TunnelResponse
-	23, // 48: wrenn.hostagent.v1.HostAgentService.ReadConsole:output_type -> wrenn.hostagent.v1.ReadConsoleResponse
-	33, // 49: wrenn.hostagent.v1.HostAgentService.GetHostInfo:output_type -> wrenn.hostagent.v1.GetHostInfoResponse
-	27, // 50: wrenn.hostagent.v1.HostAgentService.SetNetworkPolicy:output_type -> wrenn.hostagent.v1.SetNetworkPolicyResponse
-	29, // 51: wrenn.hostagent.v1.HostAgentService.GetNetwork:output_type -> wrenn.hostagent.v1.GetNetworkResponse
-	40, // [40:52] is the sub-list for method output_type
-	28, // [28:40] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	38, // 4: wrenn.hostagent.v1.Sandbox.verified_at:type_name -> google.protobuf.Timestamp
+	38, // 5: wrenn.hostagent.v1.Certificate.at:type_name -> google.protobuf.Timestamp
+	4,  // 6: wrenn.hostagent.v1.Certificate.steps:type_name -> wrenn.hostagent.v1.CertificateStep
+	39, // 7: wrenn.hostagent.v1.CertificateStep.duration:type_name -> google.protobuf.Duration
+	39, // 8: wrenn.hostagent.v1.Step.duration:type_name -> google.protobuf.Duration
+	36, // 9: wrenn.hostagent.v1.CreateSandboxRequest.env:type_name -> wrenn.hostagent.v1.CreateSandboxRequest.EnvEntry
+	24, // 10: wrenn.hostagent.v1.CreateSandboxRequest.network:type_name -> wrenn.hostagent.v1.NetworkPolicy
+	2,  // 11: wrenn.hostagent.v1.CreateSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
+	39, // 12: wrenn.hostagent.v1.DestroySandboxRequest.grace:type_name -> google.protobuf.Duration
+	2,  // 13: wrenn.hostagent.v1.PauseSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
+	2,  // 14: wrenn.hostagent.v1.ResumeSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
+	2,  // 15: wrenn.hostagent.v1.GetSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
+	2,  // 16: wrenn.hostagent.v1.ListSandboxesResponse.sandboxes:type_name -> wrenn.hostagent.v1.Sandbox
+	2,  // 17: wrenn.hostagent.v1.WatchSandboxesResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
+	25, // 18: wrenn.hostagent.v1.NetworkPolicy.limits:type_name -> wrenn.hostagent.v1.NetworkLimits
+	24, // 19: wrenn.hostagent.v1.SetNetworkPolicyRequest.policy:type_name -> wrenn.hostagent.v1.NetworkPolicy
+	24, // 20: wrenn.hostagent.v1.GetNetworkResponse.policy:type_name -> wrenn.hostagent.v1.NetworkPolicy
+	30, // 21: wrenn.hostagent.v1.GetNetworkResponse.counters:type_name -> wrenn.hostagent.v1.NetworkCounters
+	31, // 22: wrenn.hostagent.v1.GetNetworkResponse.refusals:type_name -> wrenn.hostagent.v1.NetworkRefusal
+	37, // 23: wrenn.hostagent.v1.NetworkCounters.dropped_packets:type_name -> wrenn.hostagent.v1.NetworkCounters.DroppedPacketsEntry
+	38, // 24: wrenn.hostagent.v1.NetworkRefusal.first_at:type_name -> google.protobuf.Timestamp
+	38, // 25: wrenn.hostagent.v1.NetworkRefusal.last_at:type_name -> google.protobuf.Timestamp
+	35, // 26: wrenn.hostagent.v1.GetHostInfoResponse.templates:type_name -> wrenn.hostagent.v1.Template
+	34, // 27: wrenn.hostagent.v1.GetHostInfoResponse.golden_snapshots:type_name -> wrenn.hostagent.v1.GoldenSnapshot
+	38, // 28: wrenn.hostagent.v1.GoldenSnapshot.created_at:type_name -> google.protobuf.Timestamp
+	38, // 29: wrenn.hostagent.v1.GoldenSnapshot.verified_at:type_name -> google.protobuf.Timestamp
+	6,  // 30: wrenn.hostagent.v1.HostAgentService.CreateSandbox:input_type -> wrenn.hostagent.v1.CreateSandboxRequest
+	8,  // 31: wrenn.hostagent.v1.HostAgentService.DestroySandbox:input_type -> wrenn.hostagent.v1.DestroySandboxRequest
+	10, // 32: wrenn.hostagent.v1.HostAgentService.PauseSandbox:input_type -> wrenn.hostagent.v1.PauseSandboxRequest
+	12, // 33: wrenn.hostagent.v1.HostAgentService.ResumeSandbox:input_type -> wrenn.hostagent.v1.ResumeSandboxRequest
+	14, // 34: wrenn.hostagent.v1.HostAgentService.GetSandbox:input_type -> wrenn.hostagent.v1.GetSandboxRequest
+	16, // 35: wrenn.hostagent.v1.HostAgentService.ListSandboxes:input_type -> wrenn.hostagent.v1.ListSandboxesRequest
+	18, // 36: wrenn.hostagent.v1.HostAgentService.WatchSandboxes:input_type -> wrenn.hostagent.v1.WatchSandboxesRequest
+	20, // 37: wrenn.hostagent.v1.HostAgentService.Tunnel:input_type -> wrenn.hostagent.v1.TunnelRequest
+	22, // 38: wrenn.hostagent.v1.HostAgentService.ReadConsole:input_type -> wrenn.hostagent.v1.ReadConsoleRequest
+	32, // 39: wrenn.hostagent.v1.HostAgentService.GetHostInfo:input_type -> wrenn.hostagent.v1.GetHostInfoRequest
+	26, // 40: wrenn.hostagent.v1.HostAgentService.SetNetworkPolicy:input_type -> wrenn.hostagent.v1.SetNetworkPolicyRequest
+	28, // 41: wrenn.hostagent.v1.HostAgentService.GetNetwork:input_type -> wrenn.hostagent.v1.GetNetworkRequest
+	7,  // 42: wrenn.hostagent.v1.HostAgentService.CreateSandbox:output_type -> wrenn.hostagent.v1.CreateSandboxResponse
+	9,  // 43: wrenn.hostagent.v1.HostAgentService.DestroySandbox:output_type -> wrenn.hostagent.v1.DestroySandboxResponse
+	11, // 44: wrenn.hostagent.v1.HostAgentService.PauseSandbox:output_type -> wrenn.hostagent.v1.PauseSandboxResponse
+	13, // 45: wrenn.hostagent.v1.HostAgentService.ResumeSandbox:output_type -> wrenn.hostagent.v1.ResumeSandboxResponse
+	15, // 46: wrenn.hostagent.v1.HostAgentService.GetSandbox:output_type -> wrenn.hostagent.v1.GetSandboxResponse
+	17, // 47: wrenn.hostagent.v1.HostAgentService.ListSandboxes:output_type -> wrenn.hostagent.v1.ListSandboxesResponse
+	19, // 48: wrenn.hostagent.v1.HostAgentService.WatchSandboxes:output_type -> wrenn.hostagent.v1.WatchSandboxesResponse
+	21, // 49: wrenn.hostagent.v1.HostAgentService.Tunnel:output_type -> wrenn.hostagent.v1.TunnelResponse
+	23, // 50: wrenn.hostagent.v1.HostAgentService.ReadConsole:output_type -> wrenn.hostagent.v1.ReadConsoleResponse
+	33, // 51: wrenn.hostagent.v1.HostAgentService.GetHostInfo:output_type -> wrenn.hostagent.v1.GetHostInfoResponse
+	27, // 52: wrenn.hostagent.v1.HostAgentService.SetNetworkPolicy:output_type -> wrenn.hostagent.v1.SetNetworkPolicyResponse
+	29, // 53: wrenn.hostagent.v1.HostAgentService.GetNetwork:output_type -> wrenn.hostagent.v1.GetNetworkResponse
+	42, // [42:54] is the sub-list for method output_type
+	30, // [30:42] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_hostagent_v1_hostagent_proto_init() }
