@@ -24,6 +24,7 @@ func main() {
 	execs := flag.Int("execs", 100, "execs to measure")
 	transfers := flag.Int("transfers", 5, "transfers to measure, each way")
 	golden := flag.Bool("golden", false, "measure creates from golden snapshots instead, of an agent that makes them")
+	pool := flag.Bool("pool", false, "measure creates that are handed a VM instead, of an agent that restores them ahead")
 	transferMiB := flag.Int64("transfer-mib", 512, "size of a transfer")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
@@ -32,6 +33,9 @@ func main() {
 	b.measures = []func(context.Context) error{b.creates, b.sleeps, b.execsAgainstEnvd, b.transfersAgainstChannel, b.overheads, b.starts, b.size(*envd)}
 	if *golden {
 		b.measures = []func(context.Context) error{b.bareRestores, b.goldenCreates}
+	}
+	if *pool {
+		b.measures = []func(context.Context) error{b.pooledCreates}
 	}
 	if err := b.run(ctx, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

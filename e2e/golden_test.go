@@ -66,6 +66,7 @@ func TestGolden(t *testing.T) {
 	if out := p.shell(clone.ID, "cat mine; hostname"); out != "mine\n"+clone.ID+"\n" {
 		t.Errorf("after its sleep it says %q", out)
 	}
+	p.fromThePool(seen)
 }
 
 func step(sb *wrenn.Sandbox, name string) bool {

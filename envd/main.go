@@ -21,6 +21,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/envd/internal/reap"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/server"
 	"github.com/wrenn-sandbox/wrenn/envd/internal/shutdown"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/timerslack"
 	"golang.org/x/sys/unix"
 )
 
@@ -53,6 +54,9 @@ func runGuest() {
 		guest.End("start the reaper: " + err.Error())
 	}
 	guest.Reaper = reaper
+	if err := timerslack.Set(timerslack.Lazy); err != nil {
+		_, _ = fmt.Fprintf(console, "envd: %v\n", err) // it is slower then
+	}
 	go guest.EndOnSignal()
 	go guardMemory(console, machine.Cgroup, reaper)
 	if err := serveGuest(console, guest, machine); err != nil {

@@ -14,4 +14,5 @@ build/tools/bench-network
 build/tools/bench-chunks
 up() { bin/wrenn up --data "$data" --netns isolated --listen 127.0.0.1:0 -- build/tools/bench "$@"; }
 WRENN_GOLDEN_MIB=0 up "$@" # every sandbox boots
-WRENN_GOLDEN_MIB=4096 up -golden "$@"
+WRENN_GOLDEN_MIB=4096 WRENN_POOL_MIB=0 up -golden "$@"
+WRENN_GOLDEN_MIB=4096 WRENN_POOL_MIB=2048 up -pool "$@"

@@ -86,5 +86,10 @@ func (h *host) info(context.Context) (*pb.GetHostInfoResponse, error) {
 		}
 		resp.GoldenSnapshots = append(resp.GoldenSnapshots, one)
 	}
+	for _, p := range h.parts.agent.Pool() {
+		resp.Pool = append(resp.Pool, &pb.PooledVMs{
+			Template: p.Template, Vcpus: int32(p.Size.VCPUs), MemoryMib: int32(p.Size.MemoryMiB), DiskMib: int32(p.Size.DiskMiB), Count: int32(p.Count),
+		})
+	}
 	return resp, nil
 }

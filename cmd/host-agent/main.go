@@ -76,6 +76,7 @@ func declare(cmd *cobra.Command, cfg *config.Agent) {
 	f.IntVar(&cfg.ScrubMiBs, "scrub-mib-s", cfg.ScrubMiBs, "MiB a second at which stored snapshots are read, to see whether they are whole; 0: they are not")
 	f.DurationVar(&cfg.ScrubEvery, "scrub-every", cfg.ScrubEvery, "how often each of them is")
 	f.IntVar(&cfg.GoldenMiB, "golden-mib", cfg.GoldenMiB, "MiB of the disk for golden snapshots, from which sandboxes are made without booting; 0 for none")
+	f.IntVar(&cfg.PoolMiB, "pool-mib", cfg.PoolMiB, "MiB of the memory for VMs that are restored from golden snapshots before anybody asks for them; 0 for none")
 	f.StringVar(&cfg.SeccompFilter, "seccomp-filter", cfg.SeccompFilter, "a filter compiled by seccompiler-bin, for a Firecracker that was built without one")
 	f.StringVar(&cfg.LogFormat, "log-format", cfg.LogFormat, "text or json")
 }

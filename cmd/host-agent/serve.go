@@ -11,14 +11,13 @@ import (
 	"strings"
 	"time"
 
-	"google.golang.org/grpc"
-
 	"github.com/wrenn-sandbox/wrenn/internal/config"
 	"github.com/wrenn-sandbox/wrenn/internal/filesystem"
 	"github.com/wrenn-sandbox/wrenn/internal/hostapi"
 	"github.com/wrenn-sandbox/wrenn/internal/lifecycle/agent"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/network"
+	"github.com/wrenn-sandbox/wrenn/internal/tunnel"
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
 	"github.com/wrenn-sandbox/wrenn/internal/vm/firecracker"
 	"github.com/wrenn-sandbox/wrenn/internal/vm/kvm"
@@ -71,20 +70,20 @@ func serve(ctx context.Context, cfg config.Agent) error {
 	case <-ctx.Done():
 		log.Info("host agent stops; its sandboxes go on", "sandboxes", len(p.agent.Sandboxes()))
 		p.agent.EndWatches() // at which control planes give up the connections to guests that nobody uses
-		drain(server, log)
-		err = <-served
+		err = drain(server, served, log)
 	}
 	return errors.Join(err, p.close())
 }
 
-// drain lets calls under way end, for a while.
-func drain(server *grpc.Server, log *slog.Logger) {
+// drain lets calls and tunnels under way end, for a while.
+func drain(server *tunnel.Server, served <-chan error, log *slog.Logger) error {
 	timer := time.AfterFunc(drainLimit, func() {
 		log.Warn("calls under way are broken off", "after", drainLimit)
 		server.Stop()
 	})
 	defer timer.Stop()
 	server.GracefulStop()
+	return <-served
 }
 
 // assemble opens the parts in order; on an error those that were opened are closed.
@@ -124,8 +123,8 @@ func assemble(ctx context.Context, cfg config.Agent, log *slog.Logger) (p *parts
 		return p, fmt.Errorf("find the guest kernel: %w", err)
 	}
 	p.agent, err = agent.Open(ctx, agent.Config{
-		Dir: p.volume.Dir, Kernel: kernel, Driver: p.driver, Network: p.net, Images: p.images, Jails: jails, GoldenMiB: cfg.GoldenMiB, Logger: log,
-		ScrubMiBs: cfg.ScrubMiBs, ScrubEvery: cfg.ScrubEvery,
+		Dir: p.volume.Dir, Kernel: kernel, Driver: p.driver, Network: p.net, Images: p.images, Jails: jails, GoldenMiB: cfg.GoldenMiB, PoolMiB: cfg.PoolMiB,
+		ScrubMiBs: cfg.ScrubMiBs, ScrubEvery: cfg.ScrubEvery, Logger: log,
 	})
 	return p, err
 }

@@ -28,7 +28,7 @@ const period = 100_000 // microseconds
 // settings are the files of a group and what is written to them. Those that are optional come with controllers or kernel
 // options that a host may lack.
 func (l Limits) settings() []setting {
-	weight := max(1, min(10_000, int(100*l.CPUs)))
+	weight := Weight(l.CPUs)
 	return []setting{
 		{"cpu.max", fmt.Sprintf("%d %d", int(l.CPUs*period), period), false},
 		{"cpu.weight", strconv.Itoa(weight), false},
@@ -39,6 +39,9 @@ func (l Limits) settings() []setting {
 		{"io.weight", "default " + strconv.Itoa(weight), true},
 	}
 }
+
+// Weight is the share that a group of so many processors has of those that are contended for: cpu.weight of cgroup-v2.rst, of which 100 is the kernel's default.
+func Weight(cpus float64) int { return max(1, min(10_000, int(100*cpus))) }
 
 type setting struct {
 	file, value string

@@ -25,6 +25,7 @@ type Agent struct {
 	Cgroup    string   `yaml:"cgroup" env:"WRENN_CGROUP"`             // the cgroup v2 that limits sandboxes, below the root; off: no limits; with jails
 	DiskMiBs  int      `yaml:"disk_mib_s" env:"WRENN_DISK_MIB_S"`     // MiB a second that a sandbox may read, and write, on the host's disk; 0: as many as it can
 	GoldenMiB int      `yaml:"golden_mib" env:"WRENN_GOLDEN_MIB"`     // MiB of the disk that golden snapshots may take, from which sandboxes are made without booting; 0: there are none
+	PoolMiB   int      `yaml:"pool_mib" env:"WRENN_POOL_MIB"`         // MiB of the memory that VMs may take which were restored from golden snapshots before anybody asked for them; 0: there are none
 	LogFormat string   `yaml:"log_format" env:"WRENN_LOG_FORMAT"`     // text or json
 	// Stored snapshots are read in turn, to see whether they are whole, at so many MiB a second, each so often. 0: they are not.
 	ScrubMiBs  int           `yaml:"scrub_mib_s" env:"WRENN_SCRUB_MIB_S"`
@@ -49,7 +50,7 @@ func LoadAgent() (Agent, error) {
 		Kernel: "build/guest/vmlinux", Images: "build/guest/images",
 		Driver: "auto", Volume: "auto", Subnet: "10.0.0.0/16",
 		Jail: "on", OwnerBase: DefaultOwnerBase, Cgroup: "wrenn.slice/sandboxes",
-		LogFormat: "text", ScrubMiBs: 32, ScrubEvery: 24 * time.Hour,
+		GoldenMiB: 4096, PoolMiB: 2048, LogFormat: "text", ScrubMiBs: 32, ScrubEvery: 24 * time.Hour,
 	}
 	return cfg, load(&cfg)
 }
@@ -73,6 +74,8 @@ func (c Agent) Check() error {
 		return models.Errorf(models.Invalid, "disk_mib_s must be 0 (as many as it can) or more, not %d", c.DiskMiBs)
 	case c.GoldenMiB < 0:
 		return models.Errorf(models.Invalid, "golden_mib must be 0 (no golden snapshots) or more, not %d", c.GoldenMiB)
+	case c.PoolMiB < 0:
+		return models.Errorf(models.Invalid, "pool_mib must be 0 (no VM is restored ahead) or more, not %d", c.PoolMiB)
 	case c.ScrubMiBs < 0 || c.ScrubMiBs > maxScrubMiBs:
 		return models.Errorf(models.Invalid, "scrub_mib_s must be between 0 (stored snapshots are not read) and %d, not %d", maxScrubMiBs, c.ScrubMiBs)
 	case c.ScrubEvery < time.Minute:

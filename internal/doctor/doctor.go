@@ -70,7 +70,7 @@ type check func(ctx context.Context, m *machine) Finding
 
 // checks in the order in which they are reported.
 var checks = []check{
-	checkRoot, checkKernel, checkKVM, checkFirecracker, checkQEMU, checkGuestKernel, checkImages, checkReflinks, checkGolden, checkLoop, checkDisk,
+	checkRoot, checkKernel, checkKVM, checkFirecracker, checkQEMU, checkGuestKernel, checkImages, checkReflinks, checkGolden, checkPool, checkLoop, checkDisk,
 	checkMemory, checkTUN, checkNftables, checkForwardPolicy, checkRoutes, checkJail, checkUserfaultfd, checkOpenFiles, checkDatabases,
 }
 

@@ -378,3 +378,22 @@ func TestGolden(t *testing.T) {
 		t.Errorf("with one that is damaged: %+v", f)
 	}
 }
+
+// TestPool: the VMs that wait are counted, sandboxes are not.
+func TestPool(t *testing.T) {
+	m := healthy(t)
+	if f := checkPool(t.Context(), m); f.Status != OK || !strings.Contains(f.Found, "empty") {
+		t.Errorf("without any: %+v", f)
+	}
+	for name, record := range map[string]string{
+		"sb-00000001": `{"size": {"VCPUs": 1, "MemoryMiB": 256}}`,
+		"sb-00000002": `{"size": {"VCPUs": 1, "MemoryMiB": 256}, "pooled": true}`,
+		"sb-00000003": `{"size": {"VCPUs": 1, "MemoryMiB": 512}, "pooled": true}`,
+		"sb-00000004": `{"pooled": tr`,
+	} {
+		write(t, filepath.Join(m.Data, "sandboxes", name, "record.json"), record)
+	}
+	if f := checkPool(t.Context(), m); f.Status != OK || f.Found != "2 VMs that were restored ahead, of 768 MiB together" {
+		t.Errorf("with two: %+v", f)
+	}
+}

@@ -15,11 +15,7 @@ import (
 // checkGolden lists what sandboxes are made from without booting. Whether one still fits, the host agent finds out.
 func checkGolden(_ context.Context, m *machine) Finding {
 	const name = "golden snapshots"
-	dir := m.Data
-	if volume := m.volume(); volume != "" {
-		dir = volume
-	}
-	manifests, err := filepath.Glob(filepath.Join(dir, "golden", "golden-*", "manifest.json"))
+	manifests, err := filepath.Glob(filepath.Join(m.dataFolder(), "golden", "golden-*", "manifest.json"))
 	var found, bad []string
 	for _, path := range manifests {
 		what, readErr := readGolden(path)

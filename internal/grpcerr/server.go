@@ -9,12 +9,11 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
 
-// UnaryServer encodes the error of every unary call. It logs the cause of those that are
-// the server's own fault, because the caller is not told it.
+// UnaryServer encodes the error of every unary call, as EncodeLogged does.
 func UnaryServer(log *slog.Logger) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 		resp, err := next(ctx, req)
-		return resp, encodeLogged(ctx, log, info.FullMethod, err)
+		return resp, EncodeLogged(ctx, log, info.FullMethod, err)
 	}
 }
 
@@ -22,11 +21,12 @@ func UnaryServer(log *slog.Logger) grpc.UnaryServerInterceptor {
 func StreamServer(log *slog.Logger) grpc.StreamServerInterceptor {
 	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 		err := next(srv, stream)
-		return encodeLogged(stream.Context(), log, info.FullMethod, err)
+		return EncodeLogged(stream.Context(), log, info.FullMethod, err)
 	}
 }
 
-func encodeLogged(ctx context.Context, log *slog.Logger, method string, err error) error {
+// EncodeLogged encodes an error. It logs the cause of one that is the server's own fault, because the caller is not told it.
+func EncodeLogged(ctx context.Context, log *slog.Logger, method string, err error) error {
 	if err != nil && models.CodeOf(err) == models.Internal {
 		log.ErrorContext(ctx, "call failed", "method", method, "error", err)
 	}

@@ -1,4 +1,4 @@
-// Package hostapi is the gRPC face of the host agent: it checks what comes in, calls
+// Package hostapi is the face of the host agent: it checks what comes in, calls
 // the agent, and hands connections to the guests on.
 package hostapi
 
@@ -30,13 +30,13 @@ type Server struct {
 	open  *tunnels
 }
 
-// New returns a gRPC server that serves a. Whoever can connect to it owns every sandbox of the
+// New returns a server of calls and tunnels that serves a. Whoever can connect to it owns every sandbox of the
 // host: it belongs on a unix socket or behind mutual TLS.
-func New(a *agent.Agent, info HostInfo, log *slog.Logger) *grpc.Server {
-	g := grpc.NewServer(append(tunnel.ServerOptions(),
-		grpc.UnaryInterceptor(grpcerr.UnaryServer(log)), grpc.StreamInterceptor(grpcerr.StreamServer(log)))...)
-	pb.RegisterHostAgentServiceServer(g, &Server{agent: a, info: info, open: &tunnels{of: map[id.Sandbox]int{}}})
-	return g
+func New(a *agent.Agent, info HostInfo, log *slog.Logger) *tunnel.Server {
+	g := grpc.NewServer(grpc.UnaryInterceptor(grpcerr.UnaryServer(log)), grpc.StreamInterceptor(grpcerr.StreamServer(log)))
+	s := &Server{agent: a, info: info, open: &tunnels{of: map[id.Sandbox]int{}}}
+	pb.RegisterHostAgentServiceServer(g, s)
+	return tunnel.NewServer(g, s.Tunnel, log)
 }
 
 // CreateSandbox implements HostAgentService.

@@ -5,34 +5,24 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/grpc"
-
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/tunnel"
-	pb "github.com/wrenn-sandbox/wrenn/proto/gen/hostagent/v1"
 )
 
 const (
 	// maxOfSandbox is half of the connections that envd takes. Of maxOfHost each holds some 20 KiB of the agent's memory, and
-	// 200 KiB while nobody reads what comes.
+	// 256 KiB for each way in which much goes.
 	maxOfSandbox, maxOfHost = 512, 8192
 	// openLimit bounds the wait for a guest that does not take connections.
 	openLimit = 30 * time.Second
 )
 
-// Tunnel implements HostAgentService.
-func (s *Server) Tunnel(stream grpc.BidiStreamingServer[pb.TunnelRequest, pb.TunnelResponse]) error {
-	first, err := stream.Recv()
+// Tunnel is a tunnel.Handler.
+func (s *Server) Tunnel(ctx context.Context, t *tunnel.Tunnel) error {
+	sb, err := parse(t.Sandbox)
 	if err != nil {
 		return err
-	}
-	sb, err := parse(first.GetSandboxId())
-	if err != nil {
-		return err
-	}
-	if len(first.GetData()) > 0 {
-		return models.Errorf(models.Invalid, "the first request of a tunnel has no data")
 	}
 	guest, err := s.agent.Guest(sb)
 	if err != nil {
@@ -42,11 +32,11 @@ func (s *Server) Tunnel(stream grpc.BidiStreamingServer[pb.TunnelRequest, pb.Tun
 		return err
 	}
 	defer s.open.leave(sb)
-	ctx, cancel := context.WithTimeout(stream.Context(), openLimit)
+	ctx, cancel := context.WithTimeout(ctx, openLimit)
 	defer cancel()
 	conn, err := guest.Tunnel(ctx)
 	if err == nil {
-		err = tunnel.Serve(stream, conn)
+		err = t.Carry(conn)
 	}
 	if _, ended := s.agent.Guest(sb); ended != nil {
 		return ended // that is why

@@ -18,7 +18,6 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/grpcerr"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
-	"github.com/wrenn-sandbox/wrenn/internal/tunnel"
 	pb "github.com/wrenn-sandbox/wrenn/proto/gen/hostagent/v1"
 )
 
@@ -31,8 +30,9 @@ const (
 
 // Client talks to one host agent. All methods may be called at the same time.
 type Client struct {
-	conn *grpc.ClientConn
-	api  pb.HostAgentServiceClient
+	conn    *grpc.ClientConn
+	api     pb.HostAgentServiceClient
+	address string
 
 	life context.Context // of tunnels; ends with Close
 	end  context.CancelFunc
@@ -48,13 +48,13 @@ func Dial(address string) (*Client, error) {
 		Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 		MinConnectTimeout: 2 * time.Second,
 	}
-	conn, err := grpc.NewClient(address, append(tunnel.DialOptions(),
+	conn, err := grpc.NewClient(address,
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithConnectParams(params),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)), grpc.WithDisableServiceConfig(), grpc.WithNoProxy())...)
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)), grpc.WithDisableServiceConfig(), grpc.WithNoProxy())
 	if err != nil {
 		return nil, fmt.Errorf("host agent address %q: %w", address, err)
 	}
-	c := &Client{conn: conn, api: pb.NewHostAgentServiceClient(conn)}
+	c := &Client{conn: conn, api: pb.NewHostAgentServiceClient(conn), address: address}
 	c.life, c.end = context.WithCancel(context.Background())
 	return c, nil
 }

@@ -5,16 +5,20 @@ import (
 	"context"
 	"crypto/rand"
 	"io"
+	"log/slog"
 	"net"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc"
 
 	"github.com/wrenn-sandbox/wrenn/internal/envdclient"
 	"github.com/wrenn-sandbox/wrenn/internal/grpcerr"
 	"github.com/wrenn-sandbox/wrenn/internal/hostclient"
 	"github.com/wrenn-sandbox/wrenn/internal/hostsim"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/tunnel"
 	pb "github.com/wrenn-sandbox/wrenn/proto/gen/hostagent/v1"
 )
 
@@ -134,6 +138,48 @@ func TestTunnel(t *testing.T) {
 	sim.Lose(sb, true)
 	if _, err := g.Health(t.Context()); models.CodeOf(err) != models.NotFound {
 		t.Errorf("a tunnel to a sandbox that is gone: %v", err)
+	}
+}
+
+// TestTunnelOverTCP: an agent on another machine has calls and tunnels at one address, too.
+func TestTunnelOverTCP(t *testing.T) {
+	var config net.ListenConfig
+	l, err := config.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	agent := grpc.NewServer()
+	pb.RegisterHostAgentServiceServer(agent, pb.UnimplementedHostAgentServiceServer{})
+	server := tunnel.NewServer(agent, func(_ context.Context, t *tunnel.Tunnel) error {
+		ours, guest := net.Pipe()
+		go func() { _, _ = io.Copy(guest, guest) }() // ends with ours
+		return t.Carry(ours)
+	}, slog.New(slog.DiscardHandler))
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(l) }()
+	c, err := hostclient.Dial(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := c.Tunnel(t.Context(), sb)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(conn, "hello"); err != nil {
+		t.Error(err)
+	}
+	got := make([]byte, len("hello"))
+	if _, err := io.ReadFull(conn, got); err != nil || string(got) != "hello" {
+		t.Errorf("%q came back, %v", got, err)
+	}
+	if _, err := c.Info(t.Context()); models.CodeOf(err) != models.Internal { // as of a call that nobody implements
+		t.Errorf("Info: %v", err)
+	}
+	_ = conn.Close()
+	_ = c.Close()
+	server.GracefulStop()
+	if err := <-served; err != nil {
+		t.Error(err)
 	}
 }
 

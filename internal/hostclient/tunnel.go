@@ -2,16 +2,17 @@ package hostclient
 
 import (
 	"context"
-	"errors"
-	"io"
 	"net"
+	"strings"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/wrenn-sandbox/wrenn/internal/grpcerr"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/tunnel"
-	pb "github.com/wrenn-sandbox/wrenn/proto/gen/hostagent/v1"
 )
 
 // openLimit bounds the opening of a tunnel; the agent itself gives up earlier.
@@ -22,45 +23,47 @@ const openLimit = 40 * time.Second
 func (c *Client) Tunnel(ctx context.Context, sb id.Sandbox) (net.Conn, error) {
 	ctx, done := context.WithTimeout(ctx, openLimit)
 	defer done()
-	life, cancel := context.WithCancel(c.life)
-	stop := context.AfterFunc(ctx, cancel)
-	stream, err := c.api.Tunnel(life)
-	if err == nil {
-		err = stream.Send(&pb.TunnelRequest{SandboxId: string(sb)})
-	}
-	if err == nil || errors.Is(err, io.EOF) { // then the reason is here
-		_, err = stream.Recv()
-	}
-	if !stop() && ctx.Err() != nil {
-		err = ctx.Err()
-	}
+	defer context.AfterFunc(c.life, done)()
+	conn, err := c.connect(ctx)
 	if err != nil {
-		cancel()
-		return nil, opening(err)
+		return nil, err
 	}
-	conn := tunnel.New(life, cancel, stream, string(sb))
-	if !c.keep(conn) {
+	t, err := tunnel.Open(ctx, conn, string(sb))
+	if err != nil {
+		return nil, err
+	}
+	if !c.keep(t) {
 		return nil, models.Errorf(models.Unavailable, "the connection to the host was closed")
 	}
-	return conn, nil
+	return t, nil
 }
 
-// opening codes what an opening failed with. No tunnel ends in order before it is open.
-func opening(err error) error {
-	if errors.Is(err, io.EOF) {
-		return models.Errorf(models.Unavailable, "the connection to the sandbox was lost").WithCause(err)
+// connect makes a connection of its own to where the agent listens. Over TCP it is probed while it is idle, as is Go's default:
+// a host that lost its power ends it within minutes.
+func (c *Client) connect(ctx context.Context) (net.Conn, error) {
+	var d net.Dialer
+	network, address := "tcp", c.address
+	if path, isUnix := strings.CutPrefix(address, "unix://"); isUnix {
+		network, address = "unix", path
 	}
-	return grpcerr.Decode(err)
+	conn, err := d.DialContext(ctx, network, address)
+	switch {
+	case err == nil:
+		return conn, nil
+	case ctx.Err() != nil:
+		return nil, models.AsError(ctx.Err())
+	}
+	return nil, grpcerr.Decode(status.Error(codes.Unavailable, err.Error()))
 }
 
-// keep has Close wait for conn, unless that has begun: then it ends conn and reports false.
+// keep has Close end conn and wait for it, unless that has begun: then it ends conn and reports false.
 func (c *Client) keep(conn *tunnel.Conn) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.life.Err() != nil {
-		conn.Wait() // its context has ended
+		conn.Break()
 		return false
 	}
-	c.left.Go(conn.Wait)
+	c.left.Go(func() { conn.Wait(c.life) })
 	return true
 }

@@ -16,8 +16,6 @@ import (
 	"syscall"
 	"testing"
 
-	"google.golang.org/grpc"
-
 	"github.com/wrenn-sandbox/wrenn/internal/envdclient"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/tunnel"
@@ -98,23 +96,19 @@ func (h *Host) guestOf(sandbox string) *envdclient.Client {
 	return h.Guest()
 }
 
-// Tunnel implements HostAgentService.
-func (h *Host) Tunnel(stream grpc.BidiStreamingServer[pb.TunnelRequest, pb.TunnelResponse]) error {
-	first, err := stream.Recv()
-	if err != nil {
-		return err
-	}
-	sandbox := first.GetSandboxId()
+// tunnel is a tunnel.Handler.
+func (h *Host) tunnel(ctx context.Context, t *tunnel.Tunnel) error {
+	sandbox := t.Sandbox
 	if err := h.runs(sandbox); err != nil {
 		return err
 	}
-	conn, err := h.guestOf(sandbox).Tunnel(stream.Context())
+	conn, err := h.guestOf(sandbox).Tunnel(ctx)
 	if err != nil {
 		return err
 	}
 	done := h.opened(sandbox, conn)
 	defer done()
-	if err := tunnel.Serve(stream, conn); err != nil {
+	if err := t.Carry(conn); err != nil {
 		return err
 	}
 	return h.runs(sandbox)

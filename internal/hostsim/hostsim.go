@@ -1,5 +1,5 @@
-// Package hostsim is a host agent without VMs, for tests of the control plane: a real gRPC
-// server on a unix socket that keeps sandboxes in memory and misbehaves when it is told to. The guest of
+// Package hostsim is a host agent without VMs, for tests of the control plane: the real
+// server of calls and tunnels on a unix socket that keeps sandboxes in memory and misbehaves when it is told to. The guest of
 // its sandboxes is a real envd on this machine, which does whatever it is asked as the user that the tests run as:
 // a test names no path and no process that is not its own.
 package hostsim
@@ -37,7 +37,7 @@ type Host struct {
 	sharedErr error
 
 	mu        sync.Mutex // guards all of the following
-	server    *grpc.Server
+	server    *tunnel.Server
 	served    chan struct{}
 	info      *pb.GetHostInfoResponse
 	sandboxes map[string]*pb.Sandbox
@@ -120,9 +120,9 @@ func (h *Host) Restart() {
 		h.t.Fatalf("listen: %v", err)
 	}
 	log := slog.New(slog.DiscardHandler)
-	s := grpc.NewServer(append(tunnel.ServerOptions(),
-		grpc.UnaryInterceptor(grpcerr.UnaryServer(log)), grpc.StreamInterceptor(grpcerr.StreamServer(log)))...)
-	pb.RegisterHostAgentServiceServer(s, h)
+	g := grpc.NewServer(grpc.UnaryInterceptor(grpcerr.UnaryServer(log)), grpc.StreamInterceptor(grpcerr.StreamServer(log)))
+	pb.RegisterHostAgentServiceServer(g, h)
+	s := tunnel.NewServer(g, h.tunnel, log)
 	served := make(chan struct{})
 	h.mu.Lock()
 	h.server, h.served = s, served

@@ -44,13 +44,28 @@ type packet struct {
 // boot opens a sandbox's TAP and finds its gateway.
 func (w *world) boot(link network.Link) *guest {
 	w.Helper()
-	g := &guest{world: w, link: link, packets: make(chan packet, 100), resolve: make(chan net.HardwareAddr, 10)}
+	return w.bootOn(w.openTAP(link.TAP), link)
+}
+
+// bootOn boots one whose TAP is open.
+func (w *world) bootOn(tap *os.File, link network.Link) *guest {
+	w.Helper()
+	g := &guest{world: w, link: link, tap: tap, packets: make(chan packet, 100), resolve: make(chan net.HardwareAddr, 10)}
+	g.reader.Go(g.read)
+	w.Cleanup(g.halt)
+	g.findGateway()
+	return g
+}
+
+// openTAP opens a TAP as a VMM does. It is for one guest.
+func (w *world) openTAP(name string) (tap *os.File) {
+	w.Helper()
 	w.onHost(func() error {
 		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 		if err != nil {
 			return err
 		}
-		request, err := unix.NewIfreq(link.TAP)
+		request, err := unix.NewIfreq(name)
 		if err != nil {
 			return err
 		}
@@ -58,13 +73,10 @@ func (w *world) boot(link network.Link) *guest {
 		if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
 			return err
 		}
-		g.tap = os.NewFile(uintptr(fd), link.TAP) // only now: the poller must not see it without its device
+		tap = os.NewFile(uintptr(fd), name) // only now: the poller must not see it without its device
 		return nil
 	})
-	g.reader.Go(g.read)
-	w.Cleanup(g.halt)
-	g.findGateway()
-	return g
+	return tap
 }
 
 // findGateway asks until it is answered, as every guest does: the host sends nothing through

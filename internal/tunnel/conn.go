@@ -1,127 +1,152 @@
 package tunnel
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/wrenn-sandbox/wrenn/internal/grpcerr"
+	"google.golang.org/protobuf/proto"
+
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	pb "github.com/wrenn-sandbox/wrenn/proto/gen/hostagent/v1"
 )
 
 // Conn is the caller's end of a tunnel. Its methods may be called at the same time.
 //
-// It is a net.Conn with one exception: a Write that its deadline ends while it is under way ends
+// It is a net.Conn with one exception: a Write that its deadline ends after some of it was sent ends
 // the whole tunnel, since how much of it will arrive is not known. Errors of a broken tunnel are coded.
 type Conn struct {
-	stream clientStream
-	ctx    context.Context // of the stream
-	cancel context.CancelFunc
-	name   address
+	conn net.Conn
+	name address
 
-	in     chan []byte   // what has come; closed after err is set
-	err    error         // why nothing more comes
+	mu     sync.Mutex    // guards closed against a deadline that is set meanwhile
 	closed chan struct{} // by Close
-	once   sync.Once
-	mu     sync.Mutex // guards done, and left against an Add after Wait
-	done   bool       // the stream has ended
-	left   sync.WaitGroup
+	once   sync.Once     // of Close
+	gone   chan struct{} // nothing is left; closed by Break
+	broken sync.Once     // of Break
 
-	readBy, writeBy *deadline
+	reading sync.Mutex // guards what follows
+	in      *bufio.Reader
+	left    int   // of the record that is being read
+	err     error // why nothing more comes
+	ended   atomic.Bool
 
-	reading sync.Mutex // guards rest
-	rest    []byte
-	writing sync.Mutex // guards finished, and stream's sending side
+	writing sync.Mutex // guards over, and conn's sending side
 	over    bool       // nothing more is sent
 }
 
-// New returns the connection that stream carries, after the other end has told that it is open. ctx is
-// the stream's, and cancel ends it. The caller closes the connection.
-func New(ctx context.Context, cancel context.CancelFunc, stream clientStream, name string) *Conn {
+// Open asks the agent at the other end of conn, which is new, for a connection to a sandbox's guest. ctx bounds the
+// opening alone. conn is closed if it fails, and belongs to the tunnel otherwise, which the caller closes.
+func Open(ctx context.Context, conn net.Conn, sandbox string) (*Conn, error) {
 	c := &Conn{
-		stream: stream, ctx: ctx, cancel: cancel, name: address(name),
-		in: make(chan []byte), closed: make(chan struct{}),
-		readBy: newDeadline(), writeBy: newDeadline(),
+		conn: conn, name: address(sandbox), in: bufio.NewReaderSize(conn, small),
+		closed: make(chan struct{}), gone: make(chan struct{}),
 	}
-	c.left.Go(c.receive)
-	return c
+	stop := context.AfterFunc(ctx, c.Break)
+	err := lost(c.open(sandbox))
+	if !stop() {
+		err = models.AsError(ctx.Err())
+	}
+	if err != nil {
+		c.Break()
+		return nil, err
+	}
+	return c, nil
 }
 
-// receive hands on what comes until the stream ends; what comes after Close is dropped.
-func (c *Conn) receive() {
-	defer c.ended()
-	for {
-		m, err := c.stream.Recv()
-		if err != nil {
-			c.err = grpcerr.Decode(err)
-			close(c.in)
-			return
-		}
-		if len(m.GetData()) == 0 {
-			continue
-		}
-		select {
-		case c.in <- m.GetData():
-		case <-c.closed:
-		case <-c.ctx.Done():
-		}
+func (c *Conn) open(sandbox string) error {
+	req, err := proto.Marshal(&pb.TunnelRequest{SandboxId: sandbox})
+	if err != nil {
+		return err
 	}
-}
-
-func (c *Conn) ended() {
-	c.cancel()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.done = true
+	begin := bytes.NewBufferString(preface + version)
+	_, _ = send(begin, open, req) // a buffer takes everything
+	if _, err := begin.WriteTo(c.conn); err != nil {
+		return err
+	}
+	k, length, err := next(c.in)
+	switch {
+	case err != nil:
+		return err
+	case k == failed:
+		return reason(c.in, length)
+	case k != open || length > 0:
+		return errors.New("the agent's answer is none")
+	}
+	return nil
 }
 
 // Read implements net.Conn.
 func (c *Conn) Read(p []byte) (int, error) {
 	c.reading.Lock()
 	defer c.reading.Unlock()
-	passed := c.readBy.wait()
-	select { // first: an end that has come goes before what could be read
-	case <-c.closed:
+	if c.isClosed() {
 		return 0, net.ErrClosed
-	case <-passed:
-		return 0, os.ErrDeadlineExceeded
-	default:
 	}
-	if len(c.rest) == 0 && len(p) > 0 {
-		select {
-		case data, more := <-c.in:
-			if !more {
-				return 0, c.err
-			}
-			c.rest = data
-		case <-c.closed:
-			return 0, net.ErrClosed
-		case <-passed:
-			return 0, os.ErrDeadlineExceeded
+	for c.left == 0 && len(p) > 0 {
+		if c.err != nil {
+			return 0, c.err
+		}
+		if err := c.next(); err != nil {
+			return 0, c.why(err)
 		}
 	}
-	n := copy(p, c.rest)
-	c.rest = c.rest[n:]
-	return n, nil
+	n, err := c.in.Read(p[:min(len(p), c.left)])
+	c.left -= n
+	return n, c.why(err)
+}
+
+// next begins another record.
+func (c *Conn) next() error {
+	k, length, err := next(c.in)
+	switch {
+	case err != nil:
+		return err
+	case k == data:
+		c.left = length
+		return nil
+	case k == end:
+		c.err = io.EOF
+	case k == failed:
+		c.err = reason(c.in, length)
+	default:
+		c.err = lost(errors.New("the agent opens what is open"))
+	}
+	c.ended.Store(true)
+	return nil
+}
+
+// why is what the caller learns of an error of conn.
+func (c *Conn) why(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case c.isClosed():
+		return net.ErrClosed
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return os.ErrDeadlineExceeded
+	}
+	return lost(err)
 }
 
 // Write implements net.Conn. What it has taken is on its way, and arrives unless the tunnel breaks.
 func (c *Conn) Write(p []byte) (n int, err error) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	release, ok := c.writeBy.guard(c.cancel)
-	if !ok {
-		return 0, os.ErrDeadlineExceeded
-	}
-	defer release()
 	for n < len(p) {
 		part := p[n:min(n+MaxData, len(p))]
-		if err := c.send(&pb.TunnelRequest{Data: part}); err != nil {
+		sent, err := c.send(part)
+		if errors.Is(err, os.ErrDeadlineExceeded) && int64(n)+sent > 0 {
+			c.Break()
+		}
+		if err != nil {
 			return n, err
 		}
 		n += len(part)
@@ -129,7 +154,19 @@ func (c *Conn) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// ReadFrom sends what r gives as it comes, in the largest messages that there are.
+// send is called with writing held.
+func (c *Conn) send(part []byte) (int64, error) {
+	switch {
+	case c.over || c.isClosed():
+		return 0, net.ErrClosed
+	case c.ended.Load(): // Read says why
+		return 0, models.Errorf(models.Unavailable, "the sandbox's guest has closed the connection")
+	}
+	sent, err := send(c.conn, data, part)
+	return sent, c.why(err)
+}
+
+// ReadFrom sends what r gives as it comes, in the largest records that there are.
 func (c *Conn) ReadFrom(r io.Reader) (sent int64, err error) {
 	buf := make([]byte, MaxData)
 	for {
@@ -147,25 +184,6 @@ func (c *Conn) ReadFrom(r io.Reader) (sent int64, err error) {
 	}
 }
 
-// send is called with writing held.
-func (c *Conn) send(m *pb.TunnelRequest) error {
-	if c.over || c.isClosed() {
-		return net.ErrClosed
-	}
-	err := c.stream.Send(m)
-	switch {
-	case err == nil:
-		return nil
-	case c.isClosed():
-		return net.ErrClosed
-	case isDone(c.writeBy.wait()):
-		return os.ErrDeadlineExceeded
-	case errors.Is(err, io.EOF): // the other end has closed the tunnel; Read says why
-		return models.Errorf(models.Unavailable, "the sandbox's guest has closed the connection").WithCause(err)
-	}
-	return grpcerr.Decode(err)
-}
-
 // CloseWrite tells the other end that nothing more will be sent, after what was written. What it sends can
 // still be read.
 func (c *Conn) CloseWrite() error {
@@ -175,7 +193,7 @@ func (c *Conn) CloseWrite() error {
 		return net.ErrClosed
 	}
 	c.over = true
-	return c.stream.CloseSend()
+	return c.why(sendEnd(c.conn, nil))
 }
 
 // Close ends the tunnel. What was written still arrives, for a moment at the most in the background; what a Write
@@ -184,44 +202,60 @@ func (c *Conn) Close() error {
 	err := net.ErrClosed
 	c.once.Do(func() {
 		err = nil
-		close(c.closed)
-		if !c.writing.TryLock() {
-			c.cancel()
-			return
-		}
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if c.done {
-			c.writing.Unlock()
+		close(c.closed)
+		_ = c.conn.SetReadDeadline(past) // a Read under way ends; if conn is broken, it has
+		if !c.writing.TryLock() {
+			c.Break()
 			return
 		}
-		c.left.Go(c.finish)
+		go c.finish() // Wait waits for it
 	})
 	return err
 }
 
-// finish says that the tunnel is closed, which ends it, or ends it by force after a while.
+// finish closes the tunnel in order. What comes meanwhile is dropped, so that no reset overtakes what was sent.
 func (c *Conn) finish() {
-	defer c.writing.Unlock()
-	force := time.AfterFunc(linger, c.cancel)
-	context.AfterFunc(c.ctx, func() { force.Stop() })
-	if c.over { // the other end knows that nothing more comes
-		return
-	}
-	c.over = true
-	if c.stream.Send(&pb.TunnelRequest{Close: true}) == nil {
-		_ = c.stream.CloseSend() // never fails
+	defer c.Break()
+	if c.last() == nil && closeWrite(c.conn) == nil {
+		_, _ = io.Copy(io.Discard, c.conn) // until the agent ends it too
 	}
 }
 
-// Wait returns when nothing of the tunnel is left. Close was called, or the stream's context has ended.
-func (c *Conn) Wait() { c.left.Wait() }
+// last is called with writing held, and releases it.
+func (c *Conn) last() error {
+	defer c.writing.Unlock()
+	c.reading.Lock() // the last Read has ended
+	err := c.conn.SetDeadline(time.Now().Add(linger))
+	c.reading.Unlock()
+	if err != nil || c.over {
+		return err
+	}
+	c.over = true
+	return sendEnd(c.conn, nil)
+}
 
-func (c *Conn) isClosed() bool { return isDone(c.closed) }
+// Break ends the tunnel at once, and not in order.
+func (c *Conn) Break() {
+	c.broken.Do(func() {
+		_ = c.conn.Close() // of what was under way nothing is expected
+		close(c.gone)
+	})
+}
 
-func isDone(ch <-chan struct{}) bool {
+// Wait returns when nothing of the tunnel is left after Close. If ctx ends before, it breaks the tunnel.
+func (c *Conn) Wait(ctx context.Context) {
 	select {
-	case <-ch:
+	case <-c.gone:
+	case <-ctx.Done():
+		c.Break()
+	}
+}
+
+func (c *Conn) isClosed() bool {
+	select {
+	case <-c.closed:
 		return true
 	default:
 		return false
@@ -229,26 +263,21 @@ func isDone(ch <-chan struct{}) bool {
 }
 
 // SetDeadline implements net.Conn.
-func (c *Conn) SetDeadline(t time.Time) error {
-	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
-}
+func (c *Conn) SetDeadline(t time.Time) error { return c.set(c.conn.SetDeadline, t) }
 
 // SetReadDeadline implements net.Conn.
-func (c *Conn) SetReadDeadline(t time.Time) error {
-	if c.isClosed() {
-		return net.ErrClosed
-	}
-	c.readBy.set(t)
-	return nil
-}
+func (c *Conn) SetReadDeadline(t time.Time) error { return c.set(c.conn.SetReadDeadline, t) }
 
 // SetWriteDeadline implements net.Conn.
-func (c *Conn) SetWriteDeadline(t time.Time) error {
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.set(c.conn.SetWriteDeadline, t) }
+
+func (c *Conn) set(deadline func(time.Time) error, t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.isClosed() {
 		return net.ErrClosed
 	}
-	c.writeBy.set(t)
-	return nil
+	return deadline(t)
 }
 
 // LocalAddr implements net.Conn.

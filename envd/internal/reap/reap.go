@@ -18,6 +18,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/wrenn-sandbox/wrenn/envd/internal/timerslack"
 	"golang.org/x/sys/unix"
 )
 
@@ -115,7 +116,7 @@ func (r *Reaper) Start(cmd *exec.Cmd) (*Child, error) {
 		return nil, ErrClosed
 	}
 	group := r.groups.add(cmd)
-	err := cmd.Start()
+	err := timerslack.For(cmd.Start)
 	group.started()
 	child := r.claim(cmd, group)
 	if err != nil {

@@ -46,13 +46,16 @@ type Config struct {
 	Jails   *Jails // how VMMs are confined; nil for not at all
 	// GoldenMiB is how much of the disk golden snapshots may take, from which sandboxes are made without booting; 0: there are none.
 	GoldenMiB int
+	// PoolMiB is how much of the memory VMs may have that were restored ahead, from golden snapshots; 0: there are none.
+	PoolMiB int
 	// ScrubMiBs is how many MiB a second stored snapshots are read with, in turn, to see whether they are whole; 0: they are not. Each is read every ScrubEvery.
 	ScrubMiBs  int
 	ScrubEvery time.Duration
 	Logger     *slog.Logger
 
-	yield     func(vm.Saved) error // gives a VMM the lowest priority
-	scrubTick time.Duration        // between looks for a snapshot that is to be read; a minute
+	prioritize func(vm.Saved, priority) error
+	scrubTick time.Duration // between looks for a snapshot that is to be read; a minute
+	memory     func() (total, available int64, err error) // of the host, in MiB
 }
 
 // Agent owns the sandboxes of a host. Its methods may be called at the same time.
@@ -65,9 +68,11 @@ type Agent struct {
 	kernel  func() string      // SHA-256 of the guests' kernel, "" where it cannot be read
 	end     context.CancelFunc // of what goes on as long as the agent
 	golden  *goldens
+	pool    *pool
 
 	mu        sync.Mutex // guards what follows
 	sandboxes map[id.Sandbox]*sandbox
+	homes     map[id.Sandbox]id.Sandbox // whose folder is not named after them: whom it was made for
 	closed    bool
 }
 
@@ -87,11 +92,14 @@ func Open(ctx context.Context, cfg Config) (*Agent, error) {
 	}
 	life, end := context.WithCancel(context.Background())
 	a := &Agent{
-		cfg: cfg, log: cfg.Logger, lock: lock, changes: newHub(), end: end, golden: goldens,
-		sandboxes: map[id.Sandbox]*sandbox{}, kernel: sync.OnceValue(func() string { return fileSum(cfg.Kernel) }),
+		cfg: cfg, log: cfg.Logger, lock: lock, changes: newHub(), end: end, golden: goldens, pool: newPool(),
+		sandboxes: map[id.Sandbox]*sandbox{}, homes: map[id.Sandbox]id.Sandbox{}, kernel: sync.OnceValue(func() string { return fileSum(cfg.Kernel) }),
 	}
-	if a.cfg.yield == nil {
-		a.cfg.yield = lowerPriority
+	if a.cfg.prioritize == nil {
+		a.cfg.prioritize = setPriority
+	}
+	if a.cfg.memory == nil {
+		a.cfg.memory = hostMemory
 	}
 	a.cfg.scrubTick = cmp.Or(a.cfg.scrubTick, time.Minute)
 	if err := a.open(ctx); err != nil {
@@ -100,9 +108,7 @@ func Open(ctx context.Context, cfg Config) (*Agent, error) {
 	}
 	a.tasks.Go(func() { a.keepJournals(life) })
 	a.tasks.Go(func() { a.keepGolden(life) })
-	if a.cfg.ScrubMiBs > 0 {
-		a.tasks.Go(func() { a.keepScrubbed(life) })
-	}
+	a.tasks.Go(func() { a.keepPool(life) })
 	return a, nil
 }
 
@@ -197,6 +203,7 @@ func (a *Agent) begin() error {
 func (a *Agent) forget(s *sandbox) {
 	a.mu.Lock()
 	delete(a.sandboxes, s.id)
+	delete(a.homes, s.id)
 	a.mu.Unlock()
 	if s.hidden {
 		return
@@ -206,7 +213,20 @@ func (a *Agent) forget(s *sandbox) {
 	a.changes.publish(gone)
 }
 
-func (a *Agent) dir(sb id.Sandbox) string    { return filepath.Join(a.cfg.Dir, "sandboxes", string(sb)) }
+// dir is the folder of a sandbox: named after it or, where its VM was made ahead, after whom that was made for.
+func (a *Agent) dir(sb id.Sandbox) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if home, ok := a.homes[sb]; ok {
+		sb = home
+	}
+	return a.folder(sb)
+}
+
+func (a *Agent) folder(name id.Sandbox) string {
+	return filepath.Join(a.cfg.Dir, "sandboxes", string(name))
+}
+
 func (a *Agent) runDir(sb id.Sandbox) string { return filepath.Join(a.dir(sb), "run") }
 
 func lockFolder(dir string) (*os.File, error) {

@@ -108,6 +108,9 @@ func (a *Agent) enter(req Request, digest string) (s *sandbox, isNew bool, err e
 	if s, ok := a.sandboxes[req.ID]; ok {
 		return s, false, nil
 	}
+	if a.inUse(req.ID) {
+		return nil, false, models.Errorf(models.Conflict, "a VM of the host has the name %s", req.ID).WithHint("try again")
+	}
 	s = newSandbox(record{
 		Sandbox: req.ID, State: Starting, Template: req.Template, Digest: digest, Size: req.Size,
 		Slot: -1, Token: newToken(), CreatedAt: time.Now().UTC(), Network: &req.Network,
@@ -134,10 +137,7 @@ func (a *Agent) await(ctx context.Context, s *sandbox) (Sandbox, error) {
 // build is the story of a create. Each durable step is recorded before it is taken.
 func (a *Agent) build(ctx context.Context, s *sandbox, tmpl filesystem.Template, env map[string]string) error {
 	clock := stopwatch{last: time.Now()}
-	if err := a.prepare(ctx, s, &clock); err != nil {
-		return err
-	}
-	link, err := a.bringUp(ctx, s, tmpl, env, &clock)
+	link, err := a.obtain(ctx, s, tmpl, env, &clock)
 	if err != nil {
 		return err
 	}
@@ -159,7 +159,7 @@ func (a *Agent) prepare(ctx context.Context, s *sandbox, clock *stopwatch) error
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	slot, err := a.cfg.Network.Reserve(ctx)
+	slot, err := a.reserve(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -214,6 +214,7 @@ func (a *Agent) provide(ctx context.Context, s *sandbox, tmpl filesystem.Templat
 
 // start boots the VM and records its process.
 func (a *Agent) start(ctx context.Context, s *sandbox, link network.Link) error {
+	a.makeRoom(ctx, s)
 	spec := a.spec(s, link)
 	var err error
 	if spec.Jail, err = a.jail(s); err != nil {
@@ -249,6 +250,9 @@ func (a *Agent) run(s *sandbox, machine vm.Running) {
 	s.mu.Lock()
 	s.vm, s.guest = machine, guest
 	s.mu.Unlock()
+	if s.hidden {
+		a.setBack(machine)
+	}
 	a.tasks.Go(func() { a.watch(s, machine) })
 }
 

@@ -83,10 +83,16 @@ func (a *Agent) dismantle(ctx context.Context, s *sandbox) error {
 	if err := a.cfg.Network.Detach(ctx, s.id); err != nil {
 		return fmt.Errorf("detach the network of %s: %w", s.id, err)
 	}
+	slot, held := s.holds()
+	if held {
+		if err := a.cfg.Network.Forsake(ctx, slot); err != nil {
+			return fmt.Errorf("detach the network of %s: %w", s.id, err)
+		}
+	}
 	if err := durable.RemoveAll(a.dir(s.id)); err != nil {
 		return fmt.Errorf("remove the folder of %s: %w", s.id, err)
 	}
-	if slot, ok := s.holds(); ok {
+	if held {
 		a.cfg.Network.Release(slot)
 	}
 	a.forget(s)

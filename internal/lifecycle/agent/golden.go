@@ -156,6 +156,13 @@ func (g *goldens) use(of shape) *golden {
 	return nil
 }
 
+// has tells whether there is a golden snapshot of a shape.
+func (g *goldens) has(of shape) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.have[of] != nil
+}
+
 // maxWishes bounds what waits to be made: sizes are the users' to choose.
 const maxWishes = 16
 

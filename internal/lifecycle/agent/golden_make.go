@@ -104,17 +104,21 @@ func retryAfter(failures int) time.Duration {
 
 // giveWay waits until nobody waits for a VM, for a while.
 func (a *Agent) giveWay(ctx context.Context) error {
-	a.golden.mu.Lock()
-	quiet := a.golden.quiet
-	a.golden.mu.Unlock()
 	timer := time.NewTimer(giveWayLimit)
 	defer timer.Stop()
 	select {
-	case <-quiet:
+	case <-a.golden.calm():
 	case <-timer.C:
 	case <-ctx.Done():
 	}
 	return ctx.Err()
+}
+
+// calm is closed when nobody waits for a VM.
+func (g *goldens) calm() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.quiet
 }
 
 // makeGolden boots a VM that nobody knows of, and freezes it. It has the folder of a sandbox with a record of one that is being created: an agent that comes
@@ -132,12 +136,7 @@ func (a *Agent) makeGolden(ctx context.Context, of shape) (err error) {
 	if err := a.roomForGolden(of); err != nil {
 		return err
 	}
-	s := newSandbox(record{
-		Sandbox: id.NewSandbox(), State: Starting, Template: of.template, Digest: tmpl.Digest, Size: of.size,
-		Slot: -1, Token: newToken(), CreatedAt: time.Now().UTC(), Network: &models.NetworkPolicy{}, // which allows nothing
-	})
-	s.hidden = true
-	s.turn <- struct{}{}
+	s := newHidden(of, tmpl.Digest)
 	defer s.cancel()
 	defer func() {
 		undo, done := undoContext(ctx)
@@ -150,6 +149,17 @@ func (a *Agent) makeGolden(ctx context.Context, of shape) (err error) {
 	return a.bake(ctx, s, tmpl)
 }
 
+// newHidden is a sandbox that nobody is told of, with its turn taken.
+func newHidden(of shape, digest string) *sandbox {
+	s := newSandbox(record{
+		Sandbox: id.NewSandbox(), State: Starting, Template: of.template, Digest: digest, Size: of.size,
+		Slot: -1, Token: newToken(), CreatedAt: time.Now().UTC(), Network: &models.NetworkPolicy{}, // which allows nothing
+	})
+	s.hidden = true
+	s.turn <- struct{}{}
+	return s
+}
+
 // roomForGolden: it must fit into the budget, which is not known before, and a full host has no memory for it.
 func (a *Agent) roomForGolden(of shape) error {
 	info, err := a.cfg.Images.Info()
@@ -159,7 +169,7 @@ func (a *Agent) roomForGolden(of shape) error {
 	if need := int64(of.size.MemoryMiB); need > int64(a.cfg.GoldenMiB) || need > info.FreeMiB/2 {
 		return models.Errorf(models.Exhausted, "it may take %d MiB of the disk, of which it may have %d, and %d are free", need, a.cfg.GoldenMiB, info.FreeMiB)
 	}
-	free, err := availableMiB()
+	_, free, err := a.cfg.memory()
 	if err != nil {
 		return err
 	}
@@ -198,6 +208,7 @@ func (a *Agent) bake(ctx context.Context, s *sandbox, tmpl filesystem.Template) 
 	}
 	a.golden.put(shapeOf(made), made)
 	a.evict()
+	a.pool.nudge()
 	a.log.Info("golden snapshot made", "snapshot", made.ID, "template", made.Template.Name, "vcpus", made.Machine.VCPUs,
 		"memory_mib", made.Machine.MemoryMiB, "bytes", a.bytesOf(made), "took", time.Since(begin).Round(time.Millisecond))
 	return nil
@@ -216,9 +227,6 @@ func (a *Agent) heat(ctx context.Context, s *sandbox, tmpl filesystem.Template) 
 		return err
 	}
 	machine, guest := s.machine()
-	if err := a.cfg.yield(machine.Saved()); err != nil {
-		a.log.Warn("the VM of a golden snapshot has the priority of a sandbox", "error", err)
-	}
 	health, err := guest.Health(ctx)
 	if err != nil {
 		return deathOr(ctx, machine, fmt.Errorf("wait for the guest to boot: %w", err))
@@ -242,7 +250,12 @@ func (a *Agent) exercise(ctx context.Context, guest *envdclient.Client, user str
 	if err := guest.Init(ctx, envdclient.Init{Now: time.Now(), DefaultUser: user}); err != nil {
 		return err
 	}
-	run, err := guest.Exec(ctx, envdclient.Command{Cmd: "/bin/sh", Args: []string{"-c", "true"}})
+	return tryProgram(ctx, guest, envdclient.Command{Cmd: "/bin/sh", Args: []string{"-c", "true"}})
+}
+
+// tryProgram has a guest run a program.
+func tryProgram(ctx context.Context, guest *envdclient.Client, program envdclient.Command) error {
+	run, err := guest.Exec(ctx, program)
 	if err != nil {
 		return ctx.Err()
 	}

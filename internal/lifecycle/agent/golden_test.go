@@ -350,7 +350,7 @@ func TestLowerPriority(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _, _ = cmd.Process.Kill(), cmd.Wait() }()
-	if err := lowerPriority(vm.Saved{PID: cmd.Process.Pid, Cgroup: t.TempDir()}); err != nil {
+	if err := setPriority(vm.Saved{PID: cmd.Process.Pid, Cgroup: t.TempDir()}, last); err != nil {
 		t.Error(err)
 	}
 	group, err := os.ReadFile(fmt.Sprintf("/proc/%d/autogroup", cmd.Process.Pid))

@@ -103,6 +103,7 @@ func (a *Agent) provideAgain(ctx context.Context, s *sandbox, from snapshot.Snap
 
 // thaw restores the VM, records its process, and lets the guest go on.
 func (a *Agent) thaw(ctx context.Context, s *sandbox, from vm.Image, link network.Link) error {
+	a.makeRoom(ctx, s)
 	spec := a.spec(s, link)
 	var err error
 	if spec.Jail, err = a.jail(s); err != nil {

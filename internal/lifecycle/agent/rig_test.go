@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -43,6 +44,9 @@ type rig struct {
 	digest string // of the template
 	golden int    // MiB
 	scrub  int    // MiB a second
+	pool   int    // MiB
+	subnet string
+	memory func() (total, available int64, err error) // of the host, if not nil
 	owners uint32
 }
 
@@ -76,7 +80,7 @@ func (r *rig) open() {
 		r.t.Fatal(err)
 	}
 	err = netns.Do(r.netns, func() (err error) {
-		r.net, err = network.Open(ctx, network.Config{Subnet: netip.MustParsePrefix("10.0.0.0/24"), OwnerBase: r.owners, Logger: log})
+		r.net, err = network.Open(ctx, network.Config{Subnet: netip.MustParsePrefix(cmp.Or(r.subnet, "10.0.0.0/24")), OwnerBase: r.owners, Logger: log})
 		return err
 	})
 	if err != nil {
@@ -87,8 +91,9 @@ func (r *rig) open() {
 		r.t.Fatal(err)
 	}
 	r.agent, err = Open(ctx, Config{
-		Dir: r.dir, Kernel: kernel, Driver: r.driver, Network: r.net, Images: images, Jails: r.jails, GoldenMiB: r.golden, Logger: log,
-		yield: func(vm.Saved) error { return nil }, ScrubMiBs: r.scrub, ScrubEvery: time.Millisecond, scrubTick: time.Millisecond,
+		Dir: r.dir, Kernel: kernel, Driver: r.driver, Network: r.net, Images: images, Jails: r.jails, GoldenMiB: r.golden, PoolMiB: r.pool, Logger: log,
+		ScrubMiBs: r.scrub, ScrubEvery: time.Millisecond, scrubTick: time.Millisecond,
+		memory: r.memory, prioritize: func(vm.Saved, priority) error { return nil },
 	})
 	if err != nil {
 		r.t.Fatal(err)
@@ -167,6 +172,7 @@ type driver struct {
 	pauseErr               error
 	noRestore              string
 	snapshots, restores    func() // called while the VM stands still, before it is written, or before it is restored
+	certifies              func() // called while a guest renews what it is asked to
 	failing                string // the step of a certificate that fails
 	version                string
 	memoryMiB              int64       // that a snapshot's memory takes of the disk
@@ -281,6 +287,9 @@ func (c configured) Start(context.Context) (vm.Running, error) {
 		if r.URL.Path == "/resume" {
 			if body, err := io.ReadAll(r.Body); err == nil && c.d.resumes != nil {
 				c.d.resumes <- body
+			}
+			if certifies := c.d.certifies; certifies != nil {
+				certifies()
 			}
 			c.d.certify(w)
 			return

@@ -48,7 +48,7 @@ func idlePriority() error {
 	if _, _, errno := unix.Syscall(unix.SYS_IOPRIO_SET, whoProcess, 0, idle); errno != 0 {
 		return errno
 	}
-	return unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), lowest)
+	return unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), last.nice)
 }
 
 // due tells whether a snapshot that was last found whole at verified is to be read again.

@@ -27,13 +27,13 @@ func (a *Agent) takeOver(ctx context.Context) error {
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(8)
 	for _, e := range entries {
-		sb, err := id.ParseSandbox(e.Name())
+		folder, err := id.ParseSandbox(e.Name())
 		if err != nil {
 			a.log.Warn("the sandboxes folder holds something that is not a sandbox", "name", e.Name())
 			continue
 		}
-		s := a.recall(sb)
-		keep[sb] = staying[s.view().State] != nil
+		s := a.recall(folder)
+		keep[s.id] = staying[s.view().State] != nil
 		group.Go(func() error { return a.settle(groupCtx, s) })
 	}
 	if err := group.Wait(); err != nil {
@@ -49,20 +49,28 @@ func (a *Agent) takeOver(ctx context.Context) error {
 
 // recall lists a sandbox by its folder. One whose record cannot be read gets a record
 // that makes settle remove it: without a record nothing durable was promised to anybody.
-func (a *Agent) recall(sb id.Sandbox) *sandbox {
-	rec, ok, err := readRecord(a.dir(sb))
+func (a *Agent) recall(folder id.Sandbox) *sandbox {
+	rec, ok, err := readRecord(a.folder(folder))
 	if err != nil {
-		a.log.Error("record cannot be read; the sandbox is removed", "sandbox_id", sb, "error", err)
+		a.log.Error("record cannot be read; the sandbox is removed", "sandbox_id", folder, "error", err)
 	}
-	if !ok || rec.Sandbox != sb {
-		rec = record{Sandbox: sb, State: Stopping, Slot: -1}
+	if _, invalid := id.ParseSandbox(string(rec.Sandbox)); !ok || invalid != nil || rec.Sandbox != folder && a.known(rec.Sandbox) {
+		rec = record{Sandbox: folder, State: Stopping, Slot: -1}
+	}
+	if rec.Pooled {
+		rec.State = Stopping
 	}
 	s := newSandbox(rec)
-	a.recallJournal(s)
 	a.mu.Lock()
-	a.sandboxes[sb] = s
+	a.sandboxes[s.id], a.homes[s.id] = s, folder
 	a.mu.Unlock()
+	a.recallJournal(s)
 	return s
+}
+
+func (a *Agent) known(sb id.Sandbox) bool {
+	_, err := a.find(sb)
+	return err == nil
 }
 
 // staying is how each state of a sandbox that has a network is taken over.

@@ -25,6 +25,9 @@ func live() error {
 	if err := mount(); err != nil {
 		return err
 	}
+	if err := beLazy(); err != nil {
+		return err
+	}
 	text, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
 		return err

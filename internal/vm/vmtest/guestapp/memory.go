@@ -12,8 +12,11 @@ import (
 )
 
 // Memory is what a guest has in its memory, and what the suite looks at after the guest was frozen: bytes, and a count that
-// a goroutine keeps increasing.
+// a goroutine keeps increasing once somebody has asked for it. A guest of which nobody does is idle.
 type Memory struct {
+	wait     func()
+	counting sync.Once
+
 	mu    sync.Mutex
 	bytes []byte
 	ticks uint64
@@ -22,18 +25,16 @@ type Memory struct {
 // tick is how often the count increases.
 const tick = 5 * time.Millisecond
 
-// NewMemory starts counting. wait is called before each step.
-func NewMemory(wait func()) *Memory {
-	m := &Memory{}
-	go func() {
-		for range time.Tick(tick) {
-			wait()
-			m.mu.Lock()
-			m.ticks++
-			m.mu.Unlock()
-		}
-	}()
-	return m
+// NewMemory returns an empty one. wait is called before each step of the count.
+func NewMemory(wait func()) *Memory { return &Memory{wait: wait} }
+
+func (m *Memory) keepCounting() {
+	for range time.Tick(tick) {
+		m.wait()
+		m.mu.Lock()
+		m.ticks++
+		m.mu.Unlock()
+	}
 }
 
 // Save returns all that is in m, for a simulated VMM.
@@ -79,6 +80,7 @@ func (m *Memory) show(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (m *Memory) count(w http.ResponseWriter, _ *http.Request) {
+	m.counting.Do(func() { go m.keepCounting() })
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	reply(w, strconv.FormatUint(m.ticks, 10))

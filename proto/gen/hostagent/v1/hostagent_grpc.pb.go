@@ -32,7 +32,6 @@ const (
 	HostAgentService_GetSandbox_FullMethodName       = "/wrenn.hostagent.v1.HostAgentService/GetSandbox"
 	HostAgentService_ListSandboxes_FullMethodName    = "/wrenn.hostagent.v1.HostAgentService/ListSandboxes"
 	HostAgentService_WatchSandboxes_FullMethodName   = "/wrenn.hostagent.v1.HostAgentService/WatchSandboxes"
-	HostAgentService_Tunnel_FullMethodName           = "/wrenn.hostagent.v1.HostAgentService/Tunnel"
 	HostAgentService_ReadConsole_FullMethodName      = "/wrenn.hostagent.v1.HostAgentService/ReadConsole"
 	HostAgentService_GetHostInfo_FullMethodName      = "/wrenn.hostagent.v1.HostAgentService/GetHostInfo"
 	HostAgentService_SetNetworkPolicy_FullMethodName = "/wrenn.hostagent.v1.HostAgentService/SetNetworkPolicy"
@@ -59,11 +58,6 @@ type HostAgentServiceClient interface {
 	// Sends every sandbox once, then a message with synced set, then each change as it
 	// happens. A consumer that cannot keep up is disconnected and starts again.
 	WatchSandboxes(ctx context.Context, in *WatchSandboxesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchSandboxesResponse], error)
-	// A connection to the guest's envd, as raw bytes: whatever is sent here envd receives, and the other way
-	// round. The first request names the sandbox; the first response, without data, says that envd accepts the connection:
-	// the agent has authorized it, so that requests in it need no token. Closing the request side is passed on where
-	// the connection can say it, and leaves the other way open; the guest's end ends the call.
-	Tunnel(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[TunnelRequest, TunnelResponse], error)
 	// The last part of what the guest wrote to its serial console, at most 512 KiB.
 	ReadConsole(ctx context.Context, in *ReadConsoleRequest, opts ...grpc.CallOption) (*ReadConsoleResponse, error)
 	GetHostInfo(ctx context.Context, in *GetHostInfoRequest, opts ...grpc.CallOption) (*GetHostInfoResponse, error)
@@ -161,19 +155,6 @@ func (c *hostAgentServiceClient) WatchSandboxes(ctx context.Context, in *WatchSa
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type HostAgentService_WatchSandboxesClient = grpc.ServerStreamingClient[WatchSandboxesResponse]
 
-func (c *hostAgentServiceClient) Tunnel(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[TunnelRequest, TunnelResponse], error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &HostAgentService_ServiceDesc.Streams[1], HostAgentService_Tunnel_FullMethodName, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	x := &grpc.GenericClientStream[TunnelRequest, TunnelResponse]{ClientStream: stream}
-	return x, nil
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type HostAgentService_TunnelClient = grpc.BidiStreamingClient[TunnelRequest, TunnelResponse]
-
 func (c *hostAgentServiceClient) ReadConsole(ctx context.Context, in *ReadConsoleRequest, opts ...grpc.CallOption) (*ReadConsoleResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ReadConsoleResponse)
@@ -234,11 +215,6 @@ type HostAgentServiceServer interface {
 	// Sends every sandbox once, then a message with synced set, then each change as it
 	// happens. A consumer that cannot keep up is disconnected and starts again.
 	WatchSandboxes(*WatchSandboxesRequest, grpc.ServerStreamingServer[WatchSandboxesResponse]) error
-	// A connection to the guest's envd, as raw bytes: whatever is sent here envd receives, and the other way
-	// round. The first request names the sandbox; the first response, without data, says that envd accepts the connection:
-	// the agent has authorized it, so that requests in it need no token. Closing the request side is passed on where
-	// the connection can say it, and leaves the other way open; the guest's end ends the call.
-	Tunnel(grpc.BidiStreamingServer[TunnelRequest, TunnelResponse]) error
 	// The last part of what the guest wrote to its serial console, at most 512 KiB.
 	ReadConsole(context.Context, *ReadConsoleRequest) (*ReadConsoleResponse, error)
 	GetHostInfo(context.Context, *GetHostInfoRequest) (*GetHostInfoResponse, error)
@@ -277,9 +253,6 @@ func (UnimplementedHostAgentServiceServer) ListSandboxes(context.Context, *ListS
 }
 func (UnimplementedHostAgentServiceServer) WatchSandboxes(*WatchSandboxesRequest, grpc.ServerStreamingServer[WatchSandboxesResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchSandboxes not implemented")
-}
-func (UnimplementedHostAgentServiceServer) Tunnel(grpc.BidiStreamingServer[TunnelRequest, TunnelResponse]) error {
-	return status.Error(codes.Unimplemented, "method Tunnel not implemented")
 }
 func (UnimplementedHostAgentServiceServer) ReadConsole(context.Context, *ReadConsoleRequest) (*ReadConsoleResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReadConsole not implemented")
@@ -433,13 +406,6 @@ func _HostAgentService_WatchSandboxes_Handler(srv interface{}, stream grpc.Serve
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type HostAgentService_WatchSandboxesServer = grpc.ServerStreamingServer[WatchSandboxesResponse]
 
-func _HostAgentService_Tunnel_Handler(srv interface{}, stream grpc.ServerStream) error {
-	return srv.(HostAgentServiceServer).Tunnel(&grpc.GenericServerStream[TunnelRequest, TunnelResponse]{ServerStream: stream})
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type HostAgentService_TunnelServer = grpc.BidiStreamingServer[TunnelRequest, TunnelResponse]
-
 func _HostAgentService_ReadConsole_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ReadConsoleRequest)
 	if err := dec(in); err != nil {
@@ -565,12 +531,6 @@ var HostAgentService_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "WatchSandboxes",
 			Handler:       _HostAgentService_WatchSandboxes_Handler,
 			ServerStreams: true,
-		},
-		{
-			StreamName:    "Tunnel",
-			Handler:       _HostAgentService_Tunnel_Handler,
-			ServerStreams: true,
-			ClientStreams: true,
 		},
 	},
 	Metadata: "hostagent/v1/hostagent.proto",

@@ -1,0 +1,114 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/wrenn-sandbox/wrenn/internal/envdclient"
+	"github.com/wrenn-sandbox/wrenn/internal/filesystem"
+	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/network"
+)
+
+// obtain gives the sandbox a VM with a guest that is its own: one that waits for it, else one that is made now, also where the one that waited turns out to be of no use.
+func (a *Agent) obtain(ctx context.Context, s *sandbox, tmpl filesystem.Template, env map[string]string, clock *stopwatch) (network.Link, error) {
+	one := a.fromPool(ctx, tmpl, s.view().Size)
+	if one == nil {
+		if err := a.prepare(ctx, s, clock); err != nil {
+			return network.Link{}, err
+		}
+		return a.bringUp(ctx, s, tmpl, env, clock)
+	}
+	link, err := a.handOver(ctx, s, one, clock, envdclient.Init{Hostname: string(s.id), Env: env, DefaultUser: tmpl.DefaultUser})
+	if err == nil || ctx.Err() != nil {
+		return link, err
+	}
+	a.log.Warn("a VM that was restored ahead cannot be used; another one is made", "sandbox_id", s.id, "vm", one.id, "error", err)
+	if err := a.startOver(ctx, s); err != nil {
+		return link, err
+	}
+	clock.lap("hand_over_failed")
+	return a.bringUp(ctx, s, tmpl, env, clock)
+}
+
+// fromPool takes a VM out of the pool that still fits, or returns nil.
+func (a *Agent) fromPool(ctx context.Context, tmpl filesystem.Template, size models.Size) *sandbox {
+	if !a.hasPool() {
+		return nil
+	}
+	of := shape{tmpl.Name, size}
+	of.size.DiskMiB = cmp.Or(size.DiskMiB, tmpl.DiskMiB)
+	a.pool.ask(of, time.Now())
+	for {
+		one := a.pool.take(of)
+		if one == nil || one.update(func(*record) {}).Digest == tmpl.Digest && !one.ended() {
+			return one
+		}
+		a.drop(ctx, one)
+	}
+}
+
+// handOver makes a VM of the pool the sandbox's, and has its guest renew what must be its own.
+func (a *Agent) handOver(ctx context.Context, s, one *sandbox, clock *stopwatch, owner envdclient.Init) (network.Link, error) {
+	a.inherit(s, one)
+	clock.lap("take_from_pool")
+	link, err := a.attach(ctx, s)
+	if err != nil {
+		return link, err
+	}
+	clock.lap("attach_network")
+	machine, guest := s.machine()
+	if err := a.cfg.prioritize(machine.Saved(), usual(s.view().Size)); err != nil {
+		a.log.Warn("a sandbox has the priority of a VM that nobody waits for", "sandbox_id", s.id, "error", err)
+	}
+	if err := machine.Resume(ctx); err != nil {
+		return link, fmt.Errorf("let the guest go on: %w", err)
+	}
+	owner.Token = s.token()
+	owner.Network = &envdclient.Network{Address: link.Guest, Gateway: link.Gateway, DNS: []netip.Addr{link.Gateway}} // see Names
+	certificate, err := guest.Resume(ctx, envdclient.Resume{Init: owner, MachineID: newMachineID(), MAC: link.MAC})
+	if err != nil {
+		return link, deathOr(ctx, machine, err)
+	}
+	clock.lap("resume_guest")
+	renewed := certified(certificate)
+	s.update(func(r *record) { r.Resumed = &renewed })
+	return link, nil
+}
+
+// inherit gives the sandbox all that a VM of the pool has: process, disk, network slot and folder, which keeps its name. In the folder they change hands when a record of the
+// sandbox takes the place of the VM's, which is the one that says that it runs: what an agent that was killed before leaves is a VM of the pool, and a device, and is removed.
+func (a *Agent) inherit(s, one *sandbox) {
+	one.cancel() // its watchers end
+	slot, _ := one.holds()
+	machine, guest := one.machine()
+	from := one.update(func(*record) {})
+	s.update(func(r *record) {
+		r.Owner, r.VM, r.Size = from.Owner, from.VM, from.Size
+		r.Envd, r.Kernel, r.Snapshot = from.Envd, from.Kernel, from.Snapshot
+	})
+	s.hold(slot)
+	s.mu.Lock()
+	s.vm, s.guest = machine, guest
+	s.mu.Unlock()
+	a.mu.Lock()
+	a.homes[s.id] = one.id
+	delete(a.homes, one.id)
+	a.mu.Unlock()
+	a.tasks.Go(func() { a.watch(s, machine) })
+	a.publish(s)
+}
+
+// inUse tells whether the folder of a sandbox of this name would be another one's. The caller holds mu.
+func (a *Agent) inUse(name id.Sandbox) bool {
+	for _, home := range a.homes {
+		if home == name {
+			return true
+		}
+	}
+	return false
+}
