@@ -54,7 +54,7 @@ type Config struct {
 	Logger     *slog.Logger
 
 	prioritize func(vm.Saved, priority) error
-	scrubTick time.Duration // between looks for a snapshot that is to be read; a minute
+	scrubTick  time.Duration                              // between looks for a snapshot that is to be read; a minute
 	memory     func() (total, available int64, err error) // of the host, in MiB
 }
 

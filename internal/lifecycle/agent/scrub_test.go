@@ -78,3 +78,20 @@ func TestScrub(t *testing.T) {
 	}
 	r.marked(s.ID, "kept")
 }
+
+// TestScrubGolden: one that is damaged is made anew before a create finds out, and the host says when each was found whole.
+func TestScrubGolden(t *testing.T) {
+	r := newRig(t)
+	r.close()
+	r.scrub, r.golden = 1000, 1<<10
+	r.open()
+	r.made(false)
+	first := r.minted("")
+	r.eventually("it was found whole again", func() bool {
+		all := r.agent.GoldenSnapshots()
+		return len(all) == 1 && all[0].Verified.After(first.Verified)
+	})
+	flip(t, filepath.Join(r.dir, "golden", first.ID, snapshot.MemoryFile))
+	r.minted(first.ID)
+	r.made(true)
+}
