@@ -25,6 +25,7 @@ func main() {
 	transfers := flag.Int("transfers", 5, "transfers to measure, each way")
 	golden := flag.Bool("golden", false, "measure creates from golden snapshots instead, of an agent that makes them")
 	pool := flag.Bool("pool", false, "measure creates that are handed a VM instead, of an agent that restores them ahead")
+	hibernate := flag.Bool("hibernate", false, "measure hibernations instead, of an agent that has an object store")
 	transferMiB := flag.Int64("transfer-mib", 512, "size of a transfer")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
@@ -36,6 +37,9 @@ func main() {
 	}
 	if *pool {
 		b.measures = []func(context.Context) error{b.pooledCreates}
+	}
+	if *hibernate {
+		b.measures = []func(context.Context) error{b.hibernations}
 	}
 	if err := b.run(ctx, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

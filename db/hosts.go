@@ -28,6 +28,7 @@ type Host struct {
 	DiskMiB       int64
 	Reflinks      bool
 	Templates     []Template
+	Archive       bool  // whether it has an object store
 	Connects      int64 // how often a control plane has connected to it
 	LastSeenAt    time.Time
 }
@@ -102,7 +103,7 @@ func hostParams(h Host, connected bool) (dbgen.UpsertHostParams, error) {
 	p := dbgen.UpsertHostParams{
 		ID: string(h.ID), Name: h.Name, Address: h.Address, AgentVersion: h.AgentVersion,
 		Driver: h.Driver, DriverVersion: h.DriverVersion, Accelerator: h.Accelerator,
-		VCPUs: int32(h.VCPUs), MemoryMiB: h.MemoryMiB, OverheadMiB: h.OverheadMiB, DiskMiB: h.DiskMiB, Reflinks: h.Reflinks, Templates: templates,
+		VCPUs: int32(h.VCPUs), MemoryMiB: h.MemoryMiB, OverheadMiB: h.OverheadMiB, DiskMiB: h.DiskMiB, Reflinks: h.Reflinks, Templates: templates, Archive: h.Archive,
 	}
 	if connected {
 		p.Connects = 1
@@ -115,7 +116,7 @@ func host(r dbgen.Host) (Host, error) {
 		ID: id.Host(r.ID), Name: r.Name, Address: r.Address, AgentVersion: r.AgentVersion,
 		Driver: r.Driver, DriverVersion: r.DriverVersion, Accelerator: r.Accelerator,
 		VCPUs: int(r.VCPUs), MemoryMiB: r.MemoryMiB, OverheadMiB: r.OverheadMiB, DiskMiB: r.DiskMiB, Reflinks: r.Reflinks,
-		Connects: r.Connects, LastSeenAt: r.LastSeenAt,
+		Archive: r.Archive, Connects: r.Connects, LastSeenAt: r.LastSeenAt,
 	}
 	if err := json.Unmarshal(r.Templates, &h.Templates); err != nil {
 		return h, fmt.Errorf("decode templates of %s: %w", r.ID, err)
@@ -173,6 +174,7 @@ type Row struct {
 	Age        time.Duration // since its state last changed
 
 	NetworkGeneration int64 // of the network policy that is wanted
+	Cold              bool  // see models.Sandbox
 
 	Verified time.Time // when the snapshot that it sleeps in was found whole; zero before
 	Damage   string    // of that
@@ -192,7 +194,7 @@ func (s *Store) RowsForHost(ctx context.Context, h id.Host, observed []id.Sandbo
 			return nil, fmt.Errorf("list sandboxes of host %s: %w", h, err)
 		}
 		return convert(rows, func(r dbgen.RowsForHostRow) (Row, error) {
-			row := Row{ID: id.Sandbox(r.ID), State: r.State, Generation: r.Generation, Overdue: r.Overdue, NetworkGeneration: r.NetworkGeneration, Verified: orZero(r.VerifiedAt), Damage: r.Damage}
+			row := Row{ID: id.Sandbox(r.ID), State: r.State, Generation: r.Generation, Overdue: r.Overdue, NetworkGeneration: r.NetworkGeneration, Cold: r.Cold, Verified: orZero(r.VerifiedAt), Damage: r.Damage}
 			row.Age = time.Duration(r.AgeSeconds * float64(time.Second))
 			if r.HostID != nil {
 				row.Host = id.Host(*r.HostID)
@@ -211,7 +213,7 @@ func (s *Store) Homeless(ctx context.Context) ([]Row, error) {
 			return nil, fmt.Errorf("list sandboxes without a host: %w", err)
 		}
 		return convert(rows, func(r dbgen.HomelessRowsRow) (Row, error) {
-			return Row{ID: id.Sandbox(r.ID), HostName: r.HostName, State: r.State, Generation: r.Generation, Overdue: true}, nil
+			return Row{ID: id.Sandbox(r.ID), HostName: r.HostName, State: r.State, Generation: r.Generation, Overdue: true, Cold: r.Cold}, nil
 		})
 	})
 }

@@ -18,6 +18,7 @@ func setLifecycle(sb *models.Sandbox, r dbgen.Sandbox) {
 		AutoPause: fromSeconds(r.AutoPauseSeconds), AutoHibernate: fromSeconds(r.AutoHibernateSeconds), AutoDestroy: fromSeconds(r.AutoDestroySeconds),
 		Timeout: fromSeconds(r.TimeoutSeconds), OnTimeout: models.TimeoutAction(r.OnTimeout),
 	}
+	sb.Damage = r.Damage
 	sb.UsedUntil, sb.AsleepSince, sb.TimeoutAt, sb.VerifiedAt = r.UsedUntil, orZero(r.AsleepSince), orZero(r.TimeoutAt), orZero(r.VerifiedAt)
 }
 

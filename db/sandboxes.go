@@ -126,11 +126,12 @@ type Change struct {
 	Audit      Audit
 
 	Resumed *models.Certificate // set when it was resumed, or made from a golden snapshot; nil leaves it
+	Archive *models.Archive     // set when it was stored; nil leaves it
 }
 
 // Audit is what the audit log says of a change. The zero Audit says nothing.
 type Audit struct {
-	Action  string // sandbox.create, sandbox.pause, sandbox.resume or sandbox.destroy
+	Action  string // sandbox.create, sandbox.pause, sandbox.resume, sandbox.hibernate or sandbox.destroy
 	Outcome string // accepted, ok or an error's code
 }
 
@@ -139,21 +140,7 @@ type FitFunc func(hosts []HostUse) error
 
 // TransitionIfRoom is Transition of a sandbox that takes room again: when fit fails nothing is changed and its error is returned.
 func (s *Store) TransitionIfRoom(ctx context.Context, c Change, fit FitFunc) (models.Sandbox, error) {
-	return retry(ctx, func(ctx context.Context) (models.Sandbox, error) {
-		var changed models.Sandbox
-		err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-			q := s.q.WithTx(tx)
-			hosts, err := lockedHosts(ctx, q)
-			if err == nil {
-				err = fit(hosts)
-			}
-			if err == nil {
-				changed, err = transition(ctx, q, c)
-			}
-			return err
-		})
-		return s.movedOr(ctx, c, changed, err)
-	})
+	return s.TransitionPlaced(ctx, c, func(hosts []HostUse) (id.Host, error) { return c.Host, fit(hosts) })
 }
 
 // Transition applies c and returns the new row, or the row as it is with ErrMoved. A
@@ -203,6 +190,9 @@ func transition(ctx context.Context, q *dbgen.Queries, c Change) (models.Sandbox
 	}
 	var err error
 	if p.Certificate, err = encodeCertificate(c.Resumed); err != nil {
+		return models.Sandbox{}, err
+	}
+	if p.Archive, err = encodeArchive(c.Archive); err != nil {
 		return models.Sandbox{}, err
 	}
 	row, err := q.TransitionSandbox(ctx, p)

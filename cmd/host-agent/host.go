@@ -70,6 +70,8 @@ func (h *host) info(context.Context) (*pb.GetHostInfoResponse, error) {
 		Vcpus: int32(runtime.NumCPU()), MemoryMib: int64(mem.Totalram) * int64(mem.Unit) >> 20,
 		OverheadMib: int64(driver.OverheadMiB), DiskMib: disk.TotalMiB, Reflinks: disk.Reflinks,
 	}
+	_, noArchive := h.parts.agent.Archive()
+	resp.Archive = noArchive == nil
 	for _, t := range templates {
 		resp.Templates = append(resp.Templates, &pb.Template{
 			Name: t.Name, Digest: t.Digest, DiskMib: int32(t.DiskMiB), Description: t.Description,

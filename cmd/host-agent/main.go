@@ -77,6 +77,8 @@ func declare(cmd *cobra.Command, cfg *config.Agent) {
 	f.DurationVar(&cfg.ScrubEvery, "scrub-every", cfg.ScrubEvery, "how often each of them is")
 	f.IntVar(&cfg.GoldenMiB, "golden-mib", cfg.GoldenMiB, "MiB of the disk for golden snapshots, from which sandboxes are made without booting; 0 for none")
 	f.IntVar(&cfg.PoolMiB, "pool-mib", cfg.PoolMiB, "MiB of the memory for VMs that are restored from golden snapshots before anybody asks for them; 0 for none")
+	f.StringVar(&cfg.Objects.Place, "objects", cfg.Objects.Place, "where hibernated sandboxes go: a folder, or s3://bucket or s3://bucket/prefix (WRENN_S3_… has the rest); empty for nowhere")
+	f.IntVar(&cfg.Objects.CacheMiB, "chunk-cache-mib", cfg.Objects.CacheMiB, "MiB of the disk for what was fetched from S3; 0 for none")
 	f.StringVar(&cfg.SeccompFilter, "seccomp-filter", cfg.SeccompFilter, "a filter compiled by seccompiler-bin, for a Firecracker that was built without one")
 	f.StringVar(&cfg.LogFormat, "log-format", cfg.LogFormat, "text or json")
 }

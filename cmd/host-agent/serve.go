@@ -122,9 +122,13 @@ func assemble(ctx context.Context, cfg config.Agent, log *slog.Logger) (p *parts
 	if err != nil {
 		return p, fmt.Errorf("find the guest kernel: %w", err)
 	}
+	stored, err := openArchive(ctx, cfg.Objects, p.volume, log)
+	if err != nil {
+		return p, err
+	}
 	p.agent, err = agent.Open(ctx, agent.Config{
 		Dir: p.volume.Dir, Kernel: kernel, Driver: p.driver, Network: p.net, Images: p.images, Jails: jails, GoldenMiB: cfg.GoldenMiB, PoolMiB: cfg.PoolMiB,
-		ScrubMiBs: cfg.ScrubMiBs, ScrubEvery: cfg.ScrubEvery, Logger: log,
+		ScrubMiBs: cfg.ScrubMiBs, ScrubEvery: cfg.ScrubEvery, Archive: stored, Logger: log,
 	})
 	return p, err
 }

@@ -25,6 +25,7 @@ func newDoctor(a *app) *cobra.Command {
 	f.StringVar(&o.Subnet, "subnet", firstOf(os.Getenv("WRENN_SUBNET"), "10.0.0.0/16"), "network of the sandboxes")
 	f.StringVar(&o.Jail, "jail", firstOf(os.Getenv("WRENN_JAIL"), "on"), "whether VMMs are confined: on or off")
 	f.Uint32Var(&o.OwnerBase, "owner-base", ownerBase(), "first of the user ids of VMMs")
+	o.Objects = agentObjects
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		kernel, images := guestFiles()
@@ -48,6 +49,15 @@ func ownerBase() uint32 {
 		return config.DefaultOwnerBase
 	}
 	return uint32(n)
+}
+
+// agentObjects is the object store of the host agent's settings.
+func agentObjects() (config.Objects, error) {
+	cfg, err := config.LoadAgent()
+	if err == nil {
+		err = cfg.Objects.Check()
+	}
+	return cfg.Objects, err
 }
 
 func (a *app) printFindings(findings []doctor.Finding, asJSON bool) error {

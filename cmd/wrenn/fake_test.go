@@ -209,7 +209,10 @@ func (f *fake) sandbox(w http.ResponseWriter, r *http.Request, id, below string,
 	case below == "pause" && s["state"] == "running":
 		s["state"] = "paused"
 		reply(w, 200, s)
-	case below == "resume" && s["state"] == "paused":
+	case below == "hibernate" && (s["state"] == "paused" || s["state"] == "running"):
+		s["state"], s["archive"] = "hibernated", map[string]any{"sent_bytes": 3 << 20}
+		reply(w, 200, s)
+	case below == "resume" && (s["state"] == "paused" || s["state"] == "hibernated"):
 		s["state"] = "running"
 		s["resumed"] = map[string]any{"at": s["created_at"], "steps": []any{
 			map[string]any{"step": "hostname", "kept": true, "output": nil, "ms": 0.1}, map[string]any{"step": "hook:10-hello", "kept": false, "output": "hello", "ms": 2.5},

@@ -62,6 +62,9 @@ func (a *app) printInfo(s *wrenn.Sandbox, events []wrenn.Event) error {
 			rows = append(rows, []string{"renewed " + step.Step, renewal(step)})
 		}
 	}
+	if s.Archive != nil {
+		rows = append(rows, []string{"sent to be stored", bytesText(float64(s.Archive.SentBytes))})
+	}
 	if err := printTable(a.stdout, []string{"id", s.ID}, rows); err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 // states are all that a sandbox can be in.
 var states = []wrenn.State{
 	wrenn.Pending, wrenn.Starting, wrenn.Running, wrenn.Pausing, wrenn.Paused, wrenn.Resuming, wrenn.Stopping, wrenn.Stopped, wrenn.Failed,
+	wrenn.Hibernating, wrenn.Hibernated,
 }
 
 func newLs(a *app) *cobra.Command {

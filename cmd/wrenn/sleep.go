@@ -18,10 +18,18 @@ sandbox, and its connections, go on with the next resume. What fails does not ke
 
 func newResume(a *app) *cobra.Command {
 	return a.newSleep(&cobra.Command{
-		Use: "resume SANDBOX...", Short: "Have paused sandboxes go on",
-		Long: `Has paused sandboxes go on and prints the id of each once it can be used. Every request to one does so too, unless it was created with
+		Use: "resume SANDBOX...", Short: "Have paused and hibernated sandboxes go on",
+		Long: `Has paused and hibernated sandboxes go on and prints the id of each once it can be used. Every request to one does so too, unless it was created with
 --auto-resume=false. "wrenn info" shows what was renewed. What fails does not keep the others; the exit status is that of the first failure.`,
 	}, "resume", (*wrenn.Client).ResumeSandbox)
+}
+
+func newHibernate(a *app) *cobra.Command {
+	return a.newSleep(&cobra.Command{
+		Use: "hibernate SANDBOX...", Short: "Put sandboxes into the object store: they take no room on any host until the next resume",
+		Long: `Puts paused and running sandboxes into the object store and prints the id of each once its host holds nothing of it. They go on with the next
+resume, or request to them, on any host that has their template, with another address. What fails does not keep the others; the exit status is that of the first failure.`,
+	}, "hibernate", (*wrenn.Client).HibernateSandbox)
 }
 
 func (a *app) newSleep(cmd *cobra.Command, verb string, do func(*wrenn.Client, context.Context, string) (*wrenn.Sandbox, error)) *cobra.Command {

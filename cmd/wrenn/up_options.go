@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/wrenn-sandbox/wrenn/internal/config"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/sdk/go"
 )
@@ -27,6 +28,7 @@ type upOptions struct {
 	kernel, images        string
 	listen, netns, subnet string
 	driver, volume        string
+	objects               string // empty where the agent's configuration file says it
 	envFile               string
 	keepSandboxes, json   bool
 	logs, quiet           bool
@@ -50,6 +52,7 @@ func (o *upOptions) declare(cmd *cobra.Command) {
 	f.StringVar(&o.subnet, "subnet", firstOf(os.Getenv("WRENN_SUBNET"), "10.0.0.0/16"), "network of the sandboxes")
 	f.StringVar(&o.driver, "driver", firstOf(os.Getenv("WRENN_DRIVER"), "auto"), "auto, qemu or firecracker")
 	f.StringVar(&o.volume, "volume", firstOf(os.Getenv("WRENN_VOLUME"), "auto"), "auto: an XFS volume in a loop file where the data folder has no reflinks; off")
+	f.StringVar(&o.objects, "objects", os.Getenv("WRENN_OBJECTS"), "where hibernated sandboxes go: a folder, or s3://bucket/prefix, of which WRENN_S3_… have the rest (default: the folder objects of the data folder)")
 	f.StringVar(&o.envFile, "env-file", "", "write WRENN_URL and WRENN_API_KEY to this file")
 	f.DurationVar(&o.readyTimeout, "ready-timeout", 3*time.Minute, "until each part must be ready; the first start may make a volume and copy images")
 	f.DurationVar(&o.stopTimeout, "stop-timeout", 30*time.Second, "until a part that does not end is killed")
@@ -67,6 +70,9 @@ func (o *upOptions) complete(ctx context.Context) (err error) {
 	o.postgres, o.redis = firstOf(o.postgres, os.Getenv("WRENN_DATABASE_URL")), firstOf(o.redis, os.Getenv("WRENN_REDIS_URL"))
 	if o.data, err = filepath.Abs(o.data); err != nil {
 		return fmt.Errorf("find the data folder: %w", err)
+	}
+	if o.objects == "" && os.Getenv(config.FileVariable) == "" {
+		o.objects = filepath.Join(o.data, "objects")
 	}
 	if len(o.data) > maxDataPath {
 		return models.Errorf(models.Invalid, "the path of the data folder is longer than %d bytes, too long for the sockets in it: %s", maxDataPath, o.data)

@@ -46,6 +46,9 @@ func (p *platform) agentFlags() []string {
 	if p.namespace != "" {
 		flags = append(flags, "--netns", p.namespace)
 	}
+	if p.objects != "" {
+		flags = append(flags, "--objects", p.objects)
+	}
 	return flags
 }
 

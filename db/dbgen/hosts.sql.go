@@ -10,10 +10,10 @@ import (
 )
 
 const allotments = `-- name: Allotments :many
-SELECT host_id::text AS host_id, count(*) FILTER (WHERE state <> 'paused') AS sandboxes,
-    coalesce(sum(vcpus) FILTER (WHERE state <> 'paused'), 0)::bigint AS vcpus,
-    coalesce(sum(memory_mib) FILTER (WHERE state <> 'paused'), 0)::bigint AS memory_mib,
-    sum(disk_mib + CASE WHEN state IN ('pausing', 'paused', 'resuming') THEN memory_mib ELSE 0 END)::bigint AS disk_mib
+SELECT host_id::text AS host_id, count(*) FILTER (WHERE state NOT IN ('paused', 'hibernating')) AS sandboxes,
+    coalesce(sum(vcpus) FILTER (WHERE state NOT IN ('paused', 'hibernating')), 0)::bigint AS vcpus,
+    coalesce(sum(memory_mib) FILTER (WHERE state NOT IN ('paused', 'hibernating')), 0)::bigint AS memory_mib,
+    sum(disk_mib + CASE WHEN state IN ('pausing', 'paused', 'resuming', 'hibernating') THEN memory_mib ELSE 0 END)::bigint AS disk_mib
 FROM sandboxes
 WHERE host_id IS NOT NULL AND state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping')
 GROUP BY host_id
@@ -27,7 +27,7 @@ type AllotmentsRow struct {
 	DiskMiB   int64
 }
 
-// What the sandboxes of each host take of it: a paused one takes disk alone, and its memory lies there. It must be a statement after
+// What the sandboxes of each host take of it: one that sleeps takes disk alone, and its memory lies there. It must be a statement after
 // LockHosts: a statement sees what was committed before it began.
 func (q *Queries) Allotments(ctx context.Context) ([]AllotmentsRow, error) {
 	rows, err := q.db.Query(ctx, allotments)
@@ -56,7 +56,7 @@ func (q *Queries) Allotments(ctx context.Context) ([]AllotmentsRow, error) {
 }
 
 const listHosts = `-- name: ListHosts :many
-SELECT id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib FROM hosts WHERE state <> 'replaced' ORDER BY id
+SELECT id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib, archive FROM hosts WHERE state <> 'replaced' ORDER BY id
 `
 
 func (q *Queries) ListHosts(ctx context.Context) ([]Host, error) {
@@ -87,6 +87,7 @@ func (q *Queries) ListHosts(ctx context.Context) ([]Host, error) {
 			&i.ConnectedAt,
 			&i.LastSeenAt,
 			&i.OverheadMiB,
+			&i.Archive,
 		); err != nil {
 			return nil, err
 		}
@@ -99,7 +100,7 @@ func (q *Queries) ListHosts(ctx context.Context) ([]Host, error) {
 }
 
 const lockHosts = `-- name: LockHosts :many
-SELECT id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib FROM hosts WHERE state <> 'replaced' ORDER BY id FOR NO KEY UPDATE
+SELECT id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib, archive FROM hosts WHERE state <> 'replaced' ORDER BY id FOR NO KEY UPDATE
 `
 
 // Placements take this lock one after the other, so that two never use the same room. It
@@ -132,6 +133,7 @@ func (q *Queries) LockHosts(ctx context.Context) ([]Host, error) {
 			&i.ConnectedAt,
 			&i.LastSeenAt,
 			&i.OverheadMiB,
+			&i.Archive,
 		); err != nil {
 			return nil, err
 		}
@@ -188,18 +190,18 @@ func (q *Queries) SetHostState(ctx context.Context, arg SetHostStateParams) erro
 
 const upsertHost = `-- name: UpsertHost :one
 INSERT INTO hosts (id, name, address, state, agent_version, driver, driver_version, accelerator,
-    vcpus, memory_mib, overhead_mib, disk_mib, reflinks, templates)
+    vcpus, memory_mib, overhead_mib, disk_mib, reflinks, templates, archive)
 VALUES ($1, $2, $3, 'ready', $4, $5, $6, $7,
-    $8, $9, $10, $11, $12, $13)
+    $8, $9, $10, $11, $12, $13, $14)
 ON CONFLICT (id) DO UPDATE SET
     name = excluded.name, address = excluded.address, state = 'ready', agent_version = excluded.agent_version,
     driver = excluded.driver, driver_version = excluded.driver_version, accelerator = excluded.accelerator,
     vcpus = excluded.vcpus, memory_mib = excluded.memory_mib, overhead_mib = excluded.overhead_mib, disk_mib = excluded.disk_mib,
-    reflinks = excluded.reflinks, templates = excluded.templates,
-    connects = hosts.connects + $14::bigint,
-    connected_at = CASE WHEN $14::bigint > 0 THEN now() ELSE hosts.connected_at END,
+    reflinks = excluded.reflinks, templates = excluded.templates, archive = excluded.archive,
+    connects = hosts.connects + $15::bigint,
+    connected_at = CASE WHEN $15::bigint > 0 THEN now() ELSE hosts.connected_at END,
     last_seen_at = now()
-RETURNING id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib
+RETURNING id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib, archive
 `
 
 type UpsertHostParams struct {
@@ -216,6 +218,7 @@ type UpsertHostParams struct {
 	DiskMiB       int64
 	Reflinks      bool
 	Templates     []byte
+	Archive       bool
 	Connects      int64
 }
 
@@ -234,6 +237,7 @@ func (q *Queries) UpsertHost(ctx context.Context, arg UpsertHostParams) (Host, e
 		arg.DiskMiB,
 		arg.Reflinks,
 		arg.Templates,
+		arg.Archive,
 		arg.Connects,
 	)
 	var i Host
@@ -256,6 +260,7 @@ func (q *Queries) UpsertHost(ctx context.Context, arg UpsertHostParams) (Host, e
 		&i.ConnectedAt,
 		&i.LastSeenAt,
 		&i.OverheadMiB,
+		&i.Archive,
 	)
 	return i, err
 }

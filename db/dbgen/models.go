@@ -40,6 +40,7 @@ type Host struct {
 	ConnectedAt   time.Time
 	LastSeenAt    time.Time
 	OverheadMiB   int64
+	Archive       bool
 }
 
 type Sandbox struct {
@@ -65,6 +66,8 @@ type Sandbox struct {
 	NetworkGeneration    int64
 	AutoResume           bool
 	Certificate          []byte
+	Archive              []byte
+	Cold                 bool
 	AutoPauseSeconds     int32
 	AutoHibernateSeconds int32
 	AutoDestroySeconds   int32

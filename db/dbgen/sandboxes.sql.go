@@ -12,17 +12,49 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
 
+const archivedRows = `-- name: ArchivedRows :many
+SELECT id, state, coalesce(archive ->> 'key', '')::text AS archive_key FROM sandboxes WHERE id = ANY ($1::text[])
+`
+
+type ArchivedRowsRow struct {
+	ID         string
+	State      models.State
+	ArchiveKey string
+}
+
+// What is known of the sandboxes of stored snapshots.
+func (q *Queries) ArchivedRows(ctx context.Context, ids []string) ([]ArchivedRowsRow, error) {
+	rows, err := q.db.Query(ctx, archivedRows, ids)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ArchivedRowsRow
+	for rows.Next() {
+		var i ArchivedRowsRow
+		if err := rows.Scan(&i.ID, &i.State, &i.ArchiveKey); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const homelessRows = `-- name: HomelessRows :many
-SELECT s.id, s.state, s.generation, coalesce(h.name, '')::text AS host_name
+SELECT s.id, s.state, s.generation, s.cold, coalesce(h.name, '')::text AS host_name
 FROM sandboxes s LEFT JOIN hosts h ON h.id = s.host_id
 WHERE (s.state IN ('pending', 'stopping') AND s.host_id IS NULL AND s.deadline < clock_timestamp())
-    OR (h.state = 'replaced' AND s.state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'stopping'))
+    OR (h.state = 'replaced' AND s.state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping'))
 `
 
 type HomelessRowsRow struct {
 	ID         string
 	State      models.State
 	Generation int64
+	Cold       bool
 	HostName   string
 }
 
@@ -40,6 +72,7 @@ func (q *Queries) HomelessRows(ctx context.Context) ([]HomelessRowsRow, error) {
 			&i.ID,
 			&i.State,
 			&i.Generation,
+			&i.Cold,
 			&i.HostName,
 		); err != nil {
 			return nil, err
@@ -153,7 +186,7 @@ func (q *Queries) ListSandboxEvents(ctx context.Context, sandboxID string) ([]Sa
 }
 
 const listSandboxes = `-- name: ListSandboxes :many
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes
 WHERE account_id = $1
     AND state::text = ANY ($2::text[])
     AND ($3::text IS NULL OR template = $3)
@@ -210,6 +243,8 @@ func (q *Queries) ListSandboxes(ctx context.Context, arg ListSandboxesParams) ([
 			&i.NetworkGeneration,
 			&i.AutoResume,
 			&i.Certificate,
+			&i.Archive,
+			&i.Cold,
 			&i.AutoPauseSeconds,
 			&i.AutoHibernateSeconds,
 			&i.AutoDestroySeconds,
@@ -233,7 +268,7 @@ func (q *Queries) ListSandboxes(ctx context.Context, arg ListSandboxesParams) ([
 }
 
 const lockSandboxOfAccount = `-- name: LockSandboxOfAccount :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes WHERE id = $1 AND account_id = $2 FOR NO KEY UPDATE
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes WHERE id = $1 AND account_id = $2 FOR NO KEY UPDATE
 `
 
 type LockSandboxOfAccountParams struct {
@@ -268,6 +303,8 @@ func (q *Queries) LockSandboxOfAccount(ctx context.Context, arg LockSandboxOfAcc
 		&i.NetworkGeneration,
 		&i.AutoResume,
 		&i.Certificate,
+		&i.Archive,
+		&i.Cold,
 		&i.AutoPauseSeconds,
 		&i.AutoHibernateSeconds,
 		&i.AutoDestroySeconds,
@@ -284,11 +321,11 @@ func (q *Queries) LockSandboxOfAccount(ctx context.Context, arg LockSandboxOfAcc
 }
 
 const rowsForHost = `-- name: RowsForHost :many
-SELECT id, host_id, state, generation, network_generation, verified_at, damage,
+SELECT id, host_id, state, generation, network_generation, verified_at, damage, cold,
     coalesce(deadline < clock_timestamp(), false)::bool AS overdue,
     extract(epoch FROM clock_timestamp() - updated_at)::float8 AS age_seconds
 FROM sandboxes
-WHERE (host_id = $1 AND state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'stopping')) OR id = ANY ($2::text[])
+WHERE (host_id = $1 AND state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping')) OR id = ANY ($2::text[])
 `
 
 type RowsForHostParams struct {
@@ -304,6 +341,7 @@ type RowsForHostRow struct {
 	NetworkGeneration int64
 	VerifiedAt        *time.Time
 	Damage            string
+	Cold              bool
 	Overdue           bool
 	AgeSeconds        float64
 }
@@ -327,6 +365,7 @@ func (q *Queries) RowsForHost(ctx context.Context, arg RowsForHostParams) ([]Row
 			&i.NetworkGeneration,
 			&i.VerifiedAt,
 			&i.Damage,
+			&i.Cold,
 			&i.Overdue,
 			&i.AgeSeconds,
 		); err != nil {
@@ -341,7 +380,7 @@ func (q *Queries) RowsForHost(ctx context.Context, arg RowsForHostParams) ([]Row
 }
 
 const sandboxByID = `-- name: SandboxByID :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes WHERE id = $1
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes WHERE id = $1
 `
 
 func (q *Queries) SandboxByID(ctx context.Context, id string) (Sandbox, error) {
@@ -370,6 +409,8 @@ func (q *Queries) SandboxByID(ctx context.Context, id string) (Sandbox, error) {
 		&i.NetworkGeneration,
 		&i.AutoResume,
 		&i.Certificate,
+		&i.Archive,
+		&i.Cold,
 		&i.AutoPauseSeconds,
 		&i.AutoHibernateSeconds,
 		&i.AutoDestroySeconds,
@@ -386,7 +427,7 @@ func (q *Queries) SandboxByID(ctx context.Context, id string) (Sandbox, error) {
 }
 
 const sandboxOfAccount = `-- name: SandboxOfAccount :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes WHERE id = $1 AND account_id = $2
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes WHERE id = $1 AND account_id = $2
 `
 
 type SandboxOfAccountParams struct {
@@ -420,6 +461,8 @@ func (q *Queries) SandboxOfAccount(ctx context.Context, arg SandboxOfAccountPara
 		&i.NetworkGeneration,
 		&i.AutoResume,
 		&i.Certificate,
+		&i.Archive,
+		&i.Cold,
 		&i.AutoPauseSeconds,
 		&i.AutoHibernateSeconds,
 		&i.AutoDestroySeconds,
@@ -439,12 +482,12 @@ const setNetwork = `-- name: SetNetwork :one
 WITH changed AS (
     UPDATE sandboxes SET network = $1, network_generation = network_generation + 1
     WHERE sandboxes.id = $2
-    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at
+    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at
 ), audited AS (
     INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
     SELECT account_id, $3, 'sandbox.network', id, 'accepted', $4 FROM changed
 )
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM changed
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM changed
 `
 
 type SetNetworkParams struct {
@@ -477,6 +520,8 @@ type SetNetworkRow struct {
 	NetworkGeneration    int64
 	AutoResume           bool
 	Certificate          []byte
+	Archive              []byte
+	Cold                 bool
 	AutoPauseSeconds     int32
 	AutoHibernateSeconds int32
 	AutoDestroySeconds   int32
@@ -521,6 +566,8 @@ func (q *Queries) SetNetwork(ctx context.Context, arg SetNetworkParams) (SetNetw
 		&i.NetworkGeneration,
 		&i.AutoResume,
 		&i.Certificate,
+		&i.Archive,
+		&i.Cold,
 		&i.AutoPauseSeconds,
 		&i.AutoHibernateSeconds,
 		&i.AutoDestroySeconds,
@@ -546,9 +593,12 @@ WITH changed AS (
             IN (('pausing', 'paused'), ('hibernating', 'hibernated'), ('stopping', 'stopped')) THEN reason ELSE $2::text END,
         operation = $4,
         deadline = clock_timestamp() + make_interval(secs => $5::float8),
-        host_id = coalesce($6, host_id),
-        timings = coalesce($7, timings),
-        certificate = coalesce($8, certificate),
+        host_id = CASE WHEN $1::sandbox_state = 'hibernated' THEN NULL ELSE coalesce($6, host_id) END,
+        archive = coalesce($7, archive),
+        cold = CASE WHEN $1::sandbox_state = 'hibernated' THEN true
+            WHEN $1::sandbox_state IN ('running', 'paused') THEN false ELSE cold END,
+        timings = coalesce($8, timings),
+        certificate = coalesce($9, certificate),
         started_at = CASE WHEN $1::sandbox_state = 'running' THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,
         -- A sandbox counts as used when it begins to run, and its timeout then begins: at its start, and where it had ended before it slept.
         used_until = CASE WHEN $1::sandbox_state = 'running' AND $3::sandbox_state <> 'pausing'
@@ -563,20 +613,20 @@ WITH changed AS (
             -- What failed is not tried again at once.
             THEN clock_timestamp() + CASE WHEN ($3::sandbox_state, $1::sandbox_state)
                 IN (('pausing', 'running'), ('hibernating', 'paused')) THEN interval '30 seconds' ELSE interval '0' END END,
-        verified_at = CASE WHEN $1::sandbox_state = 'running' THEN NULL ELSE verified_at END,
+        verified_at = CASE WHEN $1::sandbox_state IN ('running', 'hibernated') THEN NULL ELSE verified_at END,
         damage = CASE WHEN $1::sandbox_state = 'running' THEN '' ELSE damage END,
         updated_at = clock_timestamp()
-    WHERE sandboxes.id = $9 AND sandboxes.state = $3 AND sandboxes.generation = $10
-    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at
+    WHERE sandboxes.id = $10 AND sandboxes.state = $3 AND sandboxes.generation = $11
+    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at
 ), event AS (
     INSERT INTO sandbox_events (sandbox_id, from_state, to_state, reason, actor, operation, generation)
-    SELECT id, $3, state, reason, $11, operation, generation FROM changed
+    SELECT id, $3, state, reason, $12, operation, generation FROM changed
 ), audited AS (
     INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
-    SELECT account_id, $11, $12, id, $13, operation FROM changed
-    WHERE $12::text <> ''
+    SELECT account_id, $12, $13, id, $14, operation FROM changed
+    WHERE $13::text <> ''
 )
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM changed
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM changed
 `
 
 type TransitionSandboxParams struct {
@@ -586,6 +636,7 @@ type TransitionSandboxParams struct {
 	Operation       string
 	DeadlineSeconds *float64
 	HostID          *string
+	Archive         []byte
 	Timings         []byte
 	Certificate     []byte
 	ID              string
@@ -618,6 +669,8 @@ type TransitionSandboxRow struct {
 	NetworkGeneration    int64
 	AutoResume           bool
 	Certificate          []byte
+	Archive              []byte
+	Cold                 bool
 	AutoPauseSeconds     int32
 	AutoHibernateSeconds int32
 	AutoDestroySeconds   int32
@@ -641,6 +694,7 @@ func (q *Queries) TransitionSandbox(ctx context.Context, arg TransitionSandboxPa
 		arg.Operation,
 		arg.DeadlineSeconds,
 		arg.HostID,
+		arg.Archive,
 		arg.Timings,
 		arg.Certificate,
 		arg.ID,
@@ -673,6 +727,8 @@ func (q *Queries) TransitionSandbox(ctx context.Context, arg TransitionSandboxPa
 		&i.NetworkGeneration,
 		&i.AutoResume,
 		&i.Certificate,
+		&i.Archive,
+		&i.Cold,
 		&i.AutoPauseSeconds,
 		&i.AutoHibernateSeconds,
 		&i.AutoDestroySeconds,

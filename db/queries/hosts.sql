@@ -3,14 +3,14 @@ UPDATE hosts SET state = 'replaced' WHERE address = @address AND id <> @id AND s
 
 -- name: UpsertHost :one
 INSERT INTO hosts (id, name, address, state, agent_version, driver, driver_version, accelerator,
-    vcpus, memory_mib, overhead_mib, disk_mib, reflinks, templates)
+    vcpus, memory_mib, overhead_mib, disk_mib, reflinks, templates, archive)
 VALUES (@id, @name, @address, 'ready', @agent_version, @driver, @driver_version, @accelerator,
-    @vcpus, @memory_mib, @overhead_mib, @disk_mib, @reflinks, @templates)
+    @vcpus, @memory_mib, @overhead_mib, @disk_mib, @reflinks, @templates, @archive)
 ON CONFLICT (id) DO UPDATE SET
     name = excluded.name, address = excluded.address, state = 'ready', agent_version = excluded.agent_version,
     driver = excluded.driver, driver_version = excluded.driver_version, accelerator = excluded.accelerator,
     vcpus = excluded.vcpus, memory_mib = excluded.memory_mib, overhead_mib = excluded.overhead_mib, disk_mib = excluded.disk_mib,
-    reflinks = excluded.reflinks, templates = excluded.templates,
+    reflinks = excluded.reflinks, templates = excluded.templates, archive = excluded.archive,
     connects = hosts.connects + @connects::bigint,
     connected_at = CASE WHEN @connects::bigint > 0 THEN now() ELSE hosts.connected_at END,
     last_seen_at = now()
@@ -27,13 +27,13 @@ SELECT * FROM hosts WHERE state <> 'replaced' ORDER BY id;
 -- name: LockHosts :many
 SELECT * FROM hosts WHERE state <> 'replaced' ORDER BY id FOR NO KEY UPDATE;
 
--- What the sandboxes of each host take of it: a paused one takes disk alone, and its memory lies there. It must be a statement after
+-- What the sandboxes of each host take of it: one that sleeps takes disk alone, and its memory lies there. It must be a statement after
 -- LockHosts: a statement sees what was committed before it began.
 -- name: Allotments :many
-SELECT host_id::text AS host_id, count(*) FILTER (WHERE state <> 'paused') AS sandboxes,
-    coalesce(sum(vcpus) FILTER (WHERE state <> 'paused'), 0)::bigint AS vcpus,
-    coalesce(sum(memory_mib) FILTER (WHERE state <> 'paused'), 0)::bigint AS memory_mib,
-    sum(disk_mib + CASE WHEN state IN ('pausing', 'paused', 'resuming') THEN memory_mib ELSE 0 END)::bigint AS disk_mib
+SELECT host_id::text AS host_id, count(*) FILTER (WHERE state NOT IN ('paused', 'hibernating')) AS sandboxes,
+    coalesce(sum(vcpus) FILTER (WHERE state NOT IN ('paused', 'hibernating')), 0)::bigint AS vcpus,
+    coalesce(sum(memory_mib) FILTER (WHERE state NOT IN ('paused', 'hibernating')), 0)::bigint AS memory_mib,
+    sum(disk_mib + CASE WHEN state IN ('pausing', 'paused', 'resuming', 'hibernating') THEN memory_mib ELSE 0 END)::bigint AS disk_mib
 FROM sandboxes
 WHERE host_id IS NOT NULL AND state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping')
 GROUP BY host_id;

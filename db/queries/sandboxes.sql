@@ -27,7 +27,10 @@ WITH changed AS (
             IN (('pausing', 'paused'), ('hibernating', 'hibernated'), ('stopping', 'stopped')) THEN reason ELSE @reason::text END,
         operation = @operation,
         deadline = clock_timestamp() + make_interval(secs => sqlc.narg('deadline_seconds')::float8),
-        host_id = coalesce(sqlc.narg('host_id'), host_id),
+        host_id = CASE WHEN @to_state::sandbox_state = 'hibernated' THEN NULL ELSE coalesce(sqlc.narg('host_id'), host_id) END,
+        archive = coalesce(sqlc.narg('archive'), archive),
+        cold = CASE WHEN @to_state::sandbox_state = 'hibernated' THEN true
+            WHEN @to_state::sandbox_state IN ('running', 'paused') THEN false ELSE cold END,
         timings = coalesce(sqlc.narg('timings'), timings),
         certificate = coalesce(sqlc.narg('certificate'), certificate),
         started_at = CASE WHEN @to_state::sandbox_state = 'running' THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,
@@ -44,7 +47,7 @@ WITH changed AS (
             -- What failed is not tried again at once.
             THEN clock_timestamp() + CASE WHEN (@from_state::sandbox_state, @to_state::sandbox_state)
                 IN (('pausing', 'running'), ('hibernating', 'paused')) THEN interval '30 seconds' ELSE interval '0' END END,
-        verified_at = CASE WHEN @to_state::sandbox_state = 'running' THEN NULL ELSE verified_at END,
+        verified_at = CASE WHEN @to_state::sandbox_state IN ('running', 'hibernated') THEN NULL ELSE verified_at END,
         damage = CASE WHEN @to_state::sandbox_state = 'running' THEN '' ELSE damage END,
         updated_at = clock_timestamp()
     WHERE sandboxes.id = @id AND sandboxes.state = @from_state AND sandboxes.generation = @generation
@@ -98,15 +101,19 @@ ORDER BY generation;
 -- What a reconciler compares with a host: the rows that the host should know of, and
 -- those of the sandboxes that it was seen to hold (wherever they should be).
 -- name: RowsForHost :many
-SELECT id, host_id, state, generation, network_generation, verified_at, damage,
+SELECT id, host_id, state, generation, network_generation, verified_at, damage, cold,
     coalesce(deadline < clock_timestamp(), false)::bool AS overdue,
     extract(epoch FROM clock_timestamp() - updated_at)::float8 AS age_seconds
 FROM sandboxes
-WHERE (host_id = @host_id AND state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'stopping')) OR id = ANY (@observed::text[]);
+WHERE (host_id = @host_id AND state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping')) OR id = ANY (@observed::text[]);
 
 -- Rows that no host can answer for: never placed, or placed on a host that was replaced.
 -- name: HomelessRows :many
-SELECT s.id, s.state, s.generation, coalesce(h.name, '')::text AS host_name
+SELECT s.id, s.state, s.generation, s.cold, coalesce(h.name, '')::text AS host_name
 FROM sandboxes s LEFT JOIN hosts h ON h.id = s.host_id
 WHERE (s.state IN ('pending', 'stopping') AND s.host_id IS NULL AND s.deadline < clock_timestamp())
-    OR (h.state = 'replaced' AND s.state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'stopping'));
+    OR (h.state = 'replaced' AND s.state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping'));
+
+-- What is known of the sandboxes of stored snapshots.
+-- name: ArchivedRows :many
+SELECT id, state, coalesce(archive ->> 'key', '')::text AS archive_key FROM sandboxes WHERE id = ANY (@ids::text[]);

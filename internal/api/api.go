@@ -106,6 +106,7 @@ func (s *Server) Handler() chi.Router {
 		r.Delete(sandbox, s.handle(s.destroySandbox))
 		r.Post(sandbox+"/pause", s.handle(s.pauseSandbox))
 		r.Post(sandbox+"/resume", s.handle(s.resumeSandbox))
+		r.Post(sandbox+"/hibernate", s.handle(s.hibernateSandbox))
 		r.Get(sandbox+"/network", s.handle(s.getNetwork))
 		r.Get(sandbox+"/network/refusals", s.handle(s.listRefusals))
 		r.Post(sandbox+"/exec", s.handle(s.exec))

@@ -23,6 +23,7 @@ const (
 // states are those that a list can be asked for, in the order of a sandbox's life.
 var states = []models.State{
 	models.Pending, models.Starting, models.Running, models.Pausing, models.Paused, models.Resuming, models.Stopping, models.Stopped, models.Failed,
+	models.Hibernating, models.Hibernated,
 }
 
 func (s *Server) listSandboxes(w http.ResponseWriter, r *http.Request) error {

@@ -38,6 +38,7 @@ type sandboxView struct {
 	Timings    []stepView        `json:"timings"`
 	Resumed    *certificateView  `json:"resumed"`
 	VerifiedAt apiTime           `json:"verified_at"`
+	Archive    *archiveView      `json:"archive"`
 }
 
 type stepView struct {
@@ -52,7 +53,7 @@ func view(sb models.Sandbox) sandboxView {
 		Metadata: sb.Metadata, Network: viewOfNetwork(sb.Network), Host: orNull(sb.Host), CreatedAt: apiTime(sb.CreatedAt), StartedAt: apiTime(sb.StartedAt),
 		UpdatedAt: apiTime(sb.UpdatedAt), Deadline: apiTime(sb.Deadline), Generation: sb.Generation,
 		Timings: make([]stepView, len(sb.Steps)), AutoResume: sb.AutoResume, Resumed: viewOfCertificate(sb.Resumed),
-		Lifecycle: viewOfLifecycle(sb), VerifiedAt: apiTime(sb.VerifiedAt),
+		Archive: viewOfArchive(sb.Archive), Lifecycle: viewOfLifecycle(sb), VerifiedAt: apiTime(sb.VerifiedAt),
 	}
 	for i, s := range sb.Steps {
 		v.Timings[i] = stepView{Step: s.Name, MS: milliseconds(s.Duration)}

@@ -17,6 +17,22 @@ func (s *Server) resumeSandbox(w http.ResponseWriter, r *http.Request) error {
 	return s.operate(w, r, s.Controller.Resume)
 }
 
+func (s *Server) hibernateSandbox(w http.ResponseWriter, r *http.Request) error {
+	return s.operate(w, r, s.Controller.Hibernate)
+}
+
+// archiveView is the schema Archive.
+type archiveView struct {
+	SentBytes int64 `json:"sent_bytes"`
+}
+
+func viewOfArchive(a *models.Archive) *archiveView {
+	if a == nil {
+		return nil
+	}
+	return &archiveView{SentBytes: a.SentBytes}
+}
+
 // operate answers with the sandbox after an operation that takes nothing but its id.
 func (s *Server) operate(w http.ResponseWriter, r *http.Request, do func(context.Context, controller.By, id.Sandbox) (models.Sandbox, error)) error {
 	sbID, err := plainID(r)

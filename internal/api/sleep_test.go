@@ -55,3 +55,43 @@ func TestSleepOverREST(t *testing.T) {
 		t.Errorf("pause of nothing: %d %s", a.status, a.body)
 	}
 }
+
+type storedAnswer struct {
+	sleeperAnswer
+	Host    *string `json:"host_id"`
+	Archive *struct {
+		SentBytes int64 `json:"sent_bytes"`
+	} `json:"archive"`
+}
+
+// TestHibernateOverREST: twice, from running; the way back by a request and by a resume; a host without an object store says so.
+func TestHibernateOverREST(t *testing.T) {
+	r := newRig(t, Limits{})
+	path := "/v1/sandboxes/" + r.create().ID
+	for range 2 {
+		got := decoded[storedAnswer](t, r.call("POST", path+"/hibernate", ""), http.StatusOK)
+		if got.State != models.Hibernated || got.Host != nil || got.Archive == nil || got.Archive.SentBytes != 7 {
+			t.Errorf("hibernated: %+v", got)
+		}
+	}
+	if list := r.list("?state=hibernated"); len(list.Items) != 1 {
+		t.Errorf("hibernated are %+v", list)
+	}
+	if a := r.call("GET", path+"/network", ""); a.status != http.StatusConflict {
+		t.Errorf("its network: %d %s", a.status, a.body)
+	}
+	if a := r.call("POST", path+"/exec", `{"shell":"exit 3"}`); a.status != http.StatusOK {
+		t.Errorf("exec: %d %s", a.status, a.body)
+	}
+	r.call("POST", path+"/hibernate", "")
+	if got := decoded[storedAnswer](t, r.call("POST", path+"/resume", ""), http.StatusOK); got.State != models.Running || got.Host == nil {
+		t.Errorf("resumed: %+v", got)
+	}
+	r.sim.Objects().Down(models.Errorf(models.Precondition, "there is no object store"))
+	if a := r.call("POST", path+"/hibernate", ""); a.status != http.StatusConflict {
+		t.Errorf("without an object store: %d %s", a.status, a.body)
+	}
+	if a := r.call("POST", "/v1/sandboxes/sb-00000000/hibernate", ""); a.status != http.StatusNotFound {
+		t.Errorf("hibernate of nothing: %d %s", a.status, a.body)
+	}
+}

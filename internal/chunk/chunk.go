@@ -165,6 +165,14 @@ func (p *Pool) root(ctx context.Context, key string) ([]byte, error) {
 	return root, nil
 }
 
+// Check fails where the store cannot be read.
+func (p *Pool) Check(ctx context.Context) error {
+	for _, err := range p.Objects.List(ctx, clockKey) {
+		return err
+	}
+	return nil
+}
+
 // Roots returns the ids of all roots, in order; the last pair may be an error.
 func (p *Pool) Roots(ctx context.Context) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {

@@ -30,6 +30,8 @@ type Agent struct {
 	// Stored snapshots are read in turn, to see whether they are whole, at so many MiB a second, each so often. 0: they are not.
 	ScrubMiBs  int           `yaml:"scrub_mib_s" env:"WRENN_SCRUB_MIB_S"`
 	ScrubEvery time.Duration `yaml:"scrub_every" env:"WRENN_SCRUB_EVERY"`
+	// Objects say where hibernated sandboxes go.
+	Objects Objects `yaml:",inline"`
 	// SeccompFilter is a compiled filter for a Firecracker that was built without one.
 	SeccompFilter string `yaml:"seccomp_filter" env:"WRENN_SECCOMP_FILTER"`
 }
@@ -51,6 +53,7 @@ func LoadAgent() (Agent, error) {
 		Driver: "auto", Volume: "auto", Subnet: "10.0.0.0/16",
 		Jail: "on", OwnerBase: DefaultOwnerBase, Cgroup: "wrenn.slice/sandboxes",
 		GoldenMiB: 4096, PoolMiB: 2048, LogFormat: "text", ScrubMiBs: 32, ScrubEvery: 24 * time.Hour,
+		Objects: Objects{Region: DefaultRegion, CacheMiB: DefaultCacheMiB},
 	}
 	return cfg, load(&cfg)
 }
@@ -84,6 +87,9 @@ func (c Agent) Check() error {
 		return models.Errorf(models.Invalid, "log_format must be text or json, not %q", c.LogFormat)
 	}
 	if _, err := c.SubnetPrefix(); err != nil {
+		return err
+	}
+	if err := c.Objects.Check(); err != nil {
 		return err
 	}
 	_, err := c.Upstreams()

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/wrenn-sandbox/wrenn/internal/config"
 	"github.com/wrenn-sandbox/wrenn/internal/hostsetup"
 	"github.com/wrenn-sandbox/wrenn/internal/vm/kvm"
 )
@@ -43,6 +44,8 @@ type Options struct {
 
 	Jail      string // "off" where the operator wants no jails
 	OwnerBase uint32 // first of the users of VMMs
+
+	Objects func() (config.Objects, error) // the object store, as the host agent would read it
 }
 
 // checkTimeout bounds each check that asks something outside this process.
@@ -70,7 +73,7 @@ type check func(ctx context.Context, m *machine) Finding
 
 // checks in the order in which they are reported.
 var checks = []check{
-	checkRoot, checkKernel, checkKVM, checkFirecracker, checkQEMU, checkGuestKernel, checkImages, checkReflinks, checkGolden, checkPool, checkLoop, checkDisk,
+	checkRoot, checkKernel, checkKVM, checkFirecracker, checkQEMU, checkGuestKernel, checkImages, checkReflinks, checkGolden, checkPool, checkObjects, checkLoop, checkDisk,
 	checkMemory, checkTUN, checkNftables, checkForwardPolicy, checkRoutes, checkJail, checkUserfaultfd, checkOpenFiles, checkDatabases,
 }
 

@@ -3,6 +3,7 @@ package doctor
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -12,6 +13,7 @@ import (
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
+	"github.com/wrenn-sandbox/wrenn/internal/config"
 	"github.com/wrenn-sandbox/wrenn/internal/hostsetup"
 	"github.com/wrenn-sandbox/wrenn/internal/testlane"
 )
@@ -40,7 +42,7 @@ func healthy(t *testing.T) *machine {
 		t.Fatal(err)
 	}
 	return &machine{
-		Options: Options{Data: filepath.Join(root, "data"), Kernel: self, Images: filepath.Join(root, "data/images"), Subnet: "10.0.0.0/16", Jail: "on", OwnerBase: 200_000},
+		Options: Options{Data: filepath.Join(root, "data"), Kernel: self, Images: filepath.Join(root, "data/images"), Subnet: "10.0.0.0/16", Jail: "on", OwnerBase: 200_000, Objects: inFolder(filepath.Join(root, "data/objects"))},
 		root:    root,
 		lookPath: func(p string) (string, error) {
 			if _, known := programs[p]; !known {
@@ -60,6 +62,32 @@ func healthy(t *testing.T) *machine {
 		setup: func(context.Context) ([]hostsetup.Result, error) {
 			return []hostsetup.Result{{Name: "ksm", What: "no merging"}, {Name: "halt-poll", Optional: "for some", Skipped: "optional"}}, nil
 		},
+	}
+}
+
+// inFolder is an object store in a folder.
+func inFolder(path string) func() (config.Objects, error) {
+	return func() (config.Objects, error) { return config.Objects{Place: path}, nil }
+}
+
+// TestObjects: what is wrong with the object store is said, without what is secret, and keeps no sandbox from running.
+func TestObjects(t *testing.T) {
+	nobody := config.Objects{Place: "s3://bucket", Endpoint: "http://127.0.0.1:1", Region: "us-east-1", AccessKey: "me", SecretKey: "hush"}
+	for name, c := range map[string]struct {
+		objects func() (config.Objects, error)
+		want    Status
+		says    string
+	}{
+		"folder":    {inFolder(t.TempDir()), OK, "for this host alone"},
+		"no folder": {inFolder("/proc/self/exe"), Warn, "is no folder"},
+		"none":      {inFolder(""), OK, "none is configured"},
+		"wrong":     {func() (config.Objects, error) { return config.Objects{}, errors.New("s3_region must be set") }, Warn, "s3_region"},
+		"no server": {func() (config.Objects, error) { return nobody, nil }, Warn, "cannot be reached"},
+	} {
+		got := checkObjects(t.Context(), &machine{Options: Options{Objects: c.objects}})
+		if got.Status != c.want || !strings.Contains(got.Found, c.says) || strings.Contains(fmt.Sprint(got), "hush") {
+			t.Errorf("%s: %+v", name, got)
+		}
 	}
 }
 
@@ -279,7 +307,7 @@ func TestReflinksAreProbedInTheVolume(t *testing.T) {
 func TestThisMachine(t *testing.T) {
 	testlane.NeedRoot(t)
 	data := t.TempDir()
-	findings := Examine(t.Context(), Options{Data: filepath.Join(data, "not", "there"), Kernel: "/proc/self/exe", Subnet: "10.0.0.0/16"})
+	findings := Examine(t.Context(), Options{Data: filepath.Join(data, "not", "there"), Kernel: "/proc/self/exe", Subnet: "10.0.0.0/16", Objects: inFolder(data)})
 	byName := map[string]Finding{}
 	for _, f := range findings {
 		byName[f.Name] = f

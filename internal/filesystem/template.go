@@ -78,6 +78,19 @@ func (s *Store) Template(name string) (Template, error) {
 	return t, err
 }
 
+// Version returns a template as it was, or is, with this digest: a NotFound error where the store does not have it any more.
+func (s *Store) Version(name, digest string) (Template, error) {
+	missing := models.Errorf(models.NotFound, "the template %q with the digest %s is not on this host", name, digest)
+	if !nameForm.MatchString(name) || !digestForm.MatchString(digest) {
+		return Template{}, missing
+	}
+	t, err := loadImage(filepath.Join(s.images(), name, Manifest{Digest: digest}.folder()))
+	if errors.Is(err, fs.ErrNotExist) {
+		return Template{}, missing
+	}
+	return t, err
+}
+
 func (s *Store) unknown(name string) error {
 	err := models.Errorf(models.NotFound, "there is no template %q", name)
 	names, listErr := s.names()

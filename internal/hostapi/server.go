@@ -36,6 +36,7 @@ func New(a *agent.Agent, info HostInfo, log *slog.Logger) *tunnel.Server {
 	g := grpc.NewServer(grpc.UnaryInterceptor(grpcerr.UnaryServer(log)), grpc.StreamInterceptor(grpcerr.StreamServer(log)))
 	s := &Server{agent: a, info: info, open: &tunnels{of: map[id.Sandbox]int{}}}
 	pb.RegisterHostAgentServiceServer(g, s)
+	pb.RegisterArchiveServiceServer(g, &archiveServer{agent: a})
 	return tunnel.NewServer(g, s.Tunnel, log)
 }
 
@@ -190,6 +191,8 @@ var stateOf = map[agent.State]pb.SandboxState{
 	agent.Stopping: pb.SandboxState_SANDBOX_STATE_STOPPING,
 	agent.Failed:   pb.SandboxState_SANDBOX_STATE_FAILED,
 	agent.Gone:     pb.SandboxState_SANDBOX_STATE_GONE,
+	agent.Storing:  pb.SandboxState_SANDBOX_STATE_STORING,
+	agent.Fetching: pb.SandboxState_SANDBOX_STATE_FETCHING,
 }
 
 func message(v agent.Sandbox) *pb.Sandbox {
@@ -197,7 +200,7 @@ func message(v agent.Sandbox) *pb.Sandbox {
 		SandboxId: string(v.ID), State: stateOf[v.State], Reason: v.Reason, Template: v.Template,
 		Vcpus: int32(v.Size.VCPUs), MemoryMib: int32(v.Size.MemoryMiB), DiskMib: int32(v.Size.DiskMiB),
 		CreatedAt: timestamppb.New(v.CreatedAt), GuestAddress: v.Guest, EnvdVersion: v.EnvdVersion,
-		NetworkGeneration: v.Network.Generation, Certificate: certificate(v.Resumed), Damage: v.Damage,
+		NetworkGeneration: v.Network.Generation, Certificate: certificate(v.Resumed), Archive: archiveMessage(v.Archive), Damage: v.Damage,
 	}
 	if !v.Verified.IsZero() {
 		m.VerifiedAt = timestamppb.New(v.Verified)

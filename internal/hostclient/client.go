@@ -32,6 +32,7 @@ const (
 type Client struct {
 	conn    *grpc.ClientConn
 	api     pb.HostAgentServiceClient
+	archive pb.ArchiveServiceClient
 	address string
 
 	life context.Context // of tunnels; ends with Close
@@ -54,7 +55,7 @@ func Dial(address string) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("host agent address %q: %w", address, err)
 	}
-	c := &Client{conn: conn, api: pb.NewHostAgentServiceClient(conn), address: address}
+	c := &Client{conn: conn, api: pb.NewHostAgentServiceClient(conn), archive: pb.NewArchiveServiceClient(conn), address: address}
 	c.life, c.end = context.WithCancel(context.Background())
 	return c, nil
 }
@@ -82,6 +83,9 @@ const (
 	Stopping State = "stopping"
 	Failed   State = "failed" // its VM ended unasked; its record is kept until it is destroyed
 	Gone     State = "gone"   // only in watches: the host holds nothing of it any more
+
+	Storing  State = "storing"  // paused, and on its way into the object store
+	Fetching State = "fetching" // on its way out of it
 )
 
 // Sandbox is a sandbox as its host sees it.
@@ -96,6 +100,7 @@ type Sandbox struct {
 	Resumed           *models.Certificate // of the last resume, or of its making from a golden snapshot; nil before
 	Verified          time.Time           // when the snapshot that it sleeps in was last read and found whole; zero before
 	Damage            string              // of that snapshot, which is not resumed then
+	Archive           *models.Archive     // where the snapshot that it sleeps in is stored; nil where it is not
 }
 
 // NewSandbox is what a host needs to make a sandbox.
@@ -175,6 +180,7 @@ type Info struct {
 	OverheadMiB                        int64 // of the memory, that a VM takes beside its guest's
 	Reflinks                           bool
 	Templates                          []Template
+	Archive                            bool // whether it has an object store
 }
 
 // Template is an image on a host.
@@ -199,6 +205,7 @@ func (c *Client) Info(ctx context.Context) (Info, error) {
 		ID: host, Hostname: r.GetHostname(), AgentVersion: r.GetAgentVersion(),
 		Driver: r.GetDriver(), DriverVersion: r.GetDriverVersion(), Accelerator: r.GetAccelerator(),
 		VCPUs: int(r.GetVcpus()), MemoryMiB: r.GetMemoryMib(), OverheadMiB: r.GetOverheadMib(), DiskMiB: r.GetDiskMib(), Reflinks: r.GetReflinks(),
+		Archive: r.GetArchive(),
 	}
 	for _, t := range r.GetTemplates() {
 		info.Templates = append(info.Templates, Template{
@@ -218,6 +225,8 @@ var states = map[pb.SandboxState]State{
 	pb.SandboxState_SANDBOX_STATE_STOPPING: Stopping,
 	pb.SandboxState_SANDBOX_STATE_FAILED:   Failed,
 	pb.SandboxState_SANDBOX_STATE_GONE:     Gone,
+	pb.SandboxState_SANDBOX_STATE_STORING:  Storing,
+	pb.SandboxState_SANDBOX_STATE_FETCHING: Fetching,
 }
 
 func sandbox(m *pb.Sandbox) Sandbox {
@@ -226,6 +235,7 @@ func sandbox(m *pb.Sandbox) Sandbox {
 	if s.Damage = m.GetDamage(); m.GetVerifiedAt() != nil {
 		s.Verified = m.GetVerifiedAt().AsTime()
 	}
+	s.Archive = archived(m.GetArchive())
 	for _, step := range m.GetSteps() {
 		s.Steps = append(s.Steps, models.Step{Name: step.GetName(), Duration: step.GetDuration().AsDuration()})
 	}

@@ -57,6 +57,10 @@ type Host struct {
 	creates   int
 	destroys  int
 	hung      bool // it takes calls and does not answer them
+
+	objects  *Objects // what it can reach
+	storing  func(context.Context, *pb.Sandbox) error
+	released func(context.Context, string) error
 }
 
 // Start returns a host that serves until t ends.
@@ -73,7 +77,7 @@ func Start(t testing.TB) *Host {
 	h := &Host{
 		t: t, path: filepath.Join(dir, "agent.sock"), sandboxes: map[string]*pb.Sandbox{},
 		watchers: map[chan *pb.Sandbox]bool{}, scripted: map[string]*guest{}, tunnels: map[net.Conn]string{}, info: defaultInfo(),
-		networks: map[string]*pb.GetNetworkResponse{},
+		networks: map[string]*pb.GetNetworkResponse{}, objects: NewObjects(),
 	}
 	h.Restart()
 	t.Cleanup(func() {
@@ -87,7 +91,7 @@ func Start(t testing.TB) *Host {
 
 func defaultInfo() *pb.GetHostInfoResponse {
 	return &pb.GetHostInfoResponse{
-		HostId: "host-0000abcd", Hostname: "sim", AgentVersion: "test", Driver: "qemu", DriverVersion: "0",
+		HostId: "host-0000abcd", Hostname: "sim", Archive: true, AgentVersion: "test", Driver: "qemu", DriverVersion: "0",
 		Accelerator: "tcg", Vcpus: 64, MemoryMib: 65536, DiskMib: 1 << 20,
 		Templates: []*pb.Template{
 			{Name: "python311", Digest: "sha256:00", DiskMib: 1024, Description: "Python", DefaultVcpus: 1, DefaultMemoryMib: 512},
@@ -122,6 +126,7 @@ func (h *Host) Restart() {
 	log := slog.New(slog.DiscardHandler)
 	g := grpc.NewServer(grpc.UnaryInterceptor(grpcerr.UnaryServer(log)), grpc.StreamInterceptor(grpcerr.StreamServer(log)))
 	pb.RegisterHostAgentServiceServer(g, h)
+	pb.RegisterArchiveServiceServer(g, archiveServer{h: h})
 	s := tunnel.NewServer(g, h.tunnel, log)
 	served := make(chan struct{})
 	h.mu.Lock()

@@ -44,6 +44,7 @@ func (h *Host) PauseSandbox(ctx context.Context, req *pb.PauseSandboxRequest) (*
 
 // ResumeSandbox implements HostAgentService.
 func (h *Host) ResumeSandbox(ctx context.Context, req *pb.ResumeSandboxRequest) (*pb.ResumeSandboxResponse, error) {
+	h.awaitStored(ctx, req.GetSandboxId())
 	sb, err := h.sleep(ctx, req.GetSandboxId(), pb.SandboxState_SANDBOX_STATE_PAUSED, pb.SandboxState_SANDBOX_STATE_RESUMING, pb.SandboxState_SANDBOX_STATE_RUNNING)
 	return &pb.ResumeSandboxResponse{Sandbox: sb}, err
 }
@@ -89,6 +90,7 @@ func (h *Host) move(sandbox string, from, to, already pb.SandboxState) (*pb.Sand
 		h.cut(sandbox)
 	case to == pb.SandboxState_SANDBOX_STATE_RUNNING && from == pb.SandboxState_SANDBOX_STATE_RESUMING:
 		h.resumes++
+		sb.Archive = nil
 		sb.Certificate, sb.VerifiedAt, sb.Damage = certificate(), nil, ""
 	}
 	h.publish(sb)

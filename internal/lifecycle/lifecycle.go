@@ -21,6 +21,10 @@ const (
 	Undone  Event = "undone"  // what was asked for failed, and it is as it was
 	Destroy Event = "destroy" // somebody asked for its end
 	Freed   Event = "freed"   // its host holds nothing of it any more
+
+	Hibernate Event = "hibernate" // somebody asked for it to sleep without a host
+	Stored    Event = "stored"    // its snapshot is in the object store, whole
+	Unfetched Event = "unfetched" // it was to go on, and no host holds anything of it: it is in the object store as it was
 )
 
 // table says which state follows from a state and an event. What is not in it is refused.
@@ -30,9 +34,14 @@ var table = map[models.State]map[Event]models.State{
 	// A host may end what nobody waits for any more: Froze and Woke come without having been asked for, too.
 	models.Running:  {Pause: models.Pausing, Froze: models.Paused, Failed: models.Failed, Destroy: models.Stopping},
 	models.Pausing:  {Froze: models.Paused, Undone: models.Running, Failed: models.Failed, Destroy: models.Stopping},
-	models.Paused:   {Resume: models.Resuming, Woke: models.Running, Failed: models.Failed, Destroy: models.Stopping},
-	models.Resuming: {Woke: models.Running, Undone: models.Paused, Failed: models.Failed, Destroy: models.Stopping},
-	models.Failed:   {Destroy: models.Stopping},
+	models.Paused:   {Resume: models.Resuming, Woke: models.Running, Hibernate: models.Hibernating, Failed: models.Failed, Destroy: models.Stopping},
+	models.Resuming: {Woke: models.Running, Undone: models.Paused, Unfetched: models.Hibernated, Failed: models.Failed, Destroy: models.Stopping},
+	// It is on its host until it is stored, so a resume need not wait for that.
+	models.Hibernating: {
+		Stored: models.Hibernated, Undone: models.Paused, Resume: models.Resuming, Woke: models.Running, Failed: models.Failed, Destroy: models.Stopping,
+	},
+	models.Hibernated: {Resume: models.Resuming, Destroy: models.Stopping},
+	models.Failed:     {Destroy: models.Stopping},
 	// A destroy that has begun is never given up: it cannot fail, only take long.
 	models.Stopping: {Freed: models.Stopped},
 	models.Stopped:  {},
@@ -55,15 +64,17 @@ type Operation string
 
 // The operations that are built so far.
 const (
-	CreateOp  Operation = "create"
-	PauseOp   Operation = "pause"
-	ResumeOp  Operation = "resume"
-	DestroyOp Operation = "destroy"
+	CreateOp    Operation = "create"
+	PauseOp     Operation = "pause"
+	ResumeOp    Operation = "resume"
+	HibernateOp Operation = "hibernate"
+	DestroyOp   Operation = "destroy"
 )
 
 // underWay is the operation that a passing state belongs to.
 var underWay = map[models.State]Operation{
-	models.Pending: CreateOp, models.Starting: CreateOp, models.Pausing: PauseOp, models.Resuming: ResumeOp, models.Stopping: DestroyOp,
+	models.Pending: CreateOp, models.Starting: CreateOp, models.Pausing: PauseOp, models.Resuming: ResumeOp, models.Hibernating: HibernateOp,
+	models.Stopping: DestroyOp,
 }
 
 // UnderWay returns the operation that a sandbox in state s undergoes, "" for none.
@@ -80,16 +91,19 @@ const (
 	Refused   Verdict = "refused"
 )
 
-// Meet says what becomes of request when it meets running. Destroy beats all; pause and resume take turns.
+// Meet says what becomes of request when it meets running. Destroy beats all, and a resume a hibernation, which may take long; else what has to do
+// with sleep takes turns.
 func Meet(request, running Operation) Verdict {
 	if request == running {
 		return Joins
 	}
 	switch {
-	case request == DestroyOp:
+	case request == DestroyOp, request == ResumeOp && running == HibernateOp:
 		return TakesOver
-	case request == PauseOp && running == ResumeOp, request == ResumeOp && running == PauseOp:
+	case ofSleep[request] && ofSleep[running]:
 		return Follows
 	}
 	return Refused
 }
+
+var ofSleep = map[Operation]bool{PauseOp: true, ResumeOp: true, HibernateOp: true}

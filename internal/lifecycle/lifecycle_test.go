@@ -11,24 +11,28 @@ import (
 var (
 	states = []models.State{
 		models.Pending, models.Starting, models.Running, models.Pausing, models.Paused, models.Resuming, models.Stopping, models.Stopped, models.Failed,
+		models.Hibernating, models.Hibernated,
 	}
-	events = []Event{Placed, Started, Pause, Froze, Resume, Woke, Undone, Failed, Destroy, Freed}
+	events = []Event{Placed, Started, Pause, Froze, Resume, Woke, Undone, Failed, Destroy, Freed, Hibernate, Stored, Unfetched}
 )
 
-// TestEveryTransition names each of the 90 pairs: a new state or event must be decided here.
+// TestEveryTransition names each of the 143 pairs: a new state or event must be decided here.
 func TestEveryTransition(t *testing.T) {
 	const no = models.State("")
-	want := map[models.State][10]models.State{
-		//               placed           started         pause           froze          resume           woke            undone          failed         destroy          freed
-		models.Pending:  {models.Starting, no, no, no, no, no, no, models.Failed, models.Stopping, no},
-		models.Starting: {no, models.Running, no, no, no, no, no, models.Failed, models.Stopping, no},
-		models.Running:  {no, no, models.Pausing, models.Paused, no, no, no, models.Failed, models.Stopping, no},
-		models.Pausing:  {no, no, no, models.Paused, no, no, models.Running, models.Failed, models.Stopping, no},
-		models.Paused:   {no, no, no, no, models.Resuming, models.Running, no, models.Failed, models.Stopping, no},
-		models.Resuming: {no, no, no, no, no, models.Running, models.Paused, models.Failed, models.Stopping, no},
-		models.Failed:   {no, no, no, no, no, no, no, no, models.Stopping, no},
-		models.Stopping: {no, no, no, no, no, no, no, no, no, models.Stopped},
-		models.Stopped:  {no, no, no, no, no, no, no, no, no, no},
+	want := map[models.State][13]models.State{
+		//               placed           started         pause           froze          resume           woke            undone          failed         destroy          freed           hibernate           stored             unfetched
+		models.Pending:  {models.Starting, no, no, no, no, no, no, models.Failed, models.Stopping, no, no, no, no},
+		models.Starting: {no, models.Running, no, no, no, no, no, models.Failed, models.Stopping, no, no, no, no},
+		models.Running:  {no, no, models.Pausing, models.Paused, no, no, no, models.Failed, models.Stopping, no, no, no, no},
+		models.Pausing:  {no, no, no, models.Paused, no, no, models.Running, models.Failed, models.Stopping, no, no, no, no},
+		models.Paused:   {no, no, no, no, models.Resuming, models.Running, no, models.Failed, models.Stopping, no, models.Hibernating, no, no},
+		models.Resuming: {no, no, no, no, no, models.Running, models.Paused, models.Failed, models.Stopping, no, no, no, models.Hibernated},
+		models.Failed:   {no, no, no, no, no, no, no, no, models.Stopping, no, no, no, no},
+		models.Stopping: {no, no, no, no, no, no, no, no, no, models.Stopped, no, no, no},
+		models.Stopped:  {no, no, no, no, no, no, no, no, no, no, no, no, no},
+
+		models.Hibernating: {no, no, no, no, models.Resuming, models.Running, models.Paused, models.Failed, models.Stopping, no, no, models.Hibernated, no},
+		models.Hibernated:  {no, no, no, no, models.Resuming, no, no, no, models.Stopping, no, no, no, no},
 	}
 	if len(want) != len(table) {
 		t.Fatalf("the table has %d states, the test %d", len(table), len(want))
@@ -69,7 +73,7 @@ func TestDestroyFromAnywhere(t *testing.T) {
 
 func TestPassing(t *testing.T) {
 	for _, s := range states {
-		want := s != models.Running && s != models.Paused && s != models.Stopped && s != models.Failed
+		want := s != models.Running && s != models.Paused && s != models.Hibernated && s != models.Stopped && s != models.Failed
 		if Passing(s) != want {
 			t.Errorf("Passing(%s) = %v", s, !want)
 		}
@@ -88,7 +92,9 @@ func TestMeet(t *testing.T) {
 		{CreateOp, CreateOp, Joins}, {CreateOp, DestroyOp, Refused},
 		{PauseOp, PauseOp, Joins}, {PauseOp, ResumeOp, Follows}, {PauseOp, CreateOp, Refused}, {PauseOp, DestroyOp, Refused},
 		{ResumeOp, ResumeOp, Joins}, {ResumeOp, PauseOp, Follows}, {ResumeOp, CreateOp, Refused}, {ResumeOp, DestroyOp, Refused},
-		{DestroyOp, PauseOp, TakesOver}, {DestroyOp, ResumeOp, TakesOver},
+		{DestroyOp, PauseOp, TakesOver}, {DestroyOp, ResumeOp, TakesOver}, {DestroyOp, HibernateOp, TakesOver},
+		{HibernateOp, HibernateOp, Joins}, {HibernateOp, PauseOp, Follows}, {HibernateOp, ResumeOp, Follows}, {HibernateOp, CreateOp, Refused},
+		{PauseOp, HibernateOp, Follows}, {ResumeOp, HibernateOp, TakesOver},
 	} {
 		if got := Meet(c.request, c.running); got != c.want {
 			t.Errorf("%s during %s %s, want %s", c.request, c.running, got, c.want)

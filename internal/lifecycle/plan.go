@@ -40,7 +40,10 @@ func Steps(sb models.Sandbox) []Step {
 	switch sb.State {
 	case models.Running:
 		add(PauseOp, AutoPause, sb.UsedUntil, l.AutoPause, "nobody used it for %s")
-	case models.Paused, models.Failed:
+	case models.Paused, models.Hibernated, models.Failed:
+		if sb.State == models.Paused && sb.Damage == "" {
+			add(HibernateOp, AutoHibernate, sb.AsleepSince, l.AutoHibernate, "it was paused for %s")
+		}
 		add(DestroyOp, AutoDestroy, sb.AsleepSince, l.AutoDestroy, "nobody wanted it for %s")
 	default:
 		return nil

@@ -29,10 +29,11 @@ func TestSteps(t *testing.T) {
 		at    int // minutes
 	}
 	for state, want := range map[models.State][]step{
-		models.Pending: nil, models.Starting: nil, models.Pausing: nil, models.Resuming: nil, models.Stopping: nil, models.Stopped: nil,
-		models.Running: {{PauseOp, AutoPause, 10}, {DestroyOp, Timeout, 40}},
-		models.Paused:  {{DestroyOp, AutoDestroy, 30}, {DestroyOp, Timeout, 40}},
-		models.Failed:  {{DestroyOp, AutoDestroy, 30}, {DestroyOp, Timeout, 40}},
+		models.Pending: nil, models.Starting: nil, models.Pausing: nil, models.Resuming: nil, models.Hibernating: nil, models.Stopping: nil, models.Stopped: nil,
+		models.Running:    {{PauseOp, AutoPause, 10}, {DestroyOp, Timeout, 40}},
+		models.Paused:     {{HibernateOp, AutoHibernate, 20}, {DestroyOp, AutoDestroy, 30}, {DestroyOp, Timeout, 40}},
+		models.Hibernated: {{DestroyOp, AutoDestroy, 30}, {DestroyOp, Timeout, 40}},
+		models.Failed:     {{DestroyOp, AutoDestroy, 30}, {DestroyOp, Timeout, 40}},
 	} {
 		for _, on := range []models.TimeoutAction{models.DestroyOnTimeout, models.PauseOnTimeout} {
 			var got []step
@@ -56,6 +57,8 @@ func TestSteps(t *testing.T) {
 }
 
 func TestDue(t *testing.T) {
+	damaged := all(models.Paused, models.DestroyOnTimeout)
+	damaged.Damage = "its snapshot is damaged"
 	running, paused := all(models.Running, models.DestroyOnTimeout), all(models.Paused, models.DestroyOnTimeout)
 	for _, c := range []struct {
 		name string
@@ -67,7 +70,10 @@ func TestDue(t *testing.T) {
 		{"in use", running, 9, "", ""},
 		{"idle", running, 10, PauseOp, "nobody used it for 10m0s"},
 		{"idle, and its time is up", running, 40, DestroyOp, "its timeout of 1h0m0s has ended"},
-		{"asleep", paused, 29, "", ""},
+		{"asleep", paused, 19, "", ""},
+		{"asleep for a while", paused, 20, HibernateOp, "it was paused for 20m0s"},
+		{"what is damaged is not stored", damaged, 20, "", ""},
+		{"on no host", all(models.Hibernated, models.DestroyOnTimeout), 29, "", ""},
 		{"asleep for long", paused, 30, DestroyOp, "nobody wanted it for 30m0s"},
 		{"on its way to sleep", all(models.Pausing, models.DestroyOnTimeout), 1000, "", ""},
 	} {
@@ -102,7 +108,7 @@ func TestDueIsAllowed(t *testing.T) {
 		if !due {
 			return
 		}
-		event := map[Operation]Event{PauseOp: Pause, DestroyOp: Destroy}[step.Operation]
+		event := map[Operation]Event{PauseOp: Pause, HibernateOp: Hibernate, DestroyOp: Destroy}[step.Operation]
 		if _, err := Next(sb.State, event); err != nil || step.At.After(now) || !slices.Contains(steps, step) || step.Reason == "" {
 			t.Fatalf("%s of %+v at %s: %+v, %v", sb.State, sb.Lifecycle, now, step, err)
 		}

@@ -22,13 +22,16 @@ const (
 	Stopping State = "stopping"
 	Stopped  State = "stopped"
 	Failed   State = "error"
+
+	Hibernating State = "hibernating" // it sleeps on its host, and is being stored
+	Hibernated  State = "hibernated"  // it is in the object store, and on no host
 )
 
 // Sandbox is a sandbox as the control plane knows it.
 type Sandbox struct {
 	ID         id.Sandbox
 	Account    id.Account
-	Host       id.Host // empty until placed
+	Host       id.Host // empty until placed, and while it is hibernated
 	Name       string
 	Template   string
 	Size       Size
@@ -44,12 +47,25 @@ type Sandbox struct {
 	Network    NetworkPolicy // that is wanted; in force once its host says so
 	AutoResume bool          // whether a request that needs its guest resumes it
 	Resumed    *Certificate  // of its last resume, or of its making from a golden snapshot; nil before
+	Archive    *Archive      // of its last hibernation; nil before
+	Cold       bool          // it is what lies in its archive: it is hibernated, or on its way out
 
 	Lifecycle   Lifecycle
 	UsedUntil   time.Time // while it runs: it counts as used until then
 	AsleepSince time.Time // or failed since; zero while it is neither
 	TimeoutAt   time.Time // zero for none
 	VerifiedAt  time.Time // when the snapshot that it sleeps in was last read and found whole; zero before
+	Damage      string    // of that snapshot; empty where nothing is known
+}
+
+// Archive is a snapshot in the object store, and what a host needs to restore it.
+type Archive struct {
+	Key            string
+	TemplateDigest string
+	Driver         string
+	DriverVersion  string
+	Accelerator    string
+	SentBytes      int64 // to the store, for it
 }
 
 // Certificate says what a guest renewed when it was resumed, in order: its clock, its randomness, its token and so on.

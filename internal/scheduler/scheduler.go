@@ -20,6 +20,8 @@ type Host struct {
 	// OverheadMiB is what each sandbox takes of the memory beside its own: its VMM's.
 	OverheadMiB int64
 	Templates   []Template
+	VMM         VMM
+	Archive     bool // it has an object store
 }
 
 // Room is an amount of what sandboxes take.
@@ -30,6 +32,7 @@ type Room struct {
 // Template is an image that a host has.
 type Template struct {
 	Name    string
+	Digest  string
 	Default models.Size // what a sandbox takes unless it asks for another size; DiskMiB is also the least
 }
 

@@ -12,7 +12,7 @@ import (
 // State is where a sandbox is in its life. New states may appear.
 type State string
 
-// The states. Pending, Starting, Pausing, Resuming and Stopping pass by themselves.
+// The states. Pending, Starting, Pausing, Resuming, Hibernating and Stopping pass by themselves.
 const (
 	Pending  State = "pending"
 	Starting State = "starting"
@@ -23,6 +23,9 @@ const (
 	Stopping State = "stopping"
 	Stopped  State = "stopped"
 	Failed   State = "error"
+
+	Hibernating State = "hibernating" // paused, and on its way into the object store
+	Hibernated  State = "hibernated"  // in the object store, and on no host
 )
 
 // Sandbox is a sandbox as the service knows it. What is not known yet is zero.
@@ -38,8 +41,8 @@ type Sandbox struct {
 	Metadata      map[string]string `json:"metadata,omitempty"`
 	Network       NetworkPolicy     `json:"network"` // that is wanted; Client.Network tells whether it is in force
 	AutoResume    bool              `json:"auto_resume"`
-	Lifecycle     Lifecycle         `json:"lifecycle"` // what becomes of it by itself
-	HostID        string            `json:"host_id,omitempty"`
+	Lifecycle     Lifecycle         `json:"lifecycle"`         // what becomes of it by itself
+	HostID        string            `json:"host_id,omitempty"` // empty while it is on none
 	CreatedAt     time.Time         `json:"created_at"`
 	StartedAt     time.Time         `json:"started_at,omitzero"` // when it first ran
 	UpdatedAt     time.Time         `json:"updated_at"`          // when its state last changed
@@ -48,6 +51,7 @@ type Sandbox struct {
 	Timings       []Timing          `json:"timings,omitempty"`    // what its creation spent its time on
 	VerifiedAt    time.Time         `json:"verified_at,omitzero"` // when the snapshot that it sleeps in was last read and found whole
 	Resumed       *Certificate      `json:"resumed,omitempty"`    // what its guest renewed at its last resume, or when it was made from a golden snapshot; nil before
+	Archive       *Archive          `json:"archive,omitempty"`    // its last hibernation; nil before
 }
 
 // Timing is one step of an operation.
@@ -67,7 +71,7 @@ type CreateSandboxRequest struct {
 	Name      string            `json:"name,omitempty"`       // at most 128 characters
 	Network   *NetworkPolicy    `json:"network,omitempty"`    // nil: all public addresses
 
-	AutoResume *bool            `json:"auto_resume,omitempty"` // nil: requests resume it while it is paused
+	AutoResume *bool            `json:"auto_resume,omitempty"` // nil: requests resume it while it sleeps
 	Lifecycle  *LifecycleChange `json:"lifecycle,omitempty"`   // nil: as the service is configured; by default nothing becomes of it by itself
 }
 

@@ -26,8 +26,20 @@ func (c *Client) PauseSandbox(ctx context.Context, id string) (*Sandbox, error) 
 	return c.oneSandbox(ctx, http.MethodPost, id, "pause")
 }
 
-// ResumeSandbox has a paused sandbox go on and returns it once it can be used. Requests to it do so too, unless it was created with AutoResume false.
-// After an error it is paused as it was, and its StateReason says why.
+// ResumeSandbox has a paused or hibernated sandbox go on and returns it once it can be used. Requests to it do so too, unless it was created with AutoResume false.
+// After an error it sleeps as it did, and its StateReason says why.
 func (c *Client) ResumeSandbox(ctx context.Context, id string) (*Sandbox, error) {
 	return c.oneSandbox(ctx, http.MethodPost, id, "resume")
+}
+
+// HibernateSandbox puts a paused or running sandbox into the object store and returns it once no host holds anything of it. It goes on, on whatever host, with the next
+// resume or request. After an error it is paused, or runs on where the object store could not be reached; the next attempt goes on where this one was. A resume ends
+// it. It is never repeated after it was sent, but may be: the answer is the same.
+func (c *Client) HibernateSandbox(ctx context.Context, id string) (*Sandbox, error) {
+	return c.oneSandbox(ctx, http.MethodPost, id, "hibernate")
+}
+
+// Archive is what is stored of a sandbox.
+type Archive struct {
+	SentBytes int64 `json:"sent_bytes"` // to the object store, compressed, without what was there already
 }

@@ -10,6 +10,7 @@
 //     (dismantle), every step of which may be repeated.
 //   - The end of the agent ends no sandbox.
 //   - A pause or a resume leaves the sandbox running or paused, whole: one that fails, or that the agent was killed in, is undone or completed.
+//   - A paused sandbox that is stored in the object store stays whole here until it is released.
 //   - Destroy beats everything else that happens to a sandbox.
 package agent
 
@@ -33,6 +34,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/network"
+	"github.com/wrenn-sandbox/wrenn/internal/snapshot/archive"
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
 )
 
@@ -48,6 +50,7 @@ type Config struct {
 	GoldenMiB int
 	// PoolMiB is how much of the memory VMs may have that were restored ahead, from golden snapshots; 0: there are none.
 	PoolMiB int
+	Archive *archive.Archive // where sandboxes go to sleep for long; nil where the host has no object store
 	// ScrubMiBs is how many MiB a second stored snapshots are read with, in turn, to see whether they are whole; 0: they are not. Each is read every ScrubEvery.
 	ScrubMiBs  int
 	ScrubEvery time.Duration

@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -15,6 +17,7 @@ import (
 type transition struct {
 	from, to State
 	do       func(context.Context, *sandbox) error
+	limit    time.Duration // where its caller set no deadline; 0: changeLimit
 }
 
 func (a *Agent) change(ctx context.Context, sb id.Sandbox, t transition) (Sandbox, error) {
@@ -39,7 +42,7 @@ func (a *Agent) change(ctx context.Context, sb id.Sandbox, t transition) (Sandbo
 	case v.State != t.from:
 		return Sandbox{}, v.isNot(t.from)
 	}
-	ctx, cancel := outlive(ctx)
+	ctx, cancel := outlive(ctx, cmp.Or(t.limit, changeLimit))
 	defer cancel()
 	defer context.AfterFunc(s.ctx, cancel)()
 	err = t.do(ctx, s)

@@ -48,7 +48,9 @@ func (a *Agent) Create(ctx context.Context, req Request) (Sandbox, error) {
 	if err != nil {
 		return Sandbox{}, err
 	}
-	s, isNew, err := a.enter(req, tmpl.Digest)
+	s, isNew, err := a.enter(record{
+		Sandbox: req.ID, State: Starting, Template: req.Template, Digest: tmpl.Digest, Size: req.Size, Token: newToken(), Network: &req.Network,
+	})
 	if err != nil {
 		return Sandbox{}, err
 	}
@@ -58,7 +60,7 @@ func (a *Agent) Create(ctx context.Context, req Request) (Sandbox, error) {
 	defer a.tasks.Done()
 	defer a.golden.hurry()()
 	defer s.release()
-	ctx, cancel := outlive(ctx)
+	ctx, cancel := outlive(ctx, changeLimit)
 	defer cancel()
 	defer context.AfterFunc(s.ctx, cancel)()
 
@@ -76,9 +78,9 @@ func (a *Agent) Create(ctx context.Context, req Request) (Sandbox, error) {
 	return s.view(), nil
 }
 
-// outlive returns a context that ends with ctx's deadline or after changeLimit, but not when ctx is cancelled.
-func outlive(ctx context.Context) (context.Context, context.CancelFunc) {
-	end := time.Now().Add(changeLimit)
+// outlive returns a context that ends with ctx's deadline or after limit, but not when ctx is cancelled.
+func outlive(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	end := time.Now().Add(limit)
 	if deadline, ok := ctx.Deadline(); ok && deadline.Before(end) {
 		end = deadline
 	}
@@ -99,24 +101,22 @@ func (a *Agent) check(req Request) (filesystem.Template, error) {
 }
 
 // enter lists a new sandbox with its turn taken and its task counted, or returns the one that exists.
-func (a *Agent) enter(req Request, digest string) (s *sandbox, isNew bool, err error) {
+func (a *Agent) enter(rec record) (s *sandbox, isNew bool, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.closed {
 		return nil, false, models.Errorf(models.Unavailable, "the host agent is stopping")
 	}
-	if s, ok := a.sandboxes[req.ID]; ok {
+	if s, ok := a.sandboxes[rec.Sandbox]; ok {
 		return s, false, nil
 	}
-	if a.inUse(req.ID) {
-		return nil, false, models.Errorf(models.Conflict, "a VM of the host has the name %s", req.ID).WithHint("try again")
+	if a.inUse(rec.Sandbox) {
+		return nil, false, models.Errorf(models.Conflict, "a VM of the host has the name %s", rec.Sandbox).WithHint("try again")
 	}
-	s = newSandbox(record{
-		Sandbox: req.ID, State: Starting, Template: req.Template, Digest: digest, Size: req.Size,
-		Slot: -1, Token: newToken(), CreatedAt: time.Now().UTC(), Network: &req.Network,
-	})
+	rec.Slot, rec.CreatedAt = -1, time.Now().UTC()
+	s = newSandbox(rec)
 	s.turn <- struct{}{}
-	a.sandboxes[req.ID] = s
+	a.sandboxes[rec.Sandbox] = s
 	a.tasks.Add(1)
 	return s, true, nil
 }

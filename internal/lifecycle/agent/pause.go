@@ -31,7 +31,7 @@ func (a *Agent) freeze(ctx context.Context, s *sandbox) error {
 	a.saveJournal(s)
 	rec := s.update(func(r *record) {
 		r.State, r.Reason, r.Pauses = Pausing, "", r.Pauses+1
-		r.Staged = fmt.Sprintf("%s-pause-%d", s.id, r.Pauses)
+		r.Staged = pauseName(s.id, r.Pauses)
 	})
 	a.changes.publish(s.view())
 	err := rec.write(a.dir(s.id))
@@ -84,7 +84,7 @@ func (a *Agent) take(ctx context.Context, s *sandbox, machine vm.Running) error 
 	}
 	return staging.Commit(snapshot.Manifest{
 		Kind: snapshot.Pause, Sandbox: string(s.id), Parent: rec.Snapshot, CreatedAt: at, Machine: machine.Saved().Machine,
-		Template: snapshot.Template{Name: rec.Template, Digest: rec.Digest}, Kernel: rec.Kernel, Envd: rec.Envd, Network: true,
+		Template: snapshot.Template{Name: rec.Template, Digest: rec.Digest}, Kernel: rec.Kernel, Envd: rec.Envd, Network: true, Token: rec.Token,
 	})
 }
 

@@ -41,7 +41,8 @@ type record struct {
 	Verified time.Time           `json:"verified,omitzero"` // when the snapshot that it sleeps in was last read and found whole
 	Damage   string              `json:"damage,omitempty"`  // of that snapshot
 
-	Pooled bool `json:"pooled,omitempty"` // it waits for a sandbox to be
+	Pooled bool    `json:"pooled,omitempty"` // it waits for a sandbox to be
+	Stored *stored `json:"stored,omitempty"` // the snapshot of it that was stored last, or that it was fetched as
 
 	Network *models.NetworkPolicy `json:"network,omitempty"` // nil in one by an agent that knew of none
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"time"
 
@@ -20,8 +21,11 @@ import (
 
 // Resume restores a paused sandbox: its processes and its connections go on where they were. It returns once the guest has renewed its clock, its
 // randomness and its token, and has run its hooks; Sandbox.Resumed is its word for it. Resuming what runs succeeds. After an error the sandbox
-// is paused as it was, and what its guest did meanwhile is forgotten. A caller that goes away does not end it, a destroy does.
+// is paused as it was, and what its guest did meanwhile is forgotten. It ends a Store under way. A caller that goes away does not end it, a destroy does.
 func (a *Agent) Resume(ctx context.Context, sb id.Sandbox) (Sandbox, error) {
+	if s, err := a.find(sb); err == nil {
+		defer s.hurry()()
+	}
 	return a.change(ctx, sb, transition{from: Paused, to: Running, do: a.wake})
 }
 
@@ -74,13 +78,21 @@ func (a *Agent) restore(ctx context.Context, s *sandbox, token string) (models.C
 		return models.Certificate{}, err
 	}
 	machine, guest := s.machine()
-	certificate, err := guest.Resume(ctx, envdclient.Resume{
-		Init: envdclient.Init{Token: token, Network: &envdclient.Network{Address: link.Guest, Gateway: link.Gateway}}, MAC: link.MAC,
-	})
+	certificate, err := guest.Resume(ctx, envdclient.Resume{Init: envdclient.Init{Token: token, Network: s.networkAgain(link)}, MAC: link.MAC})
 	if err != nil {
 		return models.Certificate{}, deathOr(ctx, machine, err)
 	}
+	s.update(func(r *record) { r.Guest = link.Guest.Addr().String() })
 	return certified(certificate), nil
+}
+
+// networkAgain is what a guest is told of its network. Its name server is its gateway (see Names): another one where its address was another.
+func (s *sandbox) networkAgain(link network.Link) *envdclient.Network {
+	n := &envdclient.Network{Address: link.Guest, Gateway: link.Gateway}
+	if s.view().Guest != link.Guest.Addr().String() {
+		n.DNS = []netip.Addr{link.Gateway}
+	}
+	return n
 }
 
 // provideAgain makes the disk and, where the host was started anew, the network device.

@@ -27,6 +27,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/network"
 	"github.com/wrenn-sandbox/wrenn/internal/network/netns"
+	"github.com/wrenn-sandbox/wrenn/internal/snapshot/archive"
 	"github.com/wrenn-sandbox/wrenn/internal/testlane"
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
 )
@@ -48,12 +49,14 @@ type rig struct {
 	subnet string
 	memory func() (total, available int64, err error) // of the host, if not nil
 	owners uint32
+
+	objects *objects
 }
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
 	testlane.NeedRoot(t)
-	r := &rig{t: t, dir: t.TempDir(), driver: newDriver(t), kernel: "one", digest: "sha256:0123456789abcdef"}
+	r := &rig{t: t, dir: t.TempDir(), driver: newDriver(t), kernel: "one", digest: "sha256:0123456789abcdef", objects: newObjects(t)}
 	r.netns = filepath.Join(t.TempDir(), "netns")
 	if err := netns.Create(r.netns); err != nil {
 		t.Fatal(err)
@@ -92,6 +95,7 @@ func (r *rig) open() {
 	}
 	r.agent, err = Open(ctx, Config{
 		Dir: r.dir, Kernel: kernel, Driver: r.driver, Network: r.net, Images: images, Jails: r.jails, GoldenMiB: r.golden, PoolMiB: r.pool, Logger: log,
+		Archive:   archive.New(r.objects, nil),
 		ScrubMiBs: r.scrub, ScrubEvery: time.Millisecond, scrubTick: time.Millisecond,
 		memory: r.memory, prioritize: func(vm.Saved, priority) error { return nil },
 	})

@@ -27,6 +27,9 @@ const (
 	Stopping State = "stopping"
 	Failed   State = "failed" // the VM ended without having been asked to
 	Gone     State = "gone"   // only in changes: nothing of it is left
+
+	Storing  State = "storing"  // paused, and on its way into the object store
+	Fetching State = "fetching" // on its way out of it
 )
 
 // lives tells whether a sandbox in this state stays, and has its network: it runs, or will again.
@@ -45,6 +48,7 @@ type Sandbox struct {
 	EnvdVersion string
 	Network     models.NetworkPolicy // in force
 	Resumed     *models.Certificate  // of the last resume, or of its making from a golden snapshot; nil before. It never changes
+	Archive     *models.Archive      // where the snapshot that it sleeps in is stored; nil where it is not. It never changes
 	Verified    time.Time            // when the snapshot that it sleeps in was last read as a whole and found to be as it was written; zero before
 	Damage      string               // of that snapshot, which is not resumed then; empty where nothing is known
 }
@@ -70,6 +74,9 @@ type sandbox struct {
 	slot  *network.Slot      // nil until held
 	vm    vm.Running         // nil until started
 	guest *envdclient.Client // nil until it answered
+
+	wakers  int                // resumes that wait, or are under way
+	storing context.CancelFunc // ends the storing under way; nil while there is none
 }
 
 func newSandbox(rec record) *sandbox {
@@ -95,7 +102,7 @@ func (s *sandbox) view() Sandbox {
 	return Sandbox{
 		ID: s.id, State: s.rec.State, Reason: s.rec.Reason, Template: s.rec.Template, Size: s.rec.Size,
 		CreatedAt: s.rec.CreatedAt, Steps: slices.Clone(s.rec.Steps), Guest: s.rec.Guest, EnvdVersion: s.rec.Envd,
-		Network: s.rec.policy(), Resumed: s.rec.Resumed,
+		Network: s.rec.policy(), Resumed: s.rec.Resumed, Archive: s.rec.archived(),
 		Verified: s.rec.Verified, Damage: s.rec.Damage,
 	}
 }

@@ -30,6 +30,8 @@ const (
 	auditPause   = "sandbox.pause"
 	auditResume  = "sandbox.resume"
 	auditDestroy = "sandbox.destroy"
+
+	auditHibernate = "sandbox.hibernate"
 )
 
 // Store is what a Controller needs of the database.
@@ -38,6 +40,7 @@ type Store interface {
 	Transition(ctx context.Context, c db.Change) (models.Sandbox, error)
 	TransitionIfRoom(ctx context.Context, c db.Change, fit db.FitFunc) (models.Sandbox, error)
 	TransitionIf(ctx context.Context, c db.Change, still db.StillFunc) (models.Sandbox, error)
+	TransitionPlaced(ctx context.Context, c db.Change, place db.HostFunc) (models.Sandbox, error)
 	Sandbox(ctx context.Context, account id.Account, sb id.Sandbox) (models.Sandbox, error)
 	Use(ctx context.Context, account id.Account, sb id.Sandbox, lease time.Duration) (models.Sandbox, error)
 	ChangeLifecycle(ctx context.Context, account id.Account, sb id.Sandbox, by db.By, restart bool, change db.LifecycleFunc) (models.Sandbox, error)
@@ -49,6 +52,7 @@ type Store interface {
 type Limits struct {
 	Create  time.Duration // until a sandbox must run; 2 min, as long as an agent tries
 	Sleep   time.Duration // until a pause or a resume must have ended; 2 min, as long as an agent tries
+	Archive time.Duration // until a hibernation, or the resume of one that is hibernated, must have ended; 15 min, as long as an agent tries
 	Wake    time.Duration // that a request waits for a sandbox that is resumed for it; 1 min
 	Destroy time.Duration // until a destroy is looked into; 30 s beyond Grace
 	Grace   time.Duration // that a guest has to end in order; 2 s
@@ -64,6 +68,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.Sleep == 0 {
 		l.Sleep = 2 * time.Minute
+	}
+	if l.Archive == 0 {
+		l.Archive = 15 * time.Minute
 	}
 	if l.Wake == 0 {
 		l.Wake = time.Minute
@@ -199,7 +206,7 @@ func notRunning(sb models.Sandbox) error {
 	switch sb.State {
 	case models.Pending, models.Starting:
 		return e.WithHint("wait until it runs")
-	case models.Pausing, models.Paused, models.Resuming:
+	case models.Pausing, models.Paused, models.Resuming, models.Hibernating, models.Hibernated:
 		return e.WithHint("POST /v1/sandboxes/%s/resume has it go on", sb.ID)
 	case models.Failed:
 		return e.WithHint("its end: %s", sb.Reason)

@@ -94,13 +94,14 @@ func views(hosts []db.HostUse, up map[id.Host]bool) []scheduler.Host {
 			continue // no agent address of this control plane leads to it
 		}
 		v := scheduler.Host{
-			ID: h.ID, Reachable: reachable, OverheadMiB: h.OverheadMiB,
+			ID: h.ID, Reachable: reachable, OverheadMiB: h.OverheadMiB, Archive: h.Archive,
+			VMM:      scheduler.VMM{Driver: h.Driver, Version: h.DriverVersion, Accelerator: h.Accelerator},
 			Capacity: scheduler.Room{VCPUs: int64(h.VCPUs), MemoryMiB: h.MemoryMiB, DiskMiB: h.DiskMiB},
 			Allotted: scheduler.Room{VCPUs: h.Use.VCPUs, MemoryMiB: h.Use.MemoryMiB + h.Use.Sandboxes*h.OverheadMiB, DiskMiB: h.Use.DiskMiB},
 		}
 		for _, t := range h.Templates {
 			v.Templates = append(v.Templates, scheduler.Template{
-				Name: t.Name, Default: models.Size{VCPUs: t.DefaultVCPUs, MemoryMiB: t.DefaultMemoryMiB, DiskMiB: t.DiskMiB},
+				Name: t.Name, Digest: t.Digest, Default: models.Size{VCPUs: t.DefaultVCPUs, MemoryMiB: t.DefaultMemoryMiB, DiskMiB: t.DiskMiB},
 			})
 		}
 		out = append(out, v)

@@ -48,6 +48,7 @@ func (c *Controller) end(ctx context.Context, by db.By, sb models.Sandbox) (mode
 	if err := c.free(ctx, sb.Host, sb.ID); err != nil {
 		return models.Sandbox{}, unfinished(sb.ID, err)
 	}
+	c.forget(ctx, sb)
 	return c.freed(ctx, by, sb)
 }
 

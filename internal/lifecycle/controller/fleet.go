@@ -47,6 +47,7 @@ type host struct {
 	mu        sync.Mutex // guards the following
 	id        id.Host    // empty until known
 	reachable bool       // the watch is open
+	archive   bool       // it has an object store
 	answered  bool       // it was reachable at least once since this process began
 	synced    bool       // seen is complete
 	lastErr   error
@@ -213,7 +214,7 @@ func (h *host) register(ctx context.Context, info hostclient.Info, connected boo
 		return err
 	}
 	h.mu.Lock()
-	h.id = known.ID
+	h.id, h.archive = known.ID, info.Archive
 	h.mu.Unlock()
 	if connected {
 		h.log.Info("host connected", "host_id", known.ID, "connects", known.Connects,
@@ -229,7 +230,7 @@ func described(i hostclient.Info, address string) db.Host {
 	h := db.Host{
 		ID: i.ID, Name: i.Hostname, Address: address, AgentVersion: i.AgentVersion,
 		Driver: i.Driver, DriverVersion: i.DriverVersion, Accelerator: i.Accelerator,
-		VCPUs: i.VCPUs, MemoryMiB: i.MemoryMiB, OverheadMiB: i.OverheadMiB, DiskMiB: i.DiskMiB, Reflinks: i.Reflinks,
+		VCPUs: i.VCPUs, MemoryMiB: i.MemoryMiB, OverheadMiB: i.OverheadMiB, DiskMiB: i.DiskMiB, Reflinks: i.Reflinks, Archive: i.Archive,
 	}
 	for _, t := range i.Templates {
 		h.Templates = append(h.Templates, db.Template{

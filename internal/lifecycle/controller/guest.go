@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -52,12 +53,15 @@ func (c *Controller) guest(ctx context.Context, account id.Account, sb id.Sandbo
 // waker is the author of resumes that nobody asked for in words.
 const waker = "system"
 
+// asleep are the states of a sandbox that a request wakes.
+var asleep = []models.State{models.Pausing, models.Paused, models.Resuming, models.Hibernating, models.Hibernated}
+
 // awake returns the row of a sandbox that runs, and resumes it for that.
 func (c *Controller) awake(ctx context.Context, row models.Sandbox) (models.Sandbox, error) {
 	switch {
 	case row.State == models.Running:
 		return row, nil
-	case !row.AutoResume || row.State != models.Paused && row.State != models.Pausing && row.State != models.Resuming:
+	case !row.AutoResume || !slices.Contains(asleep, row.State):
 		return row, notRunning(row)
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.Limits.Wake)
@@ -81,7 +85,7 @@ func (c *Controller) awake(ctx context.Context, row models.Sandbox) (models.Sand
 func (c *Controller) dial(row models.Sandbox) envdclient.Dial {
 	return func(ctx context.Context) (net.Conn, error) {
 		conn, err := c.Fleet.tunnel(ctx, row)
-		if err == nil || models.CodeOf(err) != models.Precondition {
+		if code := models.CodeOf(err); err == nil || code != models.Precondition && code != models.NotFound {
 			return conn, err
 		}
 		now, err := c.Store.Sandbox(ctx, row.Account, row.ID)

@@ -161,6 +161,12 @@ func (c *Controller) take(ctx context.Context, row models.Sandbox, step lifecycl
 			return c.destroyIf(ctx, by, row, step.Reason, still)
 		}
 		ch := pausing
+		if step.Operation == lifecycle.HibernateOp {
+			if err := c.storable(ctx, row); err != nil {
+				return row, err
+			}
+			ch = hibernating
+		}
 		ch.why, ch.still = step.Reason, still
 		begun, err := c.beginChange(ctx, by, row, ch)
 		if err != nil {
@@ -168,4 +174,13 @@ func (c *Controller) take(ctx context.Context, row models.Sandbox, step lifecycl
 		}
 		return c.onHost(ctx, by, begun, ch)
 	})
+}
+
+// storable tells whether the object store of a sandbox's host answers. While it does not, a sandbox need not be on its way there and back.
+func (c *Controller) storable(ctx context.Context, row models.Sandbox) error {
+	client, err := c.Fleet.Client(row.Host)
+	if err != nil {
+		return err
+	}
+	return client.CheckArchive(ctx)
 }

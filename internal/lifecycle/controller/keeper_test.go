@@ -72,7 +72,7 @@ func TestLifecycle(t *testing.T) {
 	r := newRig(t)
 	c := r.start(r.store, brief, quick)
 	r.keep(c)
-	sb := r.living(c, models.LifecycleChange{AutoPause: every(time.Hour), AutoDestroy: every(24 * time.Hour)})
+	sb := r.living(c, models.LifecycleChange{AutoPause: every(time.Hour), AutoHibernate: every(12 * time.Hour), AutoDestroy: every(24 * time.Hour)})
 	r.age(sb.ID, 2*time.Hour)
 	if now := r.becomes(sb.ID, models.Paused); now.Reason != "nobody used it for 1h0m0s" || now.AsleepSince.IsZero() {
 		t.Errorf("it is paused: %+v", now)
@@ -91,13 +91,17 @@ func TestLifecycle(t *testing.T) {
 	}
 	r.age(sb.ID, 2*time.Hour)
 	r.becomes(sb.ID, models.Paused)
-	r.age(sb.ID, 25*time.Hour)
+	r.age(sb.ID, 13*time.Hour)
+	if now := r.becomes(sb.ID, models.Hibernated); now.Reason != "it was paused for 12h0m0s" {
+		t.Errorf("it is hibernated: %+v", now)
+	}
+	r.age(sb.ID, 12*time.Hour)
 	if now := r.becomes(sb.ID, models.Stopped); now.Reason != "nobody wanted it for 24h0m0s" {
 		t.Errorf("it has ended: %+v", now)
 	}
 	r.holds(0)
 	r.path(sb.ID, models.Pending, models.Starting, models.Running, models.Pausing, models.Paused, models.Resuming, models.Running,
-		models.Pausing, models.Paused, models.Stopping, models.Stopped)
+		models.Pausing, models.Paused, models.Hibernating, models.Hibernated, models.Stopping, models.Stopped)
 	events, err := r.store.Events(t.Context(), sb.ID)
 	if err != nil || events[3].Actor != "system" || events[3].Reason != "nobody used it for 1h0m0s" || !strings.HasPrefix(events[3].Operation, "req-") {
 		t.Errorf("event %+v, %v", events[3], err)
@@ -361,6 +365,24 @@ func TestStepThatFails(t *testing.T) {
 	r.eventually("the host is back", func() bool { return c.Fleet.Status()[0].Up })
 	r.age(sb.ID, time.Hour)
 	r.becomes(sb.ID, models.Paused)
+}
+
+// TestAutoHibernateWithoutAStore: a sandbox is not sent on its way while the object store does not answer, and is when it does.
+func TestAutoHibernateWithoutAStore(t *testing.T) {
+	r := newRig(t)
+	c := r.start(r.store, brief, Pace{})
+	sb := r.living(c, models.LifecycleChange{AutoHibernate: every(time.Hour)})
+	if _, err := c.Pause(t.Context(), r.request(), sb.ID); err != nil {
+		t.Fatal(err)
+	}
+	r.sim.Objects().Down(models.Errorf(models.Unavailable, "the object store cannot be reached"))
+	r.keep(c)
+	r.age(sb.ID, 2*time.Hour)
+	r.eventually("it is postponed", func() bool { return r.look(sb.ID) > stepRetryMost-time.Minute })
+	r.path(sb.ID, models.Pending, models.Starting, models.Running, models.Pausing, models.Paused)
+	r.sim.Objects().Down(nil)
+	r.age(sb.ID, time.Hour)
+	r.becomes(sb.ID, models.Hibernated)
 }
 
 // TestSetLifecycle: what is not named stays, bad values change nothing, an end is the end.

@@ -18,6 +18,7 @@ const (
 	markStart remedy = "mark_start" // it runs, and who had it made has not said so
 	finish    remedy = "finish"     // the destroy that somebody began
 	remove    remedy = "remove"     // from the host: no row wants it there
+	letGo     remedy = "let_go"     // from the host: its row says that it is elsewhere
 	enforce   remedy = "enforce"    // the network policy of its row
 	note      remedy = "note"       // what its host has found of its snapshot
 )
@@ -41,10 +42,11 @@ type patience struct {
 // it does not name is one that will pass, or that passes a deadline and then is named.
 func plan(h id.Host, rows []db.Row, seen map[id.Sandbox]sighting, now time.Time, p patience) []gap {
 	var gaps []gap
-	wanted := map[id.Sandbox]bool{}
+	wanted, elsewhere := map[id.Sandbox]bool{}, map[id.Sandbox]bool{}
 	for _, row := range rows {
 		s, here := seen[row.ID]
 		if row.Host != h {
+			elsewhere[row.ID] = row.State != models.Stopped
 			continue
 		}
 		wanted[row.ID] = true
@@ -54,7 +56,11 @@ func plan(h id.Host, rows []db.Row, seen map[id.Sandbox]sighting, now time.Time,
 	}
 	for sb, s := range seen {
 		if !wanted[sb] && now.Sub(s.since) >= p.grace && s.State != hostclient.Stopping {
-			gaps = append(gaps, gap{remedy: remove, seen: s.Sandbox, id: sb})
+			g := gap{remedy: remove, seen: s.Sandbox, id: sb}
+			if elsewhere[sb] {
+				g.remedy = letGo
+			}
+			gaps = append(gaps, g)
 		}
 	}
 	return gaps
@@ -71,7 +77,15 @@ func compare(row db.Row, s sighting, here bool, now time.Time, p patience) remed
 	case models.Pausing:
 		return comparePassing(row, s, here, lasted, hostclient.Paused)
 	case models.Resuming:
+		if row.Cold && (!here && row.Age >= p.grace || lasted && s.State == hostclient.Paused) {
+			return ask // who was to have it fetched, or resumed, has gone
+		}
 		return comparePassing(row, s, here, lasted, hostclient.Running)
+	case models.Hibernating:
+		if here && s.State == hostclient.Paused && s.Archive == nil && row.Age >= p.grace && now.Sub(s.since) >= p.grace {
+			return ask // likewise: who was to have it stored
+		}
+		return comparePassing(row, s, here, lasted && s.Archive != nil, hostclient.Paused)
 	case models.Starting:
 		if s.State == hostclient.Running && settled {
 			return markStart
@@ -91,7 +105,7 @@ func compare(row db.Row, s sighting, here bool, now time.Time, p patience) remed
 		if here && s.State != hostclient.Stopping && row.Age >= p.settle {
 			return remove
 		}
-	case models.Pending: // on no host yet
+	case models.Pending, models.Hibernated: // on no host
 	}
 	return ""
 }

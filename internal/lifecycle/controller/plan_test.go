@@ -57,6 +57,13 @@ func TestCompare(t *testing.T) {
 		{models.Resuming, hostclient.Failed, fresh, ask},
 		{models.Resuming, absent, overdue, ask},
 
+		{models.Hibernating, hostclient.Paused, settled, ""},
+		{models.Hibernating, hostclient.Storing, settled, ""},
+		{models.Hibernating, hostclient.Storing, overdue, ask},
+		{models.Hibernating, hostclient.Failed, fresh, ask},
+		{models.Hibernating, absent, settled, ""},
+		{models.Hibernating, absent, overdue, ask},
+
 		{models.Starting, hostclient.Starting, settled, ""},
 		{models.Starting, hostclient.Starting, overdue, ask},
 		{models.Starting, hostclient.Running, fresh, ""},
@@ -108,6 +115,49 @@ func TestCompare(t *testing.T) {
 	}
 }
 
+// TestPlanCold: who was to have a sandbox stored or fetched may have gone; what has come back, or has left, is not what a host still holds.
+func TestPlanCold(t *testing.T) {
+	now := time.Now()
+	stored := &models.Archive{Key: "k"}
+	for _, c := range []struct {
+		name  string
+		row   db.Row
+		seen  hostclient.Sandbox
+		since time.Duration // that the host has had it so, and the row its state
+		want  remedy
+	}{
+		{"stored", db.Row{State: models.Hibernating}, hostclient.Sandbox{State: hostclient.Paused, Archive: stored}, 6 * time.Second, ask},
+		{"stored just now", db.Row{State: models.Hibernating}, hostclient.Sandbox{State: hostclient.Paused, Archive: stored}, time.Second, ""},
+		{"not asked to store", db.Row{State: models.Hibernating}, hostclient.Sandbox{State: hostclient.Paused}, 31 * time.Second, ask},
+		{"not asked to fetch yet", db.Row{State: models.Resuming, Cold: true}, hostclient.Sandbox{}, 6 * time.Second, ""},
+		{"not asked to fetch", db.Row{State: models.Resuming, Cold: true}, hostclient.Sandbox{}, 31 * time.Second, ask},
+		{"fetching", db.Row{State: models.Resuming, Cold: true}, hostclient.Sandbox{State: hostclient.Fetching}, 31 * time.Second, ""},
+		{"fetched, not asked to resume", db.Row{State: models.Resuming, Cold: true}, hostclient.Sandbox{State: hostclient.Paused}, 6 * time.Second, ask},
+		{"not asked to resume", db.Row{State: models.Resuming}, hostclient.Sandbox{State: hostclient.Paused}, 31 * time.Second, ""},
+		{"a copy is left", db.Row{State: models.Hibernated, Host: "elsewhere"}, hostclient.Sandbox{State: hostclient.Paused, Archive: stored}, 31 * time.Second, letGo},
+		{"a copy is left for a moment", db.Row{State: models.Hibernated, Host: "elsewhere"}, hostclient.Sandbox{State: hostclient.Paused, Archive: stored}, time.Second, ""},
+		{"it runs elsewhere", db.Row{State: models.Running, Host: "elsewhere"}, hostclient.Sandbox{State: hostclient.Running}, 31 * time.Second, letGo},
+		{"it is gone elsewhere", db.Row{State: models.Stopped, Host: "elsewhere"}, hostclient.Sandbox{State: hostclient.Running}, 31 * time.Second, remove},
+	} {
+		c.row.ID, c.row.Age = "sb-00000001", c.since
+		if c.row.Host == "" {
+			c.row.Host = "host-00000001"
+		}
+		seen := map[id.Sandbox]sighting{}
+		if c.seen.State != "" {
+			seen[c.row.ID] = sighting{Sandbox: c.seen, since: now.Add(-c.since)}
+		}
+		gaps := plan("host-00000001", []db.Row{c.row}, seen, now, patience{settle: 5 * time.Second, grace: 30 * time.Second})
+		var got remedy
+		if len(gaps) == 1 {
+			got = gaps[0].remedy
+		}
+		if got != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
 // TestPlanNetwork: a host that enforces an older policy is told of the newer one.
 func TestPlanNetwork(t *testing.T) {
 	now := time.Now()
@@ -153,7 +203,7 @@ func TestPlanStrays(t *testing.T) {
 	rows := []db.Row{{ID: "sb-00000004", Host: "host-00000002", State: models.Running}}
 	removed := map[id.Sandbox]bool{}
 	for _, g := range plan("host-00000001", rows, seen, now, p) {
-		if g.remedy != remove {
+		if g.remedy != remove && g.remedy != letGo {
 			t.Errorf("%s: %s", g.id, g.remedy)
 		}
 		removed[g.id] = true

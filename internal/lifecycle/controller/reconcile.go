@@ -23,6 +23,7 @@ type ReconcileStore interface {
 	Homeless(ctx context.Context) ([]db.Row, error)
 	NoteScrub(ctx context.Context, row db.Row, by db.By, verified time.Time, damage string) error
 	SandboxOfAny(ctx context.Context, sb id.Sandbox) (models.Sandbox, error)
+	Archived(ctx context.Context, sandboxes []id.Sandbox) ([]db.Archived, error)
 }
 
 // Pace of a Reconciler. The zero value of each means its default.
@@ -30,6 +31,8 @@ type Pace struct {
 	Tick   time.Duration // between comparisons; 2 s, and at once when a VM has ended
 	Settle time.Duration // see patience; 5 s
 	Grace  time.Duration // see patience; 30 s
+
+	Archive time.Duration // between looks at the object store; 1 h
 }
 
 func (p Pace) withDefaults() Pace {
@@ -41,6 +44,9 @@ func (p Pace) withDefaults() Pace {
 	}
 	if p.Grace == 0 {
 		p.Grace = 30 * time.Second
+	}
+	if p.Archive == 0 {
+		p.Archive = time.Hour
 	}
 	return p
 }
@@ -103,6 +109,7 @@ func (r *Reconciler) lead(ctx context.Context, lease *db.Lease) {
 	for _, h := range r.c.Fleet.hosts {
 		wg.Go(func() { r.follow(ctx, h) })
 	}
+	wg.Go(func() { r.keepArchive(ctx) })
 	for pause(ctx, r.pace.Tick) {
 		check, done := context.WithTimeout(ctx, leaseLimit)
 		err := lease.Check(check)
@@ -192,7 +199,7 @@ func (r *Reconciler) outcome(ctx context.Context, g gap, err error) {
 }
 
 func (r *Reconciler) close(ctx context.Context, client *hostclient.Client, h id.Host, g gap) error {
-	sb := models.Sandbox{ID: g.id, Host: h, State: g.row.State, Generation: g.row.Generation}
+	sb := models.Sandbox{ID: g.id, Host: h, State: g.row.State, Generation: g.row.Generation, Cold: g.row.Cold}
 	switch g.remedy {
 	case ask:
 		return r.ask(ctx, client, sb)
@@ -211,6 +218,8 @@ func (r *Reconciler) close(ctx context.Context, client *hostclient.Client, h id.
 		return r.enforce(ctx, client, g.id)
 	case note:
 		return r.note(ctx, g)
+	case letGo:
+		return r.letGo(ctx, client, h, g)
 	default:
 		r.log.Warn("removing a sandbox that no row wants", "sandbox_id", g.id, "host_id", h, "state", string(g.seen.State))
 		return r.c.free(ctx, h, g.id)
@@ -222,10 +231,14 @@ func (r *Reconciler) ask(ctx context.Context, client *hostclient.Client, sb mode
 	seen, err := client.Sandbox(ctx, sb.ID)
 	switch {
 	case models.CodeOf(err) == models.NotFound && err != nil:
-		return r.fail(ctx, sb, reasonLost)
+		if seen = absent(sb); told(sb, seen) == "" {
+			return r.fail(ctx, sb, reasonLost)
+		}
+		_, err := r.c.believe(ctx, system, sb, seen, "")
+		return err
 	case err != nil:
 		return err
-	case tells[sb.State][seen.State] != "":
+	case told(sb, seen) != "":
 		now, err := r.c.believe(ctx, system, sb, seen, "")
 		if err == nil {
 			r.log.Info("sandbox found as its host says", "sandbox_id", sb.ID, "was", string(sb.State), "is", string(now.State), "reason", now.Reason)
@@ -290,6 +303,19 @@ func (r *Reconciler) enforce(ctx context.Context, client *hostclient.Client, sb 
 	return nil
 }
 
+// letGo has a host free what it holds of a sandbox that is elsewhere by now: in the object store, or on another host.
+func (r *Reconciler) letGo(ctx context.Context, client *hostclient.Client, h id.Host, g gap) error {
+	row, err := r.store.SandboxOfAny(ctx, g.id)
+	if err != nil || row.Host == h { // it has come back
+		return err
+	}
+	if g.seen.Archive != nil {
+		return client.Release(ctx, g.id, g.seen.Archive.Key) // which frees nothing else, should it come back now
+	}
+	r.log.Warn("removing a copy of a sandbox that is elsewhere", "sandbox_id", g.id, "host_id", h, "state", string(g.seen.State))
+	return r.c.free(ctx, h, g.id)
+}
+
 // adoptHomeless ends the rows that no host can answer for.
 func (r *Reconciler) adoptHomeless(ctx context.Context) {
 	rows, err := r.store.Homeless(ctx)
@@ -297,14 +323,17 @@ func (r *Reconciler) adoptHomeless(ctx context.Context) {
 		r.log.Warn("sandboxes without a host not reconciled", "error", err)
 	}
 	for _, row := range rows {
-		sb := models.Sandbox{ID: row.ID, State: row.State, Generation: row.Generation}
-		switch row.State {
-		case models.Stopping:
+		sb := models.Sandbox{ID: row.ID, State: row.State, Generation: row.Generation, Cold: row.Cold}
+		replaced := "its host " + row.HostName + " was replaced by another one"
+		switch {
+		case row.State == models.Stopping:
 			_, err = r.c.freed(ctx, system, sb)
-		case models.Pending:
+		case row.State == models.Pending:
 			err = r.fail(ctx, sb, "no host was found for it in time")
+		case told(sb, absent(sb)) == lifecycle.Unfetched:
+			_, err = r.c.believe(ctx, system, sb, absent(sb), replaced)
 		default:
-			err = r.fail(ctx, sb, "lost: its host "+row.HostName+" was replaced by another one")
+			err = r.fail(ctx, sb, "lost: "+replaced)
 		}
 		if err != nil && !errors.Is(err, db.ErrMoved) && ctx.Err() == nil {
 			r.log.Warn("sandbox without a host not ended", "sandbox_id", row.ID, "error", err)

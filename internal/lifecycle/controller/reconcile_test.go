@@ -164,7 +164,7 @@ func TestAgentRestart(t *testing.T) {
 // unreachable, and as reachable again once it answers.
 func TestAgentHangs(t *testing.T) {
 	r := newRig(t)
-	c := r.boot(r.store, Limits{}, Pace{}, 20*time.Millisecond)
+	c := r.boot(r.store, Limits{}, Pace{}, 20*time.Millisecond, r.sim.Address())
 	r.eventually("the host is reachable", func() bool { return c.Fleet.Status()[0].Up })
 	r.sim.Describe(func(i *pb.GetHostInfoResponse) { i.AgentVersion = "next" })
 	r.eventually("what the host says of itself is recorded", func() bool {

@@ -66,18 +66,24 @@ var quick = Pace{Tick: 20 * time.Millisecond, Settle: 50 * time.Millisecond, Gra
 // start runs a replica until end is called or the test ends, and waits until it knows its host.
 func (r *rig) start(store Store, limits Limits, pace Pace) *replica {
 	r.t.Helper()
-	c := r.boot(store, limits, pace, heartbeat)
+	return r.startWith(store, limits, pace, r.sim.Address())
+}
+
+// startWith is start with other hosts, of which the first is waited for.
+func (r *rig) startWith(store Store, limits Limits, pace Pace, hosts ...string) *replica {
+	r.t.Helper()
+	c := r.boot(store, limits, pace, heartbeat, hosts...)
 	r.eventually("the host is reachable", func() bool { return c.Fleet.Status()[0].Up })
 	return c
 }
 
-func (r *rig) boot(store Store, limits Limits, pace Pace, beats time.Duration) *replica {
+func (r *rig) boot(store Store, limits Limits, pace Pace, beats time.Duration, hosts ...string) *replica {
 	r.t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	if os.Getenv("TEST_LOG") != "" {
 		log = slog.Default()
 	}
-	fleet, err := NewFleet([]string{r.sim.Address()}, r.store, log)
+	fleet, err := NewFleet(hosts, r.store, log)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -230,6 +236,10 @@ func (m *mortal) TransitionIfRoom(ctx context.Context, c db.Change, fit db.FitFu
 
 func (m *mortal) TransitionIf(ctx context.Context, c db.Change, still db.StillFunc) (models.Sandbox, error) {
 	return m.step(string(c.To), func() (models.Sandbox, error) { return m.Store.TransitionIf(ctx, c, still) })
+}
+
+func (m *mortal) TransitionPlaced(ctx context.Context, c db.Change, place db.HostFunc) (models.Sandbox, error) {
+	return m.step(string(c.To), func() (models.Sandbox, error) { return m.Store.TransitionPlaced(ctx, c, place) })
 }
 
 // sql runs a statement past the store.

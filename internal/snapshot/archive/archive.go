@@ -41,7 +41,7 @@ type Archive struct {
 // Origin says what a snapshot has in common with what is on this host already. Either may be missing: then more is read, sent and fetched.
 type Origin struct {
 	Template string             // path of the disk of the snapshot's template
-	Parent   *snapshot.Snapshot // in place here, and in the archive under Key
+	Parent   *snapshot.Snapshot // in the archive under Key, and in place here unless its Dir is empty
 }
 
 // New returns the archive in an object store. cache may be nil.
@@ -55,6 +55,22 @@ func New(objects object.Store, cache *diskcache.Cache) *Archive {
 // Key is the name that a snapshot has in every archive: its id and the instant it was frozen.
 func Key(m snapshot.Manifest) string {
 	return m.ID + "." + strconv.FormatInt(m.CreatedAt.UnixNano(), 16)
+}
+
+// Check returns when the object store answers, and was not found to be set up wrongly.
+func (a *Archive) Check(ctx context.Context) error { return a.pool.Check(ctx) }
+
+// Manifest returns what is known of a stored snapshot. Errors: NotFound, Precondition where it is damaged or of a format that is not known.
+func (a *Archive) Manifest(ctx context.Context, key string) (snapshot.Manifest, error) {
+	m, err := a.manifest(ctx, key)
+	if err != nil {
+		return snapshot.Manifest{}, err
+	}
+	m.Manifest.Files = map[string]snapshot.File{}
+	for name, f := range m.Files {
+		m.Manifest.Files[name] = f.File
+	}
+	return m.Manifest, nil
 }
 
 // Keys returns the keys of all snapshots, in order; the last pair may be an error.

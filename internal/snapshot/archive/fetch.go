@@ -71,7 +71,7 @@ func checkState(path, want string) error {
 
 // parentOf returns the stored manifest of the parent on this host, or an empty one.
 func (a *Archive) parentOf(ctx context.Context, from Origin) manifest {
-	if from.Parent == nil {
+	if from.Parent == nil || from.Parent.Dir == "" {
 		return manifest{}
 	}
 	m, err := a.manifest(ctx, Key(from.Parent.Manifest))

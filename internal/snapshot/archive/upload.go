@@ -147,7 +147,9 @@ func (u *uploader) newFile(f *os.File, name string, size int64) *fileUpload {
 	}
 	if known, ok := u.parent.Files[name]; ok && sameBase(known.Base, up.template != nil, u.snapshot.Template) {
 		up.parent = known.Chunks
-		up.likeParent = sharingOf(f, filepath.Join(u.from.Parent.Dir, name))
+		if u.from.Parent.Dir != "" {
+			up.likeParent = sharingOf(f, filepath.Join(u.from.Parent.Dir, name))
+		}
 	}
 	return up
 }
