@@ -67,6 +67,16 @@ func (r *rig) used(sb id.Sandbox, since time.Time) {
 	r.eventually(fmt.Sprintf("%s counts as used after %s", sb, since), func() bool { return r.now(sb).UsedUntil.After(since) })
 }
 
+// unused waits until a replica, which has a keeper, knows of no use of a sandbox any more.
+func (r *rig) unused(c *replica, sb id.Sandbox) {
+	r.t.Helper()
+	r.eventually(fmt.Sprintf("nobody uses %s", sb), func() bool {
+		c.uses.mu.Lock()
+		defer c.uses.mu.Unlock()
+		return c.uses.of[sb] == nil
+	})
+}
+
 // TestLifecycle is the life of a sandbox that is left alone: it is put to sleep, a request wakes it, and at last it is destroyed. Each says why, and who did it.
 func TestLifecycle(t *testing.T) {
 	r := newRig(t)
@@ -86,6 +96,7 @@ func TestLifecycle(t *testing.T) {
 		t.Fatal(err)
 	}
 	cancel()
+	r.unused(c, sb.ID)
 	if now := r.becomes(sb.ID, models.Running); now.Reason != "" || !now.AsleepSince.IsZero() {
 		t.Errorf("it runs: %+v", now)
 	}
@@ -143,11 +154,7 @@ func TestUse(t *testing.T) {
 		t.Errorf("with a request under way it is %s: %s", now.State, now.Reason)
 	}
 	cancel()
-	r.eventually("nobody has it open", func() bool {
-		c.uses.mu.Lock()
-		defer c.uses.mu.Unlock()
-		return c.uses.of[requested.ID] == nil
-	})
+	r.unused(c, requested.ID)
 	end()
 	r.age(requested.ID, 2*time.Hour)
 	r.keep(c)
