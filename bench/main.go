@@ -31,7 +31,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	b := bench{guest: *guest, rounds: *rounds, execs: *execs, transfers: *transfers, transferSize: *transferMiB << 20}
-	b.measures = []func(context.Context) error{b.creates, b.sleeps, b.execsAgainstEnvd, b.transfersAgainstChannel, b.overheads, b.starts, b.size(*envd)}
+	b.measures = []func(context.Context) error{b.creates, b.sleeps, b.forks, b.execsAgainstEnvd, b.transfersAgainstChannel, b.overheads, b.starts, b.size(*envd)}
 	if *golden {
 		b.measures = []func(context.Context) error{b.bareRestores, b.goldenCreates}
 	}

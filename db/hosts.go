@@ -172,6 +172,7 @@ type Row struct {
 	Generation int64
 	Overdue    bool          // past the deadline of its state
 	Age        time.Duration // since its state last changed
+	Forked     bool          // it is the child of a fork
 
 	NetworkGeneration int64 // of the network policy that is wanted
 	Cold              bool  // see models.Sandbox
@@ -194,7 +195,7 @@ func (s *Store) RowsForHost(ctx context.Context, h id.Host, observed []id.Sandbo
 			return nil, fmt.Errorf("list sandboxes of host %s: %w", h, err)
 		}
 		return convert(rows, func(r dbgen.RowsForHostRow) (Row, error) {
-			row := Row{ID: id.Sandbox(r.ID), State: r.State, Generation: r.Generation, Overdue: r.Overdue, NetworkGeneration: r.NetworkGeneration, Cold: r.Cold, Verified: orZero(r.VerifiedAt), Damage: r.Damage}
+			row := Row{ID: id.Sandbox(r.ID), State: r.State, Generation: r.Generation, Overdue: r.Overdue, NetworkGeneration: r.NetworkGeneration, Cold: r.Cold, Forked: r.Forked, Verified: orZero(r.VerifiedAt), Damage: r.Damage}
 			row.Age = time.Duration(r.AgeSeconds * float64(time.Second))
 			if r.HostID != nil {
 				row.Host = id.Host(*r.HostID)
@@ -213,7 +214,7 @@ func (s *Store) Homeless(ctx context.Context) ([]Row, error) {
 			return nil, fmt.Errorf("list sandboxes without a host: %w", err)
 		}
 		return convert(rows, func(r dbgen.HomelessRowsRow) (Row, error) {
-			return Row{ID: id.Sandbox(r.ID), HostName: r.HostName, State: r.State, Generation: r.Generation, Overdue: true, Cold: r.Cold}, nil
+			return Row{ID: id.Sandbox(r.ID), HostName: r.HostName, State: r.State, Generation: r.Generation, Overdue: true, Cold: r.Cold, Forked: r.Forked}, nil
 		})
 	})
 }

@@ -67,6 +67,7 @@ func (s *Store) NoteNetwork(ctx context.Context, sb models.Sandbox, by By, outco
 // network is the form of a models.NetworkPolicy in the column network.
 type network struct {
 	Internet bool                 `json:"internet"`
+	IPv6     bool                 `json:"ipv6,omitempty"`
 	Allow    []models.Destination `json:"allow,omitempty"`
 	Deny     []models.Destination `json:"deny,omitempty"`
 	Limits   networkLimits        `json:"limits,omitzero"`
@@ -81,7 +82,7 @@ type networkLimits struct {
 }
 
 func encodeNetwork(p models.NetworkPolicy) ([]byte, error) {
-	b, err := json.Marshal(network{Internet: p.Internet, Allow: p.Allow, Deny: p.Deny, Limits: networkLimits(p.Limits)})
+	b, err := json.Marshal(network{Internet: p.Internet, IPv6: p.IPv6, Allow: p.Allow, Deny: p.Deny, Limits: networkLimits(p.Limits)})
 	if err != nil {
 		return nil, fmt.Errorf("encode the network policy: %w", err)
 	}
@@ -93,5 +94,5 @@ func decodeNetwork(b []byte) (models.NetworkPolicy, error) {
 	if err := json.Unmarshal(b, &n); err != nil {
 		return models.NetworkPolicy{}, err
 	}
-	return models.NetworkPolicy{Internet: n.Internet, Allow: n.Allow, Deny: n.Deny, Limits: models.NetworkLimits(n.Limits)}, nil
+	return models.NetworkPolicy{Internet: n.Internet, IPv6: n.IPv6, Allow: n.Allow, Deny: n.Deny, Limits: models.NetworkLimits(n.Limits)}, nil
 }

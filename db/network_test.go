@@ -20,7 +20,7 @@ func policy(t *testing.T, allow ...string) models.NetworkPolicy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return models.NetworkPolicy{Allow: rules, Limits: models.NetworkLimits{UploadMbit: 1, DownloadMbit: 2, PacketsPerSecond: 3, Connections: 4, ConnectionsPerSecond: 5}}
+	return models.NetworkPolicy{IPv6: true, Allow: rules, Limits: models.NetworkLimits{UploadMbit: 1, DownloadMbit: 2, PacketsPerSecond: 3, Connections: 4, ConnectionsPerSecond: 5}}
 }
 
 func set(p models.NetworkPolicy) db.NetworkFunc {

@@ -21,6 +21,12 @@ func sandbox(r dbgen.Sandbox) (models.Sandbox, error) {
 	if r.HostID != nil {
 		sb.Host = id.Host(*r.HostID)
 	}
+	if r.ParentID != nil {
+		sb.Parent = id.Sandbox(*r.ParentID)
+	}
+	if r.SnapshotID != nil {
+		sb.Snapshot = id.Snapshot(*r.SnapshotID)
+	}
 	if err := json.Unmarshal(r.Metadata, &sb.Metadata); err != nil {
 		return sb, fmt.Errorf("decode metadata of %s: %w", r.ID, err)
 	}
@@ -95,6 +101,15 @@ func orZero(t *time.Time) time.Time {
 		return time.Time{}
 	}
 	return *t
+}
+
+// orNil returns nil for an id that is empty.
+func orNil[T ~string](s T) *string {
+	if s == "" {
+		return nil
+	}
+	text := string(s)
+	return &text
 }
 
 func nonNil(m map[string]string) map[string]string {

@@ -38,6 +38,8 @@ type NewSandbox struct {
 
 	AutoResume bool
 	Lifecycle  models.Lifecycle
+	Parent     id.Sandbox  // that it is forked from; empty for none
+	Snapshot   id.Snapshot // that it is created from; empty for none
 }
 
 // Placement is where a new sandbox goes and what it takes there.
@@ -75,6 +77,10 @@ func insertPlaced(ctx context.Context, q *dbgen.Queries, n NewSandbox, place Pla
 	if err != nil {
 		return models.Sandbox{}, err
 	}
+	return insertAt(ctx, q, n, where)
+}
+
+func insertAt(ctx context.Context, q *dbgen.Queries, n NewSandbox, where Placement) (models.Sandbox, error) {
 	meta, err := json.Marshal(nonNil(n.Metadata))
 	if err != nil {
 		return models.Sandbox{}, fmt.Errorf("encode metadata: %w", err)
@@ -89,6 +95,7 @@ func insertPlaced(ctx context.Context, q *dbgen.Queries, n NewSandbox, place Pla
 		Metadata: meta, Network: policy, AutoResume: n.AutoResume, Actor: n.By.Actor, Operation: n.By.Operation, DeadlineSeconds: n.Within.Seconds(),
 		AutoPauseSeconds: seconds(n.Lifecycle.AutoPause), AutoHibernateSeconds: seconds(n.Lifecycle.AutoHibernate),
 		AutoDestroySeconds: seconds(n.Lifecycle.AutoDestroy), TimeoutSeconds: seconds(n.Lifecycle.Timeout), OnTimeout: string(cmp.Or(n.Lifecycle.OnTimeout, models.DestroyOnTimeout)),
+		ParentID: orNil(n.Parent), SnapshotID: orNil(n.Snapshot),
 	})
 	if err != nil {
 		return models.Sandbox{}, fmt.Errorf("insert sandbox: %w", err)

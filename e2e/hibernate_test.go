@@ -28,7 +28,7 @@ const (
 // is wrong with the server, it is whole afterwards, and the API says where.
 func TestHibernate(t *testing.T) {
 	server := s3test.ForTest(t)
-	w := &way{to: server.Options().Endpoint}
+	w := &way{t: t, to: server.Options().Endpoint}
 	o := server.Options()
 	credentials := filepath.Join(t.TempDir(), "credentials")
 	if err := os.WriteFile(credentials, fmt.Appendf(nil, "[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n", o.AccessKey, o.SecretKey), 0o600); err != nil {
@@ -289,6 +289,7 @@ func (h *sleeper) startControlPlane() {
 
 // way leads from the namespace of the agent to a server on the loopback of the test, and can hold up what goes there.
 type way struct {
+	t  *testing.T
 	to string
 
 	mu      sync.Mutex // guards what follows
@@ -304,8 +305,9 @@ func (w *way) open(env map[string]string) {
 		return err
 	})
 	if err != nil {
-		panic(err)
+		w.t.Fatal(err)
 	}
+	w.t.Cleanup(func() { _ = ln.Close() })
 	env["WRENN_S3_ENDPOINT"] = "http://" + ln.Addr().String()
 	go func() {
 		for {

@@ -72,7 +72,7 @@ var probeProgram string
 //go:embed testdata/witness.py
 var witnessProgram string
 
-// TestIsolationInVM: nothing that root in a sandbox sends arrives where it should not, and what should does.
+// TestIsolationInVM: nothing that root in a sandbox sends arrives where it should not, and what should does; by IPv6 too, where a policy allows it.
 func TestIsolationInVM(t *testing.T) {
 	p := start(t)
 	out := newOutside(t, p)
@@ -118,6 +118,7 @@ func TestIsolationInVM(t *testing.T) {
 			t.Errorf("%s: arrived: %v", probe.name, arrived)
 		}
 	}
+	p.isolatesByIPv6(out, attacker, victim)
 	if t.Failed() {
 		t.Logf("seen at the outside and on the host: %q\nin the other sandbox: %q", out.seen(), p.shellAs(victim, "root", "cat /root/seen /root/log"))
 	}

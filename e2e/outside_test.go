@@ -101,7 +101,7 @@ func netOrder(n uint16) uint16 { return n<<8 | n>>8 }
 // serve takes connections, and with witness notes what comes by them and by UDP: on the host only what programs get counts.
 func (o *outside) serve(t *testing.T, witness bool) error {
 	address := fmt.Sprintf(":%d", probePort)
-	ln, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp4", address)
+	ln, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", address)
 	if err != nil {
 		return err
 	}
@@ -123,7 +123,7 @@ func (o *outside) serve(t *testing.T, witness bool) error {
 	if !witness {
 		return nil
 	}
-	packets, err := (&net.ListenConfig{}).ListenPacket(t.Context(), "udp4", address)
+	packets, err := (&net.ListenConfig{}).ListenPacket(t.Context(), "udp", address)
 	if err != nil {
 		return err
 	}
@@ -143,7 +143,7 @@ func (o *outside) serve(t *testing.T, witness bool) error {
 
 // sendUDP sends from the calling thread's namespace.
 func sendUDP(ctx context.Context, to netip.Addr, text string) error {
-	conn, err := (&net.Dialer{}).DialContext(ctx, "udp4", netip.AddrPortFrom(to, probePort).String())
+	conn, err := (&net.Dialer{}).DialContext(ctx, "udp", netip.AddrPortFrom(to, probePort).String())
 	if err != nil {
 		return err
 	}

@@ -68,6 +68,7 @@ func declare(cmd *cobra.Command, cfg *config.Agent) {
 	f.StringVar(&cfg.Volume, "volume", cfg.Volume, "auto: make an XFS volume in the data folder where its file system has no reflinks; off")
 	f.IntVar(&cfg.VolumeGiB, "volume-gib", cfg.VolumeGiB, "size of that volume; 0 means four fifths of what is free (the file behind it is sparse)")
 	f.StringVar(&cfg.Subnet, "subnet", cfg.Subnet, "network of the guests, cut into /30s")
+	f.StringVar(&cfg.SubnetIPv6, "subnet-ipv6", cfg.SubnetIPv6, "network of the IPv6 addresses of guests whose policy allows IPv6")
 	f.StringSliceVar(&cfg.DNS, "dns", cfg.DNS, "name servers that are asked for the guests, IP or IP:port (default: those of /etc/resolv.conf)")
 	f.StringVar(&cfg.Jail, "jail", cfg.Jail, "on: each VMM has a user and a view of its own; off: VMMs run as root and see all")
 	f.Uint32Var(&cfg.OwnerBase, "owner-base", cfg.OwnerBase, "first of the user ids of VMMs, one for each /30 of the subnet")

@@ -27,7 +27,7 @@ func serveNames(ctx context.Context, cfg config.Agent, p *parts, log *slog.Logge
 		return nil, fmt.Errorf("open the sandboxes' name server: %w", err)
 	}
 	forwarder := dns.New(dns.Config{
-		Host: p.agent.Names(), Upstreams: upstreams, Denied: []netip.Prefix{p.net.Info().Subnet}, Logger: log,
+		Host: p.agent.Names(), Upstreams: upstreams, Denied: []netip.Prefix{p.net.Info().Subnet, p.net.Info().SubnetIPv6}, Logger: log,
 	})
 	// It goes on while calls under way end, so that the end of ctx is not its own.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))

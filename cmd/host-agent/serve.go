@@ -107,6 +107,10 @@ func assemble(ctx context.Context, cfg config.Agent, log *slog.Logger) (p *parts
 	if err != nil {
 		return p, err
 	}
+	ipv6, err := cfg.IPv6Prefix()
+	if err != nil {
+		return p, err
+	}
 	jails, err := openJails(cfg, subnet, log)
 	if err != nil {
 		return p, err
@@ -115,7 +119,7 @@ func assemble(ctx context.Context, cfg config.Agent, log *slog.Logger) (p *parts
 	if jails == nil {
 		owners = 0 // VMMs are root
 	}
-	if p.net, err = network.Open(ctx, network.Config{Subnet: subnet, OwnerBase: owners, Logger: log}); err != nil {
+	if p.net, err = network.Open(ctx, network.Config{Subnet: subnet, SubnetIPv6: ipv6, OwnerBase: owners, Logger: log}); err != nil {
 		return p, fmt.Errorf("open the network: %w", err)
 	}
 	kernel, err := filepath.Abs(cfg.Kernel)

@@ -48,7 +48,7 @@ func setup(ctx context.Context, cfg config.Agent, o setupOptions, out io.Writer)
 	if err != nil {
 		return fmt.Errorf("find the data folder: %w", err)
 	}
-	s, err := hostsetup.Open(hostsetup.Options{Data: data, Volume: cfg.Volume == "auto", VolumeGiB: cfg.VolumeGiB, With: o.with})
+	s, err := hostsetup.Open(hostsetup.Options{Data: data, Volume: cfg.Volume == "auto", VolumeGiB: cfg.VolumeGiB, With: o.with, SeccompFilter: cfg.SeccompFilter})
 	if err != nil {
 		return err
 	}

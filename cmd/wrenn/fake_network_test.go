@@ -27,7 +27,7 @@ func networkOf(before map[string]any, asked any) map[string]any {
 
 func defaultNetwork() map[string]any {
 	return map[string]any{
-		"internet": "on", "allow": []any{}, "deny": []any{}, "generation": 1,
+		"internet": "on", "ipv6": "off", "allow": []any{}, "deny": []any{}, "generation": 1,
 		"limits": map[string]any{"upload_mbit": 0, "download_mbit": 0, "packets_per_second": 0, "connections": 0, "connections_per_second": 0},
 	}
 }
@@ -55,6 +55,7 @@ func (f *fake) network(w http.ResponseWriter, s map[string]any, below string) {
 	if below == "network" {
 		network := s["network"].(map[string]any)
 		reply(w, 200, map[string]any{"policy": network, "in_force": true, "generation_in_force": network["generation"],
+			"ipv6":     map[string]any{"address": nil, "why": map[any]any{"on": "the host has none"}[network["ipv6"]]},
 			"counters": map[string]any{"sent_packets": 3, "sent_bytes": 180, "received_packets": 1, "received_bytes": 60, "dropped_packets": map[string]any{"internet": 2}}})
 		return
 	}

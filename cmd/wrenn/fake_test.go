@@ -29,6 +29,7 @@ type fake struct {
 
 	mu        sync.Mutex // guards the following
 	sandboxes []map[string]any
+	snapshots []map[string]any
 	files     map[string]string // by sandbox:path
 	fakeGuest
 }
@@ -102,6 +103,8 @@ func (f *fake) answer(w http.ResponseWriter, r *http.Request, body []byte) {
 	case r.URL.Path == "/v1/templates":
 		reply(w, 200, map[string]any{"items": []any{map[string]any{"name": "python311", "digest": "sha256:1",
 			"description": "Python\x1b[31m 3.11", "disk_mib": 512, "default_vcpus": 1, "default_memory_mib": 256}}})
+	case strings.HasPrefix(r.URL.Path, "/v1/snapshots"):
+		f.kept(w, r)
 	case r.URL.Path == "/v1/sandboxes" && r.Method == http.MethodPost:
 		f.create(w, body)
 	case r.URL.Path == "/v1/sandboxes":
@@ -131,6 +134,9 @@ func (f *fake) create(w http.ResponseWriter, body []byte) {
 		refuse(w, 400, "invalid", "malformed", "")
 		return
 	}
+	if req["snapshot"] != nil {
+		req["template"] = "python311"
+	}
 	switch req["template"] {
 	case "python311":
 	case "huge":
@@ -151,6 +157,7 @@ func (f *fake) create(w http.ResponseWriter, body []byte) {
 		"timings": []any{map[string]any{"step": "boot", "ms": 512.5}},
 		"network": networkOf(defaultNetwork(), req["network"]), "auto_resume": req["auto_resume"] != false, "resumed": nil,
 		"lifecycle": lifecycleOf(defaultLifecycle(), req["lifecycle"]), "verified_at": nil,
+		"parent_id": nil, "snapshot_id": req["snapshot"],
 	}
 	for _, field := range []string{"vcpus", "memory_mib", "disk_mib", "metadata"} {
 		if v, given := req[field]; given {
@@ -218,6 +225,10 @@ func (f *fake) sandbox(w http.ResponseWriter, r *http.Request, id, below string,
 			map[string]any{"step": "hostname", "kept": true, "output": nil, "ms": 0.1}, map[string]any{"step": "hook:10-hello", "kept": false, "output": "hello", "ms": 2.5},
 		}}
 		reply(w, 200, s)
+	case below == "fork":
+		f.fork(w, s, body)
+	case below == "snapshots":
+		f.keep(w, s, body)
 	case s["state"] == "stopped":
 		refuse(w, 409, "precondition", "the sandbox is stopped", "create another one")
 	case strings.HasPrefix(below, "network"):

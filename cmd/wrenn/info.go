@@ -49,6 +49,11 @@ func (a *app) printInfo(s *wrenn.Sandbox, events []wrenn.Event) error {
 		{"size", fmt.Sprintf("%d vCPU, %d MiB memory, %d MiB disk", s.VCPUs, s.MemoryMiB, s.DiskMiB)},
 		{"host", s.HostID}, {"created", stamp(s.CreatedAt)}, {"started", stamp(s.StartedAt)}, {"updated", stamp(s.UpdatedAt)},
 	}...)
+	for _, origin := range [][]string{{"forked from", s.ParentID}, {"snapshot", s.SnapshotID}} {
+		if origin[1] != "" {
+			rows = append(rows, origin)
+		}
+	}
 	rows = append(rows, lifecycleRows(s)...)
 	for _, key := range slices.Sorted(maps.Keys(s.Metadata)) {
 		rows = append(rows, []string{"metadata " + key, s.Metadata[key]})

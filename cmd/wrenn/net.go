@@ -47,7 +47,7 @@ func newNetSet(a *app) *cobra.Command {
 		Long: `Changes the network policy of a running or paused sandbox; it is in force when the command ends. What no flag names stays as it is; a list
 replaces the one that is there, and an empty one (--deny '') clears it.
 
-What is always denied (other sandboxes, the host, cloud metadata, IPv6) beats --allow, --allow beats --deny, --deny beats --internet.`,
+What is always denied (other sandboxes, the host, cloud metadata) beats --allow, --allow beats --deny, --deny beats --internet; IPv6 needs --ipv6 on.`,
 		Example: `  wrenn net set sb-0a1b2c3d --internet off --allow pypi.org,files.pythonhosted.org
   wrenn net set sb-0a1b2c3d --internet on --allow '' --deny '*.tracker.example,198.51.100.0/24'`,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.sandboxIDs,
@@ -57,7 +57,7 @@ What is always denied (other sandboxes, the host, cloud metadata, IPv6) beats --
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		change := flags.policy(cmd.Flags())
 		if change == nil {
-			return models.Errorf(models.Invalid, "there is nothing to change").WithHint("--internet on|off, --allow LIST, --deny LIST or a limit")
+			return models.Errorf(models.Invalid, "there is nothing to change").WithHint("--internet on|off, --ipv6 on|off, --allow LIST, --deny LIST or a limit")
 		}
 		client, err := a.client()
 		if err != nil {
@@ -115,6 +115,12 @@ func stateRows(s *wrenn.NetworkState) [][]string {
 		{"sent", fmt.Sprintf("%d packets, %d bytes", s.Counters.SentPackets, s.Counters.SentBytes)},
 		{"received", fmt.Sprintf("%d packets, %d bytes", s.Counters.ReceivedPackets, s.Counters.ReceivedBytes)},
 	}...)
+	if s.IPv6.Address != "" {
+		rows = append(rows, []string{"IPv6 address", s.IPv6.Address})
+	}
+	if s.IPv6.Why != "" {
+		rows = append(rows, []string{"IPv6", "reaches nothing: " + s.IPv6.Why})
+	}
 	for _, rule := range slices.Sorted(maps.Keys(s.Counters.DroppedPackets)) {
 		rows = append(rows, []string{"dropped by " + rule, fmt.Sprintf("%d packets", s.Counters.DroppedPackets[rule])})
 	}
@@ -123,7 +129,7 @@ func stateRows(s *wrenn.NetworkState) [][]string {
 
 func policyRows(p wrenn.NetworkPolicy) [][]string {
 	rows := [][]string{
-		{"internet", string(p.Internet)}, {"allow", strings.Join(p.Allow, " ")}, {"deny", strings.Join(p.Deny, " ")},
+		{"internet", string(p.Internet)}, {"ipv6", string(p.IPv6)}, {"allow", strings.Join(p.Allow, " ")}, {"deny", strings.Join(p.Deny, " ")},
 		{"generation", strconv.FormatInt(p.Generation, 10)},
 	}
 	if p.Limits == nil {

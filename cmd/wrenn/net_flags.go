@@ -12,6 +12,7 @@ import (
 // networkFlags are those of a network policy.
 type networkFlags struct {
 	internet    string
+	ipv6        string
 	allow, deny []string
 	limits      wrenn.NetworkLimits
 }
@@ -34,7 +35,8 @@ var networkLimits = []networkLimit{
 
 func (n *networkFlags) declare(f *pflag.FlagSet) {
 	f.StringVar(&n.internet, "internet", "", "on or off: whether what no rule names may be reached")
-	f.StringSliceVar(&n.allow, "allow", nil, "what may be reached: IPv4 addresses and networks, domain names, *.name; separated by commas")
+	f.StringVar(&n.ipv6, "ipv6", "", "on or off: whether any of it may be reached by IPv6")
+	f.StringSliceVar(&n.allow, "allow", nil, "what may be reached: addresses and networks, domain names, *.name; separated by commas")
 	f.StringSliceVar(&n.deny, "deny", nil, "what may not be reached")
 	for _, l := range networkLimits {
 		f.IntVar(l.of(&n.limits), l.flag, 0, l.usage+" (0: the host's default)")
@@ -51,6 +53,9 @@ func (n *networkFlags) policy(f *pflag.FlagSet) *wrenn.NetworkPolicy {
 	}
 	if given("internet") {
 		p.Internet = wrenn.Switch(n.internet)
+	}
+	if given("ipv6") {
+		p.IPv6 = wrenn.Switch(n.ipv6)
 	}
 	if given("allow") {
 		p.Allow = append([]string{}, n.allow...)

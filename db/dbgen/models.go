@@ -68,6 +68,8 @@ type Sandbox struct {
 	Certificate          []byte
 	Archive              []byte
 	Cold                 bool
+	ParentID             *string
+	SnapshotID           *string
 	AutoPauseSeconds     int32
 	AutoHibernateSeconds int32
 	AutoDestroySeconds   int32
@@ -91,4 +93,25 @@ type SandboxEvent struct {
 	Operation  string
 	Generation int64
 	At         time.Time
+}
+
+type Snapshot struct {
+	ID        string
+	AccountID string
+	HostID    string
+	SandboxID string
+	ParentID  *string
+	Name      string
+	Template  string
+	VCPUs     int32
+	MemoryMiB int32
+	DiskMiB   int32
+	Network   []byte
+	State     string
+	Reason    string
+	Bytes     int64
+	Operation string
+	Deadline  *time.Time
+	CreatedAt time.Time
+	UpdatedAt time.Time
 }

@@ -44,7 +44,7 @@ func (q *Queries) ArchivedRows(ctx context.Context, ids []string) ([]ArchivedRow
 }
 
 const homelessRows = `-- name: HomelessRows :many
-SELECT s.id, s.state, s.generation, s.cold, coalesce(h.name, '')::text AS host_name
+SELECT s.id, s.state, s.generation, s.cold, (s.parent_id IS NOT NULL)::bool AS forked, coalesce(h.name, '')::text AS host_name
 FROM sandboxes s LEFT JOIN hosts h ON h.id = s.host_id
 WHERE (s.state IN ('pending', 'stopping') AND s.host_id IS NULL AND s.deadline < clock_timestamp())
     OR (h.state = 'replaced' AND s.state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping'))
@@ -55,6 +55,7 @@ type HomelessRowsRow struct {
 	State      models.State
 	Generation int64
 	Cold       bool
+	Forked     bool
 	HostName   string
 }
 
@@ -73,6 +74,7 @@ func (q *Queries) HomelessRows(ctx context.Context) ([]HomelessRowsRow, error) {
 			&i.State,
 			&i.Generation,
 			&i.Cold,
+			&i.Forked,
 			&i.HostName,
 		); err != nil {
 			return nil, err
@@ -89,11 +91,11 @@ const insertSandbox = `-- name: InsertSandbox :exec
 WITH made AS (
     INSERT INTO sandboxes (id, account_id, name, template, vcpus, memory_mib, disk_mib, metadata, network, auto_resume,
         auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, timeout_at,
-        state, generation, reason, operation, deadline)
+        parent_id, snapshot_id, state, generation, reason, operation, deadline)
     VALUES ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11,
         $12, $13, $14, $15::integer, $16,
         CASE WHEN $15::integer > 0 THEN clock_timestamp() + make_interval(secs => $15::integer) END,
-        'pending', 1, '', $17, clock_timestamp() + make_interval(secs => $18::float8))
+        $17, $18, 'pending', 1, '', $19, clock_timestamp() + make_interval(secs => $20::float8))
     RETURNING id, account_id, generation, operation
 ), event AS (
     INSERT INTO sandbox_events (sandbox_id, to_state, reason, actor, operation, generation)
@@ -120,6 +122,8 @@ type InsertSandboxParams struct {
 	AutoDestroySeconds   int32
 	TimeoutSeconds       int32
 	OnTimeout            string
+	ParentID             *string
+	SnapshotID           *string
 	Operation            string
 	DeadlineSeconds      float64
 }
@@ -142,6 +146,8 @@ func (q *Queries) InsertSandbox(ctx context.Context, arg InsertSandboxParams) er
 		arg.AutoDestroySeconds,
 		arg.TimeoutSeconds,
 		arg.OnTimeout,
+		arg.ParentID,
+		arg.SnapshotID,
 		arg.Operation,
 		arg.DeadlineSeconds,
 	)
@@ -186,7 +192,7 @@ func (q *Queries) ListSandboxEvents(ctx context.Context, sandboxID string) ([]Sa
 }
 
 const listSandboxes = `-- name: ListSandboxes :many
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes
 WHERE account_id = $1
     AND state::text = ANY ($2::text[])
     AND ($3::text IS NULL OR template = $3)
@@ -245,6 +251,8 @@ func (q *Queries) ListSandboxes(ctx context.Context, arg ListSandboxesParams) ([
 			&i.Certificate,
 			&i.Archive,
 			&i.Cold,
+			&i.ParentID,
+			&i.SnapshotID,
 			&i.AutoPauseSeconds,
 			&i.AutoHibernateSeconds,
 			&i.AutoDestroySeconds,
@@ -268,7 +276,7 @@ func (q *Queries) ListSandboxes(ctx context.Context, arg ListSandboxesParams) ([
 }
 
 const lockSandboxOfAccount = `-- name: LockSandboxOfAccount :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes WHERE id = $1 AND account_id = $2 FOR NO KEY UPDATE
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes WHERE id = $1 AND account_id = $2 FOR NO KEY UPDATE
 `
 
 type LockSandboxOfAccountParams struct {
@@ -305,6 +313,8 @@ func (q *Queries) LockSandboxOfAccount(ctx context.Context, arg LockSandboxOfAcc
 		&i.Certificate,
 		&i.Archive,
 		&i.Cold,
+		&i.ParentID,
+		&i.SnapshotID,
 		&i.AutoPauseSeconds,
 		&i.AutoHibernateSeconds,
 		&i.AutoDestroySeconds,
@@ -321,7 +331,7 @@ func (q *Queries) LockSandboxOfAccount(ctx context.Context, arg LockSandboxOfAcc
 }
 
 const rowsForHost = `-- name: RowsForHost :many
-SELECT id, host_id, state, generation, network_generation, verified_at, damage, cold,
+SELECT id, host_id, state, generation, network_generation, verified_at, damage, cold, (parent_id IS NOT NULL)::bool AS forked,
     coalesce(deadline < clock_timestamp(), false)::bool AS overdue,
     extract(epoch FROM clock_timestamp() - updated_at)::float8 AS age_seconds
 FROM sandboxes
@@ -342,6 +352,7 @@ type RowsForHostRow struct {
 	VerifiedAt        *time.Time
 	Damage            string
 	Cold              bool
+	Forked            bool
 	Overdue           bool
 	AgeSeconds        float64
 }
@@ -366,6 +377,7 @@ func (q *Queries) RowsForHost(ctx context.Context, arg RowsForHostParams) ([]Row
 			&i.VerifiedAt,
 			&i.Damage,
 			&i.Cold,
+			&i.Forked,
 			&i.Overdue,
 			&i.AgeSeconds,
 		); err != nil {
@@ -380,7 +392,7 @@ func (q *Queries) RowsForHost(ctx context.Context, arg RowsForHostParams) ([]Row
 }
 
 const sandboxByID = `-- name: SandboxByID :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes WHERE id = $1
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes WHERE id = $1
 `
 
 func (q *Queries) SandboxByID(ctx context.Context, id string) (Sandbox, error) {
@@ -411,6 +423,8 @@ func (q *Queries) SandboxByID(ctx context.Context, id string) (Sandbox, error) {
 		&i.Certificate,
 		&i.Archive,
 		&i.Cold,
+		&i.ParentID,
+		&i.SnapshotID,
 		&i.AutoPauseSeconds,
 		&i.AutoHibernateSeconds,
 		&i.AutoDestroySeconds,
@@ -427,7 +441,7 @@ func (q *Queries) SandboxByID(ctx context.Context, id string) (Sandbox, error) {
 }
 
 const sandboxOfAccount = `-- name: SandboxOfAccount :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes WHERE id = $1 AND account_id = $2
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes WHERE id = $1 AND account_id = $2
 `
 
 type SandboxOfAccountParams struct {
@@ -463,6 +477,8 @@ func (q *Queries) SandboxOfAccount(ctx context.Context, arg SandboxOfAccountPara
 		&i.Certificate,
 		&i.Archive,
 		&i.Cold,
+		&i.ParentID,
+		&i.SnapshotID,
 		&i.AutoPauseSeconds,
 		&i.AutoHibernateSeconds,
 		&i.AutoDestroySeconds,
@@ -482,12 +498,12 @@ const setNetwork = `-- name: SetNetwork :one
 WITH changed AS (
     UPDATE sandboxes SET network = $1, network_generation = network_generation + 1
     WHERE sandboxes.id = $2
-    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at
+    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.parent_id, sandboxes.snapshot_id, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at
 ), audited AS (
     INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
     SELECT account_id, $3, 'sandbox.network', id, 'accepted', $4 FROM changed
 )
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM changed
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM changed
 `
 
 type SetNetworkParams struct {
@@ -522,6 +538,8 @@ type SetNetworkRow struct {
 	Certificate          []byte
 	Archive              []byte
 	Cold                 bool
+	ParentID             *string
+	SnapshotID           *string
 	AutoPauseSeconds     int32
 	AutoHibernateSeconds int32
 	AutoDestroySeconds   int32
@@ -568,6 +586,8 @@ func (q *Queries) SetNetwork(ctx context.Context, arg SetNetworkParams) (SetNetw
 		&i.Certificate,
 		&i.Archive,
 		&i.Cold,
+		&i.ParentID,
+		&i.SnapshotID,
 		&i.AutoPauseSeconds,
 		&i.AutoHibernateSeconds,
 		&i.AutoDestroySeconds,
@@ -617,7 +637,7 @@ WITH changed AS (
         damage = CASE WHEN $1::sandbox_state = 'running' THEN '' ELSE damage END,
         updated_at = clock_timestamp()
     WHERE sandboxes.id = $10 AND sandboxes.state = $3 AND sandboxes.generation = $11
-    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at
+    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.parent_id, sandboxes.snapshot_id, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at
 ), event AS (
     INSERT INTO sandbox_events (sandbox_id, from_state, to_state, reason, actor, operation, generation)
     SELECT id, $3, state, reason, $12, operation, generation FROM changed
@@ -626,7 +646,7 @@ WITH changed AS (
     SELECT account_id, $12, $13, id, $14, operation FROM changed
     WHERE $13::text <> ''
 )
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM changed
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM changed
 `
 
 type TransitionSandboxParams struct {
@@ -671,6 +691,8 @@ type TransitionSandboxRow struct {
 	Certificate          []byte
 	Archive              []byte
 	Cold                 bool
+	ParentID             *string
+	SnapshotID           *string
 	AutoPauseSeconds     int32
 	AutoHibernateSeconds int32
 	AutoDestroySeconds   int32
@@ -729,6 +751,8 @@ func (q *Queries) TransitionSandbox(ctx context.Context, arg TransitionSandboxPa
 		&i.Certificate,
 		&i.Archive,
 		&i.Cold,
+		&i.ParentID,
+		&i.SnapshotID,
 		&i.AutoPauseSeconds,
 		&i.AutoHibernateSeconds,
 		&i.AutoDestroySeconds,

@@ -27,13 +27,19 @@ SELECT * FROM hosts WHERE state <> 'replaced' ORDER BY id;
 -- name: LockHosts :many
 SELECT * FROM hosts WHERE state <> 'replaced' ORDER BY id FOR NO KEY UPDATE;
 
--- What the sandboxes of each host take of it: one that sleeps takes disk alone, and its memory lies there. It must be a statement after
--- LockHosts: a statement sees what was committed before it began.
+-- What the sandboxes and the snapshots of each host take of it: one that sleeps takes disk alone, and its memory lies there, as a snapshot
+-- does. It must be a statement after LockHosts: a statement sees what was committed before it began.
 -- name: Allotments :many
-SELECT host_id::text AS host_id, count(*) FILTER (WHERE state NOT IN ('paused', 'hibernating')) AS sandboxes,
-    coalesce(sum(vcpus) FILTER (WHERE state NOT IN ('paused', 'hibernating')), 0)::bigint AS vcpus,
-    coalesce(sum(memory_mib) FILTER (WHERE state NOT IN ('paused', 'hibernating')), 0)::bigint AS memory_mib,
-    sum(disk_mib + CASE WHEN state IN ('pausing', 'paused', 'resuming', 'hibernating') THEN memory_mib ELSE 0 END)::bigint AS disk_mib
-FROM sandboxes
-WHERE host_id IS NOT NULL AND state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping')
+SELECT host_id::text AS host_id, sum(sandboxes)::bigint AS sandboxes, sum(vcpus)::bigint AS vcpus, sum(memory_mib)::bigint AS memory_mib, sum(disk_mib)::bigint AS disk_mib
+FROM (
+    SELECT host_id, count(*) FILTER (WHERE state NOT IN ('paused', 'hibernating')) AS sandboxes,
+        coalesce(sum(vcpus) FILTER (WHERE state NOT IN ('paused', 'hibernating')), 0) AS vcpus,
+        coalesce(sum(memory_mib) FILTER (WHERE state NOT IN ('paused', 'hibernating')), 0) AS memory_mib,
+        sum(disk_mib + CASE WHEN state IN ('pausing', 'paused', 'resuming', 'hibernating') THEN memory_mib ELSE 0 END) AS disk_mib
+    FROM sandboxes
+    WHERE host_id IS NOT NULL AND state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping')
+    GROUP BY host_id
+    UNION ALL
+    SELECT host_id, 0, 0, 0, sum(disk_mib + memory_mib) FROM snapshots WHERE state <> 'error' GROUP BY host_id
+) AS taken
 GROUP BY host_id;

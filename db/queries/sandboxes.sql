@@ -2,11 +2,11 @@
 WITH made AS (
     INSERT INTO sandboxes (id, account_id, name, template, vcpus, memory_mib, disk_mib, metadata, network, auto_resume,
         auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, timeout_at,
-        state, generation, reason, operation, deadline)
+        parent_id, snapshot_id, state, generation, reason, operation, deadline)
     VALUES (@id, @account_id, @name, @template, @vcpus, @memory_mib, @disk_mib, @metadata, @network, @auto_resume,
         @auto_pause_seconds, @auto_hibernate_seconds, @auto_destroy_seconds, @timeout_seconds::integer, @on_timeout,
         CASE WHEN @timeout_seconds::integer > 0 THEN clock_timestamp() + make_interval(secs => @timeout_seconds::integer) END,
-        'pending', 1, '', @operation, clock_timestamp() + make_interval(secs => @deadline_seconds::float8))
+        sqlc.narg('parent_id'), sqlc.narg('snapshot_id'), 'pending', 1, '', @operation, clock_timestamp() + make_interval(secs => @deadline_seconds::float8))
     RETURNING id, account_id, generation, operation
 ), event AS (
     INSERT INTO sandbox_events (sandbox_id, to_state, reason, actor, operation, generation)
@@ -101,7 +101,7 @@ ORDER BY generation;
 -- What a reconciler compares with a host: the rows that the host should know of, and
 -- those of the sandboxes that it was seen to hold (wherever they should be).
 -- name: RowsForHost :many
-SELECT id, host_id, state, generation, network_generation, verified_at, damage, cold,
+SELECT id, host_id, state, generation, network_generation, verified_at, damage, cold, (parent_id IS NOT NULL)::bool AS forked,
     coalesce(deadline < clock_timestamp(), false)::bool AS overdue,
     extract(epoch FROM clock_timestamp() - updated_at)::float8 AS age_seconds
 FROM sandboxes
@@ -109,7 +109,7 @@ WHERE (host_id = @host_id AND state IN ('starting', 'running', 'pausing', 'pause
 
 -- Rows that no host can answer for: never placed, or placed on a host that was replaced.
 -- name: HomelessRows :many
-SELECT s.id, s.state, s.generation, s.cold, coalesce(h.name, '')::text AS host_name
+SELECT s.id, s.state, s.generation, s.cold, (s.parent_id IS NOT NULL)::bool AS forked, coalesce(h.name, '')::text AS host_name
 FROM sandboxes s LEFT JOIN hosts h ON h.id = s.host_id
 WHERE (s.state IN ('pending', 'stopping') AND s.host_id IS NULL AND s.deadline < clock_timestamp())
     OR (h.state = 'replaced' AND s.state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping'));

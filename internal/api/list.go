@@ -40,7 +40,7 @@ func (s *Server) listSandboxes(w http.ResponseWriter, r *http.Request) error {
 	var next *string
 	if len(found) > most {
 		found = found[:most]
-		cursor := encodeCursor(found[most-1])
+		cursor := encodeCursor(found[most-1].CreatedAt, found[most-1].ID)
 		next = &cursor
 	}
 	items := make([]sandboxView, len(found))
@@ -56,23 +56,31 @@ func filter(r *http.Request) (db.Filter, error) {
 	if err != nil {
 		return db.Filter{}, err
 	}
-	f := db.Filter{Account: by(r).Account, Template: q.Get("template"), Limit: defaultPage}
+	f := db.Filter{Account: by(r).Account, Template: q.Get("template")}
 	if f.States, err = statesAsked(q); err != nil {
 		return f, err
 	}
 	if err := checkText("template", f.Template, 0); err != nil {
 		return f, err
 	}
-	if q.Has("limit") {
-		f.Limit, err = strconv.Atoi(q.Get("limit"))
-		if err != nil || f.Limit < 1 || f.Limit > maxPage {
-			return f, models.Errorf(models.Invalid, "limit must be an integer between 1 and %d", maxPage)
-		}
+	if f.Limit, err = limitAsked(q); err != nil {
+		return f, err
 	}
 	if q.Has("cursor") {
-		f.Before, f.BeforeID, err = decodeCursor(q.Get("cursor"))
+		f.Before, f.BeforeID, err = decodeCursor(q.Get("cursor"), id.ParseSandbox)
 	}
 	return f, err
+}
+
+func limitAsked(q url.Values) (int, error) {
+	if !q.Has("limit") {
+		return defaultPage, nil
+	}
+	limit, err := strconv.Atoi(q.Get("limit"))
+	if err != nil || limit < 1 || limit > maxPage {
+		return 0, models.Errorf(models.Invalid, "limit must be an integer between 1 and %d", maxPage)
+	}
+	return limit, nil
 }
 
 func statesAsked(q url.Values) ([]models.State, error) {
@@ -99,15 +107,15 @@ func joined(all []models.State) string {
 
 // A cursor is the place of the last item in the order of the list, (created_at, id), in
 // microseconds as Postgres keeps them. Items that come or go move no other.
-func encodeCursor(sb models.Sandbox) string {
-	return base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, "%d %s", sb.CreatedAt.UnixMicro(), sb.ID))
+func encodeCursor[ID ~string](at time.Time, last ID) string {
+	return base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, "%d %s", at.UnixMicro(), last))
 }
 
-func decodeCursor(s string) (time.Time, id.Sandbox, error) {
+func decodeCursor[ID ~string](s string, parse func(string) (ID, error)) (time.Time, ID, error) {
 	b, err := base64.RawURLEncoding.DecodeString(s)
-	at, sb, _ := strings.Cut(string(b), " ")
+	at, text, _ := strings.Cut(string(b), " ")
 	micros, numberErr := strconv.ParseInt(at, 10, 64)
-	last, idErr := id.ParseSandbox(sb)
+	last, idErr := parse(text)
 	// Postgres ends in the year 294276; what comes from encodeCursor is in ours.
 	if err != nil || numberErr != nil || idErr != nil || micros <= 0 || micros > 1<<52 {
 		return time.Time{}, "", models.Errorf(models.Invalid, "the cursor is not one of ours").

@@ -10,6 +10,7 @@ import (
 // networkRequest is the schema NetworkChange, and without generation the schema NetworkPolicy.
 type networkRequest struct {
 	Internet   *string               `json:"internet"`
+	IPv6       *string               `json:"ipv6"`
 	Allow      *[]string             `json:"allow"`
 	Deny       *[]string             `json:"deny"`
 	Limits     *networkLimitsRequest `json:"limits"`
@@ -39,12 +40,11 @@ func (l *networkLimitsRequest) UnmarshalJSON(b []byte) error {
 
 // change returns what is asked for.
 func (n networkRequest) change() (c models.NetworkChange, err error) {
-	if n.Internet != nil {
-		on := *n.Internet == "on"
-		if !on && *n.Internet != "off" {
-			return c, models.Errorf(models.Invalid, "network.internet must be \"on\" or \"off\", not %q", *n.Internet)
-		}
-		c.Internet = &on
+	if c.Internet, err = isOn("internet", n.Internet); err != nil {
+		return c, err
+	}
+	if c.IPv6, err = isOn("ipv6", n.IPv6); err != nil {
+		return c, err
 	}
 	if c.Allow, err = destinations("allow", n.Allow); err != nil {
 		return c, err
@@ -57,6 +57,25 @@ func (n networkRequest) change() (c models.NetworkChange, err error) {
 	}
 	c.Generation = n.Generation
 	return c, nil
+}
+
+// isOn reads a switch; nil stays nil.
+func isOn(name string, text *string) (*bool, error) {
+	if text == nil {
+		return nil, nil
+	}
+	on := *text == "on"
+	if !on && *text != "off" {
+		return nil, models.Errorf(models.Invalid, "network.%s must be \"on\" or \"off\", not %q", name, *text)
+	}
+	return &on, nil
+}
+
+func onOff(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
 }
 
 func destinations(list string, texts *[]string) (*[]models.Destination, error) {
@@ -130,6 +149,7 @@ func (s *Server) change(r *http.Request, sbID id.Sandbox, in patchRequest) (sb m
 // networkView is the schema Network.
 type networkView struct {
 	Internet   string            `json:"internet"`
+	IPv6       string            `json:"ipv6"`
 	Allow      []string          `json:"allow"`
 	Deny       []string          `json:"deny"`
 	Limits     networkLimitsView `json:"limits"`
@@ -145,14 +165,10 @@ type networkLimitsView struct {
 }
 
 func viewOfNetwork(p models.NetworkPolicy) networkView {
-	v := networkView{
-		Internet: "off", Allow: models.DestinationTexts(p.Allow), Deny: models.DestinationTexts(p.Deny),
+	return networkView{
+		Internet: onOff(p.Internet), IPv6: onOff(p.IPv6), Allow: models.DestinationTexts(p.Allow), Deny: models.DestinationTexts(p.Deny),
 		Limits: networkLimitsView(p.Limits), Generation: p.Generation,
 	}
-	if p.Internet {
-		v.Internet = "on"
-	}
-	return v
 }
 
 // networkStateView is the schema NetworkState.
@@ -160,7 +176,13 @@ type networkStateView struct {
 	Policy     networkView         `json:"policy"`
 	InForce    bool                `json:"in_force"`
 	Generation int64               `json:"generation_in_force"`
+	IPv6       networkIPv6View     `json:"ipv6"`
 	Counters   networkCountersView `json:"counters"`
+}
+
+type networkIPv6View struct {
+	Address *string `json:"address"`
+	Why     *string `json:"why"`
 }
 
 type networkCountersView struct {
@@ -182,7 +204,10 @@ func (s *Server) getNetwork(w http.ResponseWriter, r *http.Request) error {
 	}
 	v := networkStateView{
 		Policy: viewOfNetwork(n.Sandbox.Network), InForce: n.InForce(), Generation: n.Generation,
-		Counters: networkCountersView(n.Counters),
+		IPv6: networkIPv6View{Why: orNull(n.IPv6.Why)}, Counters: networkCountersView(n.Counters),
+	}
+	if n.IPv6.Address.IsValid() {
+		v.IPv6.Address = orNull(n.IPv6.Address.String())
 	}
 	if v.Counters.Dropped == nil {
 		v.Counters.Dropped = map[string]uint64{}

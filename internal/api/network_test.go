@@ -21,12 +21,12 @@ type networkAnswer struct {
 func TestNetworkPolicy(t *testing.T) {
 	r := newRig(t, Limits{})
 	plain := decoded[networkAnswer](t, r.call("POST", "/v1/sandboxes", `{"template":"minimal"}`), http.StatusCreated)
-	if want := (networkView{Internet: "on", Allow: []string{}, Deny: []string{}, Generation: 1}); !cmp.Equal(plain.Network, want) {
+	if want := (networkView{Internet: "on", IPv6: "off", Allow: []string{}, Deny: []string{}, Generation: 1}); !cmp.Equal(plain.Network, want) {
 		t.Errorf("the default is %+v", plain.Network)
 	}
 	made := decoded[networkAnswer](t, r.call("POST", "/v1/sandboxes",
 		`{"template":"minimal","network":{"internet":"off","allow":["PyPI.org","192.0.2.7","*.bücher.example"],"limits":{"upload_mbit":5}}}`), http.StatusCreated)
-	want := networkView{Internet: "off", Allow: []string{"pypi.org", "192.0.2.7/32", "*.xn--bcher-kva.example"}, Deny: []string{}, Generation: 1}
+	want := networkView{Internet: "off", IPv6: "off", Allow: []string{"pypi.org", "192.0.2.7/32", "*.xn--bcher-kva.example"}, Deny: []string{}, Generation: 1}
 	want.Limits.UploadMbit = 5
 	if diff := cmp.Diff(want, made.Network); diff != "" {
 		t.Error(diff)
@@ -45,7 +45,16 @@ func TestNetworkPolicy(t *testing.T) {
 	if got := decoded[networkAnswer](t, r.call("GET", path, ""), http.StatusOK); !cmp.Equal(got, cleared) {
 		t.Errorf("GET shows %+v", got.Network)
 	}
-	if got := r.sim.Network(made.ID, nil).GetPolicy(); !got.GetInternet() || got.GetGeneration() != 3 || got.GetLimits().GetUploadMbit() != 5 {
+	ipv6 := decoded[networkAnswer](t, r.call("PATCH", path, `{"network":{"ipv6":"on","allow":["2600:DB8::/32","2600::7"]}}`), http.StatusOK)
+	want.IPv6, want.Allow, want.Generation = "on", []string{"2600:db8::/32", "2600::7/128"}, 4
+	if diff := cmp.Diff(want, ipv6.Network); diff != "" {
+		t.Error(diff)
+	}
+	if got := r.sim.Network(made.ID, nil).GetPolicy(); !got.GetIpv6() {
+		t.Errorf("the host has %v", got)
+	}
+	r.call("PATCH", path, `{"network":{"ipv6":"off","allow":[]}}`)
+	if got := r.sim.Network(made.ID, nil).GetPolicy(); got.GetIpv6() || !got.GetInternet() || got.GetGeneration() != 5 || got.GetLimits().GetUploadMbit() != 5 {
 		t.Errorf("the host has %v", got)
 	}
 }
@@ -56,14 +65,14 @@ func TestNetworkStateAndRefusals(t *testing.T) {
 	first := time.Date(2026, 11, 28, 9, 0, 0, 0, time.UTC)
 	r.sim.Network(sb, func(n *pb.GetNetworkResponse) {
 		n.Counters = &pb.NetworkCounters{SentPackets: 3, SentBytes: 180, ReceivedPackets: 1, ReceivedBytes: 60, DroppedPackets: map[string]uint64{"internet": 2}}
-		n.Forgotten = 7
+		n.Forgotten, n.Ipv6Address, n.Ipv6Why = 7, "fd57::2", "no route"
 		n.Refusals = []*pb.NetworkRefusal{
 			{FirstAt: timestamppb.New(first), LastAt: timestamppb.New(first.Add(time.Minute)), Protocol: "tcp", Address: "192.0.2.7", Port: 443, Rule: "internet", Why: "off", Count: 2},
 			{FirstAt: timestamppb.New(first), LastAt: timestamppb.New(first), Protocol: "dns", Name: "evil.example", Rule: "name_denied", Why: "denied", Count: 1},
 		}
 	})
 	state := r.call("GET", "/v1/sandboxes/"+sb+"/network", "")
-	for _, part := range []string{`"in_force":true`, `"generation_in_force":1`, `"sent_bytes":180`, `"dropped_packets":{"internet":2}`} {
+	for _, part := range []string{`"in_force":true`, `"generation_in_force":1`, `"sent_bytes":180`, `"dropped_packets":{"internet":2}`, `"ipv6":{"address":"fd57::2","why":"no route"}`} {
 		if state.status != http.StatusOK || !strings.Contains(string(state.body), part) {
 			t.Errorf("%d %s lacks %s", state.status, state.body, part)
 		}
@@ -73,6 +82,14 @@ func TestNetworkStateAndRefusals(t *testing.T) {
 		if refusals.status != http.StatusOK || !strings.Contains(string(refusals.body), part) {
 			t.Errorf("%d %s lacks %s", refusals.status, refusals.body, part)
 		}
+	}
+	r.sim.Network(sb, func(n *pb.GetNetworkResponse) { n.Ipv6Address, n.Ipv6Why = "", "" })
+	if state := r.call("GET", "/v1/sandboxes/"+sb+"/network", ""); !strings.Contains(string(state.body), `"ipv6":{"address":null,"why":null}`) {
+		t.Errorf("without IPv6: %s", state.body)
+	}
+	r.sim.Network(sb, func(n *pb.GetNetworkResponse) { n.Ipv6Address = "here" })
+	if state := r.call("GET", "/v1/sandboxes/"+sb+"/network", ""); state.status != http.StatusInternalServerError {
+		t.Errorf("an address that is none: %d %s", state.status, state.body)
 	}
 	other := string(r.newKey("other"))
 	for _, path := range []string{"/network", "/network/refusals"} {
@@ -101,6 +118,9 @@ func TestBadNetworkPolicies(t *testing.T) {
 		`{"network":null}`:                                                      {400, models.Invalid, "network must not be null"},
 		`{"network":{"intranet":"on"}}`:                                         {400, models.Invalid, `network: there is no member \"intranet\"`},
 		`{"network":{"internet":true}}`:                                         {400, models.Invalid, "network.internet must be a string, not bool"},
+		`{"network":{"ipv6":"yes"}}`:                                            {400, models.Invalid, "network.ipv6 must be"},
+		`{"network":{"ipv6":"on","allow":["2002:a00::/24"]}}`:                   {400, models.Invalid, "6to4"},
+		`{"network":{"ipv6":"on","allow":["fd13::/16"]}}`:                       {403, models.Forbidden, "fc00::/7"},
 		`{"network":{"internet":"On"}}`:                                         {400, models.Invalid, "network.internet must be"},
 		`{"network":{"allow":"example.com"}}`:                                   {400, models.Invalid, "network.allow must be an array of strings, not string"},
 		`{"network":{"allow":null}}`:                                            {400, models.Invalid, "allow must not be null"},

@@ -38,6 +38,8 @@ type sandboxView struct {
 	Timings    []stepView        `json:"timings"`
 	Resumed    *certificateView  `json:"resumed"`
 	VerifiedAt apiTime           `json:"verified_at"`
+	Parent     *id.Sandbox       `json:"parent_id"`
+	Snapshot   *id.Snapshot      `json:"snapshot_id"`
 	Archive    *archiveView      `json:"archive"`
 }
 
@@ -54,6 +56,7 @@ func view(sb models.Sandbox) sandboxView {
 		UpdatedAt: apiTime(sb.UpdatedAt), Deadline: apiTime(sb.Deadline), Generation: sb.Generation,
 		Timings: make([]stepView, len(sb.Steps)), AutoResume: sb.AutoResume, Resumed: viewOfCertificate(sb.Resumed),
 		Archive: viewOfArchive(sb.Archive), Lifecycle: viewOfLifecycle(sb), VerifiedAt: apiTime(sb.VerifiedAt),
+		Parent: orNull(sb.Parent), Snapshot: orNull(sb.Snapshot),
 	}
 	for i, s := range sb.Steps {
 		v.Timings[i] = stepView{Step: s.Name, MS: milliseconds(s.Duration)}
@@ -76,6 +79,7 @@ type createRequest struct {
 
 	AutoResume *bool             `json:"auto_resume"`
 	Lifecycle  *lifecycleRequest `json:"lifecycle"`
+	Snapshot   *string           `json:"snapshot"`
 }
 
 func (s *Server) createSandbox(w http.ResponseWriter, r *http.Request) error {
@@ -98,7 +102,12 @@ func (s *Server) createSandbox(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	snapshot, err := in.origin()
+	if err != nil {
+		return err
+	}
 	sb, err := s.Controller.Create(r.Context(), by(r), controller.Request{
+		Snapshot: snapshot, SameNetwork: in.Network == nil,
 		Template: in.Template, Size: size, Env: in.Env, Metadata: in.Metadata, Name: in.Name, Network: network,
 		Lifecycle: lifecycle, ManualResume: in.AutoResume != nil && !*in.AutoResume,
 	})
@@ -112,7 +121,11 @@ func (s *Server) createSandbox(w http.ResponseWriter, r *http.Request) error {
 
 // check returns the size asked for, with 0 for what was not.
 func (in createRequest) check() (models.Size, error) {
-	for _, err := range []error{checkTemplate(in.Template), checkName(in.Name), checkMetadata(in.Metadata), checkEnv(in.Env)} {
+	template := checkTemplate(in.Template)
+	if in.Snapshot != nil {
+		template = nil // see origin
+	}
+	for _, err := range []error{template, checkName(in.Name), checkMetadata(in.Metadata), checkEnv(in.Env)} {
 		if err != nil {
 			return models.Size{}, err
 		}
@@ -126,6 +139,21 @@ func (in createRequest) check() (models.Size, error) {
 		asked.MemoryMiB, full.MemoryMiB = *in.MemoryMiB, *in.MemoryMiB
 	}
 	return asked, models.CheckSize(full) // before a zero that was asked for is taken for one that was not
+}
+
+// origin returns the snapshot that is asked for, which says what template and size are.
+func (in createRequest) origin() (id.Snapshot, error) {
+	if in.Snapshot == nil {
+		return "", nil
+	}
+	for name, given := range map[string]bool{
+		"template": in.Template != "", "vcpus": in.VCPUs != nil, "memory_mib": in.MemoryMiB != nil, "disk_mib": in.DiskMiB != 0,
+	} {
+		if given {
+			return "", models.Errorf(models.Invalid, "snapshot excludes template, vcpus, memory_mib and disk_mib: they are the snapshot's").WithHint("leave out %s", name)
+		}
+	}
+	return parseSnapshot(*in.Snapshot)
 }
 
 func sandboxID(r *http.Request) (id.Sandbox, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -145,10 +146,13 @@ func TestAccountsDoNotSeeEachOther(t *testing.T) {
 	r := newRig(t, Limits{})
 	sb := "/v1/sandboxes/" + r.create().ID
 	foreign := r.newKey("other")
+	snapshot := "/v1/snapshots/" + decoded[snapshotAnswer](t, r.call("POST", sb+"/snapshots", `{"name":"n"}`), http.StatusCreated).ID
 	for _, c := range []struct{ method, path, body string }{
 		{"GET", sb, ""}, {"DELETE", sb, ""}, {"POST", sb + "/exec", `{"cmd":"true"}`},
 		{"GET", sb + "/files?path=/x", ""}, {"PUT", sb + "/files/x", "content"},
 		{"GET", sb + "/logs", ""}, {"GET", sb + "/events", ""},
+		{"POST", sb + "/fork", "{}"}, {"POST", sb + "/snapshots", `{"name":"x"}`}, {"GET", snapshot, ""}, {"DELETE", snapshot, ""},
+		{"POST", "/v1/sandboxes", `{"snapshot":"` + path.Base(snapshot) + `"}`},
 	} {
 		a := r.call(c.method, c.path, c.body, auth.Header, string(foreign))
 		if e := decoded[errorAnswer](t, a, http.StatusNotFound).Error; e.Code != models.NotFound {
@@ -156,7 +160,8 @@ func TestAccountsDoNotSeeEachOther(t *testing.T) {
 		}
 	}
 	list := decoded[listAnswer](t, r.call("GET", "/v1/sandboxes", "", auth.Header, string(foreign)), http.StatusOK)
-	if len(list.Items) != 0 {
+	kept := decoded[listAnswer](t, r.call("GET", "/v1/snapshots", "", auth.Header, string(foreign)), http.StatusOK)
+	if len(list.Items)+len(kept.Items) != 0 {
 		t.Errorf("another account lists %v", ids(list.Items))
 	}
 	if got := decoded[sandboxAnswer](t, r.call("GET", sb, ""), http.StatusOK); got.State != models.Running {

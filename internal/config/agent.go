@@ -10,23 +10,25 @@ import (
 
 // Agent is the configuration of the host agent.
 type Agent struct {
-	Data      string   `yaml:"data" env:"WRENN_DATA"`                 // folder of sandboxes, images and snapshots
-	Listen    string   `yaml:"agent_listen" env:"WRENN_AGENT_LISTEN"` // unix:///path or host:port
-	Kernel    string   `yaml:"kernel" env:"WRENN_KERNEL"`             // guest kernel
-	Images    string   `yaml:"images" env:"WRENN_IMAGES"`             // folder of template images to take in
-	Netns     string   `yaml:"netns" env:"WRENN_NETNS"`               // path of the network namespace to work in; empty: the one it is started in
-	Driver    string   `yaml:"driver" env:"WRENN_DRIVER"`             // auto, qemu or firecracker
-	Volume    string   `yaml:"volume" env:"WRENN_VOLUME"`             // auto: make an XFS volume where the file system has no reflinks; off
-	VolumeGiB int      `yaml:"volume_gib" env:"WRENN_VOLUME_GIB"`     // its size; 0: four fifths of what is free. The file behind it is sparse
-	Subnet    string   `yaml:"subnet" env:"WRENN_SUBNET"`             // of the guests, cut into /30s
-	DNS       []string `yaml:"dns" env:"WRENN_DNS"`                   // name servers that the host's forwarder asks for the guests, IP or IP:port; none: those of /etc/resolv.conf
-	Jail      string   `yaml:"jail" env:"WRENN_JAIL"`                 // on: each VMM has a user and a view of its own; off: VMMs run as root and see all
-	OwnerBase uint32   `yaml:"owner_base" env:"WRENN_OWNER_BASE"`     // first of the users of VMMs, one for each /30 of the subnet; no other agent of the host may have them
-	Cgroup    string   `yaml:"cgroup" env:"WRENN_CGROUP"`             // the cgroup v2 that limits sandboxes, below the root; off: no limits; with jails
-	DiskMiBs  int      `yaml:"disk_mib_s" env:"WRENN_DISK_MIB_S"`     // MiB a second that a sandbox may read, and write, on the host's disk; 0: as many as it can
-	GoldenMiB int      `yaml:"golden_mib" env:"WRENN_GOLDEN_MIB"`     // MiB of the disk that golden snapshots may take, from which sandboxes are made without booting; 0: there are none
-	PoolMiB   int      `yaml:"pool_mib" env:"WRENN_POOL_MIB"`         // MiB of the memory that VMs may take which were restored from golden snapshots before anybody asked for them; 0: there are none
-	LogFormat string   `yaml:"log_format" env:"WRENN_LOG_FORMAT"`     // text or json
+	Data      string `yaml:"data" env:"WRENN_DATA"`                 // folder of sandboxes, images and snapshots
+	Listen    string `yaml:"agent_listen" env:"WRENN_AGENT_LISTEN"` // unix:///path or host:port
+	Kernel    string `yaml:"kernel" env:"WRENN_KERNEL"`             // guest kernel
+	Images    string `yaml:"images" env:"WRENN_IMAGES"`             // folder of template images to take in
+	Netns     string `yaml:"netns" env:"WRENN_NETNS"`               // path of the network namespace to work in; empty: the one it is started in
+	Driver    string `yaml:"driver" env:"WRENN_DRIVER"`             // auto, qemu or firecracker
+	Volume    string `yaml:"volume" env:"WRENN_VOLUME"`             // auto: make an XFS volume where the file system has no reflinks; off
+	VolumeGiB int    `yaml:"volume_gib" env:"WRENN_VOLUME_GIB"`     // its size; 0: four fifths of what is free. The file behind it is sparse
+	Subnet    string `yaml:"subnet" env:"WRENN_SUBNET"`             // of the guests, cut into /30s
+	// SubnetIPv6 is what guests have their IPv6 addresses of, where their policy allows IPv6: a unique local network (RFC 4193).
+	SubnetIPv6 string   `yaml:"subnet_ipv6" env:"WRENN_SUBNET_IPV6"`
+	DNS        []string `yaml:"dns" env:"WRENN_DNS"`               // name servers that the host's forwarder asks for the guests, IP or IP:port; none: those of /etc/resolv.conf
+	Jail       string   `yaml:"jail" env:"WRENN_JAIL"`             // on: each VMM has a user and a view of its own; off: VMMs run as root and see all
+	OwnerBase  uint32   `yaml:"owner_base" env:"WRENN_OWNER_BASE"` // first of the users of VMMs, one for each /30 of the subnet; no other agent of the host may have them
+	Cgroup     string   `yaml:"cgroup" env:"WRENN_CGROUP"`         // the cgroup v2 that limits sandboxes, below the root; off: no limits; with jails
+	DiskMiBs   int      `yaml:"disk_mib_s" env:"WRENN_DISK_MIB_S"` // MiB a second that a sandbox may read, and write, on the host's disk; 0: as many as it can
+	GoldenMiB  int      `yaml:"golden_mib" env:"WRENN_GOLDEN_MIB"` // MiB of the disk that golden snapshots may take, from which sandboxes are made without booting; 0: there are none
+	PoolMiB    int      `yaml:"pool_mib" env:"WRENN_POOL_MIB"`     // MiB of the memory that VMs may take which were restored from golden snapshots before anybody asked for them; 0: there are none
+	LogFormat  string   `yaml:"log_format" env:"WRENN_LOG_FORMAT"` // text or json
 	// Stored snapshots are read in turn, to see whether they are whole, at so many MiB a second, each so often. 0: they are not.
 	ScrubMiBs  int           `yaml:"scrub_mib_s" env:"WRENN_SCRUB_MIB_S"`
 	ScrubEvery time.Duration `yaml:"scrub_every" env:"WRENN_SCRUB_EVERY"`
@@ -50,7 +52,7 @@ func LoadAgent() (Agent, error) {
 	cfg := Agent{
 		Data: "/var/lib/wrenn", Listen: "unix:///run/wrenn/agent.sock",
 		Kernel: "build/guest/vmlinux", Images: "build/guest/images",
-		Driver: "auto", Volume: "auto", Subnet: "10.0.0.0/16",
+		Driver: "auto", Volume: "auto", Subnet: "10.0.0.0/16", SubnetIPv6: "fd57:5245:4e4e::/112",
 		Jail: "on", OwnerBase: DefaultOwnerBase, Cgroup: "wrenn.slice/sandboxes",
 		GoldenMiB: 4096, PoolMiB: 2048, LogFormat: "text", ScrubMiBs: 32, ScrubEvery: 24 * time.Hour,
 		Objects: Objects{Region: DefaultRegion, CacheMiB: DefaultCacheMiB},
@@ -92,6 +94,9 @@ func (c Agent) Check() error {
 	if err := c.Objects.Check(); err != nil {
 		return err
 	}
+	if _, err := c.IPv6Prefix(); err != nil {
+		return err
+	}
 	_, err := c.Upstreams()
 	return err
 }
@@ -101,6 +106,15 @@ func (c Agent) SubnetPrefix() (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(c.Subnet)
 	if err != nil || !p.Addr().Is4() || p != p.Masked() {
 		return netip.Prefix{}, models.Errorf(models.Invalid, "subnet must be an IPv4 network such as 10.0.0.0/16, not %q", c.Subnet)
+	}
+	return p, nil
+}
+
+// IPv6Prefix returns the guests' subnet of IPv6.
+func (c Agent) IPv6Prefix() (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(c.SubnetIPv6)
+	if err != nil || !netip.MustParsePrefix("fc00::/7").Contains(p.Addr()) || p.Bits() > 112 || p != p.Masked() {
+		return netip.Prefix{}, models.Errorf(models.Invalid, "subnet_ipv6 must be a unique local network of at most 112 bits such as fd57:5245:4e4e::/112, not %q", c.SubnetIPv6)
 	}
 	return p, nil
 }

@@ -105,7 +105,7 @@ func (c ControlPlane) PrivatePrefixes() ([]netip.Prefix, error) {
 	for i, text := range c.PrivateNetworks {
 		d, err := models.ParseDestination(text)
 		if err != nil || d.Name != "" {
-			return nil, models.Errorf(models.Invalid, "private_networks must be IPv4 networks such as 10.1.0.0/16, not %q", text).WithCause(err)
+			return nil, models.Errorf(models.Invalid, "private_networks must be networks such as 10.1.0.0/16 or fd12::/32, not %q", text).WithCause(err)
 		}
 		prefixes[i] = d.Prefix
 	}

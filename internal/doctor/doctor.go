@@ -45,7 +45,8 @@ type Options struct {
 	Jail      string // "off" where the operator wants no jails
 	OwnerBase uint32 // first of the users of VMMs
 
-	Objects func() (config.Objects, error) // the object store, as the host agent would read it
+	Objects       func() (config.Objects, error) // the object store, as the host agent would read it
+	SeccompFilter string                         // a file, for a Firecracker that was built without a filter
 }
 
 // checkTimeout bounds each check that asks something outside this process.
@@ -86,7 +87,7 @@ func Examine(ctx context.Context, opts Options) []Finding {
 			return v.Usable, v.Reason
 		},
 		reflinks: probeReflinks, openTUN: openTUN, chains: listChains, filesystem: statSpace, openFiles: limitOfOpenFiles,
-		setup: func(ctx context.Context) ([]hostsetup.Result, error) { return checkSetup(ctx, opts.Data) },
+		setup: func(ctx context.Context) ([]hostsetup.Result, error) { return checkSetup(ctx, opts) },
 	})
 }
 

@@ -10,12 +10,12 @@ import (
 
 const setupFix = "make setup-host (host-agent setup) does it, and takes it back with --undo"
 
-func checkSetup(ctx context.Context, data string) ([]hostsetup.Result, error) {
-	data, err := filepath.Abs(data)
+func checkSetup(ctx context.Context, opts Options) ([]hostsetup.Result, error) {
+	data, err := filepath.Abs(opts.Data)
 	if err != nil {
 		return nil, err
 	}
-	s, err := hostsetup.Open(hostsetup.Options{Data: data, Volume: true})
+	s, err := hostsetup.Open(hostsetup.Options{Data: data, Volume: true, SeccompFilter: opts.SeccompFilter})
 	if err != nil {
 		return nil, err
 	}

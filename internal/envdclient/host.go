@@ -31,11 +31,18 @@ type Init struct {
 	DefaultWorkdir string
 }
 
-// Network is the guest's eth0.
+// Network is the guest's eth0. With an Address what IPv6 says is so, too: nil is none. Without, nil keeps what there is.
 type Network struct {
-	Address netip.Prefix `json:"address"`
-	Gateway netip.Addr   `json:"gateway"`
+	Address netip.Prefix `json:"address,omitzero"`
+	Gateway netip.Addr   `json:"gateway,omitzero"`
+	IPv6    *IPv6        `json:"ipv6,omitempty"`
 	DNS     []netip.Addr `json:"dns,omitempty"`
+}
+
+// IPv6 is the guest's eth0 by IPv6; all zero: it has none.
+type IPv6 struct {
+	Address netip.Prefix `json:"address,omitzero"`
+	Gateway netip.Addr   `json:"gateway,omitzero"`
 }
 
 // initBody is Init on the wire.

@@ -40,12 +40,19 @@ func (s *Server) GetNetwork(_ context.Context, req *pb.GetNetworkRequest) (*pb.G
 		return nil, err
 	}
 	resp := &pb.GetNetworkResponse{
-		Policy: &pb.NetworkPolicy{Generation: n.Policy.Generation, Internet: n.Policy.Internet, Allow: models.DestinationTexts(n.Policy.Allow), Deny: models.DestinationTexts(n.Policy.Deny)},
+		Policy: &pb.NetworkPolicy{
+			Generation: n.Policy.Generation, Internet: n.Policy.Internet, Ipv6: n.Policy.IPv6,
+			Allow: models.DestinationTexts(n.Policy.Allow), Deny: models.DestinationTexts(n.Policy.Deny),
+		},
+		Ipv6Why: n.IPv6.Why,
 		Counters: &pb.NetworkCounters{
 			SentPackets: n.Counters.SentPackets, SentBytes: n.Counters.SentBytes,
 			ReceivedPackets: n.Counters.ReceivedPackets, ReceivedBytes: n.Counters.ReceivedBytes, DroppedPackets: n.Counters.Dropped,
 		},
 		Forgotten: n.Refusals.Forgotten,
+	}
+	if n.IPv6.Address.IsValid() {
+		resp.Ipv6Address = n.IPv6.Address.String()
 	}
 	for _, r := range n.Refusals.Items {
 		resp.Refusals = append(resp.Refusals, refusal(r))
@@ -60,7 +67,7 @@ func policy(m *pb.NetworkPolicy) (models.NetworkPolicy, error) {
 	}
 	l := m.GetLimits()
 	p := models.NetworkPolicy{
-		Generation: m.GetGeneration(), Internet: m.GetInternet(),
+		Generation: m.GetGeneration(), Internet: m.GetInternet(), IPv6: m.GetIpv6(),
 		Limits: models.NetworkLimits{
 			UploadMbit: int(l.GetUploadMbit()), DownloadMbit: int(l.GetDownloadMbit()), PacketsPerSecond: int(l.GetPacketsPerSecond()),
 			Connections: int(l.GetConnections()), ConnectionsPerSecond: int(l.GetConnectionsPerSecond()),

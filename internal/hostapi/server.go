@@ -50,8 +50,14 @@ func (s *Server) CreateSandbox(ctx context.Context, req *pb.CreateSandboxRequest
 	if err != nil {
 		return nil, err
 	}
+	var from id.Snapshot
+	if req.GetSnapshotId() != "" {
+		if from, err = parseSnapshot(req.GetSnapshotId()); err != nil {
+			return nil, err
+		}
+	}
 	made, err := s.agent.Create(ctx, agent.Request{
-		ID: sb, Template: req.GetTemplate(), Env: req.GetEnv(), Network: network,
+		Snapshot: from, ID: sb, Template: req.GetTemplate(), Env: req.GetEnv(), Network: network,
 		Size: models.Size{
 			VCPUs: int(req.GetVcpus()), MemoryMiB: int(req.GetMemoryMib()), DiskMiB: int(req.GetDiskMib()),
 		},

@@ -110,6 +110,7 @@ type NewSandbox struct {
 	Size     models.Size
 	Env      map[string]string
 	Network  models.NetworkPolicy
+	Snapshot id.Snapshot // that it is made from, whose template and size are above; empty for none
 }
 
 // Create makes a sandbox and returns once it runs. It is safe to repeat. When it fails
@@ -118,6 +119,7 @@ func (c *Client) Create(ctx context.Context, n NewSandbox) (Sandbox, error) {
 	resp, err := c.api.CreateSandbox(ctx, &pb.CreateSandboxRequest{
 		SandboxId: string(n.ID), Template: n.Template, Env: n.Env, Network: policyMessage(n.Network),
 		Vcpus: int32(n.Size.VCPUs), MemoryMib: int32(n.Size.MemoryMiB), DiskMib: int32(n.Size.DiskMiB),
+		SnapshotId: string(n.Snapshot),
 	})
 	if err != nil {
 		return Sandbox{}, grpcerr.Decode(err)

@@ -23,6 +23,7 @@ func (c *Client) SetNetwork(ctx context.Context, sb id.Sandbox, p models.Network
 // Network is what a host tells of a sandbox's network.
 type Network struct {
 	Generation int64 // of the policy in force
+	IPv6       models.NetworkIPv6
 	Counters   models.NetworkCounters
 	Refusals   models.NetworkRefusals
 }
@@ -37,6 +38,12 @@ func (c *Client) Network(ctx context.Context, sb id.Sandbox) (Network, error) {
 	}
 	n := Network{Generation: resp.GetPolicy().GetGeneration(), Counters: counters(resp.GetCounters())}
 	n.Refusals.Forgotten = resp.GetForgotten()
+	n.IPv6.Why = resp.GetIpv6Why()
+	if text := resp.GetIpv6Address(); text != "" {
+		if n.IPv6.Address, err = netip.ParseAddr(text); err != nil {
+			return Network{}, fmt.Errorf("host agent's answer: %w", err)
+		}
+	}
 	for _, m := range resp.GetRefusals() {
 		r, err := refusal(m)
 		if err != nil {
@@ -49,7 +56,7 @@ func (c *Client) Network(ctx context.Context, sb id.Sandbox) (Network, error) {
 
 func policyMessage(p models.NetworkPolicy) *pb.NetworkPolicy {
 	return &pb.NetworkPolicy{
-		Generation: p.Generation, Internet: p.Internet, Allow: models.DestinationTexts(p.Allow), Deny: models.DestinationTexts(p.Deny),
+		Generation: p.Generation, Internet: p.Internet, Ipv6: p.IPv6, Allow: models.DestinationTexts(p.Allow), Deny: models.DestinationTexts(p.Deny),
 		Limits: &pb.NetworkLimits{
 			UploadMbit: int32(p.Limits.UploadMbit), DownloadMbit: int32(p.Limits.DownloadMbit),
 			PacketsPerSecond: int32(p.Limits.PacketsPerSecond),

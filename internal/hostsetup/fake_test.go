@@ -47,6 +47,7 @@ func fakeMachine(t *testing.T) *machine {
 		t.Fatal(err)
 	}
 	m.nftables = func() error { return os.ErrNotExist }
+	m.filter = func(context.Context, string) error { return nil }
 	m.reflinks = func(string) (bool, error) { return false, nil }
 	m.run = m.fakeRun
 	m.remount = func(target string, flags uintptr, options string) error {

@@ -26,6 +26,8 @@ type Options struct {
 	Volume    bool     // whether a volume with reflinks is made where the file system has none
 	VolumeGiB int      // its size; 0: four fifths of what is free
 	With      []string // names of optional items that are wanted
+	// SeccompFilter is the agent's setting of this name.
+	SeccompFilter string
 }
 
 // Result is what was found of an item, or what became of it.

@@ -3,7 +3,9 @@ package hostsetup
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,6 +15,8 @@ import (
 
 	"github.com/wrenn-sandbox/wrenn/internal/durable"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/firecracker"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/seccomp"
 )
 
 // TestApplyAndUndo is the life of a set-up: check changes nothing, apply makes everything so, a second one has nothing to do,
@@ -302,9 +306,26 @@ func TestItems(t *testing.T) {
 			drop("/sys/fs/cgroup")(t, m)
 			put(t, m, "/sys/fs/cgroup/unified/cgroup.controllers", "cpu memory pids io")
 		}, "cgroup", "v2 with cpu memory pids io"},
-		"no KSM":           {drop("/sys/kernel/mm/ksm"), "ksm", "this kernel has no"},
-		"swap":             {set("/proc/swaps", "Filename Type\n/dev/sda2 partition 1 0 -2\n"), "swap", "/dev/sda2"},
-		"swap in memory":   {set("/proc/swaps", "Filename Type\n/dev/zram0 partition 1 0 100\n"), "swap", "none"},
+		"no KSM":                 {drop("/sys/kernel/mm/ksm"), "ksm", "this kernel has no"},
+		"swap":                   {set("/proc/swaps", "Filename Type\n/dev/sda2 partition 1 0 -2\n"), "swap", "/dev/sda2"},
+		"swap in memory":         {set("/proc/swaps", "Filename Type\n/dev/zram0 partition 1 0 100\n"), "swap", "none"},
+		"a released Firecracker": {drop(), "seccomp", "Firecracker's own"},
+		"no Firecracker":         {filters("", exec.ErrNotFound), "seccomp", "QEMU brings its own"},
+		"a Firecracker without":  {filters("", firecracker.ErrUnfiltered), "seccomp", "none: Firecracker was built without\ntake a released binary"},
+		"a filter from a file":   {filters("/etc/wrenn/fc.bpf", nil), "seccomp", "that of /etc/wrenn/fc.bpf, which is in force"},
+		"a filter for show":      {filters("/etc/wrenn/fc.bpf", firecracker.ErrUnfiltered), "seccomp", "allows every system call\ncompile"},
+		"no such filter":         {filters("/etc/wrenn/fc.bpf", fs.ErrNotExist), "seccomp", "/etc/wrenn/fc.bpf cannot be used: file does not exist\ncompile"},
+		"filters not to be read": {filters("", seccomp.ErrUnknown), "seccomp", "CONFIG_CHECKPOINT_RESTORE"},
+		"a broken Firecracker":   {filters("", errors.New("exec format error")), "seccomp", "exec format error\nhave"},
+		"no IPv6":                {drop(), "ipv6", "the kernel has none"},
+		"IPv6 switched off":      {set("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1\n"), "ipv6", "switched off"},
+		"IPv6 at home":           {set("/proc/sys/net/ipv6/conf/default/disable_ipv6", "0\n"), "ipv6", "no default route"},
+		"IPv6 by an uplink": {func(t *testing.T, m *machine) {
+			put(t, m, "/proc/sys/net/ipv6/conf/default/disable_ipv6", "0\n")
+			none := strings.Repeat("0", 32)
+			put(t, m, "/proc/net/ipv6_route", none+" 00 "+none+" 00 "+none+" ffffffff 00000001 00000000 00200200       lo\n"+
+				none+" 00 "+none+" 00 20010db8000000000000000000000001 00000400 00000001 00000000 00000003     eth0\n")
+		}, "ipv6", "a default route by eth0"},
 		"a flaw":           {set("/sys/devices/system/cpu/vulnerabilities/mds", "Vulnerable: Clear CPU buffers attempted, no microcode; SMT vulnerable\n"), "side channels", "mds"},
 		"hyper-threads":    {set("/sys/devices/system/cpu/smt/active", "1\n"), "side channels", "nosmt"},
 		"an optional item": {drop(), "halt-poll", "optional: --with halt-poll"},
@@ -330,6 +351,19 @@ func TestItems(t *testing.T) {
 				t.Errorf("%s says:\n%s\nnot %q", c.item, text, c.says)
 			}
 		})
+	}
+}
+
+// filters has the machine's Firecracker be found so, with a filter from this file.
+func filters(file string, found error) func(*testing.T, *machine) {
+	return func(t *testing.T, m *machine) {
+		m.SeccompFilter = file
+		m.filter = func(_ context.Context, asked string) error {
+			if asked != file {
+				t.Errorf("asked of the filter %q", asked)
+			}
+			return found
+		}
 	}
 }
 

@@ -29,6 +29,7 @@ type machine struct {
 	run      func(ctx context.Context, program string, args ...string) error
 	remount  func(target string, flags uintptr, options string) error
 	nftables func() error                                                 // whether the kernel has nf_tables
+	filter   func(ctx context.Context, file string) error                 // of Firecracker: CheckFilter
 	reflinks func(dir string) (bool, error)                               // of an existing folder
 	volume   func(ctx context.Context, dir string, sizeGiB int) error     // makes one, or mounts it
 	unvolume func(ctx context.Context, dir string) (held bool, err error) // removes one that holds nothing
@@ -36,7 +37,7 @@ type machine struct {
 
 func thisMachine(opts Options) *machine {
 	return &machine{
-		Options: opts, root: "/", run: run, nftables: listTables, reflinks: filesystem.HasReflinks,
+		Options: opts, root: "/", run: run, nftables: listTables, filter: checkFilter, reflinks: filesystem.HasReflinks,
 		remount: func(target string, flags uintptr, options string) error {
 			return unix.Mount("", target, "", flags|unix.MS_REMOUNT, options)
 		},

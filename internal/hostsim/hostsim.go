@@ -52,6 +52,11 @@ type Host struct {
 	enforcing func(*pb.SetNetworkPolicyRequest) error
 	sleeping  func(context.Context, *pb.Sandbox) error
 	slept     func()
+	forking   func(context.Context, *pb.ForkSandboxRequest) error
+	forked    func()
+	keeping   func(context.Context, *pb.CreateSnapshotRequest) error
+	kept      func()
+	snapshots map[string]*pb.Snapshot
 	pauses    int
 	resumes   int
 	creates   int
@@ -77,7 +82,7 @@ func Start(t testing.TB) *Host {
 	h := &Host{
 		t: t, path: filepath.Join(dir, "agent.sock"), sandboxes: map[string]*pb.Sandbox{},
 		watchers: map[chan *pb.Sandbox]bool{}, scripted: map[string]*guest{}, tunnels: map[net.Conn]string{}, info: defaultInfo(),
-		networks: map[string]*pb.GetNetworkResponse{}, objects: NewObjects(),
+		networks: map[string]*pb.GetNetworkResponse{}, snapshots: map[string]*pb.Snapshot{}, objects: NewObjects(),
 	}
 	h.Restart()
 	t.Cleanup(func() {
@@ -237,6 +242,9 @@ func (h *Host) CreateSandbox(ctx context.Context, req *pb.CreateSandboxRequest) 
 		SandboxId: req.GetSandboxId(), State: pb.SandboxState_SANDBOX_STATE_STARTING, Template: req.GetTemplate(),
 		Vcpus: req.GetVcpus(), MemoryMib: req.GetMemoryMib(), DiskMib: req.GetDiskMib(), CreatedAt: timestamppb.Now(),
 		NetworkGeneration: req.GetNetwork().GetGeneration(),
+	}
+	if err := h.knows(req.GetSnapshotId()); err != nil {
+		return nil, err
 	}
 	h.mu.Lock()
 	h.networks[req.GetSandboxId()] = &pb.GetNetworkResponse{Policy: req.GetNetwork(), Counters: &pb.NetworkCounters{}}

@@ -30,6 +30,9 @@ type Request string
 // Context identifies an interpreter in a sandbox: "ctx-" and 8 lower-case hexadecimal digits.
 type Context string
 
+// Snapshot identifies a snapshot that was made on request: "snap-" and 8 lower-case hexadecimal digits.
+type Snapshot string
+
 // Terminal identifies a terminal in a sandbox: "term-" and 16 lower-case hexadecimal digits.
 type Terminal string
 
@@ -38,6 +41,7 @@ var (
 	hostForm     = regexp.MustCompile(`^host-[0-9a-f]{8}$`)
 	contextForm  = regexp.MustCompile(`^ctx-[0-9a-f]{8}$`)
 	terminalForm = regexp.MustCompile(`^term-[0-9a-f]{16}$`)
+	snapshotForm = regexp.MustCompile(`^snap-[0-9a-f]{8}$`)
 	keyForm      = regexp.MustCompile(`^key-[0-9a-f]{8}$`)
 )
 
@@ -53,6 +57,9 @@ func NewAccount() Account { return Account("acc-" + random(4)) }
 
 // NewKey returns a random key id.
 func NewKey() Key { return Key("key-" + random(4)) }
+
+// NewSnapshot returns a random snapshot id, with which it is as with those of sandboxes.
+func NewSnapshot() Snapshot { return Snapshot("snap-" + random(4)) }
 
 // NewContext returns a random context id.
 func NewContext() Context { return Context("ctx-" + random(4)) }
@@ -85,6 +92,14 @@ func ParseContext(s string) (Context, error) {
 		return "", fmt.Errorf("context id %q is not of the form ctx-xxxxxxxx", s)
 	}
 	return Context(s), nil
+}
+
+// ParseSnapshot checks the form of a snapshot id.
+func ParseSnapshot(s string) (Snapshot, error) {
+	if !snapshotForm.MatchString(s) {
+		return "", fmt.Errorf("snapshot id %q is not of the form snap-xxxxxxxx", s)
+	}
+	return Snapshot(s), nil
 }
 
 // ParseTerminal checks the form of a terminal id.

@@ -14,7 +14,7 @@ const maxDestination = 4 * 253
 
 // Destination is where a rule of a network policy leads: addresses, or a name. It is comparable.
 type Destination struct {
-	Prefix netip.Prefix // IPv4; invalid for a name
+	Prefix netip.Prefix // IPv4 or IPv6; invalid for a name
 	Name   string       // lower case, ASCII, without the last dot; "*.example.com" is every name below example.com, and not itself
 }
 
@@ -46,12 +46,12 @@ func (d Destination) MatchesName(name string) bool {
 	return d.Name != "" && d.Name == name
 }
 
-// ParseDestination reads an IPv4 address, an IPv4 network, a domain name or *.name. Names may be international; they
+// ParseDestination reads an address, a network, a domain name or *.name. Names may be international; they
 // are kept in their ASCII form (RFC 5890). The error is Invalid and says at which character the text goes wrong.
 func ParseDestination(text string) (Destination, error) {
 	switch {
 	case text == "":
-		return Destination{}, Errorf(Invalid, "a rule must not be empty").WithHint("it is an IPv4 address, an IPv4 network such as 192.0.2.0/24, or a domain name")
+		return Destination{}, Errorf(Invalid, "a rule must not be empty").WithHint("it is an IP address, a network such as 192.0.2.0/24 or 2001:db8::/32, or a domain name")
 	case len(text) > maxDestination:
 		return Destination{}, Errorf(Invalid, "a rule must have at most 253 characters")
 	case !utf8.ValidString(text):
@@ -101,25 +101,20 @@ func looksLikeAddress(text string) bool {
 }
 
 func parseAddresses(text string) (netip.Prefix, error) {
-	if addr, err := netip.ParseAddr(text); err == nil && addr.Is4() {
-		return netip.PrefixFrom(addr, 32), nil
-	} else if err == nil {
-		return netip.Prefix{}, noIPv6(text)
-	}
 	p, err := netip.ParsePrefix(text)
+	if addr, single := netip.ParseAddr(text); single == nil && addr.Zone() == "" {
+		p, err = netip.PrefixFrom(addr, addr.BitLen()), nil
+	}
 	switch {
 	case err != nil:
-		return netip.Prefix{}, Errorf(Invalid, "%q is no IPv4 address or network", text).WithHint("write 192.0.2.7 or 192.0.2.0/24; a domain name has no port and no path")
-	case !p.Addr().Is4():
-		return netip.Prefix{}, noIPv6(text)
+		return netip.Prefix{}, Errorf(Invalid, "%q is no IP address or network", text).
+			WithHint("write 192.0.2.7, 192.0.2.0/24, 2001:db8::7 or 2001:db8::/32; a domain name has no port and no path")
+	case p.Addr().Is4In6():
+		return netip.Prefix{}, Errorf(Invalid, "%s is IPv4 in the form of IPv6", text).WithHint("write %s", p.Addr().Unmap())
 	case p != p.Masked():
 		return netip.Prefix{}, Errorf(Invalid, "%s is an address within a network, and not its first", text).WithHint("the network is %s", p.Masked())
 	}
 	return p, nil
-}
-
-func noIPv6(text string) error {
-	return Errorf(Invalid, "%s is IPv6, which no sandbox has", text).WithHint("leave it out: what has an IPv4 address too is reached by that")
 }
 
 // names turns a name into its ASCII form as RFC 5891 does for a look-up. Underscores, and hyphens in the third and fourth place,

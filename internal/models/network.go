@@ -12,6 +12,7 @@ import (
 type NetworkPolicy struct {
 	Generation int64 // grows by one with every change, by which a host tells a newer policy from an older one
 	Internet   bool  // whether what no rule names is allowed
+	IPv6       bool  // whether any of it is by IPv6, where the host has that
 	Allow      []Destination
 	Deny       []Destination
 	Limits     NetworkLimits
@@ -40,6 +41,7 @@ func DefaultNetwork() NetworkPolicy { return NetworkPolicy{Internet: true} }
 // NetworkChange changes a policy: each member that is not nil takes the place of what was there, a list as a whole.
 type NetworkChange struct {
 	Internet    *bool
+	IPv6        *bool
 	Allow, Deny *[]Destination
 	Limits      NetworkLimitsChange
 	Generation  *int64 // that the policy must have for the change to be made
@@ -53,6 +55,7 @@ type NetworkLimitsChange struct {
 // Of returns p as c changes it.
 func (c NetworkChange) Of(p NetworkPolicy) NetworkPolicy {
 	take(&p.Internet, c.Internet)
+	take(&p.IPv6, c.IPv6)
 	take(&p.Allow, c.Allow)
 	take(&p.Deny, c.Deny)
 	take(&p.Limits.UploadMbit, c.Limits.UploadMbit)
@@ -71,7 +74,13 @@ func take[T any](to *T, from *T) {
 
 // Equal tells whether two policies say the same in the same order, whatever their generations.
 func (p NetworkPolicy) Equal(q NetworkPolicy) bool {
-	return p.Internet == q.Internet && slices.Equal(p.Allow, q.Allow) && slices.Equal(p.Deny, q.Deny) && p.Limits == q.Limits
+	return p.Internet == q.Internet && p.IPv6 == q.IPv6 && slices.Equal(p.Allow, q.Allow) && slices.Equal(p.Deny, q.Deny) && p.Limits == q.Limits
+}
+
+// NetworkIPv6 is what a sandbox has of IPv6.
+type NetworkIPv6 struct {
+	Address netip.Addr // invalid: it has none
+	Why     string     // why it does not reach the world by IPv6, where its policy allows that; empty: it does
 }
 
 // NetworkCounters are what a sandbox's network has carried since the sandbox was created, or its host restarted.
@@ -105,6 +114,19 @@ var AlwaysDenied = []Range{
 	{netip.MustParsePrefix("127.0.0.0/8"), "loopback"},
 	{netip.MustParsePrefix("169.254.0.0/16"), "link-local addresses and cloud metadata"},
 	{netip.MustParsePrefix("224.0.0.0/3"), "multicast, reserved addresses and broadcast"},
+
+	{netip.MustParsePrefix("::/3"), "loopback, ways to IPv4 and reserved addresses"},
+	{netip.MustParsePrefix("2001::/32"), "a way to IPv4: Teredo"},
+	{netip.MustParsePrefix("2002::/16"), "a way to IPv4: 6to4"},
+	{netip.MustParsePrefix("4000::/2"), "reserved addresses"},
+	{netip.MustParsePrefix("8000::/2"), "reserved addresses"},
+	{netip.MustParsePrefix("c000::/3"), "reserved addresses"},
+	{netip.MustParsePrefix("e000::/4"), "reserved addresses"},
+	{netip.MustParsePrefix("f000::/5"), "reserved addresses"},
+	{netip.MustParsePrefix("f800::/6"), "reserved addresses"},
+	{netip.MustParsePrefix("fe00::/7"), "link-local addresses, multicast and reserved addresses"},
+	{netip.MustParsePrefix("fd00:ec2::/32"), "cloud metadata"},
+	{netip.MustParsePrefix("fd20:ce::/32"), "cloud metadata"},
 }
 
 // PrivateRanges are denied unless a policy allows them, which it may where the operator permits it.
@@ -116,6 +138,9 @@ var PrivateRanges = []Range{
 	{netip.MustParsePrefix("192.88.99.0/24"), "relays to IPv6 (RFC 7526)"},
 	{netip.MustParsePrefix("192.168.0.0/16"), "private addresses (RFC 1918)"},
 	{netip.MustParsePrefix("198.18.0.0/15"), "benchmarks (RFC 2544)"},
+
+	{netip.MustParsePrefix("2001::/23"), "protocol assignments (RFC 6890)"},
+	{netip.MustParsePrefix("fc00::/7"), "private addresses (RFC 4193)"},
 }
 
 // Range is a range of addresses and what they are.
@@ -133,6 +158,10 @@ func CheckNetwork(p NetworkPolicy, permitted []netip.Prefix) error {
 	}{{"allow", p.Allow}, {"deny", p.Deny}} {
 		if len(list.rules) > MaxNetworkRules {
 			return Errorf(Invalid, "network.%s must have at most %d rules, not %d", list.name, MaxNetworkRules, len(list.rules))
+		}
+		if i := slices.IndexFunc(list.rules, func(d Destination) bool { return d.Prefix.Addr().Is6() }); i >= 0 && !p.IPv6 {
+			return Errorf(Invalid, "network.%s[%d]: %s is IPv6, which the policy does not allow", list.name, i, list.rules[i]).
+				WithHint("leave it out, or set \"ipv6\": \"on\"; without, no IPv6 address is reached")
 		}
 		if i := duplicate(list.rules); i >= 0 {
 			return Errorf(Invalid, "network.%s[%d]: %s is there twice", list.name, i, list.rules[i])

@@ -12,6 +12,9 @@ func TestParseDestination(t *testing.T) {
 		"192.0.2.7":             "192.0.2.7/32",
 		"192.0.2.0/24":          "192.0.2.0/24",
 		"0.0.0.0/0":             "0.0.0.0/0",
+		"2001:DB8:0::7":         "2001:db8::7/128",
+		"2001:db8::/29":         "2001:db8::/29",
+		"::/0":                  "::/0",
 		"example.com":           "example.com",
 		"EXAMPLE.com.":          "example.com",
 		"*.example.com":         "*.example.com",
@@ -47,8 +50,8 @@ func TestParseDestinationRefuses(t *testing.T) {
 		"exa mple.com":                   "' ' at character 4",
 		"https://example.com":            "':' at character 6",
 		"bü cher.example":                "' ' at character 3",
-		"example.com:443":                "no IPv4 address or network",
-		"example.com/path":               "no IPv4 address or network",
+		"example.com:443":                "no IP address or network",
+		"example.com/path":               "no IP address or network",
 		"*":                              "'*' at character 1",
 		"*.*.example.com":                "'*' at character 3",
 		"a.*.example.com":                "'*' at character 3",
@@ -66,15 +69,19 @@ func TestParseDestinationRefuses(t *testing.T) {
 		"a\x00b.example":                 `'\x00' at character 2`,
 		"a\xff.example":                  "UTF-8",
 		"xn--a.example":                  "international form",
-		"1.2.3":                          "no IPv4 address or network",
-		"256.1.1.1":                      "no IPv4 address or network",
-		"example.123":                    "no IPv4 address or network",
+		"1.2.3":                          "no IP address or network",
+		"256.1.1.1":                      "no IP address or network",
+		"example.123":                    "no IP address or network",
 		"example.１２３":                    "number",
 		"192.0.2.7/24":                   "not its first",
-		"192.0.2.0/33":                   "no IPv4 address or network",
-		"2001:db8::1":                    "IPv6",
-		"2001:db8::/32":                  "IPv6",
-		"::ffff:192.0.2.1":               "IPv6",
+		"192.0.2.0/33":                   "no IP address or network",
+		"2001:db8::1/32":                 "not its first",
+		"2001:db8::/129":                 "no IP address or network",
+		"2001:db8:::1":                   "no IP address or network",
+		"fe80::1%eth0":                   "no IP address or network",
+		"[2001:db8::1]:443":              "no IP address or network",
+		"::ffff:192.0.2.1":               "IPv4 in the form of IPv6",
+		"::ffff:192.0.2.0/120":           "IPv4 in the form of IPv6",
 		`a\.example.com`:                 `'\\' at character 2`,
 	} {
 		got, err := ParseDestination(text)
@@ -121,7 +128,7 @@ func rules(t *testing.T, texts ...string) []Destination {
 }
 
 func TestCheckNetwork(t *testing.T) {
-	permitted := []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}
+	permitted := []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd12::/16")}
 	many := make([]Destination, MaxNetworkRules+1)
 	for i := range many {
 		many[i].Name = fmt.Sprintf("n%d.example", i)
@@ -136,6 +143,15 @@ func TestCheckNetwork(t *testing.T) {
 		"everything denied":     {policy: NetworkPolicy{Deny: rules(t, "0.0.0.0/0")}},
 		"permitted":             {policy: NetworkPolicy{Allow: rules(t, "10.1.2.0/24", "10.1.0.0/16")}},
 		"full lists":            {policy: NetworkPolicy{Allow: many[1:], Deny: many[1:]}},
+		"IPv6":                  {policy: NetworkPolicy{IPv6: true, Allow: rules(t, "2600::/12", "fd12:3::/48"), Deny: rules(t, "::/0", "fe80::/10")}},
+		"IPv6, and not allowed": {NetworkPolicy{Allow: rules(t, "192.0.2.0/24", "2600::1")}, Invalid, "network.allow[1]: 2600::1/128 is IPv6, which the policy does not allow"},
+		"IPv6, denied for show": {NetworkPolicy{Deny: rules(t, "2600::1")}, Invalid, "network.deny[0]"},
+		"all of IPv6":           {NetworkPolicy{IPv6: true, Allow: rules(t, "2000::/3")}, Invalid, "no sandbox may reach 2001::/32"},
+		"6to4":                  {NetworkPolicy{IPv6: true, Allow: rules(t, "2002:a00::/24")}, Invalid, "6to4"},
+		"NAT64":                 {NetworkPolicy{IPv6: true, Allow: rules(t, "64:ff9b::/96")}, Invalid, "ways to IPv4"},
+		"metadata by IPv6":      {NetworkPolicy{IPv6: true, Allow: rules(t, "fd00:ec2::254")}, Invalid, "cloud metadata"},
+		"link-local IPv6":       {NetworkPolicy{IPv6: true, Allow: rules(t, "fe80::1")}, Invalid, "link-local"},
+		"private IPv6":          {NetworkPolicy{IPv6: true, Allow: rules(t, "fd13::/16")}, Forbidden, "fc00::/7 (private addresses"},
 		"metadata":              {NetworkPolicy{Allow: rules(t, "example.com", "169.254.169.254")}, Invalid, "network.allow[1]: 169.254.169.254/32 cannot be allowed, since no sandbox may reach 169.254.0.0/16"},
 		"loopback":              {NetworkPolicy{Allow: rules(t, "127.0.0.0/16")}, Invalid, "127.0.0.0/8 (loopback)"},
 		"everything":            {NetworkPolicy{Allow: rules(t, "0.0.0.0/0")}, Invalid, "0.0.0.0/8"},

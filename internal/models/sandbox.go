@@ -46,6 +46,8 @@ type Sandbox struct {
 	Deadline   time.Time     // of a transitional state; zero otherwise
 	Network    NetworkPolicy // that is wanted; in force once its host says so
 	AutoResume bool          // whether a request that needs its guest resumes it
+	Parent     id.Sandbox    // that it was forked from; empty for none
+	Snapshot   id.Snapshot   // that it was created from, which may be gone; empty for none
 	Resumed    *Certificate  // of its last resume, or of its making from a golden snapshot; nil before
 	Archive    *Archive      // of its last hibernation; nil before
 	Cold       bool          // it is what lies in its archive: it is hibernated, or on its way out
@@ -103,6 +105,9 @@ const (
 	MaxMemoryMiB = 65536
 	MaxDiskMiB   = 1 << 20
 )
+
+// MaxForks is how many children one fork makes at most.
+const MaxForks = 16
 
 // CheckSize returns an Invalid error that names the first field out of range.
 func CheckSize(s Size) error {

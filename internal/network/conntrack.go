@@ -36,7 +36,7 @@ func (f *netfilter) forgetConnections(slot Slot) error {
 			Type:  unix.NFNL_SUBSYS_CTNETLINK<<8 | ctMessageDelete,
 			Flags: mdnetlink.Request | mdnetlink.Acknowledge,
 		},
-		Data: append([]byte{unix.AF_INET, unix.NFNETLINK_V0, 0, 0}, attributes...), // struct nfgenmsg
+		Data: append([]byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0}, attributes...), // struct nfgenmsg: of IPv4 and IPv6
 	}
 	err = f.do(func(conn *mdnetlink.Conn) error {
 		_, err := conn.Execute(message)

@@ -85,12 +85,16 @@ func (n *Network) watchConnections(ctx context.Context) error {
 
 // press begins or ends the pressure, and says whether there is some.
 func (n *Network) press(ctx context.Context, begin bool, share float64) bool {
-	one := []element{{slotOf: slotOf{pressure, string([]byte{ipv4})}}}
-	add, remove := one, []element(nil)
+	both := []element{{slotOf: slotOf{pressure, string([]byte{ipv4})}}, {slotOf: slotOf{pressure, string([]byte{ipv6})}}}
+	var there []element // those of an earlier process may be others
+	err := n.kernel.list(pressure, func(e element, _ counter) { there = append(there, element{slotOf: e.slotOf}) })
 	if !begin {
-		add, remove = nil, one
+		both = nil
 	}
-	if err := n.kernel.commit(remove, add); err != nil {
+	if err == nil {
+		err = n.kernel.commit(there, both)
+	}
+	if err != nil {
 		n.log.WarnContext(ctx, "cannot hold back the sandboxes' connections", "error", err)
 		return !begin
 	}

@@ -84,7 +84,7 @@ func (n *Network) discard(name string) error {
 	if err != nil || index == 0 {
 		return err
 	}
-	link, err := n.removable(name, index)
+	link, hasIPv6, err := n.removable(name, index)
 	if err != nil {
 		return err
 	}
@@ -99,16 +99,24 @@ func (n *Network) discard(name string) error {
 		if err := n.vacate(link, slot); err != nil {
 			return err
 		}
+		if hasIPv6 {
+			err = n.closeIPv6(link, slot)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	return n.bury(link)
 }
 
-// removable is the device of this index, if it is ours. The kernel need not be asked about one that we gave to a sandbox.
-func (n *Network) removable(name string, index int) (netlink.Link, error) {
-	if _, ok := n.attached.on(uint32(index)); ok {
-		return &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}}, nil
+// removable is the device of this index, if it is ours, and whether it may have an IPv6 address. The kernel need not be asked about one that we gave to a sandbox.
+func (n *Network) removable(name string, index int) (link netlink.Link, hasIPv6 bool, err error) {
+	if sandbox, ok := n.attached.on(uint32(index)); ok {
+		one, err := n.attached.of(sandbox)
+		return &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}}, one.policy.IPv6, err
 	}
-	return n.tap(name, index)
+	link, err = n.tap(name, index)
+	return link, true, err
 }
 
 // vacate frees the addresses of a slot.

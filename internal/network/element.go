@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
 	mdnetlink "github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -32,6 +33,7 @@ type content struct {
 	limit   limit         // the element matches by it; zero: everything
 	counted bool          // the element counts what it matches
 	ttl     time.Duration // after which it is gone; 0: never
+	name    string        // of a pin: what leads to the address. nft(8) lists it as a comment
 }
 
 // limit is a rate, of packets or of bytes a second. It matches what exceeds it, or what does not.
@@ -69,6 +71,9 @@ func (e element) encode(encoder *mdnetlink.AttributeEncoder) error {
 	}
 	if e.ttl > 0 {
 		encoder.Bytes(unix.NFTA_SET_ELEM_TIMEOUT, binaryutil.BigEndian.PutUint64(uint64(e.ttl.Milliseconds())))
+	}
+	if e.name != "" {
+		encoder.Bytes(unix.NFTA_SET_ELEM_USERDATA, userdata.AppendString(nil, userdata.TypeComment, e.name))
 	}
 	switch {
 	case e.limit.rate > 0:
@@ -132,6 +137,8 @@ func (e *element) decode(d *mdnetlink.AttributeDecoder, c *counter) error {
 		case unix.NFTA_SET_ELEM_EXPIRATION: // what is left of its time
 			d.ByteOrder = binary.BigEndian
 			e.ttl = time.Duration(d.Uint64()) * time.Millisecond
+		case unix.NFTA_SET_ELEM_USERDATA:
+			e.name, _ = userdata.GetString(d.Bytes(), userdata.TypeComment) // of another tool's element it is none of ours
 		case unix.NFTA_SET_ELEM_EXPR:
 			d.Nested(e.readExpression(c))
 		}

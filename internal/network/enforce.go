@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
+
+	"github.com/vishvananda/netlink"
 
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
@@ -16,7 +19,9 @@ type attachment struct {
 	sandbox id.Sandbox
 	slot    Slot
 	device  uint32
-	policy  Policy
+	policy  Policy // as the host grants it
+	// withoutIPv6 is why there is no IPv6, though the policy asks for it.
+	withoutIPv6 string
 }
 
 // attachments finds sandboxes by all that is known of them in packets.
@@ -88,11 +93,11 @@ func (n *Network) beginAttached(ctx context.Context, sandbox id.Sandbox) (one at
 }
 
 // SetPolicy replaces the policy of an attached sandbox in one transaction. From then on no packet passes that it does not
-// allow, also none of connections that were open: those that it allows go on, the others end. All pins are dropped; the
-// caller pins again what is still allowed by name.
+// allow, also none of connections that were open: those that it allows go on, the others end. What is pinned afterwards is pins and nothing
+// else: the caller gives those of names that are still allowed.
 //
 // Errors: Invalid for a policy that cannot be, NotFound for a sandbox that is not attached; then the old policy holds.
-func (n *Network) SetPolicy(ctx context.Context, sandbox id.Sandbox, p Policy) error {
+func (n *Network) SetPolicy(ctx context.Context, sandbox id.Sandbox, p Policy, pins ...Pinned) error {
 	if err := p.check(); err != nil {
 		return err
 	}
@@ -101,22 +106,44 @@ func (n *Network) SetPolicy(ctx context.Context, sandbox id.Sandbox, p Policy) e
 		return err
 	}
 	defer end()
-	one.policy = p
-	if err := n.held.set(one.device, n.elements(one, nextMark(n.held.mark(one.device), one.slot)), false); err != nil {
+	before := one.policy
+	if one.policy, one.withoutIPv6, err = n.granted(ctx, p); err != nil {
+		return err
+	}
+	if err := n.change(one, before, pins); err != nil {
 		return fmt.Errorf("set the policy of %s: %w", sandbox, err)
 	}
 	n.attached.put(one)
 	return nil
 }
 
+// change puts a policy in the place of another. An address for IPv6 comes before the policy that needs it, and goes after it.
+func (n *Network) change(one attachment, before Policy, pins []Pinned) error {
+	if one.policy.IPv6 && !before.IPv6 {
+		if err := n.openIPv6(one.sandbox, one.device, one.slot); err != nil {
+			return err
+		}
+	}
+	mark := nextMark(n.held.mark(one.device), one.slot)
+	if err := n.held.replace(one.device, n.elements(one, mark), one.policy.pinElements(mark, pins)); err != nil {
+		return err
+	}
+	if before.IPv6 && !one.policy.IPv6 {
+		link := &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: int(one.device)}}
+		if err := n.closeIPv6(link, one.slot); err != nil { // it leads nowhere any more
+			n.log.Warn("address of a sandbox's gateway not removed", "sandbox_id", one.sandbox, "error", err)
+		}
+	}
+	return nil
+}
+
 // enforce makes the kernel's state equal to the policy. Connections that an earlier process let pass under the same
 // policy keep their mark, and its pins stay.
-func (n *Network) enforce(sandbox id.Sandbox, index int, slot Slot, p Policy) error {
-	one := attachment{sandbox: sandbox, slot: slot, device: uint32(index), policy: p}
+func (n *Network) enforce(one attachment) error {
 	mark := n.held.mark(one.device)
-	same := mark != 0 && n.held.has(one.device, p.elements(one.device, mark, n.limitsOf(p)))
+	same := mark != 0 && n.held.has(one.device, one.policy.elements(one.device, mark, n.limitsOf(one.policy)))
 	if !same {
-		mark = nextMark(mark, slot)
+		mark = nextMark(mark, one.slot)
 	}
 	if err := n.held.set(one.device, n.elements(one, mark), same); err != nil {
 		return fmt.Errorf("set the policy: %w", err)
@@ -126,9 +153,9 @@ func (n *Network) enforce(sandbox id.Sandbox, index int, slot Slot, p Policy) er
 }
 
 // forget removes all that the kernel holds for a device.
-func (n *Network) forget(sandbox id.Sandbox, index int) error {
-	n.attached.remove(sandbox)
-	return n.held.set(uint32(index), nil, false)
+func (n *Network) forget(one attachment) error {
+	n.attached.remove(one.sandbox)
+	return n.held.set(one.device, nil, false)
 }
 
 func (n *Network) limitsOf(p Policy) Limits { return p.Limits.or(n.cfg.Limits) }
@@ -145,6 +172,9 @@ func (n *Network) elements(one attachment, mark uint32) []element {
 	}
 	if n.can.arp {
 		list = append(list, element{slotOf: slotOf{arpGuests, device + hardware + guest + gateway}})
+	}
+	if one.policy.IPv6 {
+		list = append(list, elementsIPv6(one)...)
 	}
 	list = append(list, counts(one.device)...)
 	return append(list, one.policy.elements(one.device, mark, n.limitsOf(one.policy))...)
@@ -181,6 +211,9 @@ func nextMark(last uint32, slot Slot) uint32 {
 	return markOurs | (count+1)<<indexBits&^markOurs | uint32(slot.Index)
 }
 
+// networkSets hold what a policy says by address.
+var networkSets = []string{allowed, denied, allowedIPv6, deniedIPv6}
+
 // has says whether the kernel holds these elements for a device, as far as we know.
 func (h *held) has(device uint32, list []element) bool {
 	h.mu.Lock()
@@ -190,13 +223,13 @@ func (h *held) has(device uint32, list []element) bool {
 			return false
 		}
 	}
-	return h.count(device, allowed, denied) == countOf(list, allowed, denied)
+	return h.count(device, networkSets...) == countOf(list, networkSets...)
 }
 
 // count says how many elements a device has in some sets. The caller holds mu.
 func (h *held) count(device uint32, sets ...string) (count int) {
 	for at := range h.elements[device] {
-		if at.set == sets[0] || at.set == sets[1] {
+		if slices.Contains(sets, at.set) {
 			count++
 		}
 	}
@@ -205,7 +238,7 @@ func (h *held) count(device uint32, sets ...string) (count int) {
 
 func countOf(list []element, sets ...string) (count int) {
 	for _, e := range list {
-		if e.set == sets[0] || e.set == sets[1] {
+		if slices.Contains(sets, e.set) {
 			count++
 		}
 	}

@@ -52,8 +52,8 @@ func (n *Network) Drifted() (bool, error) {
 	}
 	for device := range n.held.pins { // those that have come to their end are forgotten when they are asked for
 		n.held.pinsOf(device)
-		for key := range n.held.pins[device] {
-			if _, ok := now.pins[device][key]; !ok {
+		for at, p := range n.held.pins[device] {
+			if there, ok := now.pins[device][at]; !ok || there.name != p.name {
 				return true, nil
 			}
 		}

@@ -25,6 +25,7 @@ const (
 	third  = unix.NFT_REG32_02
 	fourth = unix.NFT_REG32_03
 	fifth  = unix.NFT_REG32_04
+	sixth  = unix.NFT_REG32_05
 )
 
 func join(words ...[]expr.Any) []expr.Any { return slices.Concat(words...) }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,7 +21,7 @@ import (
 // vnetHeader is the empty struct virtio_net_hdr before each frame: linux/virtio_net.h.
 var vnetHeader = make([]byte, 10)
 
-// guest stands in for a VM: it has a TAP open as a VMM has, and speaks Ethernet, ARP and IPv4.
+// guest stands in for a VM: it has a TAP open as a VMM has, and speaks Ethernet, ARP, IPv4, and IPv6 where it is asked to (ipv6_guest_test.go).
 type guest struct {
 	*world
 	link    network.Link
@@ -29,14 +30,15 @@ type guest struct {
 	gateway net.HardwareAddr
 	packets chan packet
 	resolve chan net.HardwareAddr
+	told    atomic.Int64 // answers to who asked for the gateway by IPv6
 	reader  sync.WaitGroup
 }
 
-// packet is an IPv4 packet as a guest sends or receives it.
+// packet is an IPv4 or an IPv6 packet as a guest sends or receives it.
 type packet struct {
 	from, to netip.Addr
-	protocol byte
-	payload  []byte // what follows the IPv4 header
+	protocol byte   // or the first next header
+	payload  []byte // what follows the header
 	options  []byte // of the IPv4 header
 	fragment uint16 // flags and offset, as in the header
 }
@@ -117,7 +119,7 @@ func (g *guest) read() {
 			to, _ := netip.AddrFromSlice(ip[16:20])
 			g.packets <- packet{from: from, to: to, protocol: ip[9], payload: ip[20:binary.BigEndian.Uint16(ip[2:])]}
 		case unix.ETH_P_IPV6:
-			g.packets <- packet{protocol: 0xff, payload: frame[14:]}
+			g.onIPv6(frame[14:])
 		}
 	}
 }
@@ -156,10 +158,16 @@ func (g *guest) raw(frame []byte) {
 	}
 }
 
-// send sends an IPv4 packet.
-func (g *guest) send(p packet) { g.frame(g.gateway, unix.ETH_P_IP, g.encode(p)) }
+// send sends a packet.
+func (g *guest) send(p packet) {
+	if p.to.Is6() {
+		g.frame(g.gateway, unix.ETH_P_IPV6, g.encodeIPv6(p))
+		return
+	}
+	g.frame(g.gateway, unix.ETH_P_IP, g.encode(p))
+}
 
-// encode is a packet as it is on the wire: RFC 791.
+// encode is an IPv4 packet as it is on the wire: RFC 791.
 func (g *guest) encode(p packet) []byte {
 	if !p.from.IsValid() {
 		p.from = g.link.Guest.Addr()

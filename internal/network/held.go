@@ -17,7 +17,8 @@ import (
 
 // perDevice are the sets whose elements belong to a device and are made and removed by us.
 func perDevice(can abilities) []string {
-	list := []string{marks, guests, gateways, current, flags, allowed, denied, limits, refusals, pins}
+	list := []string{marks, guests, gateways, current, flags, allowed, denied, limits, refusals, pins,
+		ipv6Devices, guestsIPv6, gatewaysIPv6, allowedIPv6, deniedIPv6, pinsIPv6}
 	if can.arp {
 		list = append(list, arpGuests)
 	}
@@ -30,8 +31,14 @@ type held struct {
 	sets   []string
 
 	mu       sync.Mutex
-	elements map[uint32]map[slotOf]content   // by index of the device
-	pins     map[uint32]map[string]time.Time // by key: until when
+	elements map[uint32]map[slotOf]content // by index of the device
+	pins     map[uint32]map[slotOf]pinLife
+}
+
+// pinLife is until when an address may be reached, and the name that leads to it for so long.
+type pinLife struct {
+	until time.Time
+	name  string
 }
 
 // repairs is how often set looks again before it gives up.
@@ -43,7 +50,19 @@ const repairs = 3
 func (h *held) set(device uint32, want []element, keepPins bool) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	err := h.change(device, want, keepPins)
+	return h.repaired(func() error { return h.change(device, want, keepPins, nil) })
+}
+
+// replace is set with other pins in the place of those that there are.
+func (h *held) replace(device uint32, want, pins []element) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.repaired(func() error { return h.change(device, want, false, pins) })
+}
+
+// repaired calls change again when what is known of the sets has turned out to be wrong.
+func (h *held) repaired(change func() error) error {
+	err := change()
 	for range repairs {
 		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.EBUSY) {
 			break
@@ -51,12 +70,13 @@ func (h *held) set(device uint32, want []element, keepPins bool) error {
 		if err := h.read(); err != nil {
 			return err
 		}
-		err = h.change(device, want, keepPins)
+		err = change()
 	}
 	return err
 }
 
-func (h *held) change(device uint32, want []element, keepPins bool) error {
+// change is set and replace; the pins must have keys that no pin has.
+func (h *held) change(device uint32, want []element, keepPins bool, pins []element) error {
 	wanted := make(map[slotOf]content, len(want))
 	for _, e := range want {
 		wanted[e.slotOf] = e.content
@@ -65,11 +85,15 @@ func (h *held) change(device uint32, want []element, keepPins bool) error {
 	if !keepPins {
 		remove = append(remove, h.pinsOf(device)...)
 	}
-	if err := h.kernel.commit(remove, add); err != nil {
+	until := time.Now()
+	if err := h.kernel.commit(remove, append(add, pins...)); err != nil {
 		return err
 	}
 	if !keepPins {
 		delete(h.pins, device)
+	}
+	for _, p := range pins {
+		put(h.pins, device, p.slotOf, pinLife{until.Add(p.ttl), p.name})
 	}
 	if len(want) == 0 {
 		delete(h.elements, device)
@@ -85,11 +109,25 @@ const pinGrace = 100 * time.Millisecond
 // pinsOf are the pins that a device has. The caller holds mu.
 func (h *held) pinsOf(device uint32) (list []element) {
 	now := time.Now()
-	for key, until := range h.pins[device] {
-		if now.Before(until.Add(pinGrace)) {
-			list = append(list, element{slotOf: slotOf{pins, key}})
+	for at, p := range h.pins[device] {
+		if now.Before(p.until.Add(pinGrace)) {
+			list = append(list, element{slotOf: at})
 		} else {
-			delete(h.pins[device], key)
+			delete(h.pins[device], at)
+		}
+	}
+	sortBySet(list)
+	return list
+}
+
+// pinned are the pins of a device that have a name and are not about to end.
+func (h *held) pinned(device uint32) (list []Pinned) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for at, p := range h.pins[device] {
+		addr, ok := netip.AddrFromSlice([]byte(at.key[4:])) // behind the mark
+		if ok && p.name != "" && time.Now().Before(p.until) {
+			list = append(list, Pinned{p.name, addr, p.until})
 		}
 	}
 	return list
@@ -97,18 +135,18 @@ func (h *held) pinsOf(device uint32) (list []element) {
 
 // pin lets a device reach addresses for a time, as long as it has room. An address that is pinned for
 // longer already stays so.
-func (h *held) pin(device, mark uint32, addrs []netip.Addr, ttl time.Duration) error {
+func (h *held) pin(device uint32, list []element) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.pinsOf(device))+len(addrs) > maxPins {
+	if len(h.pinsOf(device))+len(list) > maxPins {
 		return models.Errorf(models.Exhausted, "the sandbox has %d addresses allowed by name already", len(h.pins[device]))
 	}
-	for _, a := range addrs {
-		key, until := word(mark)+ip(a), time.Now().Add(ttl)
-		if until.Before(h.pins[device][key]) {
+	for _, p := range list {
+		until := time.Now().Add(p.ttl)
+		if until.Before(h.pins[device][p.slotOf].until) {
 			continue
 		}
-		one := []element{{slotOf{pins, key}, content{ttl: ttl}}}
+		one := []element{p}
 		err := h.kernel.commit(one, one) // it is there, or it is not
 		if errors.Is(err, unix.ENOENT) {
 			err = h.kernel.commit(nil, one)
@@ -116,7 +154,7 @@ func (h *held) pin(device, mark uint32, addrs []netip.Addr, ttl time.Duration) e
 		if err != nil {
 			return err
 		}
-		put(h.pins, device, key, until)
+		put(h.pins, device, p.slotOf, pinLife{until, p.name})
 	}
 	return nil
 }
@@ -149,11 +187,11 @@ func (h *held) mark(device uint32) uint32 {
 }
 
 // byMark are the sets whose keys begin with the mark of a policy; those of the others begin with a device.
-var byMark = map[string]bool{flags: true, allowed: true, denied: true, pins: true}
+var byMark = map[string]bool{flags: true, allowed: true, denied: true, pins: true, allowedIPv6: true, deniedIPv6: true, pinsIPv6: true}
 
 // read learns what the kernel holds. What belongs to a mark that no device has is listed under device 0, which is none.
 func (h *held) read() error {
-	h.elements, h.pins = map[uint32]map[slotOf]content{}, map[uint32]map[string]time.Time{}
+	h.elements, h.pins = map[uint32]map[slotOf]content{}, map[uint32]map[slotOf]pinLife{}
 	devices, now := map[uint32]uint32{}, time.Now()
 	note := func(e element, _ counter) {
 		device := beginning(e.key)
@@ -163,8 +201,8 @@ func (h *held) read() error {
 		case byMark[e.set]:
 			device = devices[device]
 		}
-		if e.set == pins {
-			put(h.pins, device, e.key, now.Add(e.ttl))
+		if e.set == pins || e.set == pinsIPv6 {
+			put(h.pins, device, e.slotOf, pinLife{now.Add(e.ttl), e.name})
 			return
 		}
 		put(h.elements, device, e.slotOf, e.content)
@@ -200,7 +238,7 @@ func (h *held) keep(devices map[uint32]bool) error {
 	}
 	for device := range h.elements {
 		if !devices[device] {
-			if err := h.change(device, nil, false); err != nil {
+			if err := h.change(device, nil, false, nil); err != nil {
 				return fmt.Errorf("remove what device %d left: %w", device, err)
 			}
 		}

@@ -108,9 +108,10 @@ func (n *Network) occupied(slot Slot) (bool, error) {
 	return slices.ContainsFunc(routes, inside), nil
 }
 
-// noRoute says whether there is no route (the first two), or a default route that refuses: ip-route(8).
+// noRoute says whether there is no route (the first two), or a default route that refuses (ip-route(8)), or nothing of this family in the kernel.
 func noRoute(err error) bool {
-	return errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EINVAL)
+	return slices.ContainsFunc([]error{unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EACCES, unix.EINVAL, unix.EAFNOSUPPORT, unix.EOPNOTSUPP},
+		func(no error) bool { return errors.Is(err, no) })
 }
 
 // forwarding is net.ipv4.ip_forward of the calling thread's namespace: proc_sys_net(5).
@@ -135,33 +136,36 @@ func enableForwarding(ns *netns.Namespace) (changed bool, err error) {
 
 // obstacles says what on this host drops packets that our rules accept: in netfilter every
 // table has its say, and one that drops is enough. Docker sets such a policy. A table's explicit
-// rules are not judged, nor can the policy of the old iptables be seen.
-func (n *Network) obstacles() ([]string, error) {
+// rules are not judged, nor can the policy of the old iptables be seen. What is in the way of IPv6 alone is not among the warnings: few have it.
+func (n *Network) obstacles() (warnings []string, ipv6 string, err error) {
 	const remedy = "let sandboxes through: `iptables -I FORWARD -i tap-sb-+ -j ACCEPT` and " +
 		"`iptables -I FORWARD -o tap-sb-+ -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT` " +
 		"(where Docker runs, into chain DOCKER-USER), or the like with the firewall's own tool"
 	conn, err := n.nftables()
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	chains, err := conn.ListChains()
 	if err != nil {
-		return nil, fmt.Errorf("list nftables chains: %w", err)
+		return nil, "", fmt.Errorf("list nftables chains: %w", err)
 	}
-	var warnings []string
 	for _, c := range chains {
-		if dropsForwarded(c) {
+		if dropsForwarded(c, nftables.TableFamilyIPv4) {
 			warnings = append(warnings, fmt.Sprintf("chain %s of nftables table %s drops forwarded packets by default; %s", c.Name, c.Table.Name, remedy))
+		}
+		if dropsForwarded(c, nftables.TableFamilyIPv6) {
+			ipv6 = fmt.Sprintf("chain %s of the host's nftables table %s drops forwarded packets by default", c.Name, c.Table.Name)
 		}
 	}
 	if legacyFilter(n.ns) {
 		warnings = append(warnings, "the old iptables has a filter table, which may drop forwarded packets by default; if it does, "+remedy)
 	}
-	return warnings, nil
+	return warnings, ipv6, nil
 }
 
-func dropsForwarded(c *nftables.Chain) bool {
-	return c.Table.Name != tableName && (c.Table.Family == nftables.TableFamilyINet || c.Table.Family == nftables.TableFamilyIPv4) &&
+// dropsForwarded says whether a chain that is not ours drops what is forwarded of a family by default.
+func dropsForwarded(c *nftables.Chain, of nftables.TableFamily) bool {
+	return c.Table.Name != tableName && (c.Table.Family == nftables.TableFamilyINet || c.Table.Family == of) &&
 		c.Hooknum != nil && *c.Hooknum == *nftables.ChainHookForward && c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop
 }
 

@@ -163,9 +163,15 @@ func TestFirewallInTheWayIsReported(t *testing.T) {
 // addFilter makes a table like the one of iptables, with a rule of its own.
 func (w *world) addFilter(name string, policy nftables.ChainPolicy) {
 	w.Helper()
+	w.addFilterOf(nftables.TableFamilyIPv4, name, policy)
+}
+
+// addFilterOf is addFilter for a family of addresses.
+func (w *world) addFilterOf(family nftables.TableFamily, name string, policy nftables.ChainPolicy) {
+	w.Helper()
 	w.onHost(func() error {
 		conn := &nftables.Conn{}
-		table := conn.AddTable(&nftables.Table{Name: name, Family: nftables.TableFamilyIPv4})
+		table := conn.AddTable(&nftables.Table{Name: name, Family: family})
 		chain := conn.AddChain(&nftables.Chain{
 			Name: "FORWARD", Table: table, Type: nftables.ChainTypeFilter, Policy: &policy,
 			Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter,

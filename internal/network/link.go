@@ -30,6 +30,7 @@ type Link struct {
 	MAC     net.HardwareAddr // for the guest's eth0
 	Guest   netip.Prefix     // the guest's address, with the length of its /30
 	Gateway netip.Addr       // the guest's default route
+	IPv6    IPv6             // invalid without
 	Index   int              // of the slot
 	Owner   uint32           // uid and gid that the TAP belongs to; 0: root
 }
@@ -68,54 +69,68 @@ func (n *Network) Attach(ctx context.Context, sandbox id.Sandbox, slot Slot, p P
 		return Link{}, err
 	}
 	defer n.pool.refill()
-	if err := n.attach(ctx, sandbox, slot, p); err != nil {
+	one := attachment{sandbox: sandbox, slot: slot}
+	if one.policy, one.withoutIPv6, err = n.granted(ctx, p); err == nil {
+		err = n.attach(ctx, one)
+	}
+	if err != nil {
 		return Link{}, fmt.Errorf("attach %s: %w", TAPName(sandbox), err)
 	}
-	return Link{TAPName(sandbox), GuestMAC(sandbox), slot.Guest, slot.Gateway, slot.Index, slot.Owner}, nil
+	link := Link{TAP: TAPName(sandbox), MAC: GuestMAC(sandbox), Guest: slot.Guest, Gateway: slot.Gateway, Index: slot.Index, Owner: slot.Owner}
+	if one.policy.IPv6 {
+		link.IPv6 = slot.IPv6
+	}
+	return link, nil
 }
 
-func (n *Network) attach(ctx context.Context, sandbox id.Sandbox, slot Slot, p Policy) error {
-	name := TAPName(sandbox)
+// attach attaches one, whose device it finds.
+func (n *Network) attach(ctx context.Context, one attachment) error {
+	name := TAPName(one.sandbox)
 	index, err := n.ifindex(name)
 	if err != nil {
 		return err
 	}
 	if index != 0 {
-		return n.reattach(sandbox, index, slot, p)
+		one.device = uint32(index)
+		return n.reattach(one)
 	}
-	if index, err = n.pool.take(ctx, slot); err != nil {
+	if index, err = n.pool.take(ctx, one.slot); err != nil {
 		return err
 	}
-	if err = n.connect(sandbox, index, slot, p); err == nil {
+	one.device = uint32(index)
+	if err = n.connect(one); err == nil {
 		err = ctx.Err()
 	}
 	if err != nil {
-		return errors.Join(err, n.forget(sandbox, index), n.discard(name), n.discard(poolName(slot.Index)))
+		return errors.Join(err, n.forget(one), n.discard(name), n.discard(poolName(one.slot.Index)))
 	}
 	return nil
 }
 
 // connect gives a device to a sandbox: first the policy, then the name, then the way. It can be repeated.
-func (n *Network) connect(sandbox id.Sandbox, index int, slot Slot, p Policy) error {
-	if err := n.enforce(sandbox, index, slot, p); err != nil {
+func (n *Network) connect(one attachment) error {
+	if err := n.enforce(one); err != nil {
 		return err
 	}
-	if err := n.handOver(index, TAPName(sandbox)); err != nil {
+	if err := n.handOver(int(one.device), TAPName(one.sandbox)); err != nil {
 		return err
 	}
-	mask := net.CIDRMask(slotBits, 32)
-	link := &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}}
-	if err := n.route.AddrReplace(link, &netlink.Addr{IPNet: &net.IPNet{IP: slot.Gateway.AsSlice(), Mask: mask}}); err != nil {
-		return fmt.Errorf("set address %s: %w", slot.Gateway, err)
+	gateway := &net.IPNet{IP: one.slot.Gateway.AsSlice(), Mask: net.CIDRMask(slotBits, 32)}
+	link := &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: int(one.device)}}
+	if err := n.route.AddrReplace(link, &netlink.Addr{IPNet: gateway}); err != nil {
+		return fmt.Errorf("set address %s: %w", one.slot.Gateway, err)
+	}
+	if one.policy.IPv6 {
+		return n.openIPv6(one.sandbox, one.device, one.slot)
 	}
 	return nil
 }
 
 // reattach makes sure that the device of this name is the slot's TAP, and finishes what a killed
 // process may have left half done.
-func (n *Network) reattach(sandbox id.Sandbox, index int, slot Slot, p Policy) error {
-	name := TAPName(sandbox)
-	link, err := n.tap(name, index)
+func (n *Network) reattach(one attachment) error {
+	name, slot := TAPName(one.sandbox), one.slot
+	link, err := n.tap(name, int(one.device))
 	if err != nil {
 		return err
 	}
@@ -126,9 +141,20 @@ func (n *Network) reattach(sandbox id.Sandbox, index int, slot Slot, p Policy) e
 	case address.IsValid() && address != slot.Gateway:
 		return models.Errorf(models.Conflict, "device %s has address %s, not %s", name, address, slot.Gateway)
 	case address == slot.Gateway && link.Attrs().Flags&net.FlagUp != 0:
-		return n.enforce(sandbox, index, slot, p)
+		return n.resume(link, one)
 	}
-	return n.connect(sandbox, index, slot, p)
+	return n.connect(one)
+}
+
+// resume makes what is there equal to the policy.
+func (n *Network) resume(link netlink.Link, one attachment) error {
+	if !one.policy.IPv6 {
+		return errors.Join(n.enforce(one), n.closeIPv6(link, one.slot))
+	}
+	if err := n.openIPv6(one.sandbox, one.device, one.slot); err != nil {
+		return err
+	}
+	return n.enforce(one)
 }
 
 // tap returns the device with this index, if it is a TAP and not somebody's device of that name.

@@ -16,12 +16,13 @@ type direction struct {
 	suffix string
 	device expr.MetaKey
 	remote uint32 // offset of the other side's address in the IPv4 header
+	ipv6   uint32 // the same in the IPv6 header
 	port   uint32 // offset of its port in the headers of TCP and UDP
 }
 
 var (
-	leaving  = direction{"_leaving", expr.MetaKeyIIF, atTarget, 2}
-	arriving = direction{"_arriving", expr.MetaKeyOIF, atSource, 0}
+	leaving  = direction{"_leaving", expr.MetaKeyIIF, atTarget, atTargetIPv6, 2}
+	arriving = direction{"_arriving", expr.MetaKeyOIF, atSource, atSourceIPv6, 0}
 )
 
 // chain is the name of a chain that there is for each direction.
@@ -36,6 +37,7 @@ const (
 	limitUpload
 	limitDownload
 	limitSamples
+	limitNeighbours
 )
 
 // What a policy says, in the data of the map flags. The class of the connection limit is in the bits from classShift.
@@ -43,6 +45,7 @@ const (
 	flagInternet uint32 = 1 << iota
 	flagOwnRules
 	flagNames
+	flagIPv6
 
 	classShift = 8
 	classMask  = 0xff << classShift
@@ -94,9 +97,11 @@ func exceededBy(d direction, kind uint32) []expr.Any {
 // limit rate over l
 func over(l limit) []expr.Any { return []expr.Any{l.expression()} }
 
-// iif . ip daddr @gateways
+// meta nfproto ipv4 iif . ip daddr @gateways
 func toGateway() []expr.Any {
-	return []expr.Any{loadMeta(expr.MetaKeyIIF), loadAddress(atTarget, second), in(gateways)}
+	return join(
+		meta(expr.MetaKeyNFPROTO, equal, []byte{ipv4}),
+		[]expr.Any{loadMeta(expr.MetaKeyIIF), loadAddress(atTarget, second), in(gateways)})
 }
 
 // meta l4proto . th dport @dns
@@ -248,6 +253,7 @@ func admitRules(total Limits) []rule {
 	isNew := state(expr.CtStateBitNEW)
 	rules := []rule{
 		{"no connection by ICMP but a ping", join(isNew, icmpType(unequal, echo), refuse(ruleProtocol))},
+		{"the same", join(isNew, pingIPv6(unequal), refuse(ruleProtocol))},
 		{"", join(isNew, exceeded(limitConnections), refuse(ruleConnections))},
 	}
 	if total.NewConnections > 0 {

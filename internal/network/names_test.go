@@ -29,8 +29,8 @@ func (h nameHost) Policy(addr netip.Addr) (dns.Policy, bool) {
 	return dns.Policy{Sandbox: sandbox, NetworkPolicy: h.policy}, ok
 }
 
-func (h nameHost) Pin(ctx context.Context, p dns.Policy, _ string, addrs []netip.Addr, ttl time.Duration) error {
-	return h.Network.Pin(ctx, p.Sandbox, addrs, ttl)
+func (h nameHost) Pin(ctx context.Context, p dns.Policy, name string, addrs []netip.Addr, ttl time.Duration) error {
+	return h.Network.Pin(ctx, p.Sandbox, name, addrs, ttl)
 }
 
 func (h nameHost) Holds(id.Sandbox) bool { return true }

@@ -9,8 +9,11 @@
 // first did, and each change is one transaction (held.go); the rules (rules.go) never change. They let guests reach the world
 // through the host's address as far as their Policy goes, by TCP, UDP and ping, also in fragments, and deny them always: each other,
 // the host (except for a ping of their gateway, and names from it), link-local addresses and so cloud metadata, multicast and broadcast,
-// sources that are not their own by IP, Ethernet and ARP, IPv6, tunnels and every other protocol. Nothing from outside
+// sources that are not their own by IP, Ethernet and ARP, tunnels and every other protocol. Nothing from outside
 // reaches them but answers. No other table is touched. Why so: docs/adr/0008-the-shape-of-the-table.md.
+//
+// IPv6 is denied unless a policy allows it; then a sandbox has an address of that, too, and what is said above holds for it
+// (ipv6*.go, docs/adr/0022-ipv6.md).
 //
 // A Network belongs to the network namespace of the thread that called Open, whichever thread
 // calls its methods, and to one process at a time. All it needs after a restart is Take and Attach for
@@ -52,6 +55,8 @@ const requestTimeout = 10 * time.Second
 // Config says which addresses the sandboxes get.
 type Config struct {
 	Subnet netip.Prefix // from /16 to /30, IPv4; zero: DefaultSubnet
+	// SubnetIPv6 is what sandboxes have their IPv6 addresses of: a unique local network; zero: DefaultSubnetIPv6.
+	SubnetIPv6 netip.Prefix
 	// OwnerBase is the uid that owns the TAP of slot 0; the TAP of slot i belongs to OwnerBase+i, which that slot's VMM
 	// runs as. 0: root owns all.
 	OwnerBase uint32
@@ -65,9 +70,14 @@ type Config struct {
 
 // Info says what Open found.
 type Info struct {
-	Subnet netip.Prefix
-	Slots  int
-	Uplink string // the device of the default route, at present; empty: there is none
+	Subnet     netip.Prefix
+	SubnetIPv6 netip.Prefix
+	Slots      int
+	Uplink     string // the device of the default route, at present; empty: there is none
+	// UplinkIPv6 is the same for IPv6, which most hosts do without.
+	UplinkIPv6 string
+	// ObstacleIPv6 is what on this host keeps sandboxes from the network by IPv6; empty: nothing.
+	ObstacleIPv6 string
 	// ForwardingEnabled says that Open turned net.ipv4.ip_forward on. It is never turned off again:
 	// by then another router on the machine (Docker, a VPN) may rely on it.
 	ForwardingEnabled bool
@@ -87,6 +97,7 @@ type Network struct {
 	attached attachments
 	held     held
 	told     told
+	ipv6     ipv6Host
 
 	infoMu  sync.Mutex
 	info    Info
@@ -124,16 +135,19 @@ func Open(ctx context.Context, cfg Config) (*Network, error) {
 	if !cfg.Subnet.IsValid() {
 		cfg.Subnet = DefaultSubnet
 	}
+	if !cfg.SubnetIPv6.IsValid() {
+		cfg.SubnetIPv6 = DefaultSubnetIPv6
+	}
 	cfg.Limits = cfg.Limits.or(defaultLimits)
 	cfg.Total.NewConnections = cmp.Or(cfg.Total.NewConnections, defaultNewConnections)
 	cfg.Pool = max(cmp.Or(cfg.Pool, DefaultPool), 0)
-	slots, err := newSlots(cfg.Subnet, cfg.OwnerBase)
+	slots, err := newSlots(cfg.Subnet, cfg.SubnetIPv6, cfg.OwnerBase)
 	if err != nil {
 		return nil, err
 	}
 	n := &Network{
 		cfg:      cfg,
-		info:     Info{Subnet: cfg.Subnet, Slots: slots.count()},
+		info:     Info{Subnet: cfg.Subnet, SubnetIPv6: cfg.SubnetIPv6, Slots: slots.count()},
 		log:      cfg.Logger,
 		slots:    slots,
 		attached: attachments{bySandbox: map[id.Sandbox]attachment{}, byGuest: map[netip.Addr]id.Sandbox{}, byDevice: map[uint32]id.Sandbox{}},

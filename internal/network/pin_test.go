@@ -27,9 +27,9 @@ func TestPinsEnd(t *testing.T) {
 	g := w.bootWith(n, alice, network.Policy{Names: true})
 	peer := w.listen(w.peer, "0.0.0.0:7000")
 	brief, long := netip.MustParseAddr(otherAddress), netip.MustParseAddr(farAddress)
-	w.must(n.Pin(t.Context(), alice, []netip.Addr{brief, long}, 2*time.Second))
-	w.must(n.Pin(t.Context(), alice, []netip.Addr{long}, time.Hour))
-	w.must(n.Pin(t.Context(), alice, []netip.Addr{long}, time.Second)) // does not shorten it
+	w.must(n.Pin(t.Context(), alice, "a.example", []netip.Addr{brief, long}, 2*time.Second))
+	w.must(n.Pin(t.Context(), alice, "a.example", []netip.Addr{long}, time.Hour))
+	w.must(n.Pin(t.Context(), alice, "a.example", []netip.Addr{long}, time.Second)) // does not shorten it
 	g.say(otherAddress+":7000", "first")
 	w.wantDatagram(peer, "first")
 	port := uint16(10_000)
@@ -61,7 +61,7 @@ func TestRestartKeepsPoliciesAndPins(t *testing.T) {
 	n, err := w.try(network.Config{Pool: -1})
 	w.must(err)
 	g := w.bootWith(n, alice, policy)
-	w.must(n.Pin(t.Context(), alice, []netip.Addr{netip.MustParseAddr(otherAddress)}, time.Hour))
+	w.must(n.Pin(t.Context(), alice, "a.example", []netip.Addr{netip.MustParseAddr(otherAddress)}, time.Hour))
 	w.wantExact(n)
 	before := w.policies()
 	pinned, bad := w.collect(w.listen(w.peer, otherAddress+":7000")), w.collect(w.listen(w.peer, farAddress+":7000"))

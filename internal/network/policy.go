@@ -2,7 +2,6 @@ package network
 
 import (
 	"cmp"
-	"encoding/binary"
 	"net/netip"
 	"time"
 
@@ -11,12 +10,13 @@ import (
 )
 
 // Policy says what a sandbox may reach. What is always denied (other sandboxes, the host, link-local addresses and cloud
-// metadata, multicast, broadcast, loopback, IPv6) is so under every policy. Of the rest, an address in Allow, or one that
+// metadata, multicast, broadcast, loopback) is so under every policy. Of the rest, an address in Allow, or one that
 // Pin let in, is allowed; else one in Deny is refused; else private ranges are refused; else Internet decides.
 type Policy struct {
 	Internet bool           // whether what no rule names is allowed; private ranges never are
-	Allow    []netip.Prefix // IPv4 destinations
-	Deny     []netip.Prefix // IPv4 destinations
+	IPv6     bool           // whether any of it is by IPv6; where the host has none, there is none: see Network.IPv6
+	Allow    []netip.Prefix // destinations; those of IPv6 count with IPv6 alone
+	Deny     []netip.Prefix // the same
 	Names    bool           // there are rules by name: nobody but the host's forwarder may be asked for names
 	Limits   Limits
 }
@@ -37,7 +37,7 @@ var DefaultPolicy = Policy{Internet: true}
 type Refusal struct {
 	At       time.Time
 	Sandbox  id.Sandbox
-	Protocol string         // tcp, udp, icmp, or the number of another one
+	Protocol string         // tcp, udp, icmp, icmpv6, or the number of another one
 	To       netip.AddrPort // port 0 where the protocol has none
 	Rule     string         // one of Rules
 	Count    int            // how many packets of this kind this stands for, of those that were sampled
@@ -67,9 +67,10 @@ func (l Limits) or(other Limits) Limits {
 // What a guest may do in a second whatever its policy: questions to the host's forwarder, fragments, and refusals
 // that are told of.
 const (
-	namesPerSecond     = 100
-	fragmentsPerSecond = 1000
-	refusalsPerSecond  = 20
+	namesPerSecond      = 100
+	fragmentsPerSecond  = 1000
+	neighboursPerSecond = 100 // questions where the gateway is, by IPv6
+	refusalsPerSecond   = 20
 )
 
 // maxPrefixes is how many networks a policy may name, and maxNetworks how many they may be for the rules, which know
@@ -87,16 +88,16 @@ func (p Policy) check() error {
 	count := 0
 	for _, list := range [][]netip.Prefix{p.Allow, p.Deny} {
 		for _, network := range list {
-			if !network.IsValid() || !network.Addr().Is4() {
-				return models.Errorf(models.Invalid, "a network policy cannot name %s: sandboxes have IPv4 alone", network).
-					WithHint("name IPv4 networks, as in 203.0.113.0/24")
+			if !network.IsValid() || network.Addr().Is4In6() {
+				return models.Errorf(models.Invalid, "a network policy cannot name %s", network).
+					WithHint("name IPv4 and IPv6 networks, as in 203.0.113.0/24 and 2001:db8::/32")
 			}
 			count += 1 << (-network.Bits() & (prefixStep - 1))
 		}
 	}
 	if count > maxNetworks {
 		return models.Errorf(models.Invalid, "a network policy names networks that are %d when cut to whole bytes; %d are possible", count, maxNetworks).
-			WithHint("name fewer, or such as are a /8, a /16, a /24 or a /32")
+			WithHint("name fewer, or such as are a /8, a /16, a /24, a /32, or in IPv6 of any whole number of bytes")
 	}
 	return nil
 }
@@ -110,6 +111,9 @@ func (p Policy) bits(l Limits) uint32 {
 	if p.Names {
 		bits |= flagNames
 	}
+	if p.IPv6 {
+		bits |= flagIPv6
+	}
 	if p.Names || len(p.Allow)+len(p.Deny) > 0 {
 		bits |= flagOwnRules
 	}
@@ -119,8 +123,12 @@ func (p Policy) bits(l Limits) uint32 {
 // elements are the policy of a device: what it says, found by its mark, and limits, found by the device.
 func (p Policy) elements(device, mark uint32, l Limits) []element {
 	list := append([]element{{slotOf{flags, word(mark)}, content{data: word(p.bits(l))}}}, l.elements(device)...)
-	list = append(list, networks(mark, allowed, p.Allow)...)
-	return append(list, networks(mark, denied, p.Deny)...)
+	list = append(list, networks(mark, p.Allow, allowed, allowedIPv6)...)
+	list = append(list, networks(mark, p.Deny, denied, deniedIPv6)...)
+	if p.IPv6 {
+		list = append(list, limited(device, limitNeighbours, limit{rate: neighboursPerSecond}))
+	}
+	return list
 }
 
 // elements are the limits of a device.
@@ -140,10 +148,14 @@ func limited(device, kind uint32, l limit) element {
 	return element{slotOf{limits, word(device) + word(kind)}, content{limit: l}}
 }
 
-// networks are prefixes as elements, each once, of lengths that the rules ask for.
-func networks(mark uint32, set string, prefixes []netip.Prefix) (list []element) {
+// networks are prefixes as elements of the sets of their families, each once, of lengths that the rules ask for.
+func networks(mark uint32, prefixes []netip.Prefix, set, setIPv6 string) (list []element) {
 	seen := map[netip.Prefix]bool{}
 	for _, prefix := range prefixes {
+		set := set
+		if prefix.Addr().Is6() {
+			set = setIPv6
+		}
 		for _, network := range split(prefix.Masked()) {
 			if !seen[network] {
 				seen[network] = true
@@ -156,12 +168,15 @@ func networks(mark uint32, set string, prefixes []netip.Prefix) (list []element)
 
 // split cuts a network into those of the next length that the rules ask for.
 func split(p netip.Prefix) []netip.Prefix {
-	bits := (p.Bits() + prefixStep - 1) / prefixStep * prefixStep
-	begin := p.Addr().As4()
-	list := make([]netip.Prefix, 1<<(bits-p.Bits()))
+	last := (p.Bits() + prefixStep - 1) / prefixStep // byte that differs
+	list := make([]netip.Prefix, 1<<(last*prefixStep-p.Bits()))
 	for i := range list {
-		n := uint64(binary.BigEndian.Uint32(begin[:])) + uint64(i)<<(32-bits)
-		list[i] = netip.PrefixFrom(address(uint32(n)), bits)
+		begin := p.Addr().AsSlice()
+		if i > 0 {
+			begin[last-1] |= byte(i)
+		}
+		addr, _ := netip.AddrFromSlice(begin) // it was one
+		list[i] = netip.PrefixFrom(addr, last*prefixStep)
 	}
 	return list
 }

@@ -161,19 +161,17 @@ func TestAnswersFollowThePolicy(t *testing.T) {
 	w.eventually("the answer is dropped", func() bool { return w.drops()["no policy lets it pass"] == before+1 })
 }
 
-// A guest that floods from the first moment of its TAP has its policy then.
+// A guest that floods from the first moment of its TAP has its policy then, by IPv4 and IPv6.
 func TestPolicyHoldsFromTheStart(t *testing.T) {
-	w := newWorld(t)
-	n := w.open("")
-	peer := w.listen(w.peer, peerAddress+":7000")
-	got := w.collect(peer)
+	w, n := newIPv6World(t)
+	got := w.collect(w.hear())
 	for range 10 {
 		slot, err := n.Reserve(t.Context())
 		w.must(err)
 		stop := make(chan struct{})
 		var early sync.WaitGroup
 		early.Go(func() { w.floodAsSoonAs(network.TAPName(alice), slot, stop) })
-		_, err = n.Attach(t.Context(), alice, slot, network.Policy{})
+		_, err = n.Attach(t.Context(), alice, slot, network.Policy{IPv6: true})
 		w.must(err)
 		w.eventually("the flood comes, and is refused by the policy", func() bool {
 			c, err := n.Counters(alice)
@@ -208,15 +206,22 @@ func (w *world) floodAsSoonAs(name string, slot network.Slot, stop <-chan struct
 		return
 	}
 	defer unix.Close(fd)
-	g := &guest{world: w, link: network.Link{MAC: network.GuestMAC(alice), Guest: slot.Guest}}
-	packet := g.encode(packet{to: netip.MustParseAddr(peerAddress), protocol: unix.IPPROTO_UDP, payload: udp(7000, "\x00\x00\x00\x00\x00\x00\x00\x00")})
-	frame := append(append(append(append([]byte(nil), vnetHeader...), 0x02, 'W', 'R', 'E', 'N', 'N'), g.link.MAC...), 0x08, 0x00)
-	for frame = append(frame, packet...); ; {
+	g := &guest{world: w, link: network.Link{MAC: network.GuestMAC(alice), Guest: slot.Guest, IPv6: slot.IPv6}}
+	frame := func(kind uint16, packet []byte) []byte {
+		header := append(append(append([]byte(nil), vnetHeader...), 0x02, 'W', 'R', 'E', 'N', 'N'), g.link.MAC...)
+		return append(binary.BigEndian.AppendUint16(header, kind), packet...)
+	}
+	datagram := packet{to: netip.MustParseAddr(peerAddress), protocol: unix.IPPROTO_UDP, payload: udp(7000, "\x00\x00\x00\x00\x00\x00\x00\x00")}
+	byIPv4 := frame(unix.ETH_P_IP, g.encode(datagram))
+	datagram.to = netip.MustParseAddr(peerIPv6)
+	byIPv6 := frame(unix.ETH_P_IPV6, g.encodeIPv6(datagram))
+	for {
 		select {
 		case <-stop:
 			return
 		default:
-			_, _ = unix.Write(fd, frame) // down at first
+			_, _ = unix.Write(fd, byIPv4) // down at first
+			_, _ = unix.Write(fd, byIPv6)
 		}
 	}
 }
@@ -407,22 +412,22 @@ func TestPoliciesThatCannotBe(t *testing.T) {
 	n := w.open("")
 	slot, _ := w.attach(n, alice)
 	for what, bad := range map[string]network.Policy{
-		"IPv4 alone":   {Allow: prefixes("2001:db8::/32")},
+		"::ffff:192":   {Allow: prefixes("::ffff:192.0.2.0/120")},
 		"1000":         {Deny: make([]netip.Prefix, 1001)},
 		"whole bytes":  {Deny: many("10.0.0.0/9", 200)},
 		"invalid Pref": {Allow: make([]netip.Prefix, 1)},
 	} {
 		mention := what
 		if what == "invalid Pref" {
-			mention = "IPv4"
+			mention = "IPv6"
 		}
 		wantCode(t, n.SetPolicy(t.Context(), alice, bad), models.Invalid, mention)
 		_, err := n.Attach(t.Context(), alice, slot, bad)
 		wantCode(t, err, models.Invalid, mention)
 	}
 	wantCode(t, n.SetPolicy(t.Context(), bob, network.DefaultPolicy), models.NotFound, "sb-00000b0b")
-	wantCode(t, n.Pin(t.Context(), bob, nil, time.Minute), models.NotFound, "sb-00000b0b")
-	wantCode(t, n.Pin(t.Context(), alice, nil, time.Minute), models.Precondition, "by name")
+	wantCode(t, n.Pin(t.Context(), bob, "a.example", nil, time.Minute), models.NotFound, "sb-00000b0b")
+	wantCode(t, n.Pin(t.Context(), alice, "a.example", nil, time.Minute), models.Precondition, "by name")
 	_, err := n.Counters(bob)
 	wantCode(t, err, models.NotFound, "sb-00000b0b")
 }

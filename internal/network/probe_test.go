@@ -2,6 +2,7 @@ package network_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"net"
 	"net/netip"
@@ -69,36 +70,39 @@ func TestProbes(t *testing.T) {
 	for name, p := range policies {
 		guests[name] = w.bootWith(n, id.Sandbox("sb-0000000"+string('a'+rune(len(guests)))), p)
 	}
-	w.must(n.Pin(t.Context(), guests["names"].sandbox, []netip.Addr{netip.MustParseAddr(otherAddress), netip.MustParseAddr(privateAddress)}, time.Hour))
+	w.must(n.Pin(t.Context(), guests["names"].sandbox, "a.example", []netip.Addr{netip.MustParseAddr(otherAddress), netip.MustParseAddr(privateAddress)}, time.Hour))
 	list := probes(two, packets.LocalAddr().(*net.UDPAddr).Port)
 	if len(list) < 60 {
 		t.Errorf("%d probes", len(list))
 	}
 	for _, p := range list {
-		if p.policy == "" {
-			p.policy = "default"
+		w.probe(n, guests, p, peer, peerAddress+":7000")
+	}
+}
+
+// probe holds what becomes of a probe against what is wanted. A datagram to the peer's address comes after it.
+func (w *world) probe(n *network.Network, guests map[string]*guest, p probe, peer *net.UDPConn, address string) {
+	w.Helper()
+	g := guests[cmp.Or(p.policy, "default")]
+	before := refused(w, n, g)
+	if p.send(g); p.want == arrives {
+		w.wantDatagram(peer, p.name)
+	}
+	guests["default"].say(address, "after "+p.name)
+	w.wantDatagram(peer, "after "+p.name)
+	after := refused(w, n, g)
+	for _, rule := range network.Rules {
+		want := before[rule]
+		if rule == p.want {
+			want++
 		}
-		g := guests[p.policy]
-		before := refused(t, n, g)
-		if p.send(g); p.want == arrives {
-			w.wantDatagram(peer, p.name)
-		}
-		guests["default"].say(peerAddress+":7000", "after "+p.name)
-		w.wantDatagram(peer, "after "+p.name)
-		after := refused(t, n, g)
-		for _, rule := range network.Rules {
-			want := before[rule]
-			if rule == p.want {
-				want++
-			}
-			if after[rule] != want {
-				t.Errorf("%s: refused %d times as %s, want %d", p.name, after[rule]-before[rule], rule, want-before[rule])
-			}
+		if after[rule] != want {
+			w.Errorf("%s: refused %d times as %s, want %d", p.name, after[rule]-before[rule], rule, want-before[rule])
 		}
 	}
 }
 
-func refused(t *testing.T, n *network.Network, g *guest) map[string]uint64 {
+func refused(t testing.TB, n *network.Network, g *guest) map[string]uint64 {
 	t.Helper()
 	c, err := n.Counters(g.sandbox)
 	if err != nil {

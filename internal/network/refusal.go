@@ -146,6 +146,12 @@ func parsePacket(b []byte) (protocol string, to netip.AddrPort) {
 		}
 	case len(b) >= 40 && b[0]>>4 == 6:
 		number, target, payload = b[6], netip.AddrFrom16([16]byte(b[24:40])), b[40:]
+		if number == fragmented && len(payload) >= 8 { // what it is a fragment of: RFC 8200, 4.5
+			later := payload[2] != 0 || payload[3]&0xf8 != 0
+			if number, payload = payload[0], payload[8:]; later {
+				payload = nil
+			}
+		}
 	default:
 		return "unknown", to
 	}
@@ -164,6 +170,8 @@ func protocolName(number byte) (name string, ports bool) {
 		return "udp", true
 	case icmp:
 		return "icmp", false
+	case icmpv6:
+		return "icmpv6", false
 	}
 	return strconv.Itoa(int(number)), false
 }

@@ -10,16 +10,17 @@ import (
 var Rules = []string{
 	ruleIPv6, ruleSpoofed, ruleLinkLocal, ruleMulticast, ruleLoopback, ruleThisNetwork, ruleOptions, ruleProtocol, ruleFragments,
 	ruleSandbox, ruleHost, ruleInvalid, rulePrivate, ruleDenied, ruleInternet, ruleNames, rulePackets, ruleBandwidth, ruleConnections,
+	ruleEmbedded,
 }
 
 const (
-	ruleIPv6        = "ipv6"            // IPv6, whatever the policy
+	ruleIPv6        = "ipv6"            // IPv6 that the policy does not allow, or the host does not have
 	ruleSpoofed     = "spoofed"         // a source that is not the sandbox's own, or from a sandbox that has no policy yet
-	ruleLinkLocal   = "link_local"      // 169.254.0.0/16, and so cloud metadata
+	ruleLinkLocal   = "link_local"      // 169.254.0.0/16, fe80::/10, and what clouds have for metadata
 	ruleMulticast   = "multicast"       // multicast, reserved, broadcast
 	ruleLoopback    = "loopback"        // 127.0.0.0/8
-	ruleThisNetwork = "this_network"    // 0.0.0.0/8
-	ruleOptions     = "ip_options"      // source routes and the like
+	ruleThisNetwork = "this_network"    // 0.0.0.0/8, ::
+	ruleOptions     = "ip_options"      // source routes and the like, and the headers of IPv6 for them
 	ruleProtocol    = "protocol"        // neither TCP nor UDP nor a ping: tunnels, SCTP
 	ruleFragments   = "fragments"       // too many of them
 	ruleSandbox     = "sandbox"         // another sandbox, or where one could be
@@ -32,6 +33,7 @@ const (
 	rulePackets     = "packet_rate"     // too many packets
 	ruleBandwidth   = "bandwidth"       // too many bytes
 	ruleConnections = "connection_rate" // too many connections, open or new
+	ruleEmbedded    = "ipv4_in_ipv6"    // an IPv6 address that stands for an IPv4 one: NAT64, 6to4, Teredo
 )
 
 // refuse is what ends a rule that refuses: a chain of this reason that counts, tells and drops.
@@ -55,7 +57,8 @@ func refuseChains(tell bool) []chain {
 // nflogGroup is the netlink group that samples are sent to: any number that others do not use.
 const nflogGroup = 0x5752
 
-// sampleBytes is as much of a packet as names where it went: the IPv4 header with options and the ports.
+// sampleBytes is as much of a packet as names where it went: the IPv4 header with options, or the IPv6 header with that of a
+// fragment, and the ports.
 const sampleBytes = 64
 
 // samplesPerSecond bounds what the kernel tells about one reason, for all sandboxes.

@@ -50,7 +50,9 @@ var beforeDefrag = nftables.ChainPriorityRef(-450)
 func ruleset(cfg Config, tell bool) []chain {
 	list := refuseChains(tell)
 	for _, direction := range []direction{leaving, arriving} {
-		list = append(list, chain{name: direction.chain(ownRules), rules: ownRulesOf(direction)})
+		list = append(list,
+			chain{name: direction.chain(ownRules), rules: ownRulesOf(direction)},
+			chain{name: direction.chain(ownRulesIPv6), rules: ownIPv6RulesOf(direction)})
 	}
 	return append(list,
 		chain{name: layout},
@@ -61,6 +63,9 @@ func ruleset(cfg Config, tell bool) []chain {
 		chain{name: outbound, rules: outboundRules(cfg.Subnet)},
 		chain{name: answers, rules: answersRules()},
 		chain{name: inbound, rules: inboundRules(cfg.Total)},
+		chain{name: fromSandboxIPv6, rules: fromSandboxIPv6Rules(cfg.Total)},
+		chain{name: outboundIPv6, rules: outboundIPv6Rules(cfg.SubnetIPv6)},
+		chain{name: answersIPv6, rules: answersIPv6Rules()},
 		chain{"prerouting", nftables.ChainHookPrerouting, beforeDefrag, nftables.ChainTypeFilter, []rule{
 			{"", join(fromTAP(), jump(fromSandbox))},
 		}},
@@ -77,6 +82,7 @@ func ruleset(cfg Config, tell bool) []chain {
 		}},
 		chain{"postrouting", nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource, nftables.ChainTypeNAT, []rule{
 			{"to the world as the host", join(source(equal, cfg.Subnet), notToTAP(), masquerade())},
+			{"to the world as the host", join(sourceIPv6(cfg.SubnetIPv6), notToTAP(), masquerade())},
 		}},
 	)
 }
@@ -86,7 +92,7 @@ func fromSandboxRules(total Limits) []rule {
 	to := func(prefix string) []expr.Any { return target(equal, netip.MustParsePrefix(prefix)) }
 	rules := []rule{
 		{"", join(exceeded(limitPackets), refuse(rulePackets))},
-		{"", join(notIPv4(), refuse(ruleIPv6))},
+		{"", join(notIPv4(), goTo(fromSandboxIPv6))},
 		{"not the sandbox's own", join(spoofed(), refuse(ruleSpoofed))},
 		{"", join(hasOptions(), refuse(ruleOptions))},
 		{"link-local, cloud metadata", join(to("169.254.0.0/16"), refuse(ruleLinkLocal))},
@@ -95,8 +101,13 @@ func fromSandboxRules(total Limits) []rule {
 		{"", join(to("0.0.0.0/8"), refuse(ruleThisNetwork))},
 		{"neither TCP nor UDP nor ICMP", join(otherProtocol(), refuse(ruleProtocol))},
 		{"", join(fragment(), exceeded(limitFragments), refuse(ruleFragments))},
-		{"", join(exceeded(limitUpload), refuse(ruleBandwidth))},
 	}
+	return append(rules, volumeRules(total)...)
+}
+
+// volumeRules drop what is too much, whatever it is.
+func volumeRules(total Limits) []rule {
+	rules := []rule{{"", join(exceeded(limitUpload), refuse(ruleBandwidth))}}
 	if total.Packets > 0 {
 		rules = append(rules, rule{"all sandboxes", join(over(limit{rate: total.Packets}), refuse(rulePackets))})
 	}
@@ -111,10 +122,12 @@ func fromSandboxRules(total Limits) []rule {
 func toHostRules() []rule {
 	return []rule{
 		{"answers", join(state(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), isReply(), accept())},
+		{"a neighbour's question for the own gateway", join(asksForGateway(), accept())},
 		{"", join(toNameServer(), exceeded(limitNames), refuse(ruleNames))},
 		{"", setPolicyMark(leaving)},
 		{"", join(redirected(), toNameServer(), jump(admit))},
 		{"ping of the own gateway", join(icmpType(equal, echo), toGateway(), jump(admit))},
+		{"the same", join(pingIPv6(equal), toGatewayIPv6(atTargetIPv6), jump(admit))},
 		{"", refuse(ruleHost)},
 	}
 }
@@ -122,6 +135,7 @@ func toHostRules() []rule {
 // outboundRules are for what the host forwards from a TAP.
 func outboundRules(subnet netip.Prefix) []rule {
 	rules := []rule{
+		{"", join(notIPv4(), goTo(outboundIPv6))},
 		{"where a sandbox could be", join(target(equal, subnet), refuse(ruleSandbox))},
 		{"", join(toTAP(), refuse(ruleSandbox))},
 		{"what connection tracking does not understand is not masqueraded either", join(state(expr.CtStateBitINVALID), refuse(ruleInvalid))},
@@ -143,7 +157,7 @@ func outboundRules(subnet netip.Prefix) []rule {
 // answersRules are for what arrives on a connection that an earlier policy of the sandbox let pass: it passes if the
 // present one would have let it, too.
 func answersRules() []rule {
-	rules := []rule{{"", setPolicyMark(arriving)}}
+	rules := []rule{{"", join(notIPv4(), goTo(answersIPv6))}, {"", setPolicyMark(arriving)}}
 	rules = append(rules, otherNameServers(arriving, drop())...)
 	rules = append(rules, rule{"", join(flagged(flagOwnRules), jump(arriving.chain(ownRules)))})
 	for _, private := range PrivateRanges {
@@ -172,6 +186,7 @@ func inboundRules(total Limits) []rule {
 // The numbers that the rules compare with.
 const (
 	ipv4         = unix.NFPROTO_IPV4
+	ipv6         = unix.NFPROTO_IPV6
 	icmp         = unix.IPPROTO_ICMP
 	tcp          = unix.IPPROTO_TCP
 	udp          = unix.IPPROTO_UDP

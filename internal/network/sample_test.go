@@ -2,6 +2,7 @@ package network
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,8 +22,17 @@ var sampled = map[string]struct {
 	"header too small": {[]byte("\x42\x00\x00\x1c\x00\x01\x40\x00\x40\x11\x00\x00\x0a\x00\x00\x02\xc0\x00\x02\x02\x23\x28\x1b\x58\x00\x08\x00\x00"), "unknown", ""},
 	"gre":              {[]byte("\x45\x00\x00\x18\x00\x01\x40\x00\x40\x2f\x00\x00\x0a\x00\x00\x02\xc0\x00\x02\x02\x00\x00\x08\x00"), "47", "192.0.2.2:0"},
 	"ipv6":             {[]byte("\x60\x00\x00\x00\x00\x08\x11\x40\xfe\x80\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x20\x01\x0d\xb8\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x01\x00\x35\x00\x08\x00\x00"), "udp", "[2001:db8::1]:53"},
+	"ipv6 fragment":    {[]byte(ipv6Header("\x2c") + "\x11\x00\x00\x01\x00\x00\x00\x07\x23\x28\x1b\x58"), "udp", "[2001:db8::1]:7000"},
+	"ipv6, later one":  {[]byte(ipv6Header("\x2c") + "\x11\x00\x00\x09\x00\x00\x00\x07\x23\x28\x1b\x58"), "udp", "[2001:db8::1]:0"},
+	"ipv6, cut one":    {[]byte(ipv6Header("\x2c") + "\x11\x00"), "44", "[2001:db8::1]:0"},
+	"icmpv6":           {[]byte(ipv6Header("\x3a") + "\x86\x00\x00\x00\x00\x00\x00\x00"), "icmpv6", "[2001:db8::1]:0"},
 	"nothing":          {nil, "unknown", ""},
 	"cut":              {[]byte("\x45\x00\x00"), "unknown", ""},
+}
+
+// ipv6Header is one from a link-local address to 2001:db8::1.
+func ipv6Header(next string) string {
+	return "\x60\x00\x00\x00\x00\x0c" + next + "\x40\xfe\x80" + strings.Repeat("\x00", 13) + "\x02\x20\x01\x0d\xb8" + strings.Repeat("\x00", 11) + "\x01"
 }
 
 func TestParsePacket(t *testing.T) {

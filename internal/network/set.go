@@ -23,8 +23,16 @@ const (
 	dnsPorts   = "dns_ports"    // protocol : port of ListenDNS
 	dnsSockets = "dns"          // protocol . port of ListenDNS
 	pressure   = "pressure"     // nfproto: new connections are held back
-	arpGuests  = "arp_guests"   // device . Ethernet address . address . gateway: of the table of family arp
-	arpRate    = "arp_rate"     // device, for a time: of the same table
+	// The same for IPv6.
+	ipv6Devices  = "ipv6_devices"  // device, of a sandbox whose policy allows IPv6
+	guestsIPv6   = "guests_ipv6"   // device . Ethernet address . address
+	gatewaysIPv6 = "gateways_ipv6" // device . address of its gateway
+	allowedIPv6  = "allowed_ipv6"  // mark . network . bits of the network
+	deniedIPv6   = "denied_ipv6"   // mark . network . bits of the network
+	pinsIPv6     = "pins_ipv6"     // mark . address, for a time
+
+	arpGuests = "arp_guests" // device . Ethernet address . address . gateway: of the table of family arp
+	arpRate   = "arp_rate"   // device, for a time: of the same table
 )
 
 // set is the definition of a set; changing one means to change layout.
@@ -41,6 +49,7 @@ var (
 	device = nftables.TypeIFIndex
 	mark   = nftables.TypeMark
 	addr   = nftables.TypeIPAddr
+	addr6  = nftables.TypeIP6Addr
 	mac    = nftables.TypeEtherAddr
 	number = nftables.TypeMark // any word: of a mere integer nft(8) does not know the size
 	proto  = nftables.TypeInetProto
@@ -68,6 +77,12 @@ func inetSets() []set {
 		{name: dnsPorts, key: types{proto}, data: &port},
 		{name: dnsSockets, key: types{proto, port}},
 		{name: pressure, key: types{nftables.TypeNFProto}},
+		{name: ipv6Devices, key: types{device}},
+		{name: guestsIPv6, key: types{device, mac, addr6}},
+		{name: gatewaysIPv6, key: types{device, addr6}},
+		{name: allowedIPv6, key: types{mark, addr6, number}},
+		{name: deniedIPv6, key: types{mark, addr6, number}},
+		{name: pinsIPv6, key: types{mark, addr6}, timeout: -1, size: maxPinsOnHost},
 	}
 	for class := minClass; class <= maxClass; class++ {
 		list = append(list, set{name: connectionSet(class), key: types{device}, dynamic: true, size: maxDevices})

@@ -21,9 +21,16 @@ type Slot struct {
 	Index   int          // what Take needs after a restart
 	Gateway netip.Addr   // the host's end: .1
 	Guest   netip.Prefix // the guest's address, with the /30's length: .2/30
+	IPv6    IPv6         // the same of the IPv6 subnet, for a policy that allows it
 	Owner   uint32       // uid and gid that the TAP belongs to, which its VMM runs as; 0: root
 
 	lease uint64 // tells this holder of the slot from the one before it
+}
+
+// IPv6 is one end of a sandbox's link and the other, as they are by IPv6.
+type IPv6 struct {
+	Gateway netip.Addr   // the host's end: ::1 of the four; invalid where there is no IPv6
+	Guest   netip.Prefix // ::2/126
 }
 
 // Reserve hands out the slot that has been free for longest, so that an address is not used again
@@ -49,7 +56,8 @@ func (n *Network) Release(slot Slot) { n.slots.release(slot) }
 // slots knows which slots are free, in the order in which they became so.
 type slots struct {
 	subnet    netip.Prefix
-	ownerBase uint32 // of slot 0; 0: root owns all
+	ipv6      netip.Prefix // the subnet of IPv6
+	ownerBase uint32       // of slot 0; 0: root owns all
 
 	mu     sync.Mutex
 	free   *list.List      // of indexes, the longest free first
@@ -59,14 +67,19 @@ type slots struct {
 	last   uint64          // lease given
 }
 
-func newSlots(subnet netip.Prefix, ownerBase uint32) (*slots, error) {
+func newSlots(subnet, ipv6 netip.Prefix, ownerBase uint32) (*slots, error) {
 	if !subnet.Addr().Is4() || subnet.Bits() < 16 || subnet.Bits() > slotBits || subnet != subnet.Masked() {
 		return nil, models.Errorf(models.Invalid, "sandbox subnet %s cannot be used", subnet).
 			WithHint("give the first address of an IPv4 network between /16 and /30, as in %s", DefaultSubnet)
 	}
+	if !uniqueLocal.Contains(ipv6.Addr()) || ipv6.Addr().Zone() != "" || ipv6.Bits() < 8 || ipv6.Bits() > maxIPv6Bits || ipv6 != ipv6.Masked() {
+		return nil, models.Errorf(models.Invalid, "sandbox IPv6 subnet %s cannot be used", ipv6).
+			WithHint("give the first address of a unique local network (RFC 4193), no longer than /%d, as in %s", maxIPv6Bits, DefaultSubnetIPv6)
+	}
 	count := 1 << (slotBits - subnet.Bits())
 	s := &slots{
 		subnet:    subnet,
+		ipv6:      ipv6,
 		ownerBase: ownerBase,
 		free:      list.New(),
 		places:    make([]*list.Element, count),
@@ -159,7 +172,7 @@ func (s *slots) held(slot Slot) bool {
 func (s *slots) slot(index int) Slot {
 	base := s.subnet.Addr().As4()
 	first := binary.BigEndian.Uint32(base[:]) + uint32(index)<<2
-	slot := Slot{Index: index, Gateway: address(first + 1), Guest: netip.PrefixFrom(address(first+2), slotBits)}
+	slot := Slot{Index: index, Gateway: address(first + 1), Guest: netip.PrefixFrom(address(first+2), slotBits), IPv6: ipv6Of(s.ipv6, index)}
 	if s.ownerBase != 0 {
 		slot.Owner = s.ownerBase + uint32(index)
 	}

@@ -12,7 +12,7 @@ import (
 )
 
 func TestAddressesOfSlots(t *testing.T) {
-	s, err := newSlots(DefaultSubnet, 0)
+	s, err := newSlots(DefaultSubnet, DefaultSubnetIPv6, 0)
 	if err != nil || s.count() != 16384 {
 		t.Fatalf("%d slots, %v", s.count(), err)
 	}
@@ -29,12 +29,12 @@ func TestAddressesOfSlots(t *testing.T) {
 
 func TestSubnetsThatCannotBeUsed(t *testing.T) {
 	for _, bad := range []string{"10.0.0.0/15", "10.0.0.0/31", "10.0.0.1/16", "fd00::/120"} {
-		if _, err := newSlots(netip.MustParsePrefix(bad), 0); models.CodeOf(err) != models.Invalid {
+		if _, err := newSlots(netip.MustParsePrefix(bad), DefaultSubnetIPv6, 0); models.CodeOf(err) != models.Invalid {
 			t.Errorf("%s: %v, want an invalid error", bad, err)
 		}
 	}
 	for _, good := range []string{"10.0.0.0/30", "192.168.4.0/24"} {
-		if _, err := newSlots(netip.MustParsePrefix(good), 0); err != nil {
+		if _, err := newSlots(netip.MustParsePrefix(good), DefaultSubnetIPv6, 0); err != nil {
 			t.Errorf("%s: %v", good, err)
 		}
 	}
@@ -44,7 +44,7 @@ func TestSubnetsThatCannotBeUsed(t *testing.T) {
 // slot that is released twice or by an earlier holder stays with its present one.
 func TestSlotsAgainstModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		s, err := newSlots(netip.MustParsePrefix("10.0.0.0/27"), 0) // 8 slots
+		s, err := newSlots(netip.MustParsePrefix("10.0.0.0/27"), DefaultSubnetIPv6, 0) // 8 slots
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -111,7 +111,7 @@ func TestSlotsAgainstModel(t *testing.T) {
 }
 
 func TestReservePassesErrorsOn(t *testing.T) {
-	s, err := newSlots(DefaultSubnet, 0)
+	s, err := newSlots(DefaultSubnet, DefaultSubnetIPv6, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,7 +16,7 @@ import (
 // watchUplink looks again whenever the host's routes change. Connections that left by another device are ended by
 // the kernel's masquerading, which sees that the way has changed: nf_nat_oif_changed, net/netfilter/nf_nat_core.c.
 func (n *Network) watchUplink(ctx context.Context) error {
-	conn, err := mdnetlink.Dial(unix.NETLINK_ROUTE, &mdnetlink.Config{NetNS: n.ns.FD(), Groups: 1 << (unix.RTNLGRP_IPV4_ROUTE - 1)})
+	conn, err := mdnetlink.Dial(unix.NETLINK_ROUTE, &mdnetlink.Config{NetNS: n.ns.FD(), Groups: 1<<(unix.RTNLGRP_IPV4_ROUTE-1) | 1<<(unix.RTNLGRP_IPV6_ROUTE-1)})
 	if err != nil {
 		return fmt.Errorf("watch the host's routes: %w", err)
 	}
@@ -57,11 +57,12 @@ func notify(c chan<- struct{}) {
 
 // onRoutes follows the uplink. Routes of our own TAPs change all the time and change nothing here.
 func (n *Network) onRoutes(ctx context.Context) {
-	uplink, err := n.uplink()
-	if err != nil || uplink == n.Info().Uplink {
+	uplink, ipv6, err := n.uplinks()
+	info := n.Info()
+	if err != nil || uplink == info.Uplink && ipv6 == info.UplinkIPv6 {
 		return
 	}
-	n.log.InfoContext(ctx, "the host's uplink has changed", "from", n.Info().Uplink, "to", uplink)
+	n.log.InfoContext(ctx, "the host's uplink has changed", "from", info.Uplink, "to", uplink, "ipv6_from", info.UplinkIPv6, "ipv6_to", ipv6)
 	if err := n.look(ctx, n.missing); err != nil {
 		n.log.WarnContext(ctx, "cannot see what keeps sandboxes from the network", "error", err)
 	}
@@ -70,11 +71,11 @@ func (n *Network) onRoutes(ctx context.Context) {
 // look finds the uplink and what is in the way of sandboxes, and logs what it has not logged yet.
 func (n *Network) look(ctx context.Context, missing []string) error {
 	n.missing = missing
-	uplink, err := n.uplink()
+	uplink, ipv6, err := n.uplinks()
 	if err != nil {
 		return err
 	}
-	warnings, err := n.obstacles()
+	warnings, obstacle, err := n.obstacles()
 	if err != nil {
 		return err
 	}
@@ -84,7 +85,7 @@ func (n *Network) look(ctx context.Context, missing []string) error {
 	}
 	n.infoMu.Lock()
 	before := n.info.Warnings
-	n.info.Uplink, n.info.Warnings = uplink, warnings
+	n.info.Uplink, n.info.UplinkIPv6, n.info.ObstacleIPv6, n.info.Warnings = uplink, ipv6, obstacle, warnings
 	n.infoMu.Unlock()
 	for _, warning := range warnings {
 		if !slices.Contains(before, warning) {
@@ -94,9 +95,16 @@ func (n *Network) look(ctx context.Context, missing []string) error {
 	return nil
 }
 
-// uplink is the device that the world is reached by: that of the route to an address that no host has (RFC 5737).
-func (n *Network) uplink() (string, error) {
-	routes, err := n.route.RouteGet(net.IPv4(203, 0, 113, 1))
+// uplinks are the devices that the world is reached by: those of the routes to addresses that no host has (RFC 5737, RFC 3849).
+func (n *Network) uplinks() (ipv4, ipv6 string, err error) {
+	if ipv4, err = n.uplinkTo(net.IPv4(203, 0, 113, 1)); err == nil {
+		ipv6, err = n.uplinkTo(net.ParseIP("2001:db8:cb00:7101::1"))
+	}
+	return ipv4, ipv6, err
+}
+
+func (n *Network) uplinkTo(addr net.IP) (string, error) {
+	routes, err := n.route.RouteGet(addr)
 	switch {
 	case noRoute(err):
 		return "", nil

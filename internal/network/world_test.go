@@ -146,7 +146,7 @@ func (w *world) listen(ns, address string) *net.UDPConn {
 	w.Helper()
 	var conn *net.UDPConn
 	w.must(netns.Do(ns, func() (err error) {
-		conn, err = net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(address)))
+		conn, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(address)))
 		return err
 	}))
 	w.Cleanup(func() { conn.Close() })

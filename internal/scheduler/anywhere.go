@@ -37,7 +37,7 @@ func Anywhere(hosts []Host, s Sleeper, over Overcommit) (id.Host, error) {
 	size := models.Size{VCPUs: s.Size.VCPUs, MemoryMiB: s.Size.MemoryMiB, DiskMiB: s.Size.DiskMiB + s.Size.MemoryMiB}
 	var short error
 	for _, h := range fitting {
-		err := fit(h, size, over)
+		err := h.fit(h.need(size), 1, over)
 		if err == nil {
 			return h.ID, nil
 		}

@@ -85,7 +85,7 @@ func SingleHost(hosts []Host, r Request, over Overcommit) (Placement, error) {
 	if err := check(size, t); err != nil {
 		return Placement{}, err
 	}
-	return Placement{Host: h.ID, Size: size}, fit(h, size, over)
+	return Placement{Host: h.ID, Size: size}, h.fit(h.need(size), 1, over)
 }
 
 func template(h Host, name string) (Template, error) {
@@ -143,16 +143,47 @@ func (h Host) memory() string {
 // Wake tells whether a paused sandbox of that size finds room on its host again. Its disk is there already. It fails with Unavailable when the host cannot be
 // reached, and Exhausted with what is short.
 func Wake(hosts []Host, on id.Host, s models.Size, over Overcommit) error {
-	for _, h := range hosts {
-		if h.ID == on && h.Reachable {
-			return fit(h, models.Size{VCPUs: s.VCPUs, MemoryMiB: s.MemoryMiB}, over)
-		}
+	h, err := reach(hosts, on)
+	if err != nil {
+		return err
 	}
-	return models.Errorf(models.Unavailable, "the host of the sandbox cannot be reached").WithHint("try again in a few seconds")
+	return h.fit(h.need(models.Size{VCPUs: s.VCPUs, MemoryMiB: s.MemoryMiB}), 1, over)
 }
 
-// fit compares with what the host has in all, then with what is left of it.
-func fit(h Host, s models.Size, over Overcommit) error {
+// Beside tells whether n more sandboxes of a size find room on one host, where what they are made from lies. Its errors are as those of Wake.
+func Beside(hosts []Host, on id.Host, s models.Size, n int, over Overcommit) error {
+	h, err := reach(hosts, on)
+	if err != nil {
+		return err
+	}
+	return h.fit(h.need(s), n, over)
+}
+
+// Keep tells whether a snapshot of a sandbox of that size finds room on the disk of its host. Its errors are as those of Wake.
+func Keep(hosts []Host, on id.Host, s models.Size, over Overcommit) error {
+	h, err := reach(hosts, on)
+	if err != nil {
+		return err
+	}
+	return h.fit(Room{DiskMiB: int64(s.DiskMiB) + int64(s.MemoryMiB)}, 1, over)
+}
+
+func reach(hosts []Host, on id.Host) (Host, error) {
+	for _, h := range hosts {
+		if h.ID == on && h.Reachable {
+			return h, nil
+		}
+	}
+	return Host{}, models.Errorf(models.Unavailable, "the host %s, where it lies, cannot be reached", on).WithHint("try again in a few seconds")
+}
+
+// need is what a sandbox of that size takes of the host.
+func (h Host) need(s models.Size) Room {
+	return Room{VCPUs: int64(s.VCPUs), MemoryMiB: int64(s.MemoryMiB) + h.OverheadMiB, DiskMiB: int64(s.DiskMiB)}
+}
+
+// fit compares what one of n takes with what the host has in all, then that of all n with what is left of it.
+func (h Host) fit(one Room, n int, over Overcommit) error {
 	var short []string
 	fits := true
 	for _, k := range []struct {
@@ -160,20 +191,20 @@ func fit(h Host, s models.Size, over Overcommit) error {
 		want, has, got int64 // asked for, capacity, allotted already
 		factor         float64
 	}{
-		{"vCPUs", int64(s.VCPUs), h.Capacity.VCPUs, h.Allotted.VCPUs, over.VCPU},
-		{h.memory(), int64(s.MemoryMiB) + h.OverheadMiB, h.Capacity.MemoryMiB, h.Allotted.MemoryMiB, over.Memory},
-		{"MiB of disk", int64(s.DiskMiB), h.Capacity.DiskMiB, h.Allotted.DiskMiB, over.Disk},
+		{"vCPUs", one.VCPUs, h.Capacity.VCPUs, h.Allotted.VCPUs, over.VCPU},
+		{h.memory(), one.MemoryMiB, h.Capacity.MemoryMiB, h.Allotted.MemoryMiB, over.Memory},
+		{"MiB of disk", one.DiskMiB, h.Capacity.DiskMiB, h.Allotted.DiskMiB, over.Disk},
 	} {
-		free := max(0, int64(float64(k.has)*k.factor)-k.got)
-		if k.want > free || k.want > k.has {
-			short = append(short, fmt.Sprintf("%d %s needed, %d left", k.want, k.name, min(free, k.has)))
+		free, all := max(0, int64(float64(k.has)*k.factor)-k.got), k.want*int64(n)
+		if all > free || k.want > k.has {
+			short = append(short, fmt.Sprintf("%d %s needed, %d left", all, k.name, min(free, k.has*int64(n))))
 		}
 		fits = fits && k.want <= k.has
 	}
 	if short == nil {
 		return nil
 	}
-	err := models.Errorf(models.Exhausted, "the host has no room for the sandbox: %s", strings.Join(short, "; "))
+	err := models.Errorf(models.Exhausted, "the host has no room for it: %s", strings.Join(short, "; "))
 	if !fits {
 		return err.WithHint("the host is too small for it, also when empty: ask for less")
 	}

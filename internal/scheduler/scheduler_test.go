@@ -132,3 +132,33 @@ func TestWake(t *testing.T) {
 		}
 	}
 }
+
+// TestBesideAndKeep: several sandboxes need room for all of them at once, each no more than there is; a snapshot needs disk alone, for its memory too.
+func TestBesideAndKeep(t *testing.T) {
+	size := models.Size{VCPUs: 1, MemoryMiB: 1024, DiskMiB: 2048}
+	twice := Overcommit{VCPU: 2, Memory: 1, Disk: 1}
+	for name, c := range map[string]struct {
+		change func(*Host)
+		n      int // 0 for a snapshot
+		want   models.Code
+	}{
+		"four":                 {func(*Host) {}, 4, ""},
+		"five":                 {func(*Host) {}, 5, models.Exhausted},
+		"four VMMs":            {func(h *Host) { h.OverheadMiB = 1 }, 4, models.Exhausted},
+		"more than processors": {func(h *Host) { h.Capacity.VCPUs = 2 }, 4, ""},
+		"a snapshot":           {func(h *Host) { h.Allotted = Room{VCPUs: 99, MemoryMiB: 9999, DiskMiB: 5120} }, 0, ""},
+		"its memory":           {func(h *Host) { h.Allotted.DiskMiB = 5121 }, 0, models.Exhausted},
+		"unreachable":          {func(h *Host) { h.Reachable = false }, 0, models.Unavailable},
+		"on another host":      {func(h *Host) { h.ID = "host-00000002" }, 1, models.Unavailable},
+	} {
+		h := oneHost()
+		c.change(&h)
+		err := Keep([]Host{h}, "host-00000001", size, twice)
+		if c.n > 0 {
+			err = Beside([]Host{h}, "host-00000001", size, c.n, twice)
+		}
+		if (err == nil) != (c.want == "") || err != nil && models.CodeOf(err) != c.want {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}

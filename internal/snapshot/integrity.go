@@ -45,6 +45,9 @@ func (s Snapshot) Scrub(wait func() error) (Integrity, error) {
 
 func (s Snapshot) verify(digest func(path string, sealed bool) (string, error)) (Integrity, error) {
 	known, sealed, err := s.Integrity()
+	if err == nil {
+		err = s.NeedMemory()
+	}
 	if err != nil {
 		return Integrity{}, err
 	}

@@ -55,7 +55,7 @@ type Manifest struct {
 	Kernel    string          `json:"kernel"` // SHA-256 of the kernel that the guest booted from
 	Envd      string          `json:"envd"`
 	Network   bool            `json:"network"`
-	Token     string          `json:"token,omitempty"` // that the guest knows, of one that sleeps: the next host needs it to have it replaced
+	Token     string          `json:"token,omitempty"` // that the guest's envd asks for until whoever restores it sets another
 	Files     map[string]File `json:"files"`
 }
 

@@ -43,6 +43,12 @@ func (g *Staging) Files() vm.Files { return filesIn(g.dir) }
 // Rootfs is where the clone of the disk is made.
 func (g *Staging) Rootfs() string { return filepath.Join(g.dir, RootfsFile) }
 
+// Unstored is the snapshot before it is in place, for VMs that are made from it and need no other: it is not synced, and ends with Abort.
+func (g *Staging) Unstored(m Manifest) Snapshot {
+	m.ID = g.id
+	return Snapshot{Manifest: m, Dir: g.dir}
+}
+
 // Seal computes the checksums before Commit, for a snapshot that others will be made from. want are the digests that files must
 // have, where they are known; with another one it fails.
 func (g *Staging) Seal(ctx context.Context, want map[string]string) error {

@@ -65,6 +65,8 @@ type Info struct {
 	Processes int
 	// NoRestore says why VMs with a NIC cannot be restored here; "" where they can. Whatever is frozen here would stay so.
 	NoRestore string
+	// Lazy says that an Image whose memory comes later can be restored. Where it cannot, the memory has to be there first.
+	Lazy bool
 }
 
 // Spec is all that a driver needs to boot a VM.
@@ -103,6 +105,16 @@ type Files struct {
 type Image struct {
 	Files
 	Machine Machine // of the VM that was frozen, as its Saved says
+	Lazy    *Lazy   // nil where the memory is there
+}
+
+// Lazy is about memory that comes while the VM runs: Files.Memory is a file of the right size with nothing in it, into which it is brought and which belongs
+// to this one VM. That is the work of a process of its own, which is told what to do when the VM is prepared; the end of the agent changes nothing
+// in it. Memory that cannot be brought ends the VM, with the reason in its Exit.
+type Lazy struct {
+	Source json.RawMessage // where it comes from, in the words of the program that the driver was given for it; may hold secrets
+	First  []int64         // the working set: what of it is to come first
+	Record string          // the file for the working set of this time; "" for none
 }
 
 // Prepared is a VMM that waits for its snapshot. It costs a process, holds the TAP and the disk, and has none of the
@@ -144,6 +156,9 @@ type Running interface {
 	// in the VM that goes on); new ones can be made. A VM may be snapshotted any number of times, and before its guest has booted.
 	// After an error the VM runs or is paused as before, and the files are gone.
 	Snapshot(ctx context.Context, to Files) error
+	// Whole returns when all of the VM's memory has come: at once, where it came from an Image without Lazy. An error says that it has not, and
+	// why, be it the end of ctx. Snapshot waits for it before it freezes anything.
+	Whole(ctx context.Context) error
 	// Stop calls ask (which asks the guest to shut down; nil for not at all), waits for the VMM to exit until ctx ends, then
 	// kills it. When ask fails it waits for one second only. See StopOrKill.
 	Stop(ctx context.Context, ask func(context.Context) error) (Exit, error)

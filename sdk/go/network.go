@@ -23,7 +23,8 @@ const (
 // that is empty and not nil clears the one that is there.
 type NetworkPolicy struct {
 	Internet Switch         `json:"internet,omitzero"` // whether what no rule names is allowed
-	Allow    []string       `json:"allow,omitzero"`    // IPv4 addresses and networks, domain names, *.name for all below one
+	IPv6     Switch         `json:"ipv6,omitzero"`     // whether any of it is by IPv6; without it off
+	Allow    []string       `json:"allow,omitzero"`    // addresses and networks, domain names, *.name for all below one
 	Deny     []string       `json:"deny,omitzero"`
 	Limits   *NetworkLimits `json:"limits,omitzero"`
 	// Generation grows by one with every change. In a change, if not 0, it is what the policy must have: else the error is Conflict.
@@ -44,7 +45,14 @@ type NetworkState struct {
 	Policy            NetworkPolicy   `json:"policy"`   // that is wanted
 	InForce           bool            `json:"in_force"` // if not, an older one is, and the service is about to change that
 	GenerationInForce int64           `json:"generation_in_force"`
+	IPv6              NetworkIPv6     `json:"ipv6"`
 	Counters          NetworkCounters `json:"counters"`
+}
+
+// NetworkIPv6 is what a sandbox has of IPv6.
+type NetworkIPv6 struct {
+	Address string `json:"address,omitempty"` // "" for none
+	Why     string `json:"why,omitempty"`     // why the world is not reached by it, though the policy allows that; "" if it is, or must not be
 }
 
 // NetworkCounters are what a sandbox's network has carried since the sandbox was created.
@@ -66,7 +74,7 @@ type NetworkRefusals struct {
 type NetworkRefusal struct {
 	FirstAt  time.Time `json:"first_at"`
 	LastAt   time.Time `json:"last_at"`
-	Protocol string    `json:"protocol"`          // tcp, udp, icmp, dns, or the number of another one
+	Protocol string    `json:"protocol"`          // tcp, udp, icmp, icmpv6, dns, or the number of another one
 	Address  string    `json:"address,omitempty"` // "" for a name
 	Port     int       `json:"port,omitempty"`
 	Name     string    `json:"name,omitempty"`

@@ -54,7 +54,7 @@ func TestNetworkStateAndRefusals(t *testing.T) {
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/v1/sandboxes/sb-01234567/network":
-			answer(w, http.StatusOK, `{"policy":{"internet":"on","generation":2},"in_force":true,"generation_in_force":2,"counters":{"sent_packets":3,"dropped_packets":{"denied":1}}}`)
+			answer(w, http.StatusOK, `{"policy":{"internet":"on","generation":2},"in_force":true,"generation_in_force":2,"ipv6":{"address":"fd57::2","why":null},"counters":{"sent_packets":3,"dropped_packets":{"denied":1}}}`)
 		case "/v1/sandboxes/sb-01234567/network/refusals":
 			answer(w, http.StatusOK, `{"items":[{"protocol":"dns","address":null,"port":null,"name":"a.example","rule":"name_denied","why":"w","count":4}],"forgotten":1}`)
 		default:
@@ -62,7 +62,7 @@ func TestNetworkStateAndRefusals(t *testing.T) {
 		}
 	})
 	state, err := c.Network(t.Context(), testID)
-	if err != nil || !state.InForce || state.Counters.SentPackets != 3 || state.Counters.DroppedPackets["denied"] != 1 {
+	if err != nil || !state.InForce || state.IPv6.Address != "fd57::2" || state.IPv6.Why != "" || state.Counters.SentPackets != 3 || state.Counters.DroppedPackets["denied"] != 1 {
 		t.Errorf("%+v, %v", state, err)
 	}
 	refusals, err := c.NetworkRefusals(t.Context(), testID)

@@ -47,11 +47,13 @@ type Sandbox struct {
 	StartedAt     time.Time         `json:"started_at,omitzero"` // when it first ran
 	UpdatedAt     time.Time         `json:"updated_at"`          // when its state last changed
 	StateDeadline time.Time         `json:"state_deadline,omitzero"`
-	Generation    int64             `json:"generation"`           // grows by one with every change of state
-	Timings       []Timing          `json:"timings,omitempty"`    // what its creation spent its time on
-	VerifiedAt    time.Time         `json:"verified_at,omitzero"` // when the snapshot that it sleeps in was last read and found whole
-	Resumed       *Certificate      `json:"resumed,omitempty"`    // what its guest renewed at its last resume, or when it was made from a golden snapshot; nil before
-	Archive       *Archive          `json:"archive,omitempty"`    // its last hibernation; nil before
+	Generation    int64             `json:"generation"`            // grows by one with every change of state
+	Timings       []Timing          `json:"timings,omitempty"`     // what its creation spent its time on
+	Resumed       *Certificate      `json:"resumed,omitempty"`     // what its guest renewed at its last resume, or when it was made by a fork or from a snapshot; nil before
+	Archive       *Archive          `json:"archive,omitempty"`     // its last hibernation; nil before
+	ParentID      string            `json:"parent_id,omitempty"`   // the sandbox that it was forked from
+	SnapshotID    string            `json:"snapshot_id,omitempty"` // the snapshot that it was created from, which may have been deleted
+	VerifiedAt    time.Time         `json:"verified_at,omitzero"`  // when the snapshot that it sleeps in was last read and found whole
 }
 
 // Timing is one step of an operation.
@@ -60,9 +62,9 @@ type Timing struct {
 	Milliseconds float64 `json:"ms"`
 }
 
-// CreateSandboxRequest says what to create. Only Template is required; 0 means the template's default.
+// CreateSandboxRequest says what to create. Only Template is required, or in its place Snapshot; 0 means the template's default.
 type CreateSandboxRequest struct {
-	Template  string            `json:"template"`
+	Template  string            `json:"template,omitempty"`
 	VCPUs     int               `json:"vcpus,omitempty"`      // 1 to 32
 	MemoryMiB int               `json:"memory_mib,omitempty"` // 128 to 65536
 	DiskMiB   int               `json:"disk_mib,omitempty"`   // not below the template's disk
@@ -71,8 +73,10 @@ type CreateSandboxRequest struct {
 	Name      string            `json:"name,omitempty"`       // at most 128 characters
 	Network   *NetworkPolicy    `json:"network,omitempty"`    // nil: all public addresses
 
-	AutoResume *bool            `json:"auto_resume,omitempty"` // nil: requests resume it while it sleeps
-	Lifecycle  *LifecycleChange `json:"lifecycle,omitempty"`   // nil: as the service is configured; by default nothing becomes of it by itself
+	AutoResume *bool `json:"auto_resume,omitempty"` // nil: requests resume it while it sleeps
+	// Snapshot is the id of one to create it from. Template and size are the snapshot's then and must be left out; so are network and environment unless they are given.
+	Snapshot  string           `json:"snapshot,omitempty"`
+	Lifecycle *LifecycleChange `json:"lifecycle,omitempty"` // nil: as the service is configured; by default nothing becomes of it by itself
 }
 
 // CreateSandbox creates a sandbox and returns when it runs. It is never repeated after it was sent. When
@@ -135,18 +139,12 @@ type SandboxPage struct {
 
 // ListSandboxes returns one page of the account's sandboxes.
 func (c *Client) ListSandboxes(ctx context.Context, opts ListOptions) (*SandboxPage, error) {
-	query := url.Values{}
+	query := pageQuery(opts.Limit, opts.Cursor)
 	for _, s := range opts.States {
 		query.Add("state", string(s))
 	}
 	if opts.Template != "" {
 		query.Set("template", opts.Template)
-	}
-	if opts.Limit != 0 {
-		query.Set("limit", strconv.Itoa(opts.Limit))
-	}
-	if opts.Cursor != "" {
-		query.Set("cursor", opts.Cursor)
 	}
 	path := "/v1/sandboxes"
 	if len(query) > 0 {
@@ -159,24 +157,49 @@ func (c *Client) ListSandboxes(ctx context.Context, opts ListOptions) (*SandboxP
 	return &page, nil
 }
 
+// pageQuery asks for one page of a list.
+func pageQuery(limit int, cursor string) url.Values {
+	query := url.Values{}
+	if limit != 0 {
+		query.Set("limit", strconv.Itoa(limit))
+	}
+	if cursor != "" {
+		query.Set("cursor", cursor)
+	}
+	return query
+}
+
 // AllSandboxes goes through all pages from opts.Cursor on. After an error it ends.
 func (c *Client) AllSandboxes(ctx context.Context, opts ListOptions) iter.Seq2[Sandbox, error] {
-	return func(yield func(Sandbox, error) bool) {
+	return pages(opts.Cursor, func(cursor string) ([]Sandbox, string, error) {
+		opts.Cursor = cursor
+		page, err := c.ListSandboxes(ctx, opts)
+		if err != nil {
+			return nil, "", err
+		}
+		return page.Items, page.NextCursor, nil
+	})
+}
+
+// pages goes through all pages of a list from cursor on. After an error it ends.
+func pages[T any](cursor string, list func(cursor string) (items []T, next string, err error)) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
 		for {
-			page, err := c.ListSandboxes(ctx, opts)
+			items, next, err := list(cursor)
 			if err != nil {
-				yield(Sandbox{}, err)
+				var none T
+				yield(none, err)
 				return
 			}
-			for _, s := range page.Items {
-				if !yield(s, nil) {
+			for _, item := range items {
+				if !yield(item, nil) {
 					return
 				}
 			}
-			if page.NextCursor == "" || page.NextCursor == opts.Cursor {
+			if next == "" || next == cursor {
 				return
 			}
-			opts.Cursor = page.NextCursor
+			cursor = next
 		}
 	}
 }

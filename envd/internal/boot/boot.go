@@ -87,7 +87,7 @@ func (m *Machine) Apply(ctx context.Context, s Settings) error {
 	for _, step := range []step{
 		{"set the clock", func() error { return setClock(s.Time) }},
 		{"set the hostname", func() error { return setHostname(s.Hostname) }},
-		{"set the address", func() error { return setAddress(s.Address, s.Gateway) }},
+		{"set the address", func() error { return setAddresses(s) }},
 		{"set the name servers", func() error { return setResolvers(s.DNS) }},
 	} {
 		if err := context.Cause(ctx); err != nil {

@@ -30,7 +30,6 @@ func setAddress(address netip.Prefix, gateway netip.Addr) error {
 	if !address.Addr().Is4() || gateway.IsValid() && !address.Contains(gateway) {
 		return fmt.Errorf("address %s with gateway %s: both must be IPv4, in one network", address, gateway)
 	}
-	quietIPv6(ethernet)
 	return withSocket(func(fd int) error {
 		if err := assign(fd, address); err != nil {
 			return fmt.Errorf("%s: %w", ethernet, err)
@@ -45,15 +44,26 @@ func setAddress(address netip.Prefix, gateway netip.Addr) error {
 	})
 }
 
-// quietIPv6 keeps eth0 from soliciting routers and joining groups: a sandbox has IPv4
-// only. A kernel without IPv6 has no such file.
-func quietIPv6(device string) {
-	_ = writeKnob("/proc/sys/net/ipv6/conf/"+device+"/disable_ipv6", "1")
+// setAddresses gives eth0 its addresses, or takes them.
+func setAddresses(s Settings) error {
+	if !s.Address.IsValid() && s.IPv6 == nil {
+		return nil
+	}
+	var ipv6 IPv6
+	if s.IPv6 != nil {
+		ipv6 = *s.IPv6
+	}
+	if err := setIPv6(ipv6); err != nil {
+		return err
+	}
+	return setAddress(s.Address, s.Gateway)
 }
 
 // withSocket calls do with a socket to send ioctls to.
-func withSocket(do func(fd int) error) error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+func withSocket(do func(fd int) error) error { return withSocketOf(unix.AF_INET, do) }
+
+func withSocketOf(family int, do func(fd int) error) error {
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}

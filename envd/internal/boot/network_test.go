@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"encoding/hex"
 	"net/netip"
 	"os"
 	"runtime"
@@ -130,4 +131,86 @@ func connectLoopback() error {
 		return err
 	}
 	return unix.Sendto(fd, []byte("x"), 0, bound)
+}
+
+// A guest has the IPv6 address that it was told last, and a route by its gateway; or none, and is silent. What is so already is not touched.
+func TestSetIPv6(t *testing.T) {
+	inNetwork(t, func() {
+		if err := startLoopback(); err != nil {
+			t.Error(err)
+		}
+		if err := setAddresses(Settings{}); err != nil {
+			t.Errorf("nothing to set: %v", err)
+		}
+		ipv4 := netip.MustParsePrefix("10.0.0.2/30")
+		for _, test := range []struct {
+			settings Settings
+			address  string // wanted
+			gateway  string
+		}{
+			{Settings{Address: ipv4}, "", ""},
+			{Settings{Address: ipv4, IPv6: ipv6("fd57::2/126", "fd57::1")}, "fd57::2/126", "fd57::1"},
+			{Settings{IPv6: ipv6("fd57::2/126", "fd57::1")}, "fd57::2/126", "fd57::1"},
+			{Settings{}, "fd57::2/126", "fd57::1"},
+			{Settings{IPv6: ipv6("fd57::6/126", "fd57::5")}, "fd57::6/126", "fd57::5"},
+			{Settings{IPv6: &IPv6{}}, "", ""},
+			{Settings{IPv6: ipv6("fd57::a/126", "fd57::9")}, "fd57::a/126", "fd57::9"},
+			{Settings{Address: ipv4}, "", ""},
+		} {
+			if err := setAddresses(test.settings); err != nil {
+				t.Errorf("%+v: %v", test.settings, err)
+			}
+			addresses, err := ipv6Addresses()
+			if got := sprint(addresses); err != nil || got != test.address {
+				t.Errorf("%+v: addresses %v, %v, want %q", test.settings, addresses, err, test.address)
+			}
+			if got := gatewayIPv6(t); got != test.gateway {
+				t.Errorf("%+v: gateway %q, want %q", test.settings, got, test.gateway)
+			}
+			if knob, err := os.ReadFile(ipv6Knobs + "accept_ra"); test.address != "" && (err != nil || strings.TrimSpace(string(knob)) != "0") {
+				t.Errorf("routers are believed: %q, %v", knob, err)
+			}
+		}
+	})
+}
+
+func TestSetIPv6Refuses(t *testing.T) {
+	inNetwork(t, func() {
+		for _, bad := range []*IPv6{
+			ipv6("fd57::2/126", "fd57:1::1"), ipv6("10.0.0.2/30", "10.0.0.1"), ipv6("::ffff:10.0.0.2/126", "::ffff:10.0.0.1"), {Address: netip.MustParsePrefix("fd57::2/126")},
+		} {
+			if err := setAddresses(Settings{IPv6: bad}); err == nil {
+				t.Errorf("%+v: no error", bad)
+			}
+		}
+	})
+}
+
+func ipv6(address, gateway string) *IPv6 {
+	return &IPv6{Address: netip.MustParsePrefix(address), Gateway: netip.MustParseAddr(gateway)}
+}
+
+func sprint(list []netip.Prefix) (text string) {
+	for _, p := range list {
+		text += p.String()
+	}
+	return text
+}
+
+// gatewayIPv6 is where the default route of this thread's namespace by eth0 leads, "" without.
+func gatewayIPv6(t *testing.T) string {
+	text, err := os.ReadFile("/proc/thread-self/net/ipv6_route")
+	if err != nil {
+		t.Error(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); len(f) == 10 && f[1] == "00" && f[9] == ethernet {
+			raw, err := hex.DecodeString(f[4])
+			addr, ok := netip.AddrFromSlice(raw)
+			if err == nil && ok {
+				return addr.String()
+			}
+		}
+	}
+	return ""
 }

@@ -15,8 +15,15 @@ type Settings struct {
 	Hostname string
 	Address  netip.Prefix // of eth0, IPv4, with the length of its network
 	Gateway  netip.Addr   // reached over eth0; only together with Address
+	IPv6     *IPv6        // nil where there is an Address: eth0 has none
 	DNS      []netip.Addr
 	Time     time.Time
+}
+
+// IPv6 is eth0 by IPv6. All zero: it has none.
+type IPv6 struct {
+	Address netip.Prefix
+	Gateway netip.Addr
 }
 
 // arguments are envd's own among the kernel arguments.
@@ -51,10 +58,22 @@ func (a *arguments) set(name, value string) (err error) {
 		a.settings.Address, err = netip.ParsePrefix(value)
 	case "gw":
 		a.settings.Gateway, err = netip.ParseAddr(value)
+	case "ip6":
+		a.ipv6().Address, err = netip.ParsePrefix(value)
+	case "gw6":
+		a.ipv6().Gateway, err = netip.ParseAddr(value)
 	case "dns":
 		a.settings.DNS, err = parseAddresses(value)
 	}
 	return err
+}
+
+// ipv6 is the setting, made where there is none yet.
+func (a *arguments) ipv6() *IPv6 {
+	if a.settings.IPv6 == nil {
+		a.settings.IPv6 = &IPv6{}
+	}
+	return a.settings.IPv6
 }
 
 func parseAddresses(list string) ([]netip.Addr, error) {

@@ -9,11 +9,12 @@ import (
 
 func TestParseArguments(t *testing.T) {
 	line := "console=ttyS0 root=/dev/vda rw wrenn.hostname=sb-0123abcd wrenn.ip=10.0.0.2/30 wrenn.gw=10.0.0.1 " +
-		"wrenn.dns=1.1.1.1,8.8.8.8 wrenn.transport=vsock wrenn.new=x virtio_mmio.device=512@0xfeb00e00:12\n"
+		"wrenn.ip6=fd57::2/126 wrenn.gw6=fd57::1 wrenn.dns=1.1.1.1,8.8.8.8 wrenn.transport=vsock wrenn.new=x virtio_mmio.device=512@0xfeb00e00:12\n"
 	want := arguments{transport: "vsock", settings: Settings{
 		Hostname: "sb-0123abcd",
 		Address:  netip.MustParsePrefix("10.0.0.2/30"),
 		Gateway:  netip.MustParseAddr("10.0.0.1"),
+		IPv6:     ipv6("fd57::2/126", "fd57::1"),
 		DNS:      []netip.Addr{netip.MustParseAddr("1.1.1.1"), netip.MustParseAddr("8.8.8.8")},
 	}}
 	if got, err := parseArguments(line); err != nil || !reflect.DeepEqual(got, want) {

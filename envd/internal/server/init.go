@@ -33,6 +33,10 @@ type initRequest struct {
 		Address netip.Prefix `json:"address"`
 		Gateway netip.Addr   `json:"gateway"`
 		DNS     []netip.Addr `json:"dns"`
+		IPv6    *struct {
+			Address netip.Prefix `json:"address"`
+			Gateway netip.Addr   `json:"gateway"`
+		} `json:"ipv6"`
 	} `json:"network"`
 }
 
@@ -109,6 +113,9 @@ func (q *initRequest) settings() boot.Settings {
 	}
 	if q.Network != nil {
 		settings.Address, settings.Gateway, settings.DNS = q.Network.Address, q.Network.Gateway, q.Network.DNS
+		if q.Network.IPv6 != nil {
+			settings.IPv6 = &boot.IPv6{Address: q.Network.IPv6.Address, Gateway: q.Network.IPv6.Gateway}
+		}
 	}
 	return settings
 }

@@ -10,6 +10,7 @@
 //     (dismantle), every step of which may be repeated.
 //   - The end of the agent ends no sandbox.
 //   - A pause or a resume leaves the sandbox running or paused, whole: one that fails, or that the agent was killed in, is undone or completed.
+//   - A fork makes all of its children or none, at whatever instant the agent is killed, and its parent goes on.
 //   - A paused sandbox that is stored in the object store stays whole here until it is released.
 //   - Destroy beats everything else that happens to a sandbox.
 package agent
@@ -34,6 +35,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/network"
+	"github.com/wrenn-sandbox/wrenn/internal/snapshot"
 	"github.com/wrenn-sandbox/wrenn/internal/snapshot/archive"
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
 )
@@ -72,6 +74,8 @@ type Agent struct {
 	end     context.CancelFunc // of what goes on as long as the agent
 	golden  *goldens
 	pool    *pool
+	forks   *snapshot.Store // what children are made from, while they are
+	named   *named
 
 	mu        sync.Mutex // guards what follows
 	sandboxes map[id.Sandbox]*sandbox
@@ -93,9 +97,17 @@ func Open(ctx context.Context, cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
+	forks, err := snapshot.Open(filepath.Join(cfg.Dir, "forks"))
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	named, err := openNamed(cfg.Dir)
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
 	life, end := context.WithCancel(context.Background())
 	a := &Agent{
-		cfg: cfg, log: cfg.Logger, lock: lock, changes: newHub(), end: end, golden: goldens, pool: newPool(),
+		cfg: cfg, log: cfg.Logger, lock: lock, changes: newHub(), end: end, golden: goldens, pool: newPool(), forks: forks, named: named,
 		sandboxes: map[id.Sandbox]*sandbox{}, homes: map[id.Sandbox]id.Sandbox{}, kernel: sync.OnceValue(func() string { return fileSum(cfg.Kernel) }),
 	}
 	if a.cfg.prioritize == nil {
@@ -112,6 +124,9 @@ func Open(ctx context.Context, cfg Config) (*Agent, error) {
 	a.tasks.Go(func() { a.keepJournals(life) })
 	a.tasks.Go(func() { a.keepGolden(life) })
 	a.tasks.Go(func() { a.keepPool(life) })
+	if cfg.ScrubMiBs > 0 {
+		a.tasks.Go(func() { a.keepScrubbed(life) })
+	}
 	return a, nil
 }
 

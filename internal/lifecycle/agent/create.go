@@ -36,6 +36,7 @@ type Request struct {
 	Size     models.Size
 	Env      map[string]string // of every process started in it
 	Network  models.NetworkPolicy
+	Snapshot id.Snapshot // that it is made from, whose template and size are above; empty for none
 }
 
 // Create makes a sandbox and returns once its envd has answered. After an error nothing
@@ -64,8 +65,8 @@ func (a *Agent) Create(ctx context.Context, req Request) (Sandbox, error) {
 	defer cancel()
 	defer context.AfterFunc(s.ctx, cancel)()
 
-	if err := a.build(ctx, s, tmpl, req.Env); err != nil {
-		err = a.explain(s, err)
+	if err := a.build(ctx, s, tmpl, req); err != nil {
+		err = a.explainCreate(s, req, err)
 		a.log.Warn("sandbox could not be created", "sandbox_id", s.id, "error", err)
 		undo, done := undoContext(ctx)
 		defer done()
@@ -96,6 +97,9 @@ func (a *Agent) check(req Request) (filesystem.Template, error) {
 	}
 	if err := models.CheckNetwork(req.Network, anything); err != nil {
 		return filesystem.Template{}, err
+	}
+	if req.Snapshot != "" { // the template may have gone
+		return filesystem.Template{}, nil
 	}
 	return a.cfg.Images.Template(req.Template)
 }
@@ -135,9 +139,9 @@ func (a *Agent) await(ctx context.Context, s *sandbox) (Sandbox, error) {
 }
 
 // build is the story of a create. Each durable step is recorded before it is taken.
-func (a *Agent) build(ctx context.Context, s *sandbox, tmpl filesystem.Template, env map[string]string) error {
+func (a *Agent) build(ctx context.Context, s *sandbox, tmpl filesystem.Template, req Request) error {
 	clock := stopwatch{last: time.Now()}
-	link, err := a.obtain(ctx, s, tmpl, env, &clock)
+	link, err := a.makeVM(ctx, s, tmpl, req, &clock)
 	if err != nil {
 		return err
 	}
@@ -152,6 +156,17 @@ func (a *Agent) build(ctx context.Context, s *sandbox, tmpl filesystem.Template,
 	s.update(func(r *record) { r.Steps = clock.steps })
 	a.changes.publish(s.view())
 	return nil
+}
+
+// makeVM makes the sandbox's VM from what was asked for.
+func (a *Agent) makeVM(ctx context.Context, s *sandbox, tmpl filesystem.Template, req Request, clock *stopwatch) (network.Link, error) {
+	if req.Snapshot == "" {
+		return a.obtain(ctx, s, tmpl, req.Env, clock)
+	}
+	if err := a.prepare(ctx, s, clock); err != nil {
+		return network.Link{}, err
+	}
+	return a.bringBack(ctx, s, req, clock)
 }
 
 // prepare reserves the network slot and writes the first record.
@@ -292,6 +307,13 @@ func deathOr(ctx context.Context, machine vm.Running, err error) error {
 	}
 }
 
+func (a *Agent) explainCreate(s *sandbox, req Request, err error) error {
+	if req.Snapshot != "" {
+		return a.explainChange(s, err, "created from the snapshot "+string(req.Snapshot), "nothing of it is left, and the snapshot is as it was")
+	}
+	return a.explain(s, err)
+}
+
 // explain turns what failed into an error that says why, with the VMM's or the guest's own words.
 func (a *Agent) explain(s *sandbox, err error) error {
 	var coded *models.Error
@@ -331,12 +353,16 @@ func (a *Agent) consoleTail(sb id.Sandbox) string {
 }
 
 func kernelArgs(sb id.Sandbox, link network.Link) []string {
-	return []string{
+	args := []string{
 		"wrenn.hostname=" + string(sb),
 		"wrenn.ip=" + link.Guest.String(),
 		"wrenn.gw=" + link.Gateway.String(),
 		"wrenn.dns=" + link.Gateway.String(), // see Names
 	}
+	if link.IPv6.Guest.IsValid() {
+		args = append(args, "wrenn.ip6="+link.IPv6.Guest.String(), "wrenn.gw6="+link.IPv6.Gateway.String())
+	}
+	return args
 }
 
 func (a *Agent) diskPath(sb id.Sandbox) string { return filepath.Join(a.dir(sb), "rootfs.ext4") }

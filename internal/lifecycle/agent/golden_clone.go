@@ -58,7 +58,8 @@ func (a *Agent) hatch(ctx context.Context, s *sandbox, from *golden, link networ
 	clock.lap("restore_vm")
 	machine, guest := s.machine()
 	owner.Token = s.token()
-	owner.Network = &envdclient.Network{Address: link.Guest, Gateway: link.Gateway, DNS: []netip.Addr{link.Gateway}} // see Names
+	owner.Network = a.guestNetwork(s, link)
+	owner.Network.DNS = []netip.Addr{link.Gateway} // see Names
 	certificate, err := guest.Resume(ctx, envdclient.Resume{Init: owner, MachineID: newMachineID(), MAC: link.MAC})
 	if err != nil {
 		return deathOr(ctx, machine, err)

@@ -12,7 +12,7 @@ import (
 )
 
 // anything is every private network: which of them a policy may allow the control plane has decided.
-var anything = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0)}
+var anything = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
 
 // attach gives the sandbox's guest its network, as far as its policy goes, or makes what there is equal to that.
 func (a *Agent) attach(ctx context.Context, s *sandbox) (network.Link, error) {
@@ -47,6 +47,9 @@ func (a *Agent) SetNetwork(ctx context.Context, sb id.Sandbox, p models.NetworkP
 	if err := a.enforce(ctx, s, p); err != nil {
 		return 0, err
 	}
+	if p.IPv6 != now.IPv6 {
+		a.tellOfIPv6(ctx, s)
+	}
 	a.changes.publish(s.view())
 	a.log.Info("network policy changed", "sandbox_id", sb, "generation", p.Generation)
 	return p.Generation, nil
@@ -62,18 +65,14 @@ func (a *Agent) enforce(ctx context.Context, s *sandbox, p models.NetworkPolicy)
 	}
 	s.network.Lock() // no answer to a name that only the old policy allows is pinned from here on
 	defer s.network.Unlock()
-	if err := a.cfg.Network.SetPolicy(ctx, s.id, rules(p)); err != nil {
+	if err := a.cfg.Network.SetPolicy(ctx, s.id, rules(p), s.pins.allowed(p, time.Now())...); err != nil {
 		if undo := before.write(a.dir(s.id)); undo != nil {
 			a.log.Error("record of a network policy that could not be put in force not undone", "sandbox_id", s.id, "error", undo)
 		}
 		return err
 	}
 	s.update(func(r *record) { r.Network = &p })
-	for pin, until := range s.pins.allowed(p, time.Now()) {
-		if err := a.cfg.Network.Pin(ctx, s.id, []netip.Addr{pin.addr}, time.Until(until)); err != nil { // the guest asks again
-			a.log.Warn("address of a name not pinned anew", "sandbox_id", s.id, "name", pin.name, "error", err)
-		}
-	}
+	s.pins.disallow(p)
 	return nil
 }
 
@@ -83,7 +82,7 @@ func rules(p models.NetworkPolicy) network.Policy {
 	deny, namesDenied := prefixes(p.Deny)
 	const bytes = 1_000_000 / 8 // in a megabit
 	return network.Policy{
-		Internet: p.Internet, Allow: allow, Deny: deny, Names: namesAllowed || namesDenied,
+		Internet: p.Internet, IPv6: p.IPv6, Allow: allow, Deny: deny, Names: namesAllowed || namesDenied,
 		Limits: network.Limits{
 			UploadBytes: uint64(p.Limits.UploadMbit) * bytes, DownloadBytes: uint64(p.Limits.DownloadMbit) * bytes,
 			Packets:     uint64(p.Limits.PacketsPerSecond),
@@ -127,7 +126,12 @@ func (n names) Policy(addr netip.Addr) (dns.Policy, bool) {
 	if err != nil {
 		return dns.Policy{}, false
 	}
-	return dns.Policy{Sandbox: sb, NetworkPolicy: s.policy()}, true
+	p := s.policy()
+	if p.IPv6 { // a host without does not answer with addresses that nothing leads to
+		addr, _, err := n.cfg.Network.IPv6(sb)
+		p.IPv6 = err == nil && addr.IsValid()
+	}
+	return dns.Policy{Sandbox: sb, NetworkPolicy: p}, true
 }
 
 // Holds implements dns.Host.
@@ -147,7 +151,7 @@ func (n names) Pin(ctx context.Context, p dns.Policy, name string, addrs []netip
 	if s.policy().Generation != p.Generation {
 		return dns.ErrChanged
 	}
-	if err := n.cfg.Network.Pin(ctx, p.Sandbox, addrs, ttl); err != nil {
+	if err := n.cfg.Network.Pin(ctx, p.Sandbox, name, addrs, ttl); err != nil {
 		return err
 	}
 	now := time.Now()

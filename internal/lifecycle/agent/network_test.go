@@ -189,11 +189,62 @@ func TestPinsFollowThePolicy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if left := s.pins.allowed(s.policy(), time.Now()); len(left) != 1 || left[pin{"b.example", netip.MustParseAddr("192.0.2.2")}].IsZero() {
+	if left := s.pins.allowed(s.policy(), time.Now()); len(left) != 1 || left[0].Name != "b.example" || left[0].Addr.String() != "192.0.2.2" {
 		t.Errorf("pinned are %v", left)
 	}
 	if _, known := host.Policy(netip.MustParseAddr("10.0.0.254")); known {
 		t.Error("an address of nobody has a policy")
+	}
+}
+
+// TestPinsSurviveAKill: an agent that is killed forgets nothing of what names have let in: the policy that changes next takes back what it denies,
+// and no more. Nothing is written when it ends, so that its end here is as good as one by force.
+func TestPinsSurviveAKill(t *testing.T) {
+	r := newRig(t)
+	sb := r.createWith(allowing(t, 1, "a.example", "b.example"))
+	v, _ := r.agent.Sandbox(sb.ID)
+	p, _ := r.agent.Names().Policy(netip.MustParseAddr(v.Guest))
+	for name, addr := range map[string]string{"a.example": "192.0.2.1", "b.example": "192.0.2.2"} {
+		if err := r.agent.Names().Pin(t.Context(), p, name, []netip.Addr{netip.MustParseAddr(addr)}, time.Hour); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pinned := func() (list []string) {
+		all, err := r.net.Pins(t.Context(), sb.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range all {
+			list = append(list, p.Name+" "+p.Addr.String())
+		}
+		slices.Sort(list)
+		return list
+	}
+	r.close()
+	r.open()
+	if got := pinned(); !slices.Equal(got, []string{"a.example 192.0.2.1", "b.example 192.0.2.2"}) {
+		t.Errorf("after a kill: %q", got)
+	}
+	if _, err := r.agent.SetNetwork(t.Context(), sb.ID, allowing(t, 2, "b.example", "c.example")); err != nil {
+		t.Fatal(err)
+	}
+	if got := pinned(); !slices.Equal(got, []string{"b.example 192.0.2.2"}) {
+		t.Errorf("after the next policy: %q", got)
+	}
+	// Killed between the record of a policy and its enforcement.
+	r.close()
+	rec, _, err := readRecord(r.agent.dir(sb.ID))
+	newest := allowing(t, 3, "b.example", "198.51.100.0/24")
+	rec.Network = &newest
+	if err != nil || rec.write(r.agent.dir(sb.ID)) != nil {
+		t.Fatal("the record cannot be changed", err)
+	}
+	r.open()
+	if got := pinned(); !slices.Equal(got, []string{"b.example 192.0.2.2"}) {
+		t.Errorf("after an adoption under another policy: %q", got)
+	}
+	if rules := r.ruleset(); !strings.Contains(rules, `comment "b.example"`) {
+		t.Errorf("nft does not tell the name:\n%s", rules)
 	}
 }
 
@@ -252,7 +303,7 @@ func TestRangesAgree(t *testing.T) {
 	for _, r := range models.PrivateRanges {
 		ours = append(ours, r.Prefix)
 	}
-	theirs := slices.Clone(network.PrivateRanges)
+	theirs := append(slices.Clone(network.PrivateRanges), network.PrivateRangesIPv6...)
 	for _, list := range [][]netip.Prefix{ours, theirs} {
 		slices.SortFunc(list, func(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) })
 	}

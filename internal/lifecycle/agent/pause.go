@@ -25,7 +25,7 @@ func (a *Agent) Pause(ctx context.Context, sb id.Sandbox) (Sandbox, error) {
 // its VM held is given back. Whatever instant the agent is killed at, settlePausing goes on from there.
 func (a *Agent) freeze(ctx context.Context, s *sandbox) error {
 	machine, _ := s.machine()
-	if err := a.restorable(s, machine); err != nil {
+	if err := a.restorable(s, machine, "paused"); err != nil {
 		return err
 	}
 	a.saveJournal(s)
@@ -49,13 +49,13 @@ func (a *Agent) freeze(ctx context.Context, s *sandbox) error {
 	return nil
 }
 
-// restorable refuses what could be paused and not resumed: under a VMM that cannot restore it, or that is not the one any more which it was started by.
-func (a *Agent) restorable(s *sandbox, machine vm.Running) error {
+// restorable refuses to make a snapshot of what could not be restored: under a VMM that cannot restore it, or that is not the one any more which it was started by.
+func (a *Agent) restorable(s *sandbox, machine vm.Running, what string) error {
 	if why := a.cfg.Driver.Info().NoRestore; why != "" {
-		return models.Errorf(models.Precondition, "the sandbox could not be paused: %s", why).WithHint("it runs on")
+		return models.Errorf(models.Precondition, "the sandbox could not be %s: %s", what, why).WithHint("it runs on")
 	}
 	if err := machine.Saved().Machine.CheckRestore(a.machineOf(s.view().Size)); err != nil {
-		return a.explainChange(s, err, "paused", "it runs on")
+		return a.explainChange(s, err, what, "it runs on")
 	}
 	return nil
 }
@@ -82,10 +82,15 @@ func (a *Agent) take(ctx context.Context, s *sandbox, machine vm.Running) error 
 	if err != nil {
 		return errors.Join(err, staging.Abort())
 	}
-	return staging.Commit(snapshot.Manifest{
-		Kind: snapshot.Pause, Sandbox: string(s.id), Parent: rec.Snapshot, CreatedAt: at, Machine: machine.Saved().Machine,
-		Template: snapshot.Template{Name: rec.Template, Digest: rec.Digest}, Kernel: rec.Kernel, Envd: rec.Envd, Network: true, Token: rec.Token,
-	})
+	return staging.Commit(rec.manifest(snapshot.Pause, machine, at))
+}
+
+// manifest is that of a snapshot of the sandbox, whose VM is machine.
+func (r record) manifest(kind snapshot.Kind, machine vm.Running, at time.Time) snapshot.Manifest {
+	return snapshot.Manifest{
+		Kind: kind, Sandbox: string(r.Sandbox), Parent: r.Snapshot, CreatedAt: at, Machine: machine.Saved().Machine,
+		Template: snapshot.Template{Name: r.Template, Digest: r.Digest}, Kernel: r.Kernel, Envd: r.Envd, Network: true, Token: r.Token,
+	}
 }
 
 // shed ends the VM of a sandbox whose snapshot is in place, and gives back what it held. It fails only where the VM cannot be ended: then nothing has changed.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/network"
 	"github.com/wrenn-sandbox/wrenn/internal/network/dns"
 )
 
@@ -19,7 +20,7 @@ type pin struct {
 }
 
 // pins remembers what was pinned for a sandbox, and until when, so that a policy that changes takes back no more than it
-// denies: the network knows addresses and no names.
+// denies. An agent that was killed has it from the network, which keeps one name for each address.
 type pins struct {
 	mu sync.Mutex // guards of
 	of map[pin]time.Time
@@ -42,16 +43,30 @@ func (p *pins) add(name string, addrs []netip.Addr, until, now time.Time) {
 	}
 }
 
-// allowed returns the pins that policy allows and that last beyond now, and forgets the others.
-func (p *pins) allowed(policy models.NetworkPolicy, now time.Time) map[pin]time.Time {
+// recall remembers what an earlier agent pinned.
+func (p *pins) recall(list []network.Pinned, now time.Time) {
+	for _, one := range list {
+		p.add(one.Name, []netip.Addr{one.Addr}, one.Until, now)
+	}
+}
+
+// allowed returns the pins that policy allows and that last beyond now.
+func (p *pins) allowed(policy models.NetworkPolicy, now time.Time) (list []network.Pinned) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.forget(func(one pin, until time.Time) bool { return !until.After(now) || !dns.Allows(policy, one.name) })
-	out := make(map[pin]time.Time, len(p.of))
 	for one, until := range p.of {
-		out[one] = until
+		if until.After(now) && dns.Allows(policy, one.name) {
+			list = append(list, network.Pinned{Name: one.name, Addr: one.addr, Until: until})
+		}
 	}
-	return out
+	return list
+}
+
+// disallow forgets the pins that policy does not allow.
+func (p *pins) disallow(policy models.NetworkPolicy) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.forget(func(one pin, _ time.Time) bool { return !dns.Allows(policy, one.name) })
 }
 
 // forget drops those of which is says so; the caller holds the lock.

@@ -69,7 +69,8 @@ func (a *Agent) handOver(ctx context.Context, s, one *sandbox, clock *stopwatch,
 		return link, fmt.Errorf("let the guest go on: %w", err)
 	}
 	owner.Token = s.token()
-	owner.Network = &envdclient.Network{Address: link.Guest, Gateway: link.Gateway, DNS: []netip.Addr{link.Gateway}} // see Names
+	owner.Network = a.guestNetwork(s, link)
+	owner.Network.DNS = []netip.Addr{link.Gateway} // see Names
 	certificate, err := guest.Resume(ctx, envdclient.Resume{Init: owner, MachineID: newMachineID(), MAC: link.MAC})
 	if err != nil {
 		return link, deathOr(ctx, machine, err)

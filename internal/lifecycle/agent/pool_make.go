@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/internal/clone"
@@ -217,11 +218,14 @@ func (a *Agent) drop(ctx context.Context, s *sandbox) {
 	}
 }
 
+// withoutVM are the states in which a sandbox has no memory, and is not about to.
+var withoutVM = []State{Paused, Failed, Storing, Fetching}
+
 // roomNow is what there is of the host's memory. What cannot be found out counts as none.
 func (a *Agent) roomNow() (r room) {
 	r.total, r.available, _ = a.cfg.memory()
 	for _, s := range a.all() {
-		if v := s.view(); v.State != Paused && v.State != Failed {
+		if v := s.view(); !slices.Contains(withoutVM, v.State) {
 			r.sandboxes += a.cost(v.Size)
 		}
 	}

@@ -82,6 +82,7 @@ func (a *Agent) saveJournal(s *sandbox) {
 // Network is what a sandbox's network carried and refused.
 type Network struct {
 	Policy   models.NetworkPolicy // in force
+	IPv6     models.NetworkIPv6
 	Counters models.NetworkCounters
 	Refusals models.NetworkRefusals
 }
@@ -100,8 +101,12 @@ func (a *Agent) Network(sb id.Sandbox) (Network, error) {
 	if err != nil {
 		return Network{}, err
 	}
+	addr, why, err := a.cfg.Network.IPv6(sb)
+	if err != nil {
+		return Network{}, err
+	}
 	return Network{
-		Policy: v.Network, Refusals: s.journal.Refusals(),
+		Policy: v.Network, IPv6: models.NetworkIPv6{Address: addr, Why: why}, Refusals: s.journal.Refusals(),
 		Counters: models.NetworkCounters{
 			SentPackets: c.SentPackets, SentBytes: c.SentBytes,
 			ReceivedPackets: c.ReceivedPackets, ReceivedBytes: c.ReceivedBytes, Dropped: c.Refused,

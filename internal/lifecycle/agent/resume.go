@@ -78,7 +78,9 @@ func (a *Agent) restore(ctx context.Context, s *sandbox, token string) (models.C
 		return models.Certificate{}, err
 	}
 	machine, guest := s.machine()
-	certificate, err := guest.Resume(ctx, envdclient.Resume{Init: envdclient.Init{Token: token, Network: s.networkAgain(link)}, MAC: link.MAC})
+	certificate, err := guest.Resume(ctx, envdclient.Resume{
+		Init: envdclient.Init{Token: token, Network: a.networkAgain(s, link)}, MAC: link.MAC,
+	})
 	if err != nil {
 		return models.Certificate{}, deathOr(ctx, machine, err)
 	}
@@ -87,8 +89,8 @@ func (a *Agent) restore(ctx context.Context, s *sandbox, token string) (models.C
 }
 
 // networkAgain is what a guest is told of its network. Its name server is its gateway (see Names): another one where its address was another.
-func (s *sandbox) networkAgain(link network.Link) *envdclient.Network {
-	n := &envdclient.Network{Address: link.Guest, Gateway: link.Gateway}
+func (a *Agent) networkAgain(s *sandbox, link network.Link) *envdclient.Network {
+	n := a.guestNetwork(s, link)
 	if s.view().Guest != link.Guest.Addr().String() {
 		n.DNS = []netip.Addr{link.Gateway}
 	}

@@ -181,6 +181,9 @@ type driver struct {
 	version                string
 	memoryMiB              int64       // that a snapshot's memory takes of the disk
 	resumes                chan []byte // what guests were asked to renew, if not nil
+	failOn                 id.Sandbox  // whose VM does not start
+	inits                  chan []byte // what guests were told by /init, if not nil
+	deaf                   bool        // guests refuse /init
 
 	mu  sync.Mutex // guards all
 	all map[string]*machine
@@ -282,6 +285,9 @@ func (c configured) Start(context.Context) (vm.Running, error) {
 	if c.d.startErr != nil {
 		return nil, c.d.startErr
 	}
+	if c.d.failOn != "" && strings.Contains(c.spec.Dir, string(c.d.failOn)) {
+		return nil, errors.New("no")
+	}
 	c.d.mu.Lock()
 	defer c.d.mu.Unlock()
 	c.d.ids++
@@ -297,6 +303,14 @@ func (c configured) Start(context.Context) (vm.Running, error) {
 			}
 			c.d.certify(w)
 			return
+		}
+		if r.URL.Path == "/init" && c.d.inits != nil {
+			body, _ := io.ReadAll(r.Body) // what came of it
+			c.d.inits <- body
+			if c.d.deaf {
+				w.WriteHeader(http.StatusInternalServerError)
+				return
+			}
 		}
 		if hold != nil {
 			select {

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
 
+	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/snapshot"
 )
@@ -23,7 +24,7 @@ type scrubber struct {
 	tried map[string]time.Time // snapshots that could not be read, and when
 }
 
-// keepScrubbed reads what is stored in turn until ctx ends: the snapshots of sandboxes that sleep, and golden ones.
+// keepScrubbed reads what is stored in turn until ctx ends: the snapshots of sandboxes that sleep, golden ones, and those that users have asked for.
 func (a *Agent) keepScrubbed(ctx context.Context) {
 	runtime.LockOSThread() // it ends with the goroutine, and its priority with it
 	if err := idlePriority(); err != nil {
@@ -35,6 +36,7 @@ func (a *Agent) keepScrubbed(ctx context.Context) {
 		case <-tick.C:
 			s.sleepers(ctx)
 			s.goldens(ctx)
+			s.named(ctx)
 		case <-ctx.Done():
 			tick.Stop()
 			return
@@ -119,6 +121,31 @@ func (s *scrubber) goldens(ctx context.Context) {
 		if models.CodeOf(err) == models.Precondition {
 			s.a.giveUp(shapeOf(one.Snapshot), one, err)
 		}
+	}
+}
+
+// named reads the snapshots that users have asked for. What is found damaged twice is: the control plane hears of it when it asks for the list.
+func (s *scrubber) named(ctx context.Context) {
+	all, err := s.a.named.store.List()
+	if err != nil {
+		s.a.log.Warn("snapshots not listed, and not read", "error", err)
+	}
+	for _, entry := range all {
+		known, _, err := entry.Snapshot.Integrity()
+		if entry.Err != nil || err != nil || ctx.Err() != nil || !s.due(entry.ID, known.VerifiedAt) {
+			continue
+		}
+		if _, err = s.read(ctx, entry.Snapshot); models.CodeOf(err) == models.Precondition {
+			_, err = s.read(ctx, entry.Snapshot)
+		}
+		switch {
+		case err == nil || ctx.Err() != nil:
+			continue
+		case models.CodeOf(err) == models.Precondition:
+			s.a.log.Error("a snapshot is damaged", "snapshot", entry.ID, "error", err)
+			s.a.named.condemn(id.Snapshot(entry.ID), err)
+		}
+		s.tried[entry.ID] = time.Now()
 	}
 }
 

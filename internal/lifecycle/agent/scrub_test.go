@@ -22,7 +22,7 @@ func (r *rig) snapshotFile(sb id.Sandbox, name string) string {
 	return found[0]
 }
 
-// flip changes one byte of a file, and again changes it back.
+// flip changes the first byte of a file, and again changes it back.
 func flip(t *testing.T, path string) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
@@ -31,9 +31,9 @@ func flip(t *testing.T, path string) {
 	}
 	defer func() { _ = f.Close() }()
 	one := make([]byte, 1)
-	if _, err = f.ReadAt(one, 100); err == nil {
+	if _, err = f.ReadAt(one, 0); err == nil {
 		one[0] ^= 1
-		_, err = f.WriteAt(one, 100)
+		_, err = f.WriteAt(one, 0)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -59,9 +59,9 @@ func TestScrub(t *testing.T) {
 	}
 	r.eventually("it was found whole", verified(time.Time{}))
 	r.eventually("and again", verified(now().Verified))
-	memory := r.snapshotFile(s.ID, snapshot.MemoryFile)
-	flip(t, memory)
-	r.eventually("its damage is told", func() bool { return strings.Contains(now().Damage, "memory") })
+	disk := r.snapshotFile(s.ID, snapshot.RootfsFile)
+	flip(t, disk)
+	r.eventually("its damage is told", func() bool { return strings.Contains(now().Damage, "rootfs") })
 	last := now().Verified
 	r.close()
 	r.open()
@@ -71,7 +71,7 @@ func TestScrub(t *testing.T) {
 	if _, err := r.agent.Resume(t.Context(), s.ID); models.CodeOf(err) != models.Precondition || !strings.Contains(err.Error(), "damaged") {
 		t.Errorf("resume of what is damaged: %v", err)
 	}
-	flip(t, memory)
+	flip(t, disk)
 	r.eventually("it is whole again", verified(last))
 	if got := r.resume(s.ID); !got.Verified.IsZero() {
 		t.Errorf("running it was verified at %s", got.Verified)
@@ -91,7 +91,38 @@ func TestScrubGolden(t *testing.T) {
 		all := r.agent.GoldenSnapshots()
 		return len(all) == 1 && all[0].Verified.After(first.Verified)
 	})
-	flip(t, filepath.Join(r.dir, "golden", first.ID, snapshot.MemoryFile))
+	flip(t, filepath.Join(r.dir, "golden", first.ID, snapshot.RootfsFile))
 	r.minted(first.ID)
 	r.made(true)
+}
+
+// TestScrubNamed: of a snapshot that somebody asked for, the host says that it is damaged.
+func TestScrubNamed(t *testing.T) {
+	r := newRig(t)
+	r.close()
+	r.scrub = 1000
+	r.open()
+	s, err := r.create()
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, err := r.agent.Keep(t.Context(), s.ID, id.NewSnapshot())
+	if err != nil {
+		t.Fatal(err)
+	}
+	damage := func() error {
+		all, err := r.agent.Snapshots()
+		if err != nil || len(all) != 1 || all[0].ID != kept.ID {
+			t.Fatalf("%+v, %v", all, err)
+		}
+		return all[0].Damage
+	}
+	if err := damage(); err != nil {
+		t.Error(err)
+	}
+	flip(t, filepath.Join(r.dir, "snapshots", string(kept.ID), snapshot.RootfsFile))
+	r.eventually("its damage is told", func() bool { return damage() != nil })
+	if err := damage(); models.CodeOf(err) != models.Precondition || !strings.Contains(err.Error(), "rootfs") {
+		t.Error(err)
+	}
 }

@@ -117,16 +117,22 @@ func (a *Agent) explainStore(s *sandbox, err error) error {
 	return a.explainChange(s, err, "hibernated", "it is paused, as it was")
 }
 
-// beginStoring returns a context that ends when somebody wants the sandbox to go on, or a Conflict where somebody does already.
-func (s *sandbox) beginStoring(ctx context.Context) (context.Context, context.CancelFunc, error) {
+// beginStoring returns a context that ends when somebody wants the sandbox to go on, or a Conflict where somebody does already. done is to be called at the end.
+func (s *sandbox) beginStoring(ctx context.Context) (storing context.Context, done func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.wakers > 0 {
 		return nil, nil, models.Errorf(models.Conflict, "sandbox %s is being resumed", s.id)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	s.storing = cancel
-	return ctx, cancel, nil
+	storing, s.storing = context.WithCancel(ctx)
+	return storing, s.endStoring, nil
+}
+
+func (s *sandbox) endStoring() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.storing()
+	s.storing = nil
 }
 
 // hurry ends a storing under way and keeps others from beginning, until the function that it returns is called.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -23,7 +25,12 @@ func (a *Agent) takeOver(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list the sandboxes of an earlier agent: %w", err)
 	}
+	intents, err := a.recallIntents()
+	if err != nil {
+		return fmt.Errorf("read what an earlier agent intended: %w", err)
+	}
 	keep := map[id.Sandbox]bool{}
+	var found []*sandbox
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(8)
 	for _, e := range entries {
@@ -32,12 +39,18 @@ func (a *Agent) takeOver(ctx context.Context) error {
 			a.log.Warn("the sandboxes folder holds something that is not a sandbox", "name", e.Name())
 			continue
 		}
-		s := a.recall(folder)
+		found = append(found, a.recall(folder))
+	}
+	a.disown(intents)
+	for _, s := range found {
 		keep[s.id] = staying[s.view().State] != nil
 		group.Go(func() error { return a.settle(groupCtx, s) })
 	}
 	if err := group.Wait(); err != nil {
 		return err
+	}
+	if err := a.settleIntents(ctx, intents); err != nil {
+		return fmt.Errorf("undo what an earlier agent began: %w", err)
 	}
 	// Devices whose sandbox has no folder any more: the agent was killed in between.
 	swept, err := a.cfg.Network.Sweep(ctx, keep)
@@ -121,9 +134,22 @@ func (a *Agent) adopt(ctx context.Context, s *sandbox) error {
 	return nil
 }
 
+// reattach also finds what names had let in, and lets it in again where the policy is not the one that was in force: an agent was killed between
+// the record of it and its enforcement.
 func (a *Agent) reattach(ctx context.Context, s *sandbox) error {
-	if _, err := a.attach(ctx, s); err != nil {
+	pinned, err := a.cfg.Network.Pins(ctx, s.id)
+	if err == nil {
+		s.pins.recall(pinned, time.Now())
+		_, err = a.attach(ctx, s)
+	}
+	if err != nil {
 		return fmt.Errorf("re-attach the network of %s: %w", s.id, err)
+	}
+	s.pins.disallow(s.policy())
+	for _, p := range s.pins.allowed(s.policy(), time.Now()) {
+		if err := a.cfg.Network.Pin(ctx, s.id, p.Name, []netip.Addr{p.Addr}, time.Until(p.Until)); err != nil { // the guest asks again
+			a.log.Warn("address of a name not pinned anew", "sandbox_id", s.id, "name", p.Name, "error", err)
+		}
 	}
 	return nil
 }

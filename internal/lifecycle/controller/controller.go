@@ -37,6 +37,7 @@ const (
 // Store is what a Controller needs of the database.
 type Store interface {
 	CreateSandbox(ctx context.Context, n db.NewSandbox, place db.PlaceFunc) (models.Sandbox, error)
+	CreateForks(ctx context.Context, all []db.NewSandbox, place db.PlaceFunc) ([]models.Sandbox, error)
 	Transition(ctx context.Context, c db.Change) (models.Sandbox, error)
 	TransitionIfRoom(ctx context.Context, c db.Change, fit db.FitFunc) (models.Sandbox, error)
 	TransitionIf(ctx context.Context, c db.Change, still db.StillFunc) (models.Sandbox, error)
@@ -46,6 +47,7 @@ type Store interface {
 	ChangeLifecycle(ctx context.Context, account id.Account, sb id.Sandbox, by db.By, restart bool, change db.LifecycleFunc) (models.Sandbox, error)
 	ChangeNetwork(ctx context.Context, account id.Account, sb id.Sandbox, by db.By, change db.NetworkFunc) (models.Sandbox, error)
 	NoteNetwork(ctx context.Context, sb models.Sandbox, by db.By, outcome string) error
+	SnapshotStore
 }
 
 // Limits of operations. The zero value of each means its default.

@@ -34,6 +34,10 @@ type Request struct {
 
 	Lifecycle    models.LifecycleChange // of the default one
 	ManualResume bool                   // a request to it while it is paused is refused
+
+	Snapshot id.Snapshot // that it is made from, in place of a template and with its size; empty for none. Env, if not nil, replaces its environment
+	// SameNetwork takes the network policy of the snapshot in place of Network.
+	SameNetwork bool
 }
 
 // Create makes a sandbox and returns it once it runs. When it is refused (Invalid, Forbidden, NotFound,
@@ -44,6 +48,10 @@ func (c *Controller) Create(ctx context.Context, by By, r Request) (models.Sandb
 }
 
 func (c *Controller) create(ctx context.Context, by By, r Request) (models.Sandbox, error) {
+	from, err := c.origin(ctx, by, &r)
+	if err != nil {
+		return models.Sandbox{}, err
+	}
 	if err := models.CheckNetwork(r.Network, c.PrivateNetworks); err != nil {
 		return models.Sandbox{}, err
 	}
@@ -53,7 +61,7 @@ func (c *Controller) create(ctx context.Context, by By, r Request) (models.Sandb
 	ctx, cancel := context.WithTimeout(ctx, c.Limits.Create)
 	defer cancel()
 	began := time.Now()
-	sb, err := c.insert(ctx, by, r)
+	sb, err := c.insert(ctx, by, r, from)
 	if err != nil {
 		return models.Sandbox{}, err
 	}
@@ -67,13 +75,17 @@ func (c *Controller) create(ctx context.Context, by By, r Request) (models.Sandb
 }
 
 // insert commits the row in state starting, placed on a host.
-func (c *Controller) insert(ctx context.Context, by By, r Request) (models.Sandbox, error) {
+func (c *Controller) insert(ctx context.Context, by By, r Request, from models.Snapshot) (models.Sandbox, error) {
 	n := db.NewSandbox{
 		Account: by.Account, Name: r.Name, Template: r.Template, Metadata: r.Metadata,
 		Network: r.Network, AutoResume: !r.ManualResume, Lifecycle: r.Lifecycle.Of(c.Options.Lifecycle), By: by.db(), Within: c.Limits.Create + writeLimit,
+		Snapshot: r.Snapshot,
 	}
 	up := c.Fleet.reachable()
 	place := func(hosts []db.HostUse) (db.Placement, error) {
+		if from.ID != "" {
+			return db.Placement{Host: from.Host, Size: from.Size}, scheduler.Beside(views(hosts, up), from.Host, from.Size, 1, c.Overcommit)
+		}
 		p, err := scheduler.SingleHost(views(hosts, up), scheduler.Request{Template: r.Template, Size: r.Size}, c.Overcommit)
 		return db.Placement{Host: p.Host, Size: p.Size}, err
 	}
@@ -115,7 +127,7 @@ func (c *Controller) callCreate(ctx context.Context, sb models.Sandbox, env map[
 		return hostclient.Sandbox{}, err
 	}
 	began := time.Now()
-	made, err := client.Create(ctx, hostclient.NewSandbox{ID: sb.ID, Template: sb.Template, Size: sb.Size, Env: env, Network: sb.Network})
+	made, err := client.Create(ctx, hostclient.NewSandbox{ID: sb.ID, Template: sb.Template, Size: sb.Size, Env: env, Network: sb.Network, Snapshot: sb.Snapshot})
 	if err != nil {
 		return hostclient.Sandbox{}, err
 	}

@@ -210,7 +210,11 @@ func TestCopyOfWhatCameBack(t *testing.T) {
 		}
 	}
 	r.start(r.store, Limits{}, quick)
-	<-resumed
+	select {
+	case <-resumed:
+	case <-time.After(patienceOfTests):
+		t.Fatal("its host was never told to let go of what is stored")
+	}
 	time.Sleep(5 * quick.Grace) // whatever the reconciler would do it has done
 	if state := r.sim.State(string(sb.ID)); state != pb.SandboxState_SANDBOX_STATE_RUNNING {
 		t.Errorf("on its host it is %s", state)

@@ -17,8 +17,8 @@ import (
 // brief has sandboxes count as used for so short that a test sees what comes after.
 var brief = Limits{Use: 40 * time.Millisecond}
 
-// keep runs a keeper of a replica until end is called or the test ends.
-func (r *rig) keep(c *replica) (end func()) {
+// keeps runs a keeper of a replica until end is called or the test ends.
+func (r *rig) keeps(c *replica) (end func()) {
 	r.t.Helper()
 	k := NewKeeper(c.Controller, r.store, 5*time.Millisecond)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -81,7 +81,7 @@ func (r *rig) unused(c *replica, sb id.Sandbox) {
 func TestLifecycle(t *testing.T) {
 	r := newRig(t)
 	c := r.start(r.store, brief, quick)
-	r.keep(c)
+	r.keeps(c)
 	sb := r.living(c, models.LifecycleChange{AutoPause: every(time.Hour), AutoHibernate: every(12 * time.Hour), AutoDestroy: every(24 * time.Hour)})
 	r.age(sb.ID, 2*time.Hour)
 	if now := r.becomes(sb.ID, models.Paused); now.Reason != "nobody used it for 1h0m0s" || now.AsleepSince.IsZero() {
@@ -127,7 +127,7 @@ func TestLifecycle(t *testing.T) {
 func TestUse(t *testing.T) {
 	r := newRig(t)
 	c := r.start(r.store, brief, Pace{})
-	end := r.keep(c)
+	end := r.keeps(c)
 	idle := models.LifecycleChange{AutoPause: every(time.Hour)}
 	requested, connected := r.living(c, idle), r.living(c, idle)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -148,7 +148,7 @@ func TestUse(t *testing.T) {
 	end()
 	r.age(connected.ID, 2*time.Hour)
 	r.age(requested.ID, 2*time.Hour)
-	end = r.keep(c)
+	end = r.keeps(c)
 	r.becomes(connected.ID, models.Paused)
 	if now := r.now(requested.ID); now.State != models.Running {
 		t.Errorf("with a request under way it is %s: %s", now.State, now.Reason)
@@ -157,7 +157,7 @@ func TestUse(t *testing.T) {
 	r.unused(c, requested.ID)
 	end()
 	r.age(requested.ID, 2*time.Hour)
-	r.keep(c)
+	r.keeps(c)
 	r.becomes(requested.ID, models.Paused)
 }
 
@@ -213,7 +213,7 @@ func TestRequestBeforeAutoPause(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	r.keep(c)
+	r.keeps(c)
 	r.age(sb.ID, 2*time.Hour)
 	<-asked
 	r.eventually("it is to be looked at in an hour", func() bool { return r.look(sb.ID) > 50*time.Minute })
@@ -242,7 +242,7 @@ func TestRequestDuringAutoPause(t *testing.T) {
 		}
 		return nil
 	}, nil)
-	r.keep(c)
+	r.keeps(c)
 	r.age(sb.ID, 2*time.Hour)
 	<-falling
 	answered := make(chan error, 1)
@@ -273,8 +273,8 @@ func TestKeepersRace(t *testing.T) {
 	for _, sb := range all {
 		r.age(sb.ID, 2*time.Hour)
 	}
-	r.keep(c)
-	r.keep(other)
+	r.keeps(c)
+	r.keeps(other)
 	for _, sb := range all {
 		r.becomes(sb.ID, models.Paused)
 		r.path(sb.ID, models.Pending, models.Starting, models.Running, models.Pausing, models.Paused)
@@ -289,7 +289,7 @@ func TestKeepersRace(t *testing.T) {
 func TestTimeout(t *testing.T) {
 	r := newRig(t)
 	c := r.start(r.store, brief, quick)
-	r.keep(c)
+	r.keeps(c)
 	destroy := models.LifecycleChange{Timeout: every(time.Hour)}
 	running, paused := r.living(c, destroy), r.living(c, destroy)
 	if _, err := c.Pause(t.Context(), r.request(), paused.ID); err != nil {
@@ -332,7 +332,7 @@ func TestLifecycleAfterARestart(t *testing.T) {
 	first := r.start(dying, brief, Pace{})
 	idle := models.LifecycleChange{AutoPause: every(time.Hour)}
 	begun, left := r.living(first, idle), r.living(first, idle)
-	end := r.keep(first)
+	end := r.keeps(first)
 	r.age(begun.ID, 2*time.Hour)
 	r.becomes(begun.ID, models.Pausing)
 	end()
@@ -340,7 +340,7 @@ func TestLifecycleAfterARestart(t *testing.T) {
 	r.age(left.ID, 2*time.Hour)
 	r.expire(begun.ID)
 	second := r.start(r.store, brief, quick)
-	r.keep(second)
+	r.keeps(second)
 	r.becomes(left.ID, models.Paused)
 	if now := r.becomes(begun.ID, models.Running); time.Until(now.UsedUntil.Add(time.Hour)) > 0 {
 		t.Errorf("it was used until %s", now.UsedUntil)
@@ -357,7 +357,7 @@ func TestStepThatFails(t *testing.T) {
 	r.sim.OnSleep(func(context.Context, *pb.Sandbox) error {
 		return models.Errorf(models.Exhausted, "the host's disk is full")
 	}, nil)
-	r.keep(c)
+	r.keeps(c)
 	r.age(sb.ID, 2*time.Hour)
 	r.eventually("its reason is there", func() bool { return r.now(sb.ID).Reason == "the host's disk is full" })
 	r.eventually("it is postponed by the time that it is overdue, or the most", func() bool { return r.look(sb.ID) > stepRetryMost-time.Minute })
@@ -383,7 +383,7 @@ func TestAutoHibernateWithoutAStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.sim.Objects().Down(models.Errorf(models.Unavailable, "the object store cannot be reached"))
-	r.keep(c)
+	r.keeps(c)
 	r.age(sb.ID, 2*time.Hour)
 	r.eventually("it is postponed", func() bool { return r.look(sb.ID) > stepRetryMost-time.Minute })
 	r.path(sb.ID, models.Pending, models.Starting, models.Running, models.Pausing, models.Paused)

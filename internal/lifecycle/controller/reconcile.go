@@ -23,6 +23,8 @@ type ReconcileStore interface {
 	Homeless(ctx context.Context) ([]db.Row, error)
 	NoteScrub(ctx context.Context, row db.Row, by db.By, verified time.Time, damage string) error
 	SandboxOfAny(ctx context.Context, sb id.Sandbox) (models.Sandbox, error)
+	SnapshotsOfHost(ctx context.Context, h id.Host) ([]db.SnapshotRow, error)
+	HomelessSnapshots(ctx context.Context) ([]db.SnapshotRow, error)
 	Archived(ctx context.Context, sandboxes []id.Sandbox) ([]db.Archived, error)
 }
 
@@ -32,7 +34,8 @@ type Pace struct {
 	Settle time.Duration // see patience; 5 s
 	Grace  time.Duration // see patience; 30 s
 
-	Archive time.Duration // between looks at the object store; 1 h
+	Snapshots time.Duration // between comparisons of snapshots; 10 s
+	Archive   time.Duration // between looks at the object store; 1 h
 }
 
 func (p Pace) withDefaults() Pace {
@@ -44,6 +47,9 @@ func (p Pace) withDefaults() Pace {
 	}
 	if p.Grace == 0 {
 		p.Grace = 30 * time.Second
+	}
+	if p.Snapshots == 0 {
+		p.Snapshots = 10 * time.Second
 	}
 	if p.Archive == 0 {
 		p.Archive = time.Hour
@@ -108,6 +114,7 @@ func (r *Reconciler) lead(ctx context.Context, lease *db.Lease) {
 	defer cancel()
 	for _, h := range r.c.Fleet.hosts {
 		wg.Go(func() { r.follow(ctx, h) })
+		wg.Go(func() { r.keepSnapshots(ctx, h) })
 	}
 	wg.Go(func() { r.keepArchive(ctx) })
 	for pause(ctx, r.pace.Tick) {
@@ -119,6 +126,7 @@ func (r *Reconciler) lead(ctx context.Context, lease *db.Lease) {
 			return
 		}
 		r.adoptHomeless(ctx)
+		r.homelessSnapshots(ctx)
 	}
 }
 
@@ -202,6 +210,9 @@ func (r *Reconciler) close(ctx context.Context, client *hostclient.Client, h id.
 	sb := models.Sandbox{ID: g.id, Host: h, State: g.row.State, Generation: g.row.Generation, Cold: g.row.Cold}
 	switch g.remedy {
 	case ask:
+		if g.row.Forked && g.row.State == models.Starting {
+			return r.askUnborn(ctx, client, sb)
+		}
 		return r.ask(ctx, client, sb)
 	case markFail:
 		return r.fail(ctx, sb, ended(g.seen))

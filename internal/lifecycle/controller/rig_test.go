@@ -61,7 +61,7 @@ type replica struct {
 }
 
 // quick makes a reconciler fast enough for tests.
-var quick = Pace{Tick: 20 * time.Millisecond, Settle: 50 * time.Millisecond, Grace: 50 * time.Millisecond}
+var quick = Pace{Tick: 20 * time.Millisecond, Settle: 50 * time.Millisecond, Grace: 50 * time.Millisecond, Snapshots: 20 * time.Millisecond}
 
 // start runs a replica until end is called or the test ends, and waits until it knows its host.
 func (r *rig) start(store Store, limits Limits, pace Pace) *replica {
@@ -224,6 +224,14 @@ func (m *mortal) step(name string, do func() (models.Sandbox, error)) (models.Sa
 
 func (m *mortal) CreateSandbox(ctx context.Context, n db.NewSandbox, place db.PlaceFunc) (models.Sandbox, error) {
 	return m.step("insert", func() (models.Sandbox, error) { return m.Store.CreateSandbox(ctx, n, place) })
+}
+
+func (m *mortal) CreateForks(ctx context.Context, all []db.NewSandbox, place db.PlaceFunc) (made []models.Sandbox, err error) {
+	_, err = m.step("insert", func() (models.Sandbox, error) {
+		made, err = m.Store.CreateForks(ctx, all, place)
+		return models.Sandbox{}, err
+	})
+	return made, err
 }
 
 func (m *mortal) Transition(ctx context.Context, c db.Change) (models.Sandbox, error) {

@@ -123,7 +123,7 @@ func (f *Forwarder) resolveAs(ctx context.Context, p Policy, c *client, q dns.Qu
 	case !v.pinned && f.hidden(p.NetworkPolicy, name):
 		reply.Rcode = dns.RcodeNameError
 		return nil
-	case q.Qtype == dns.TypeAAAA: // there is no IPv6
+	case q.Qtype == dns.TypeAAAA && !p.IPv6:
 		return nil
 	}
 	got, err := f.lookUp(ctx, c, q, name)
@@ -137,7 +137,7 @@ func (f *Forwarder) resolveAs(ctx context.Context, p Policy, c *client, q dns.Qu
 	}
 	reply.Rcode = got.rcode
 	reply.Answer = got.records(q.Name)
-	if q.Qtype != dns.TypeA {
+	if q.Qtype != dns.TypeA && q.Qtype != dns.TypeAAAA {
 		return nil
 	}
 	return f.letReach(ctx, p, v, name, reply)
@@ -148,9 +148,9 @@ func (f *Forwarder) letReach(ctx context.Context, p Policy, v verdict, name stri
 	kept, pins := reply.Answer[:0], []netip.Addr(nil)
 	ttl, inside := maxTTL, netip.Addr{}
 	for _, rr := range reply.Answer {
-		if a, isAddress := rr.(*dns.A); isAddress {
-			addr, whole := netip.AddrFromSlice(a.A.To4())
-			if !whole { // a record without an address
+		if isAddress(rr) {
+			addr, whole := addressIn(rr)
+			if !whole {
 				continue
 			}
 			switch f.reachOf(p.NetworkPolicy, addr) {
@@ -183,6 +183,21 @@ func (f *Forwarder) letReach(ctx context.Context, p Policy, v verdict, name stri
 	return nil
 }
 
+func isAddress(rr dns.RR) bool {
+	return rr.Header().Rrtype == dns.TypeA || rr.Header().Rrtype == dns.TypeAAAA
+}
+
+// addressIn returns the address in a record of addresses, or false for one without.
+func addressIn(rr dns.RR) (netip.Addr, bool) {
+	switch rr := rr.(type) {
+	case *dns.A:
+		return netip.AddrFromSlice(rr.A.To4())
+	case *dns.AAAA:
+		return netip.AddrFromSlice(rr.AAAA.To16())
+	}
+	return netip.Addr{}, false
+}
+
 // notPinned tells the operator, or the user where it is the sandbox's doing.
 func (f *Forwarder) notPinned(p Policy, name string, err error) {
 	if models.CodeOf(err) == models.Exhausted {
@@ -196,7 +211,7 @@ func (f *Forwarder) notPinned(p Policy, name string, err error) {
 func (f *Forwarder) ledInside(p Policy, name string, addr netip.Addr, reply *dns.Msg) {
 	v := verdict{rule: Rebinding, why: fmt.Sprintf("it leads to %s, which is not public, and no rule of the sandbox's network policy allows that address", addr)}
 	for _, rr := range reply.Answer {
-		if rr.Header().Rrtype == dns.TypeA {
+		if isAddress(rr) {
 			f.cfg.Host.Refused(Refusal{Sandbox: p.Sandbox, Name: name, Rule: v.rule, Why: v.why})
 			return
 		}

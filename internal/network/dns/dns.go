@@ -3,7 +3,8 @@
 // A guest asks at its gateway's port 53 and is known by its address, which the network has checked. For a name that its
 // policy allows by a rule, the addresses in the answer are pinned, so that the sandbox may reach them, before the
 // guest gets the answer. Names that are not allowed do not exist for it, and the answer says why (RFC 8914). Addresses that
-// no sandbox may reach, and private ones that its policy does not allow, are taken out of answers (DNS rebinding).
+// no sandbox may reach, and private ones that its policy does not allow, are taken out of answers (DNS rebinding). What is asked for IPv6 has an answer
+// where the policy allows that, and else an empty one.
 //
 // Nothing that a guest sends holds up another: what is under way, cached and connected is bounded for each sandbox, as are
 // the queries and bytes in a second. Upstream servers are tried in turn; while none answers, answers that have

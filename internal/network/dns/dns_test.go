@@ -154,7 +154,61 @@ func TestRebinding(t *testing.T) {
 	}
 }
 
-// TestTypes: IPv6 does not exist, transfers and ANY are refused, hints of addresses are taken out.
+// TestIPv6: where the policy allows IPv6, a name leads to its addresses of that, which are pinned as others are and do not lead inside.
+func TestIPv6(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.Denied = []netip.Prefix{netip.MustParsePrefix("fd57::/16")} })
+	r.host.set(t, one, false, []string{"*.example", "fd12::/16", "fd57:1::/32"}, nil)
+	policy, _ := r.host.Policy(one)
+	r.upstream.has(t, "www.example", "www.example. 60 IN CNAME cdn.example.", "cdn.example. 60 IN AAAA 2600::1", "cdn.example. 60 IN A 192.0.2.1")
+	if m := r.ask(one, "www.example", dns.TypeAAAA); len(m.Answer) > 0 || m.Rcode != dns.RcodeSuccess || r.upstream.times("www.example") > 0 {
+		t.Errorf("without IPv6: %v", m)
+	}
+	r.host.allowIPv6(one)
+	if m := r.ask(one, "www.example", dns.TypeAAAA); !slices.Equal(addresses(m), []string{"2600::1"}) || m.Rcode != dns.RcodeSuccess {
+		t.Errorf("with IPv6: %v", m)
+	}
+	if got := r.host.pins(policy.Sandbox, "www.example"); !slices.Equal(got, []netip.Addr{netip.MustParseAddr("2600::1")}) {
+		t.Errorf("pinned are %v", got)
+	}
+	if m := r.ask(one, "www.other", dns.TypeAAAA); m.Rcode != dns.RcodeNameError {
+		t.Errorf("a name that is not allowed: %v", m)
+	}
+	for address, leads := range map[string]bool{
+		"::": false, "::1": false, "::ffff:10.0.0.1": false, "::ffff:192.0.2.1": false, "::10.0.0.1": false, "64:ff9b::a00:1": false, "64:ff9b:1::a9fe:a9fe": false,
+		"2002:a00:1::1": false, "2001:0:a00:1::1": false, "fe80::1": false, "fec0::1": false, "ff02::1": false, "4000::1": false,
+		"fd00:ec2::254": false, "fd20:ce::254": false, "fd13::1": false, "2001:2::1": false, "fd57:1::1": false,
+		"fd12::1": true, "2600::7": true,
+	} {
+		name := strings.NewReplacer(":", "-", ".", "-").Replace("x"+address+"x") + ".example"
+		r.upstream.has(t, name, name+". 60 IN AAAA "+address)
+		m := r.ask(one, name, dns.TypeAAAA)
+		if got := len(addresses(m)) > 0; got != leads {
+			t.Errorf("%s leads to %s: %v", name, address, got)
+		}
+		if rules := r.host.refused(policy.Sandbox, name); !leads && (len(rules) != 1 || rules[0] != Rebinding || m.Rcode != dns.RcodeNameError) {
+			t.Errorf("%s is refused by %v with %s", name, rules, dns.RcodeToString[m.Rcode])
+		}
+		if pins := r.host.pins(policy.Sandbox, name); len(pins) > 0 && address != "2600::7" {
+			t.Errorf("%s pinned %v", name, pins)
+		}
+	}
+	r.host.set(t, one, true, nil, nil)
+	r.host.allowIPv6(one)
+	nibbles := func(head string) string {
+		return strings.TrimPrefix(strings.Repeat(".0", 32-len(head)), ".") + "." + strings.Join(strings.Split(head, ""), ".") + ".ip6.arpa"
+	}
+	for name, want := range map[string]int{
+		nibbles("0062"): dns.RcodeSuccess, nibbles("31df"): dns.RcodeNameError, nibbles("08ef"): dns.RcodeNameError,
+		"0.0.6.2.ip6.arpa": dns.RcodeNameError, strings.Replace(nibbles("0062"), "0.0.0", "00.0", 1): dns.RcodeNameError, "x.ip6.arpa": dns.RcodeNameError,
+	} {
+		r.upstream.has(t, name, name+". 60 IN PTR host.example.")
+		if m := r.ask(one, name, dns.TypePTR); m.Rcode != want {
+			t.Errorf("PTR %s: %v", name, m)
+		}
+	}
+}
+
+// TestTypes: without leave IPv6 does not exist, transfers and ANY are refused, hints of addresses are taken out.
 func TestTypes(t *testing.T) {
 	r := newRig(t, nil)
 	r.host.set(t, one, true, nil, []string{"denied.example"})

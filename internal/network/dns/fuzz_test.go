@@ -18,6 +18,7 @@ var start = time.Now()
 func fuzzed(t testing.TB, upstream []byte) (*Forwarder, *net.UDPAddr) {
 	host := &fakeHost{policies: map[netip.Addr]Policy{}, pinned: map[string][]netip.Addr{}}
 	host.set(t, one, true, []string{"*.example"}, []string{"*.denied.example"})
+	host.allowIPv6(one)
 	f := New(Config{
 		Host: host, Upstreams: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.53:53")}, Logger: slog.New(slog.DiscardHandler),
 		Dial: func(context.Context, string, string) (net.Conn, error) { return answering(upstream), nil },
@@ -48,7 +49,7 @@ func answering(rest []byte) net.Conn {
 
 // FuzzQuery: nothing that a guest sends makes the forwarder panic, or answer something that is no answer.
 func FuzzQuery(f *testing.F) {
-	for _, name := range []string{"www.example.", "x.denied.example.", ".", `a\.b.example.`, "1.0.0.10.in-addr.arpa."} {
+	for _, name := range []string{"www.example.", "x.denied.example.", ".", `a\.b.example.`, "1.0.0.10.in-addr.arpa.", "1.0.6.2.ip6.arpa."} {
 		for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeANY, dns.TypeHTTPS} {
 			q := new(dns.Msg).SetQuestion(name, qtype)
 			q.SetEdns0(4096, true)
@@ -93,10 +94,15 @@ func FuzzUpstream(f *testing.F) {
 	}
 	record("www.example. 60 IN A 192.0.2.1", "www.example. 60 IN A 10.0.0.1", "other.example. 60 IN A 192.0.2.2")
 	record("www.example. 60 IN CNAME a.example.", "a.example. 60 IN CNAME www.example.", "a.example. 60 IN A 192.0.2.2")
+	record("www.example. 60 IN AAAA 2600::1", "www.example. 60 IN AAAA ::ffff:10.0.0.1", "other.example. 60 IN AAAA fd00::1")
 	record("www.example. 60 IN HTTPS 1 . ipv4hint=10.0.0.1", "www.example. 60 IN TXT \"x\"")
 	f.Fuzz(func(t *testing.T, rest []byte) {
 		forwarder, from := fuzzed(t, rest)
-		query, err := new(dns.Msg).SetQuestion("www.example.", dns.TypeA).Pack()
+		qtype := dns.TypeA
+		if len(rest)%2 == 1 {
+			qtype = dns.TypeAAAA
+		}
+		query, err := new(dns.Msg).SetQuestion("www.example.", qtype).Pack()
 		if err != nil {
 			t.Fatal(err)
 		}

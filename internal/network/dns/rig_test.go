@@ -115,6 +115,15 @@ func (h *fakeHost) set(t testing.TB, addr netip.Addr, internet bool, allow, deny
 	h.policies[addr] = p
 }
 
+// allowIPv6 has the policy of the sandbox at addr allow IPv6.
+func (h *fakeHost) allowIPv6(addr netip.Addr) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p := h.policies[addr]
+	p.IPv6 = true
+	h.policies[addr] = p
+}
+
 func (h *fakeHost) pins(sandbox id.Sandbox, name string) []netip.Addr {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -323,8 +332,8 @@ func (r *rig) exchange(conn *dns.Conn, q *dns.Msg) *dns.Msg {
 // addresses returns those in an answer.
 func addresses(m *dns.Msg) (out []string) {
 	for _, rr := range m.Answer {
-		if a, ok := rr.(*dns.A); ok {
-			out = append(out, a.A.String())
+		if addr, ok := addressIn(rr); ok {
+			out = append(out, addr.String())
 		}
 	}
 	return out

@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"encoding/hex"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -63,8 +64,12 @@ func (f *Forwarder) reachOf(p models.NetworkPolicy, addr netip.Addr) reach {
 // names of an inner network. RFC 1035, 3.5.
 func (f *Forwarder) hidden(p models.NetworkPolicy, name string) bool {
 	digits, isIPv4 := strings.CutSuffix(name, ".in-addr.arpa")
+	if nibbles, isIPv6 := strings.CutSuffix(name, ".ip6.arpa"); isIPv6 {
+		addr, whole := fromNibbles(nibbles)
+		return !p.IPv6 || !whole || f.reachOf(p, addr) == never
+	}
 	if !isIPv4 {
-		return strings.HasSuffix(name, ".ip6.arpa")
+		return false
 	}
 	labels := strings.Split(digits, ".")
 	slices.Reverse(labels)
@@ -80,4 +85,17 @@ func (f *Forwarder) hidden(p models.NetworkPolicy, name string) bool {
 		b[i] = byte(n)
 	}
 	return f.reachOf(p, netip.AddrFrom4(b)) == never
+}
+
+// fromNibbles reads an IPv6 address from the labels of its name: RFC 3596, 2.5.
+func fromNibbles(text string) (netip.Addr, bool) {
+	labels := strings.Split(text, ".")
+	slices.Reverse(labels)
+	digits := strings.Join(labels, "")
+	raw, err := hex.DecodeString(digits)
+	if len(labels) != len(digits) || err != nil {
+		return netip.Addr{}, false
+	}
+	addr, ok := netip.AddrFromSlice(raw)
+	return addr, ok && addr.Is6()
 }

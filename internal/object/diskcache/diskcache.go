@@ -24,11 +24,12 @@ import (
 // fetchTime bounds one fetch, which outlives the caller that began it: others may wait for it.
 const fetchTime = 2 * time.Minute
 
-// Cache is a folder of objects, each under a name that is good for a file. One process at a time has it open.
+// Cache is a folder of objects, each under a name that is good for a file. One process at a time has it open; others may Borrow what is in it.
 type Cache struct {
-	dir     string
-	limit   int64
-	fetches singleflight.Group
+	dir      string
+	limit    int64
+	borrowed bool // another process's
+	fetches  singleflight.Group
 
 	mu    sync.Mutex // guards all of the following
 	order *list.List // of entry, used last first
@@ -52,6 +53,9 @@ func Open(dir string, limit int64) (*Cache, error) {
 	}
 	return c, nil
 }
+
+// Borrow returns a cache of what another process keeps in dir: it is read, and nothing is kept.
+func Borrow(dir string) *Cache { return &Cache{dir: dir, borrowed: true} }
 
 func (c *Cache) load() error {
 	entries, err := os.ReadDir(c.dir)
@@ -102,14 +106,21 @@ func (c *Cache) Get(ctx context.Context, name string, fetch func(context.Context
 	}
 }
 
-// Drop removes an object that turned out to be wrong.
+// Drop removes an object that turned out to be wrong. A borrowed one is left to its owner.
 func (c *Cache) Drop(name string) error {
+	if c.borrowed {
+		return nil
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.drop(name)
 }
 
 func (c *Cache) read(name string) ([]byte, bool) {
+	if c.borrowed {
+		data, err := os.ReadFile(c.path(name))
+		return data, err == nil
+	}
 	c.mu.Lock()
 	e, ok := c.at[name]
 	if ok {
@@ -129,7 +140,7 @@ func (c *Cache) read(name string) ([]byte, bool) {
 }
 
 func (c *Cache) keep(name string, data []byte) error {
-	if int64(len(data)) > c.limit {
+	if c.borrowed || int64(len(data)) > c.limit {
 		return nil
 	}
 	temp, err := os.CreateTemp(c.dir, durable.Pattern(name))

@@ -140,3 +140,20 @@ func TestFailures(t *testing.T) {
 		t.Errorf("%d fetches", r.fetches.Load())
 	}
 }
+
+// What another process keeps is read; nothing is added to it or taken away.
+func TestBorrow(t *testing.T) {
+	dir := t.TempDir()
+	owner, r := open(t, dir, 100), &reader{t: t}
+	r.get(owner, "a")
+	borrowed := diskcache.Borrow(dir)
+	r.get(borrowed, "a")
+	r.get(borrowed, "b")
+	r.get(borrowed, "b")
+	if err := borrowed.Drop("a"); err != nil {
+		t.Error(err)
+	}
+	if r.fetches.Load() != 3 || size(t, dir) != 10 {
+		t.Errorf("%d fetches, %d bytes", r.fetches.Load(), size(t, dir))
+	}
+}

@@ -44,6 +44,14 @@ type Origin struct {
 	Parent   *snapshot.Snapshot // in the archive under Key, and in place here unless its Dir is empty
 }
 
+// usable leaves out a parent whose memory has not come yet: what is not there has nothing in common with anything.
+func (o Origin) usable() Origin {
+	if o.Parent != nil && o.Parent.NeedMemory() != nil {
+		o.Parent = nil
+	}
+	return o
+}
+
 // New returns the archive in an object store. cache may be nil.
 func New(objects object.Store, cache *diskcache.Cache) *Archive {
 	return &Archive{

@@ -14,11 +14,21 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/chunk"
 	"github.com/wrenn-sandbox/wrenn/internal/clone"
 	"github.com/wrenn-sandbox/wrenn/internal/snapshot"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/pager"
 )
 
 // Fetch makes a snapshot's folder in a store of this host, with its integrity known, and returns it. What the origin has is cloned from it, the rest is fetched, and
 // each chunk is checked before it is used. After an error nothing is left of it, and a snapshot of the same name that was in place is there still.
 func (a *Archive) Fetch(ctx context.Context, key string, into *snapshot.Store, from Origin) (snapshot.Snapshot, error) {
+	return a.fetch(ctx, key, into, from, false)
+}
+
+// FetchLater is Fetch of all but the memory, which is to come from Memory while a VM runs: the snapshot is one with Later.
+func (a *Archive) FetchLater(ctx context.Context, key string, into *snapshot.Store, from Origin) (snapshot.Snapshot, error) {
+	return a.fetch(ctx, key, into, from, true)
+}
+
+func (a *Archive) fetch(ctx context.Context, key string, into *snapshot.Store, from Origin, later bool) (snapshot.Snapshot, error) {
 	m, err := a.manifest(ctx, key)
 	if err != nil {
 		return snapshot.Snapshot{}, err
@@ -27,7 +37,13 @@ func (a *Archive) Fetch(ctx context.Context, key string, into *snapshot.Store, f
 	if err != nil {
 		return snapshot.Snapshot{}, wrap("fetch", key, err)
 	}
-	err = a.fetchFiles(ctx, m, staging, from)
+	err = a.fetchFiles(ctx, m, staging, from.usable(), later)
+	if err == nil && later {
+		err = staging.MemoryLater(key)
+	}
+	if err == nil && len(m.WorkingSet) > 0 {
+		err = pager.WriteWorkingSet(staging.WorkingSet(), m.WorkingSet)
+	}
 	if err == nil {
 		err = staging.Commit(m.Manifest)
 	}
@@ -37,7 +53,7 @@ func (a *Archive) Fetch(ctx context.Context, key string, into *snapshot.Store, f
 	return into.Snapshot(m.ID)
 }
 
-func (a *Archive) fetchFiles(ctx context.Context, m manifest, staging *snapshot.Staging, from Origin) error {
+func (a *Archive) fetchFiles(ctx context.Context, m manifest, staging *snapshot.Staging, from Origin, later bool) error {
 	parent := a.parentOf(ctx, from)
 	digests := map[string]string{}
 	for _, name := range fileNames {
@@ -48,7 +64,12 @@ func (a *Archive) fetchFiles(ctx context.Context, m manifest, staging *snapshot.
 		}
 		path := filepath.Join(filepath.Dir(staging.Rootfs()), name)
 		w := &fileFetch{archive: a, path: path, template: from.Template, want: f, sums: sums}
-		if err := w.run(ctx, a.originOf(ctx, name, f, parent, from)); err != nil {
+		if later && name == snapshot.MemoryFile {
+			err = w.leave()
+		} else {
+			err = w.run(ctx, a.originOf(ctx, name, f, parent, from))
+		}
+		if err != nil {
 			return err
 		}
 		digests[name] = f.Digest
@@ -107,6 +128,15 @@ type fileFetch struct {
 	path, template string
 	want           file
 	sums           []chunk.Sum
+}
+
+// leave makes the file with nothing in it.
+func (w *fileFetch) leave() error {
+	f, err := os.OpenFile(w.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Truncate(w.want.Size), f.Close())
 }
 
 func (w *fileFetch) run(ctx context.Context, from origin) error {

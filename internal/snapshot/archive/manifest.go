@@ -18,6 +18,8 @@ import (
 type manifest struct {
 	snapshot.Manifest
 	Files map[string]file `json:"files"` // instead of the embedded one
+	// WorkingSet are the chunks of the memory that the guest came to first when it was last woken. It is a hint.
+	WorkingSet []int64 `json:"working_set,omitempty"`
 }
 
 type file struct {

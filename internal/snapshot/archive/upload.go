@@ -14,6 +14,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/chunk"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/snapshot"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/pager"
 )
 
 // Uploaded is what an upload did.
@@ -32,6 +33,10 @@ const attempts = 3
 // snapshot in the archive, or it is whole; the one on this host is as it was.
 func (a *Archive) Upload(ctx context.Context, s snapshot.Snapshot, from Origin) (Uploaded, error) {
 	key := Key(s.Manifest)
+	if err := s.NeedMemory(); err != nil {
+		return Uploaded{}, wrap("store", key, err)
+	}
+	from = from.usable()
 	for range attempts {
 		done, err := a.upload(ctx, key, s, from)
 		if !errors.Is(err, chunk.ErrOverdue) {
@@ -72,7 +77,7 @@ func (u *uploader) root(ctx context.Context, a *Archive) ([]byte, error) {
 	if err := u.learn(ctx, a); err != nil {
 		return nil, err
 	}
-	m := manifest{Manifest: u.snapshot.Manifest, Files: map[string]file{}}
+	m := manifest{Manifest: u.snapshot.Manifest, Files: map[string]file{}, WorkingSet: workingSet(u.snapshot)}
 	for _, name := range fileNames {
 		f, err := u.file(ctx, name)
 		if err != nil {
@@ -81,6 +86,15 @@ func (u *uploader) root(ctx context.Context, a *Archive) ([]byte, error) {
 		m.Files[name] = f
 	}
 	return json.Marshal(m)
+}
+
+// workingSet returns what is known of it; nothing of a file that makes no sense.
+func workingSet(s snapshot.Snapshot) []int64 {
+	blocks, err := pager.ReadWorkingSet(s.WorkingSet())
+	if err != nil {
+		return nil
+	}
+	return blocks
 }
 
 // learn finds out what is known of the origin. A parent that is not in the archive, or damaged there, is as good as none.

@@ -30,6 +30,7 @@ import (
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/uffd"
 )
 
 // Name is the driver's name in vm.Info and vm.Saved.
@@ -50,6 +51,8 @@ type Options struct {
 	// SeccompFilter is a file that seccompiler-bin of the same release has compiled, for a Firecracker that was built without a filter; empty for
 	// the one that is built in. Every user must be able to read it.
 	SeccompFilter string
+	// Pager is the path of a program that calls pager.Main, and its arguments; empty for none: then nothing is restored whose memory comes later.
+	Pager []string
 }
 
 // Driver is a vm.Driver. It does not judge whether KVM is usable, which package kvm does: on a
@@ -58,6 +61,7 @@ type Driver struct {
 	binary string
 	jailer string // "" if Unjailed
 	filter string // "" for the one that is built in
+	pager  []string
 	info   vm.Info
 	since  version // of info
 }
@@ -81,12 +85,13 @@ func New(ctx context.Context, o Options) (*Driver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the seccomp filter: %w", err)
 	}
-	d := &Driver{binary: binary, filter: filter, since: since, info: vm.Info{
+	d := &Driver{binary: binary, filter: filter, pager: o.Pager, since: since, info: vm.Info{
 		Driver: Name, Version: version, Accelerator: "kvm", OverheadMiB: overheadMiB, Processes: processes,
 	}}
 	if !since.atLeast(1, 12) {
 		d.info.NoRestore = version + " cannot give a restored VM a TAP, which Firecracker 1.12 can"
 	}
+	d.info.Lazy = len(o.Pager) > 0 && d.info.NoRestore == "" && canServe(!o.Unjailed)
 	if o.Unjailed {
 		return d, nil
 	}
@@ -99,6 +104,15 @@ func New(ctx context.Context, o Options) (*Driver, error) {
 	}
 	d.jailer = jailer
 	return d, nil
+}
+
+// canServe reports whether a Firecracker can have its memory served: one in a jail, which has no privilege, needs the device, which its jailer makes for it.
+func canServe(jailed bool) bool {
+	if _, err := os.Stat(uffd.Device); jailed && err != nil {
+		return false
+	}
+	f, err := uffd.Create(uffd.EventRemove)
+	return err == nil && f.Close() == nil
 }
 
 // find returns the path of an executable itself, and what it says when asked for its version.

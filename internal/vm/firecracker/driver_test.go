@@ -309,3 +309,16 @@ func echo(t *testing.T, v vm.Running) {
 		t.Errorf("the guest answered %q", answer)
 	}
 }
+
+// TestLazyNeedsAPager: without the program that brings memory later, none comes later.
+func TestLazyNeedsAPager(t *testing.T) {
+	testlane.NeedRoot(t)
+	binary, _ := fake(t)
+	for want, pager := range map[bool][]string{true: pagerCommand(t), false: nil} {
+		d, err := firecracker.New(t.Context(), firecracker.Options{Binary: binary, Unjailed: true, Pager: pager})
+		must(t, err)
+		if d.Info().Lazy != want {
+			t.Errorf("with the pager %q: %+v", pager, d.Info())
+		}
+	}
+}

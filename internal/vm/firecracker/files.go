@@ -14,6 +14,7 @@ type files struct {
 	root                       string // a link to what Firecracker sees as its root, or, without a jail, to dir
 	disk                       string // without a jail, a link to the disk
 	base                       string // a copy of the memory as it was when it was last written to a file, and
+	end                        string // how the pager ended
 	tracked                    string // the link to it, or to the snapshot's, that is there while what changed since is known
 }
 
@@ -21,6 +22,7 @@ type files struct {
 const (
 	apiSocket   = "api.sock"
 	vsockSocket = "vsock.sock"
+	pagerSocket = "pager.sock"
 	diskLink    = "rootfs"
 )
 
@@ -29,7 +31,7 @@ func filesOf(dir string) files {
 	return files{
 		dir: dir, root: in("root"), words: in("vmm.log"),
 		console: in("console.pipe"), log: in("log.pipe"), metrics: in("metrics.pipe"),
-		disk: in(diskLink), base: in("memory.base"), tracked: in("memory.tracked"),
+		disk: in(diskLink), base: in("memory.base"), tracked: in("memory.tracked"), end: in("pager.end"),
 	}
 }
 
@@ -40,7 +42,7 @@ const jailFolder = "jail"
 // that was used, and Firecracker removes its sockets neither when it ends nor when it starts.
 func (f files) prepare(jailRoot, disk string) error {
 	in := func(name string) string { return filepath.Join(f.dir, name) }
-	for _, path := range []string{in(jailFolder), f.root, in(apiSocket), in(vsockSocket), f.disk, f.base, f.tracked} {
+	for _, path := range []string{in(jailFolder), f.root, in(apiSocket), in(vsockSocket), in(pagerSocket), f.disk, f.base, f.tracked, f.end} {
 		if err := os.RemoveAll(path); err != nil {
 			return fmt.Errorf("remove what an earlier run left: %w", err)
 		}

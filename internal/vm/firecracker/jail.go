@@ -1,7 +1,6 @@
 package firecracker
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -67,10 +66,14 @@ func (c *configured) binds() []jail.Bind {
 	if c.driver.filter != "" {
 		binds = append(binds, jail.Bind{From: c.driver.filter, To: in(jailedFilter)})
 	}
-	if c.from != nil {
-		return append(binds, jail.Bind{From: c.from.State, To: in(jailedState)}, jail.Bind{From: c.from.Memory, To: in(jailedMemory)})
+	if c.from == nil {
+		return append(binds, jail.Bind{From: c.spec.Kernel, To: in(jailedKernel)})
 	}
-	return append(binds, jail.Bind{From: c.spec.Kernel, To: in(jailedKernel)})
+	binds = append(binds, jail.Bind{From: c.from.State, To: in(jailedState)})
+	if c.lazy == nil {
+		binds = append(binds, jail.Bind{From: c.from.Memory, To: in(jailedMemory)})
+	}
+	return binds
 }
 
 // furnish gives the VM's user its disk, its TAP, and its ends of the pipes, which get a second name in the jail. The first one is where that user cannot
@@ -87,10 +90,8 @@ func (c *configured) furnish() error {
 			return err
 		}
 	}
-	if c.from != nil {
-		if err := errors.Join(jail.Show(c.from.State), jail.Show(c.from.Memory)); err != nil {
-			return err
-		}
+	if err := c.show(); err != nil {
+		return err
 	}
 	if c.spec.NIC == nil {
 		return nil
@@ -98,8 +99,19 @@ func (c *configured) furnish() error {
 	return vmm.GiveTAP(c.spec.NIC.TAP, c.spec.Jail.Owner) // Firecracker opens it by its name
 }
 
+// show lets the VM's user read what it is restored from.
+func (c *configured) show() error {
+	if c.from == nil {
+		return nil
+	}
+	if err := jail.Show(c.from.State); err != nil || c.lazy != nil {
+		return err
+	}
+	return jail.Show(c.from.Memory)
+}
+
 // places are the paths by which Firecracker finds what it opens by name.
-type places struct{ kernel, rootfs, api, vsock, log, metrics, filter string }
+type places struct{ kernel, rootfs, api, vsock, pager, log, metrics, filter string }
 
 func (c *configured) places() places {
 	p := placesOf(c.spec, c.files)
@@ -114,9 +126,9 @@ func (c *configured) places() places {
 // directory, so that they mean another VM's own files when it is restored.
 func placesOf(spec vm.Spec, f files) places {
 	if spec.Jail != nil {
-		return places{kernel: jailedKernel, rootfs: jailedRootfs, api: "/" + apiSocket, vsock: "/" + vsockSocket, log: jailedLog, metrics: jailedMetrics}
+		return places{kernel: jailedKernel, rootfs: jailedRootfs, api: "/" + apiSocket, vsock: "/" + vsockSocket, pager: "/" + pagerSocket, log: jailedLog, metrics: jailedMetrics}
 	}
-	return places{kernel: spec.Kernel, rootfs: diskLink, api: filepath.Join(f.dir, apiSocket), vsock: vsockSocket, log: f.log, metrics: f.metrics}
+	return places{kernel: spec.Kernel, rootfs: diskLink, api: filepath.Join(f.dir, apiSocket), vsock: vsockSocket, pager: pagerSocket, log: f.log, metrics: f.metrics}
 }
 
 // source are the paths by which Firecracker finds the snapshot that it restores.

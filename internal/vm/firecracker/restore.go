@@ -29,11 +29,17 @@ func (d *Driver) Prepare(ctx context.Context, spec vm.Spec, from vm.Image) (vm.P
 	if spec.NIC != nil && d.info.NoRestore != "" {
 		return nil, fmt.Errorf("prepare %s: %s", spec.ID, d.info.NoRestore)
 	}
-	c := &configured{driver: d, spec: spec, from: &from.Files, files: filesOf(spec.Dir)}
+	if from.Lazy != nil && !d.info.Lazy {
+		return nil, fmt.Errorf("prepare %s: a VM whose memory comes later cannot be restored here", spec.ID)
+	}
+	c := &configured{driver: d, spec: spec, from: &from.Files, lazy: from.Lazy, files: filesOf(spec.Dir)}
 	if err := c.files.prepare(d.jailRoot(spec), spec.Rootfs); err != nil {
 		return nil, fmt.Errorf("prepare %s: %w", spec.ID, err)
 	}
 	v, err := c.launch(ctx)
+	if err == nil && c.lazy != nil {
+		err = c.page(ctx, v)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("prepare %s: %w", spec.ID, v.abandon(err)) //nolint:contextcheck // it undoes, also after ctx ended
 	}
@@ -69,6 +75,9 @@ func (p *prepared) load(ctx context.Context) error {
 	source := p.source()
 	load := api.SnapshotLoad{
 		SnapshotPath: source.State, MemBackend: api.MemBackend{BackendType: "File", BackendPath: source.Memory}, TrackDirtyPages: tracked,
+	}
+	if p.lazy != nil {
+		load.MemBackend = api.MemBackend{BackendType: "Uffd", BackendPath: p.places().pager}
 	}
 	if p.spec.NIC != nil {
 		load.NetworkOverrides = []api.NetworkOverride{{IfaceID: nicID, HostDevName: p.spec.NIC.TAP}}

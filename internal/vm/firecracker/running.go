@@ -23,6 +23,8 @@ type VM struct {
 	out     *outputs
 	links   links
 
+	loading atomic.Pointer[loading] // of its memory; nil where that was there
+
 	freezing sync.Mutex // held by Pause, Resume and Snapshot
 
 	asked    atomic.Bool
@@ -67,6 +69,9 @@ func (d *Driver) Adopt(ctx context.Context, saved vm.Saved) (vm.Running, error) 
 	out.spawned()
 	v := newVM(f, saved, process, out)
 	v.booted.Store(true)
+	if err := v.adoptPager(); err != nil {
+		return nil, fmt.Errorf("adopt: %w", errors.Join(err, v.Release()))
+	}
 	return v, nil
 }
 
@@ -75,11 +80,13 @@ func (v *VM) watch() {
 	defer close(v.watched)
 	select {
 	case <-v.process.Done():
+		v.endLoading()
 		v.out.drain()
 		v.exit = v.judge(v.process.Status())
 		v.free()
 		close(v.done)
 	case <-v.released:
+		v.endLoading()
 		v.links.close()
 		v.free()
 	}
@@ -143,6 +150,10 @@ func (v *VM) Release() error {
 func (v *VM) judge(s vmm.Status) vm.Exit {
 	e := vm.Exit{At: s.At, Code: s.Code, Signal: s.Signal, Known: s.Known, Asked: v.asked.Load()}
 	e = vmm.Killed(e, Name, v.saved.Cgroup)
+	if lost := v.lostMemory(); lost != "" { // also where it was to be ended for what came of that
+		e.Reason = lost
+		return e
+	}
 	switch console, err := vm.ReadConsole(v.files.dir); {
 	case e.Reason != "":
 		e.Reason = join(e.Reason, v.out.lastWords(3))

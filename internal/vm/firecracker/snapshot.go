@@ -88,6 +88,9 @@ func (v *VM) ofEnd(err error) error {
 // Snapshot freezes the guest and has Firecracker write it: all of its memory, or, of one that was restored, what it has changed since
 // onto a clone of the file that it was restored from.
 func (v *VM) Snapshot(ctx context.Context, to vm.Files) error {
+	if err := v.Whole(ctx); err != nil { // what has changed is laid over what it was restored from
+		return fmt.Errorf("snapshot %s: %w", v.files.dir, err)
+	}
 	v.freezing.Lock()
 	defer v.freezing.Unlock()
 	if err := v.snapshot(ctx, to); err != nil {

@@ -34,6 +34,7 @@ type configured struct {
 	driver *Driver
 	spec   vm.Spec
 	from   *vm.Files // what it is restored from; nil for a VM that is booted
+	lazy   *vm.Lazy  // nil where the memory is there
 	files  files
 }
 

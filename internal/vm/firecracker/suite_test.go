@@ -64,6 +64,7 @@ func newDriver(t *testing.T, binary string) *firecracker.Driver {
 func newDriverWith(t *testing.T, o firecracker.Options) *firecracker.Driver {
 	t.Helper()
 	o.Jailer, o.Unjailed = filepath.Join(filepath.Dir(o.Binary), "jailer"), os.Geteuid() != 0
+	o.Pager = pagerCommand(t)
 	d, err := firecracker.New(t.Context(), o)
 	must(t, err)
 	return d
@@ -77,9 +78,16 @@ func newReal(t *testing.T, binary string) *firecracker.Driver {
 
 func newUnjailed(t *testing.T, binary string) vm.Driver {
 	t.Helper()
-	d, err := firecracker.New(t.Context(), firecracker.Options{Binary: binary, Unjailed: true})
+	d, err := firecracker.New(t.Context(), firecracker.Options{Binary: binary, Unjailed: true, Pager: pagerCommand(t)})
 	must(t, err)
 	return d
+}
+
+func pagerCommand(t *testing.T) []string {
+	t.Helper()
+	command, err := vmtest.Pager()
+	must(t, err)
+	return command
 }
 
 // requireEnv makes the tests against a real Firecracker fail where they would be skipped. scripts/test-firecracker.sh sets it.

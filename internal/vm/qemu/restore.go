@@ -30,6 +30,9 @@ func (d *Driver) Prepare(ctx context.Context, spec vm.Spec, from vm.Image) (vm.P
 	if err := d.checkJail(spec); err != nil {
 		return nil, fmt.Errorf("prepare vm %s: %w", spec.ID, err)
 	}
+	if from.Lazy != nil {
+		return nil, fmt.Errorf("prepare vm %s: QEMU cannot restore a VM whose memory comes later", spec.ID)
+	}
 	m, err := (&configured{driver: d, spec: spec, memory: from.Memory}).spawn(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("prepare vm %s: %w", spec.ID, err)

@@ -42,7 +42,7 @@ func Adopt(identity Identity) (*Process, error) {
 }
 
 // Self returns the identity of this process.
-func Self() (Identity, error) { return identify(os.Getpid()) }
+func Self() (Identity, error) { return Identify(os.Getpid()) }
 
 // openIdentity returns a pidfd of the process, which ran at that moment.
 func openIdentity(identity Identity) (int, error) {
@@ -68,7 +68,8 @@ func goneIfFree(err error) error {
 	return err
 }
 
-func identify(pid int) (Identity, error) {
+// Identify returns the identity of a process, which runs.
+func Identify(pid int) (Identity, error) {
 	start, err := startTime(pid)
 	if err != nil {
 		return Identity{}, err

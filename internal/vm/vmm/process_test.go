@@ -204,7 +204,7 @@ func orphan(t *testing.T) Identity {
 	if err != nil {
 		t.Fatal(err)
 	}
-	id, err := identify(pid)
+	id, err := Identify(pid)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -265,7 +265,7 @@ func TestAdoptThread(t *testing.T) {
 	}()
 	defer close(stop)
 	for _, tid := range []int{unix.Gettid(), <-tids} { // one of them is not the process's first thread
-		id, err := identify(tid)
+		id, err := Identify(tid)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -284,7 +284,7 @@ func TestAdoptZombie(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = child.Wait() }()
-	id, err := identify(child.Process.Pid)
+	id, err := Identify(child.Process.Pid)
 	if err != nil {
 		t.Fatal(err)
 	}

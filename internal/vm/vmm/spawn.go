@@ -103,7 +103,7 @@ func watchChild(pid, pidfd int) (*Process, error) {
 	if pidfd < 0 {
 		return nil, errors.New("the kernel gave no pidfd: Linux 5.10 or later is needed")
 	}
-	identity, err := identify(pid) // not reaped yet, so the pid cannot have another owner
+	identity, err := Identify(pid) // not reaped yet, so the pid cannot have another owner
 	if err != nil {
 		unix.Close(pidfd)
 		return nil, err

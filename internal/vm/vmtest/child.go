@@ -21,13 +21,15 @@ import (
 const childEnv = "WRENN_VMTEST_CHILD"
 
 const (
-	actStart = "start" // start Spec, and wait for its guest
-	actAdopt = "adopt" // adopt Saved, and call its guest
+	actStart   = "start"   // start Spec, and wait for its guest
+	actRestore = "restore" // restore Spec from From, and wait for its guest
+	actAdopt   = "adopt"   // adopt Saved, and call its guest
 )
 
 type order struct {
 	Act    string
 	Spec   vm.Spec
+	From   vm.Image
 	Saved  vm.Saved
 	Answer string // the file that the child's Saved goes into
 }
@@ -101,8 +103,15 @@ func runChild(t *testing.T, subject Subject) {
 }
 
 func obey(ctx context.Context, subject Subject, o order) (vm.Running, error) {
-	if o.Act == actAdopt {
+	switch o.Act {
+	case actAdopt:
 		return subject.Driver.Adopt(ctx, o.Saved)
+	case actRestore:
+		running, err := vm.Restore(ctx, subject.Driver, o.Spec, o.From)
+		if err == nil {
+			err = running.Resume(ctx)
+		}
+		return running, err
 	}
 	configured, err := subject.Driver.Configure(ctx, o.Spec)
 	if err != nil {

@@ -22,6 +22,9 @@ const isolatedEnv = "WRENN_VMTEST_ISOLATED"
 // copy of this process, so that their devices can neither meet others nor stay behind; otherwise as usual. It returns
 // the exit status.
 func Main(m *testing.M) int {
+	if len(os.Args) > 1 && os.Args[1] == pagerArgument {
+		return pagerMain()
+	}
 	if os.Geteuid() != 0 {
 		return m.Run()
 	}

@@ -153,8 +153,8 @@ type SnapshotLoad struct {
 
 // MemBackend is where the memory comes from.
 type MemBackend struct {
-	BackendType string `json:"backend_type"` // "File", which is mapped privately
-	BackendPath string `json:"backend_path"`
+	BackendType string `json:"backend_type"` // "File", which is mapped privately, or "Uffd"
+	BackendPath string `json:"backend_path"` // the file, or the socket of who gives the pages
 }
 
 // NetworkOverride gives a network interface another TAP.

@@ -105,7 +105,7 @@ func snapshotCreate() schema {
 
 func snapshotLoad() schema {
 	backend := schema{
-		{name: "backend_type", kind: enum, required: true, values: []string{"File"}},
+		{name: "backend_type", kind: enum, required: true, values: []string{"File", "Uffd"}},
 		{name: "backend_path", kind: text, required: true},
 	}
 	override := schema{

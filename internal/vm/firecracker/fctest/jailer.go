@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/wrenn-sandbox/wrenn/internal/vm/uffd"
 )
 
 // Jailer is a jailer executable: it takes the arguments of Firecracker's (docs/jailer.md and src/jailer/src/env.rs), as strictly, does to itself what that
@@ -52,12 +54,13 @@ func enterJail(args []string) ([]string, error) {
 		return nil, fmt.Errorf("invalid uid or gid: %w", err)
 	}
 	name := filepath.Base(exec)
+	devices := devicesOfJail()
 	root := filepath.Join(base, name, o.id, "root")
 	for _, step := range []func() error{
 		func() error { return os.MkdirAll(root, 0o777) },
 		func() error { return copyProgram(filepath.Join(root, name), exec, int(uid), int(gid)) },
 		func() error { return changeRoot(root) },
-		func() error { return furnish(int(uid), int(gid)) },
+		func() error { return furnish(int(uid), int(gid), devices) },
 		func() error {
 			return os.WriteFile("/"+name+".pid", strconv.AppendInt(nil, int64(os.Getpid()), 10), 0o644)
 		},
@@ -135,14 +138,24 @@ func changeRoot(root string) error {
 	return os.Chdir("/")
 }
 
+// devicesOfJail are the numbers of the devices that the jailer makes, userfaultfd's only where the host has it.
+func devicesOfJail() map[string]uint64 {
+	devices := map[string]uint64{"/dev/net/tun": unix.Mkdev(10, 200), "/dev/kvm": unix.Mkdev(10, 232), "/dev/urandom": unix.Mkdev(1, 9)}
+	var stat unix.Stat_t
+	if unix.Stat(uffd.Device, &stat) == nil {
+		devices[uffd.Device] = stat.Rdev
+	}
+	return devices
+}
+
 // furnish makes the folders and devices that the jailer makes, the user's all of them.
-func furnish(uid, gid int) error {
+func furnish(uid, gid int, devices map[string]uint64) error {
 	for _, dir := range []string{"/", "/dev", "/dev/net", "/run"} {
 		if err := errors.Join(os.MkdirAll(dir, 0o700), os.Chmod(dir, 0o700), os.Chown(dir, uid, gid)); err != nil {
 			return err
 		}
 	}
-	for path, number := range map[string]uint64{"/dev/net/tun": unix.Mkdev(10, 200), "/dev/kvm": unix.Mkdev(10, 232), "/dev/urandom": unix.Mkdev(1, 9)} {
+	for path, number := range devices {
 		if err := unix.Mknod(path, unix.S_IFCHR|0o600, int(number)); err != nil {
 			return fmt.Errorf("failed to create %s via mknod inside the jail: %w", strings.TrimPrefix(path, "/"), err)
 		}

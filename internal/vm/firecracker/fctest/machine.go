@@ -7,6 +7,8 @@ import (
 	"os"
 	"strings"
 	"sync"
+
+	"github.com/wrenn-sandbox/wrenn/internal/vm/pager/pagertest"
 )
 
 // maxCmdline is CMDLINE_MAX_SIZE of Firecracker's src/vmm/src/arch/x86_64/layout.rs, less the final NUL.
@@ -37,9 +39,10 @@ type machine struct {
 	configured bool // no snapshot can be loaded any more
 	failed     bool // loading one has: the process ends
 	paused     bool
-	gate       *gate         // what the guest passes through
-	save       func() []byte // the guest's memory
-	saved      []byte        // what it was restored from
+	gate       *gate             // what the guest passes through
+	save       func() []byte     // the guest's memory
+	saved      []byte            // what it was restored from
+	memory     *pagertest.Memory // where that came from a pager
 }
 
 type disk struct {
@@ -70,6 +73,9 @@ func (m *machine) close() {
 	}
 	if m.vsock != nil {
 		m.vsock.close()
+	}
+	if m.memory != nil {
+		m.memory.Close()
 	}
 	for _, f := range []*os.File{m.log, m.metrics} {
 		if f != nil {

@@ -1,6 +1,7 @@
 package fctest
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,8 @@ import (
 	"io"
 	"os"
 	"sync"
+
+	"github.com/wrenn-sandbox/wrenn/internal/vm/pager/pagertest"
 )
 
 // gate lets the guest through while its microVM is not paused.
@@ -140,7 +143,7 @@ func (m *machine) load(b body) error {
 		return fmt.Errorf("load snapshot: %w", err)
 	}
 	backend, _ := b["mem_backend"].(body)
-	saved, err := readMemory(backend.text("backend_path"), int64(s.MemoryMB)<<20)
+	saved, err := m.takeMemory(backend, int64(s.MemoryMB)<<20)
 	if err != nil {
 		return fmt.Errorf("load snapshot: cannot map the memory: %w", err)
 	}
@@ -165,6 +168,23 @@ func readState(path string) (s state, err error) {
 		err = fmt.Errorf("the state is of version %s", s.Version)
 	}
 	return s, err
+}
+
+// takeMemory reads the memory from a file, or has it come page by page.
+func (m *machine) takeMemory(backend body, size int64) (saved []byte, err error) {
+	path := backend.text("backend_path")
+	if backend.text("backend_type") == "File" {
+		return readMemory(path, size)
+	}
+	if m.memory, err = pagertest.Map(path, int(size)); err != nil {
+		return nil, err
+	}
+	memory := m.memory.Regions[0]
+	length := binary.LittleEndian.Uint64(memory)
+	if length > uint64(len(memory)-8) {
+		return nil, fmt.Errorf("the memory has %d bytes", length)
+	}
+	return bytes.Clone(memory[8:][:length]), nil
 }
 
 func readMemory(path string, size int64) ([]byte, error) {

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/sdk/go"
+)
+
+func newSnapshot(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "snapshot", Short: "Keep what sandboxes are, memory and disk, and create others from it",
+		Long: "A snapshot is what a sandbox was at one instant. It stays when the sandbox is gone; wrenn create --snapshot makes others from it.",
+		Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newSnapshotCreate(a), newSnapshotLs(a), newSnapshotRm(a))
+	return cmd
+}
+
+func newSnapshotCreate(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "create SANDBOX NAME", Short: "Keep what a running or paused sandbox is now, and print the snapshot's id",
+		Example: `  id=$(wrenn snapshot create sb-5f0c1d2e before-upgrade)
+  wrenn create --snapshot $id`,
+		Args: cobra.ExactArgs(2), ValidArgsFunction: a.sandboxIDs,
+	}
+	asJSON := jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		client, err := a.client()
+		if err != nil {
+			return err
+		}
+		made, err := client.CreateSnapshot(cmd.Context(), args[0], args[1])
+		if err != nil {
+			return fmt.Errorf("keep %s in a snapshot: %w", args[0], err)
+		}
+		if *asJSON {
+			return printJSON(a.stdout, made)
+		}
+		_, err = fmt.Fprintln(a.stdout, printable(made.ID))
+		return err
+	}
+	return cmd
+}
+
+func newSnapshotLs(a *app) *cobra.Command {
+	opts := wrenn.SnapshotListOptions{Limit: 200}
+	cmd := &cobra.Command{Use: "ls", Aliases: []string{"list"}, Short: "List snapshots, newest first", Args: cobra.NoArgs}
+	f := cmd.Flags()
+	f.StringVar(&opts.Sandbox, "sandbox", "", "only those of this sandbox")
+	quiet := f.BoolP("quiet", "q", false, "print ids only")
+	asJSON := jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if *quiet && *asJSON {
+			return models.Errorf(models.Invalid, "--json and --quiet exclude each other")
+		}
+		client, err := a.client()
+		if err != nil {
+			return err
+		}
+		list := []wrenn.Snapshot{}
+		for s, err := range client.AllSnapshots(cmd.Context(), opts) {
+			if err != nil {
+				return fmt.Errorf("list snapshots: %w", err)
+			}
+			list = append(list, s)
+		}
+		return a.printSnapshots(list, *quiet, *asJSON)
+	}
+	return cmd
+}
+
+func (a *app) printSnapshots(list []wrenn.Snapshot, quiet, asJSON bool) error {
+	if asJSON {
+		return printJSON(a.stdout, list)
+	}
+	if quiet {
+		for _, s := range list {
+			fmt.Fprintln(a.stdout, printable(s.ID))
+		}
+		return nil
+	}
+	const mib = 1 << 20
+	rows := make([][]string, len(list))
+	for i, s := range list {
+		rows[i] = []string{
+			s.ID, s.Name, string(s.State), s.SandboxID, s.ParentID, s.Template, strconv.Itoa(s.MemoryMiB), strconv.FormatInt(s.Bytes/mib, 10), age(s.CreatedAt, time.Now()),
+		}
+	}
+	return printTable(a.stdout, []string{"ID", "NAME", "STATE", "SANDBOX", "PARENT", "TEMPLATE", "MEMORY MIB", "TAKES MIB", "AGE"}, rows)
+}
+
+func newSnapshotRm(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "rm SNAPSHOT...", Short: "Delete snapshots; sandboxes that were created from them go on",
+		Long: "Deletes snapshots and prints the id of each. What fails does not keep the others; the exit status is that of the first failure.",
+		Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.snapshotIDs,
+		RunE: func(cmd *cobra.Command, ids []string) error {
+			client, err := a.client()
+			if err != nil {
+				return err
+			}
+			return a.each("delete", ids, func(id string) error { return client.DeleteSnapshot(cmd.Context(), id) })
+		},
+	}
+}
+
+// snapshotIDs completes the ids of the snapshots that exist.
+func (a *app) snapshotIDs(cmd *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	return a.complete(cmd, prefix, func(ctx context.Context, c *wrenn.Client) ([]string, error) {
+		page, err := c.ListSnapshots(ctx, wrenn.SnapshotListOptions{Limit: 200})
+		if err != nil {
+			return nil, err
+		}
+		ids := make([]string, len(page.Items))
+		for i, s := range page.Items {
+			ids[i] = cobra.CompletionWithDesc(s.ID, printable(s.Name))
+		}
+		return ids, nil
+	})
+}

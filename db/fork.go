@@ -1,0 +1,42 @@
+package db
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/wrenn-sandbox/wrenn/db/dbgen"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+)
+
+// CreateForks is CreateSandbox of several at once, all in the place that place returns, for which it makes sure that there is room for all: either all of
+// them are inserted or none. They have one operation and no id in common. An id that is taken gives Conflict: draw all of them anew.
+func (s *Store) CreateForks(ctx context.Context, all []NewSandbox, place PlaceFunc) ([]models.Sandbox, error) {
+	return retry(ctx, func(ctx context.Context) ([]models.Sandbox, error) {
+		var made []models.Sandbox
+		err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) (err error) {
+			made, err = insertAll(ctx, s.q.WithTx(tx), all, place)
+			return err
+		})
+		if isUnique(err) {
+			return s.allMadeBefore(ctx, all)
+		}
+		return made, err
+	})
+}
+
+func insertAll(ctx context.Context, q *dbgen.Queries, all []NewSandbox, place PlaceFunc) ([]models.Sandbox, error) {
+	hosts, err := lockedHosts(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	where, err := place(hosts)
+	if err != nil {
+		return nil, err
+	}
+	return convert(all, func(n NewSandbox) (models.Sandbox, error) { return insertAt(ctx, q, n, where) })
+}
+
+func (s *Store) allMadeBefore(ctx context.Context, all []NewSandbox) ([]models.Sandbox, error) {
+	return convert(all, func(n NewSandbox) (models.Sandbox, error) { return s.madeBefore(ctx, n) })
+}
