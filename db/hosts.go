@@ -176,6 +176,9 @@ type Row struct {
 
 	NetworkGeneration int64 // of the network policy that is wanted
 	Cold              bool  // see models.Sandbox
+
+	Verified time.Time // when the snapshot that it sleeps in was found whole; zero before
+	Damage   string    // of that
 }
 
 // RowsForHost returns the sandboxes that h should hold (all but pending and ended ones) and
@@ -192,7 +195,7 @@ func (s *Store) RowsForHost(ctx context.Context, h id.Host, observed []id.Sandbo
 			return nil, fmt.Errorf("list sandboxes of host %s: %w", h, err)
 		}
 		return convert(rows, func(r dbgen.RowsForHostRow) (Row, error) {
-			row := Row{ID: id.Sandbox(r.ID), State: r.State, Generation: r.Generation, Overdue: r.Overdue, NetworkGeneration: r.NetworkGeneration, Cold: r.Cold, Forked: r.Forked}
+			row := Row{ID: id.Sandbox(r.ID), State: r.State, Generation: r.Generation, Overdue: r.Overdue, NetworkGeneration: r.NetworkGeneration, Cold: r.Cold, Forked: r.Forked, Verified: orZero(r.VerifiedAt), Damage: r.Damage}
 			row.Age = time.Duration(r.AgeSeconds * float64(time.Second))
 			if r.HostID != nil {
 				row.Host = id.Host(*r.HostID)

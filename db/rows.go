@@ -42,6 +42,7 @@ func sandbox(r dbgen.Sandbox) (models.Sandbox, error) {
 	if sb.Resumed, err = decodeCertificate(r.Certificate); err != nil {
 		return sb, fmt.Errorf("decode the certificate of %s: %w", r.ID, err)
 	}
+	setLifecycle(&sb, r)
 	sb.Cold = r.Cold
 	if sb.Archive, err = decodeArchive(r.Archive); err != nil {
 		return sb, fmt.Errorf("decode the archive of %s: %w", r.ID, err)

@@ -1,6 +1,7 @@
 package db
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -36,6 +37,7 @@ type NewSandbox struct {
 	Within   time.Duration // until when it must run
 
 	AutoResume bool
+	Lifecycle  models.Lifecycle
 	Parent     id.Sandbox  // that it is forked from; empty for none
 	Snapshot   id.Snapshot // that it is created from; empty for none
 }
@@ -91,6 +93,8 @@ func insertAt(ctx context.Context, q *dbgen.Queries, n NewSandbox, where Placeme
 		ID: string(n.ID), AccountID: string(n.Account), Name: n.Name, Template: n.Template,
 		VCPUs: int32(where.Size.VCPUs), MemoryMiB: int32(where.Size.MemoryMiB), DiskMiB: int32(where.Size.DiskMiB),
 		Metadata: meta, Network: policy, AutoResume: n.AutoResume, Actor: n.By.Actor, Operation: n.By.Operation, DeadlineSeconds: n.Within.Seconds(),
+		AutoPauseSeconds: seconds(n.Lifecycle.AutoPause), AutoHibernateSeconds: seconds(n.Lifecycle.AutoHibernate),
+		AutoDestroySeconds: seconds(n.Lifecycle.AutoDestroy), TimeoutSeconds: seconds(n.Lifecycle.Timeout), OnTimeout: string(cmp.Or(n.Lifecycle.OnTimeout, models.DestroyOnTimeout)),
 		ParentID: orNil(n.Parent), SnapshotID: orNil(n.Snapshot),
 	})
 	if err != nil {

@@ -42,6 +42,11 @@ func newServe(cfg *config.ControlPlane) *cobra.Command {
 	f.DurationVar(&cfg.CreateTimeout, "create-timeout", cfg.CreateTimeout, "until a new sandbox must run")
 	f.DurationVar(&cfg.StopGrace, "stop-grace", cfg.StopGrace, "that a guest has to end in order")
 	f.DurationVar(&cfg.DrainTimeout, "drain-timeout", cfg.DrainTimeout, "for requests under way at the end")
+	f.DurationVar(&cfg.AutoPauseAfter, "auto-pause-after", cfg.AutoPauseAfter, "without use, of sandboxes whose creation does not say; 0: never")
+	f.DurationVar(&cfg.AutoHibernateAfter, "auto-hibernate-after", cfg.AutoHibernateAfter, "paused, likewise")
+	f.DurationVar(&cfg.AutoDestroyAfter, "auto-destroy-after", cfg.AutoDestroyAfter, "asleep, or failed, likewise")
+	f.DurationVar(&cfg.SandboxTimeout, "sandbox-timeout", cfg.SandboxTimeout, "from a sandbox's start, whatever it does, likewise")
+	f.StringVar(&cfg.OnTimeout, "on-timeout", cfg.OnTimeout, "destroy or pause: what happens then")
 	f.Float64Var(&cfg.VCPUOvercommit, "vcpu-overcommit", cfg.VCPUOvercommit, "how many times a host's CPUs may be promised")
 	f.Float64Var(&cfg.MemoryOvercommit, "memory-overcommit", cfg.MemoryOvercommit, "how many times its memory may be promised")
 	f.Float64Var(&cfg.DiskOvercommit, "disk-overcommit", cfg.DiskOvercommit, "how many times its disk may be promised")
@@ -90,7 +95,7 @@ func assemble(ctx context.Context, cfg config.ControlPlane, log *slog.Logger) (p
 		Store: p.store, Fleet: p.fleet, Log: log,
 		Limits:          controller.Limits{Create: cfg.CreateTimeout, Grace: cfg.StopGrace},
 		Overcommit:      scheduler.Overcommit{VCPU: cfg.VCPUOvercommit, Memory: cfg.MemoryOvercommit, Disk: cfg.DiskOvercommit},
-		PrivateNetworks: private,
+		PrivateNetworks: private, Lifecycle: cfg.Lifecycle(),
 	})
 	return p, nil
 }
@@ -113,6 +118,7 @@ func serve(ctx context.Context, cfg config.ControlPlane, log *slog.Logger) error
 	var wg sync.WaitGroup
 	wg.Go(func() { p.fleet.Run(behind) })
 	wg.Go(func() { controller.NewReconciler(p.ctl, p.store, controller.Pace{}).Run(behind) })
+	wg.Go(func() { controller.NewKeeper(p.ctl, p.store, controller.KeeperTick).Run(behind) })
 	handler := api.New(api.Options{Store: p.store, Auth: p.auth, Controller: p.ctl, Redis: p.cache, Log: log, Domain: cfg.Domain}).Handler()
 
 	log.Info("serving", "url", "http://"+listener.Addr().String(), "agent", cfg.Agent, "version", version)

@@ -79,10 +79,14 @@ func (h *host) info(context.Context) (*pb.GetHostInfoResponse, error) {
 		})
 	}
 	for _, g := range h.parts.agent.GoldenSnapshots() {
-		resp.GoldenSnapshots = append(resp.GoldenSnapshots, &pb.GoldenSnapshot{
+		one := &pb.GoldenSnapshot{
 			SnapshotId: g.ID, Template: g.Template, Digest: g.Digest, CreatedAt: timestamppb.New(g.CreatedAt), Bytes: g.Bytes,
 			Vcpus: int32(g.Size.VCPUs), MemoryMib: int32(g.Size.MemoryMiB), DiskMib: int32(g.Size.DiskMiB),
-		})
+		}
+		if !g.Verified.IsZero() {
+			one.VerifiedAt = timestamppb.New(g.Verified)
+		}
+		resp.GoldenSnapshots = append(resp.GoldenSnapshots, one)
 	}
 	for _, p := range h.parts.agent.Pool() {
 		resp.Pool = append(resp.Pool, &pb.PooledVMs{

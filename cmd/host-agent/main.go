@@ -74,6 +74,8 @@ func declare(cmd *cobra.Command, cfg *config.Agent) {
 	f.Uint32Var(&cfg.OwnerBase, "owner-base", cfg.OwnerBase, "first of the user ids of VMMs, one for each /30 of the subnet")
 	f.StringVar(&cfg.Cgroup, "cgroup", cfg.Cgroup, "the cgroup v2 that limits sandboxes, below the root of the cgroups; off for no limits")
 	f.IntVar(&cfg.DiskMiBs, "disk-mib-s", cfg.DiskMiBs, "MiB a second that a sandbox may read, and write, on the host's disk; 0 for as many as it can")
+	f.IntVar(&cfg.ScrubMiBs, "scrub-mib-s", cfg.ScrubMiBs, "MiB a second at which stored snapshots are read, to see whether they are whole; 0: they are not")
+	f.DurationVar(&cfg.ScrubEvery, "scrub-every", cfg.ScrubEvery, "how often each of them is")
 	f.IntVar(&cfg.GoldenMiB, "golden-mib", cfg.GoldenMiB, "MiB of the disk for golden snapshots, from which sandboxes are made without booting; 0 for none")
 	f.IntVar(&cfg.PoolMiB, "pool-mib", cfg.PoolMiB, "MiB of the memory for VMs that are restored from golden snapshots before anybody asks for them; 0 for none")
 	f.StringVar(&cfg.Objects.Place, "objects", cfg.Objects.Place, "where hibernated sandboxes go: a folder, or s3://bucket or s3://bucket/prefix (WRENN_S3_… has the rest); empty for nowhere")

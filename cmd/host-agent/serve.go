@@ -132,7 +132,7 @@ func assemble(ctx context.Context, cfg config.Agent, log *slog.Logger) (p *parts
 	}
 	p.agent, err = agent.Open(ctx, agent.Config{
 		Dir: p.volume.Dir, Kernel: kernel, Driver: p.driver, Network: p.net, Images: p.images, Jails: jails, GoldenMiB: cfg.GoldenMiB, PoolMiB: cfg.PoolMiB,
-		Archive: stored, Logger: log,
+		ScrubMiBs: cfg.ScrubMiBs, ScrubEvery: cfg.ScrubEvery, Archive: stored, Logger: log,
 	})
 	return p, err
 }

@@ -16,11 +16,13 @@ func newCreate(a *app) *cobra.Command {
 	var req wrenn.CreateSandboxRequest
 	var env, metadata []string
 	var network networkFlags
+	var life lifecycleFlags
 	cmd := &cobra.Command{
 		Use:   "create TEMPLATE | --snapshot SNAPSHOT",
 		Short: "Create a sandbox and print its id",
 		Example: `  id=$(wrenn create python311)
   wrenn create python311 --memory 512 --env TOKEN --metadata owner=me
+  wrenn create python311 --auto-pause 10m --auto-destroy 168h
   wrenn create python311 --internet off --allow pypi.org,files.pythonhosted.org
   wrenn create --snapshot snap-0a1b2c3d`,
 		Args:              cobra.MaximumNArgs(1),
@@ -36,12 +38,14 @@ func newCreate(a *app) *cobra.Command {
 	autoResume := f.Bool("auto-resume", true, "whether requests to it resume it while it is paused")
 	f.StringVar(&req.Snapshot, "snapshot", "", "create it from this snapshot, whose template, size, network policy and environment it has")
 	network.declare(f)
+	life.declare(f)
+	f.DurationVar(&life.timeout, "timeout", 0, "what --on-timeout says happens so long after its start, whatever it does (0: never)")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
 		if (len(args) == 1) == (req.Snapshot != "") {
 			return models.Errorf(models.Invalid, "name a template, or say --snapshot")
 		}
-		req.Template, req.Network = strings.Join(args, ""), network.policy(f)
+		req.Template, req.Network, req.Lifecycle = strings.Join(args, ""), network.policy(f), life.change(f)
 		if req.Env, err = environment(env); err != nil {
 			return err
 		}

@@ -54,6 +54,7 @@ func (a *app) printInfo(s *wrenn.Sandbox, events []wrenn.Event) error {
 			rows = append(rows, origin)
 		}
 	}
+	rows = append(rows, lifecycleRows(s)...)
 	for _, key := range slices.Sorted(maps.Keys(s.Metadata)) {
 		rows = append(rows, []string{"metadata " + key, s.Metadata[key]})
 	}

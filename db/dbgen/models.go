@@ -44,32 +44,43 @@ type Host struct {
 }
 
 type Sandbox struct {
-	ID                string
-	AccountID         string
-	HostID            *string
-	Name              string
-	Template          string
-	VCPUs             int32
-	MemoryMiB         int32
-	DiskMiB           int32
-	Metadata          []byte
-	State             models.State
-	Generation        int64
-	Reason            string
-	Operation         string
-	Deadline          *time.Time
-	Timings           []byte
-	CreatedAt         time.Time
-	StartedAt         *time.Time
-	UpdatedAt         time.Time
-	Network           []byte
-	NetworkGeneration int64
-	AutoResume        bool
-	Certificate       []byte
-	Archive           []byte
-	Cold              bool
-	ParentID          *string
-	SnapshotID        *string
+	ID                   string
+	AccountID            string
+	HostID               *string
+	Name                 string
+	Template             string
+	VCPUs                int32
+	MemoryMiB            int32
+	DiskMiB              int32
+	Metadata             []byte
+	State                models.State
+	Generation           int64
+	Reason               string
+	Operation            string
+	Deadline             *time.Time
+	Timings              []byte
+	CreatedAt            time.Time
+	StartedAt            *time.Time
+	UpdatedAt            time.Time
+	Network              []byte
+	NetworkGeneration    int64
+	AutoResume           bool
+	Certificate          []byte
+	Archive              []byte
+	Cold                 bool
+	ParentID             *string
+	SnapshotID           *string
+	AutoPauseSeconds     int32
+	AutoHibernateSeconds int32
+	AutoDestroySeconds   int32
+	TimeoutSeconds       int32
+	OnTimeout            string
+	UsedUntil            time.Time
+	AsleepSince          *time.Time
+	TimeoutAt            *time.Time
+	LookAt               *time.Time
+	Damage               string
+	VerifiedAt           *time.Time
 }
 
 type SandboxEvent struct {

@@ -90,9 +90,12 @@ func (q *Queries) HomelessRows(ctx context.Context) ([]HomelessRowsRow, error) {
 const insertSandbox = `-- name: InsertSandbox :exec
 WITH made AS (
     INSERT INTO sandboxes (id, account_id, name, template, vcpus, memory_mib, disk_mib, metadata, network, auto_resume,
+        auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, timeout_at,
         parent_id, snapshot_id, state, generation, reason, operation, deadline)
     VALUES ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11,
-        $12, $13, 'pending', 1, '', $14, clock_timestamp() + make_interval(secs => $15::float8))
+        $12, $13, $14, $15::integer, $16,
+        CASE WHEN $15::integer > 0 THEN clock_timestamp() + make_interval(secs => $15::integer) END,
+        $17, $18, 'pending', 1, '', $19, clock_timestamp() + make_interval(secs => $20::float8))
     RETURNING id, account_id, generation, operation
 ), event AS (
     INSERT INTO sandbox_events (sandbox_id, to_state, reason, actor, operation, generation)
@@ -103,21 +106,26 @@ SELECT account_id, $1, 'sandbox.create', id, 'accepted', operation FROM made
 `
 
 type InsertSandboxParams struct {
-	Actor           string
-	ID              string
-	AccountID       string
-	Name            string
-	Template        string
-	VCPUs           int32
-	MemoryMiB       int32
-	DiskMiB         int32
-	Metadata        []byte
-	Network         []byte
-	AutoResume      bool
-	ParentID        *string
-	SnapshotID      *string
-	Operation       string
-	DeadlineSeconds float64
+	Actor                string
+	ID                   string
+	AccountID            string
+	Name                 string
+	Template             string
+	VCPUs                int32
+	MemoryMiB            int32
+	DiskMiB              int32
+	Metadata             []byte
+	Network              []byte
+	AutoResume           bool
+	AutoPauseSeconds     int32
+	AutoHibernateSeconds int32
+	AutoDestroySeconds   int32
+	TimeoutSeconds       int32
+	OnTimeout            string
+	ParentID             *string
+	SnapshotID           *string
+	Operation            string
+	DeadlineSeconds      float64
 }
 
 func (q *Queries) InsertSandbox(ctx context.Context, arg InsertSandboxParams) error {
@@ -133,6 +141,11 @@ func (q *Queries) InsertSandbox(ctx context.Context, arg InsertSandboxParams) er
 		arg.Metadata,
 		arg.Network,
 		arg.AutoResume,
+		arg.AutoPauseSeconds,
+		arg.AutoHibernateSeconds,
+		arg.AutoDestroySeconds,
+		arg.TimeoutSeconds,
+		arg.OnTimeout,
 		arg.ParentID,
 		arg.SnapshotID,
 		arg.Operation,
@@ -179,7 +192,7 @@ func (q *Queries) ListSandboxEvents(ctx context.Context, sandboxID string) ([]Sa
 }
 
 const listSandboxes = `-- name: ListSandboxes :many
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id FROM sandboxes
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes
 WHERE account_id = $1
     AND state::text = ANY ($2::text[])
     AND ($3::text IS NULL OR template = $3)
@@ -240,6 +253,17 @@ func (q *Queries) ListSandboxes(ctx context.Context, arg ListSandboxesParams) ([
 			&i.Cold,
 			&i.ParentID,
 			&i.SnapshotID,
+			&i.AutoPauseSeconds,
+			&i.AutoHibernateSeconds,
+			&i.AutoDestroySeconds,
+			&i.TimeoutSeconds,
+			&i.OnTimeout,
+			&i.UsedUntil,
+			&i.AsleepSince,
+			&i.TimeoutAt,
+			&i.LookAt,
+			&i.Damage,
+			&i.VerifiedAt,
 		); err != nil {
 			return nil, err
 		}
@@ -252,7 +276,7 @@ func (q *Queries) ListSandboxes(ctx context.Context, arg ListSandboxesParams) ([
 }
 
 const lockSandboxOfAccount = `-- name: LockSandboxOfAccount :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id FROM sandboxes WHERE id = $1 AND account_id = $2 FOR NO KEY UPDATE
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes WHERE id = $1 AND account_id = $2 FOR NO KEY UPDATE
 `
 
 type LockSandboxOfAccountParams struct {
@@ -291,12 +315,23 @@ func (q *Queries) LockSandboxOfAccount(ctx context.Context, arg LockSandboxOfAcc
 		&i.Cold,
 		&i.ParentID,
 		&i.SnapshotID,
+		&i.AutoPauseSeconds,
+		&i.AutoHibernateSeconds,
+		&i.AutoDestroySeconds,
+		&i.TimeoutSeconds,
+		&i.OnTimeout,
+		&i.UsedUntil,
+		&i.AsleepSince,
+		&i.TimeoutAt,
+		&i.LookAt,
+		&i.Damage,
+		&i.VerifiedAt,
 	)
 	return i, err
 }
 
 const rowsForHost = `-- name: RowsForHost :many
-SELECT id, host_id, state, generation, network_generation, cold, (parent_id IS NOT NULL)::bool AS forked,
+SELECT id, host_id, state, generation, network_generation, verified_at, damage, cold, (parent_id IS NOT NULL)::bool AS forked,
     coalesce(deadline < clock_timestamp(), false)::bool AS overdue,
     extract(epoch FROM clock_timestamp() - updated_at)::float8 AS age_seconds
 FROM sandboxes
@@ -314,6 +349,8 @@ type RowsForHostRow struct {
 	State             models.State
 	Generation        int64
 	NetworkGeneration int64
+	VerifiedAt        *time.Time
+	Damage            string
 	Cold              bool
 	Forked            bool
 	Overdue           bool
@@ -337,6 +374,8 @@ func (q *Queries) RowsForHost(ctx context.Context, arg RowsForHostParams) ([]Row
 			&i.State,
 			&i.Generation,
 			&i.NetworkGeneration,
+			&i.VerifiedAt,
+			&i.Damage,
 			&i.Cold,
 			&i.Forked,
 			&i.Overdue,
@@ -353,7 +392,7 @@ func (q *Queries) RowsForHost(ctx context.Context, arg RowsForHostParams) ([]Row
 }
 
 const sandboxByID = `-- name: SandboxByID :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id FROM sandboxes WHERE id = $1
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes WHERE id = $1
 `
 
 func (q *Queries) SandboxByID(ctx context.Context, id string) (Sandbox, error) {
@@ -386,12 +425,23 @@ func (q *Queries) SandboxByID(ctx context.Context, id string) (Sandbox, error) {
 		&i.Cold,
 		&i.ParentID,
 		&i.SnapshotID,
+		&i.AutoPauseSeconds,
+		&i.AutoHibernateSeconds,
+		&i.AutoDestroySeconds,
+		&i.TimeoutSeconds,
+		&i.OnTimeout,
+		&i.UsedUntil,
+		&i.AsleepSince,
+		&i.TimeoutAt,
+		&i.LookAt,
+		&i.Damage,
+		&i.VerifiedAt,
 	)
 	return i, err
 }
 
 const sandboxOfAccount = `-- name: SandboxOfAccount :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id FROM sandboxes WHERE id = $1 AND account_id = $2
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes WHERE id = $1 AND account_id = $2
 `
 
 type SandboxOfAccountParams struct {
@@ -429,6 +479,17 @@ func (q *Queries) SandboxOfAccount(ctx context.Context, arg SandboxOfAccountPara
 		&i.Cold,
 		&i.ParentID,
 		&i.SnapshotID,
+		&i.AutoPauseSeconds,
+		&i.AutoHibernateSeconds,
+		&i.AutoDestroySeconds,
+		&i.TimeoutSeconds,
+		&i.OnTimeout,
+		&i.UsedUntil,
+		&i.AsleepSince,
+		&i.TimeoutAt,
+		&i.LookAt,
+		&i.Damage,
+		&i.VerifiedAt,
 	)
 	return i, err
 }
@@ -437,12 +498,12 @@ const setNetwork = `-- name: SetNetwork :one
 WITH changed AS (
     UPDATE sandboxes SET network = $1, network_generation = network_generation + 1
     WHERE sandboxes.id = $2
-    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.parent_id, sandboxes.snapshot_id
+    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.parent_id, sandboxes.snapshot_id, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at
 ), audited AS (
     INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
     SELECT account_id, $3, 'sandbox.network', id, 'accepted', $4 FROM changed
 )
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id FROM changed
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM changed
 `
 
 type SetNetworkParams struct {
@@ -453,32 +514,43 @@ type SetNetworkParams struct {
 }
 
 type SetNetworkRow struct {
-	ID                string
-	AccountID         string
-	HostID            *string
-	Name              string
-	Template          string
-	VCPUs             int32
-	MemoryMiB         int32
-	DiskMiB           int32
-	Metadata          []byte
-	State             models.State
-	Generation        int64
-	Reason            string
-	Operation         string
-	Deadline          *time.Time
-	Timings           []byte
-	CreatedAt         time.Time
-	StartedAt         *time.Time
-	UpdatedAt         time.Time
-	Network           []byte
-	NetworkGeneration int64
-	AutoResume        bool
-	Certificate       []byte
-	Archive           []byte
-	Cold              bool
-	ParentID          *string
-	SnapshotID        *string
+	ID                   string
+	AccountID            string
+	HostID               *string
+	Name                 string
+	Template             string
+	VCPUs                int32
+	MemoryMiB            int32
+	DiskMiB              int32
+	Metadata             []byte
+	State                models.State
+	Generation           int64
+	Reason               string
+	Operation            string
+	Deadline             *time.Time
+	Timings              []byte
+	CreatedAt            time.Time
+	StartedAt            *time.Time
+	UpdatedAt            time.Time
+	Network              []byte
+	NetworkGeneration    int64
+	AutoResume           bool
+	Certificate          []byte
+	Archive              []byte
+	Cold                 bool
+	ParentID             *string
+	SnapshotID           *string
+	AutoPauseSeconds     int32
+	AutoHibernateSeconds int32
+	AutoDestroySeconds   int32
+	TimeoutSeconds       int32
+	OnTimeout            string
+	UsedUntil            time.Time
+	AsleepSince          *time.Time
+	TimeoutAt            *time.Time
+	LookAt               *time.Time
+	Damage               string
+	VerifiedAt           *time.Time
 }
 
 func (q *Queries) SetNetwork(ctx context.Context, arg SetNetworkParams) (SetNetworkRow, error) {
@@ -516,6 +588,17 @@ func (q *Queries) SetNetwork(ctx context.Context, arg SetNetworkParams) (SetNetw
 		&i.Cold,
 		&i.ParentID,
 		&i.SnapshotID,
+		&i.AutoPauseSeconds,
+		&i.AutoHibernateSeconds,
+		&i.AutoDestroySeconds,
+		&i.TimeoutSeconds,
+		&i.OnTimeout,
+		&i.UsedUntil,
+		&i.AsleepSince,
+		&i.TimeoutAt,
+		&i.LookAt,
+		&i.Damage,
+		&i.VerifiedAt,
 	)
 	return i, err
 }
@@ -525,33 +608,51 @@ WITH changed AS (
     UPDATE sandboxes SET
         state = $1,
         generation = generation + 1,
-        reason = $2,
-        operation = $3,
-        deadline = clock_timestamp() + make_interval(secs => $4::float8),
-        host_id = CASE WHEN $1::sandbox_state = 'hibernated' THEN NULL ELSE coalesce($5, host_id) END,
-        archive = coalesce($6, archive),
+        -- Why it was put to sleep, or ended, is also why it sleeps or has ended.
+        reason = CASE WHEN $2::text = '' AND ($3::sandbox_state, $1::sandbox_state)
+            IN (('pausing', 'paused'), ('hibernating', 'hibernated'), ('stopping', 'stopped')) THEN reason ELSE $2::text END,
+        operation = $4,
+        deadline = clock_timestamp() + make_interval(secs => $5::float8),
+        host_id = CASE WHEN $1::sandbox_state = 'hibernated' THEN NULL ELSE coalesce($6, host_id) END,
+        archive = coalesce($7, archive),
         cold = CASE WHEN $1::sandbox_state = 'hibernated' THEN true
             WHEN $1::sandbox_state IN ('running', 'paused') THEN false ELSE cold END,
-        timings = coalesce($7, timings),
-        certificate = coalesce($8, certificate),
+        timings = coalesce($8, timings),
+        certificate = coalesce($9, certificate),
         started_at = CASE WHEN $1::sandbox_state = 'running' THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,
+        -- A sandbox counts as used when it begins to run, and its timeout then begins: at its start, and where it had ended before it slept.
+        used_until = CASE WHEN $1::sandbox_state = 'running' AND $3::sandbox_state <> 'pausing'
+            THEN greatest(used_until, clock_timestamp()) ELSE used_until END,
+        timeout_at = CASE WHEN timeout_seconds > 0 AND $1::sandbox_state = 'running'
+                AND ($3::sandbox_state = 'starting' OR $3::sandbox_state <> 'pausing' AND timeout_at <= clock_timestamp())
+            THEN clock_timestamp() + make_interval(secs => timeout_seconds) ELSE timeout_at END,
+        asleep_since = CASE WHEN $1::sandbox_state IN ('paused', 'hibernated', 'error') THEN coalesce(asleep_since, clock_timestamp())
+            WHEN $1::sandbox_state = 'running' THEN NULL ELSE asleep_since END,
+        look_at = CASE WHEN auto_pause_seconds + auto_hibernate_seconds + auto_destroy_seconds + timeout_seconds > 0
+                AND $1::sandbox_state IN ('running', 'paused', 'hibernated', 'error')
+            -- What failed is not tried again at once.
+            THEN clock_timestamp() + CASE WHEN ($3::sandbox_state, $1::sandbox_state)
+                IN (('pausing', 'running'), ('hibernating', 'paused')) THEN interval '30 seconds' ELSE interval '0' END END,
+        verified_at = CASE WHEN $1::sandbox_state IN ('running', 'hibernated') THEN NULL ELSE verified_at END,
+        damage = CASE WHEN $1::sandbox_state = 'running' THEN '' ELSE damage END,
         updated_at = clock_timestamp()
-    WHERE sandboxes.id = $9 AND sandboxes.state = $10 AND sandboxes.generation = $11
-    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.parent_id, sandboxes.snapshot_id
+    WHERE sandboxes.id = $10 AND sandboxes.state = $3 AND sandboxes.generation = $11
+    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.parent_id, sandboxes.snapshot_id, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at
 ), event AS (
     INSERT INTO sandbox_events (sandbox_id, from_state, to_state, reason, actor, operation, generation)
-    SELECT id, $10, state, reason, $12, operation, generation FROM changed
+    SELECT id, $3, state, reason, $12, operation, generation FROM changed
 ), audited AS (
     INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
     SELECT account_id, $12, $13, id, $14, operation FROM changed
     WHERE $13::text <> ''
 )
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id FROM changed
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM changed
 `
 
 type TransitionSandboxParams struct {
 	ToState         models.State
 	Reason          string
+	FromState       models.State
 	Operation       string
 	DeadlineSeconds *float64
 	HostID          *string
@@ -559,7 +660,6 @@ type TransitionSandboxParams struct {
 	Timings         []byte
 	Certificate     []byte
 	ID              string
-	FromState       models.State
 	Generation      int64
 	Actor           string
 	AuditAction     string
@@ -567,32 +667,43 @@ type TransitionSandboxParams struct {
 }
 
 type TransitionSandboxRow struct {
-	ID                string
-	AccountID         string
-	HostID            *string
-	Name              string
-	Template          string
-	VCPUs             int32
-	MemoryMiB         int32
-	DiskMiB           int32
-	Metadata          []byte
-	State             models.State
-	Generation        int64
-	Reason            string
-	Operation         string
-	Deadline          *time.Time
-	Timings           []byte
-	CreatedAt         time.Time
-	StartedAt         *time.Time
-	UpdatedAt         time.Time
-	Network           []byte
-	NetworkGeneration int64
-	AutoResume        bool
-	Certificate       []byte
-	Archive           []byte
-	Cold              bool
-	ParentID          *string
-	SnapshotID        *string
+	ID                   string
+	AccountID            string
+	HostID               *string
+	Name                 string
+	Template             string
+	VCPUs                int32
+	MemoryMiB            int32
+	DiskMiB              int32
+	Metadata             []byte
+	State                models.State
+	Generation           int64
+	Reason               string
+	Operation            string
+	Deadline             *time.Time
+	Timings              []byte
+	CreatedAt            time.Time
+	StartedAt            *time.Time
+	UpdatedAt            time.Time
+	Network              []byte
+	NetworkGeneration    int64
+	AutoResume           bool
+	Certificate          []byte
+	Archive              []byte
+	Cold                 bool
+	ParentID             *string
+	SnapshotID           *string
+	AutoPauseSeconds     int32
+	AutoHibernateSeconds int32
+	AutoDestroySeconds   int32
+	TimeoutSeconds       int32
+	OnTimeout            string
+	UsedUntil            time.Time
+	AsleepSince          *time.Time
+	TimeoutAt            *time.Time
+	LookAt               *time.Time
+	Damage               string
+	VerifiedAt           *time.Time
 }
 
 // One statement is the compare-and-set, its event row and its audit row: they happen
@@ -601,6 +712,7 @@ func (q *Queries) TransitionSandbox(ctx context.Context, arg TransitionSandboxPa
 	row := q.db.QueryRow(ctx, transitionSandbox,
 		arg.ToState,
 		arg.Reason,
+		arg.FromState,
 		arg.Operation,
 		arg.DeadlineSeconds,
 		arg.HostID,
@@ -608,7 +720,6 @@ func (q *Queries) TransitionSandbox(ctx context.Context, arg TransitionSandboxPa
 		arg.Timings,
 		arg.Certificate,
 		arg.ID,
-		arg.FromState,
 		arg.Generation,
 		arg.Actor,
 		arg.AuditAction,
@@ -642,6 +753,17 @@ func (q *Queries) TransitionSandbox(ctx context.Context, arg TransitionSandboxPa
 		&i.Cold,
 		&i.ParentID,
 		&i.SnapshotID,
+		&i.AutoPauseSeconds,
+		&i.AutoHibernateSeconds,
+		&i.AutoDestroySeconds,
+		&i.TimeoutSeconds,
+		&i.OnTimeout,
+		&i.UsedUntil,
+		&i.AsleepSince,
+		&i.TimeoutAt,
+		&i.LookAt,
+		&i.Damage,
+		&i.VerifiedAt,
 	)
 	return i, err
 }

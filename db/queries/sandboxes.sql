@@ -1,8 +1,11 @@
 -- name: InsertSandbox :exec
 WITH made AS (
     INSERT INTO sandboxes (id, account_id, name, template, vcpus, memory_mib, disk_mib, metadata, network, auto_resume,
+        auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, timeout_at,
         parent_id, snapshot_id, state, generation, reason, operation, deadline)
     VALUES (@id, @account_id, @name, @template, @vcpus, @memory_mib, @disk_mib, @metadata, @network, @auto_resume,
+        @auto_pause_seconds, @auto_hibernate_seconds, @auto_destroy_seconds, @timeout_seconds::integer, @on_timeout,
+        CASE WHEN @timeout_seconds::integer > 0 THEN clock_timestamp() + make_interval(secs => @timeout_seconds::integer) END,
         sqlc.narg('parent_id'), sqlc.narg('snapshot_id'), 'pending', 1, '', @operation, clock_timestamp() + make_interval(secs => @deadline_seconds::float8))
     RETURNING id, account_id, generation, operation
 ), event AS (
@@ -19,7 +22,9 @@ WITH changed AS (
     UPDATE sandboxes SET
         state = @to_state,
         generation = generation + 1,
-        reason = @reason,
+        -- Why it was put to sleep, or ended, is also why it sleeps or has ended.
+        reason = CASE WHEN @reason::text = '' AND (@from_state::sandbox_state, @to_state::sandbox_state)
+            IN (('pausing', 'paused'), ('hibernating', 'hibernated'), ('stopping', 'stopped')) THEN reason ELSE @reason::text END,
         operation = @operation,
         deadline = clock_timestamp() + make_interval(secs => sqlc.narg('deadline_seconds')::float8),
         host_id = CASE WHEN @to_state::sandbox_state = 'hibernated' THEN NULL ELSE coalesce(sqlc.narg('host_id'), host_id) END,
@@ -29,6 +34,21 @@ WITH changed AS (
         timings = coalesce(sqlc.narg('timings'), timings),
         certificate = coalesce(sqlc.narg('certificate'), certificate),
         started_at = CASE WHEN @to_state::sandbox_state = 'running' THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,
+        -- A sandbox counts as used when it begins to run, and its timeout then begins: at its start, and where it had ended before it slept.
+        used_until = CASE WHEN @to_state::sandbox_state = 'running' AND @from_state::sandbox_state <> 'pausing'
+            THEN greatest(used_until, clock_timestamp()) ELSE used_until END,
+        timeout_at = CASE WHEN timeout_seconds > 0 AND @to_state::sandbox_state = 'running'
+                AND (@from_state::sandbox_state = 'starting' OR @from_state::sandbox_state <> 'pausing' AND timeout_at <= clock_timestamp())
+            THEN clock_timestamp() + make_interval(secs => timeout_seconds) ELSE timeout_at END,
+        asleep_since = CASE WHEN @to_state::sandbox_state IN ('paused', 'hibernated', 'error') THEN coalesce(asleep_since, clock_timestamp())
+            WHEN @to_state::sandbox_state = 'running' THEN NULL ELSE asleep_since END,
+        look_at = CASE WHEN auto_pause_seconds + auto_hibernate_seconds + auto_destroy_seconds + timeout_seconds > 0
+                AND @to_state::sandbox_state IN ('running', 'paused', 'hibernated', 'error')
+            -- What failed is not tried again at once.
+            THEN clock_timestamp() + CASE WHEN (@from_state::sandbox_state, @to_state::sandbox_state)
+                IN (('pausing', 'running'), ('hibernating', 'paused')) THEN interval '30 seconds' ELSE interval '0' END END,
+        verified_at = CASE WHEN @to_state::sandbox_state IN ('running', 'hibernated') THEN NULL ELSE verified_at END,
+        damage = CASE WHEN @to_state::sandbox_state = 'running' THEN '' ELSE damage END,
         updated_at = clock_timestamp()
     WHERE sandboxes.id = @id AND sandboxes.state = @from_state AND sandboxes.generation = @generation
     RETURNING sandboxes.*
@@ -81,7 +101,7 @@ ORDER BY generation;
 -- What a reconciler compares with a host: the rows that the host should know of, and
 -- those of the sandboxes that it was seen to hold (wherever they should be).
 -- name: RowsForHost :many
-SELECT id, host_id, state, generation, network_generation, cold, (parent_id IS NOT NULL)::bool AS forked,
+SELECT id, host_id, state, generation, network_generation, verified_at, damage, cold, (parent_id IS NOT NULL)::bool AS forked,
     coalesce(deadline < clock_timestamp(), false)::bool AS overdue,
     extract(epoch FROM clock_timestamp() - updated_at)::float8 AS age_seconds
 FROM sandboxes

@@ -203,7 +203,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) error {
 	if err := checkFile(user, path); err != nil {
 		return err
 	}
-	guest, err := s.guest(r, sb)
+	guest, used, err := s.connection(r, sb)
 	if err != nil {
 		return err
 	}
@@ -223,6 +223,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) error {
 			e.sendError(r, "error", err)
 			break
 		}
+		used()
 		e.send("change", map[string]any{"path": change.Name, "type": change.Type})
 	}
 	return nil

@@ -3,6 +3,7 @@ package api
 import (
 	"net/http"
 
+	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
 
@@ -100,7 +101,8 @@ func (n *networkRequest) newNetwork() (models.NetworkPolicy, error) {
 
 // patchRequest is the schema SandboxChange.
 type patchRequest struct {
-	Network *networkRequest `json:"network"`
+	Network   *networkRequest   `json:"network"`
+	Lifecycle *lifecycleRequest `json:"lifecycle"`
 }
 
 func (s *Server) changeSandbox(w http.ResponseWriter, r *http.Request) error {
@@ -112,19 +114,36 @@ func (s *Server) changeSandbox(w http.ResponseWriter, r *http.Request) error {
 	if err := s.decodeJSON(w, r, &in); err != nil {
 		return err
 	}
-	if in.Network == nil {
-		return models.Errorf(models.Invalid, "the request changes nothing").WithHint("what can be changed: network")
-	}
-	change, err := in.Network.change()
-	if err != nil {
-		return err
-	}
-	sb, err := s.Controller.SetNetwork(r.Context(), by(r), sbID, change)
+	sb, err := s.change(r, sbID, in)
 	if err != nil {
 		return err
 	}
 	s.writeJSON(w, http.StatusOK, view(sb))
 	return nil
+}
+
+// change makes the changes of a request, after it has read all of them.
+func (s *Server) change(r *http.Request, sbID id.Sandbox, in patchRequest) (sb models.Sandbox, err error) {
+	if in.Network == nil && in.Lifecycle == nil {
+		return sb, models.Errorf(models.Invalid, "the request changes nothing").WithHint("what can be changed: network, lifecycle")
+	}
+	lifecycle, err := in.Lifecycle.change()
+	if err != nil {
+		return sb, err
+	}
+	var network models.NetworkChange
+	if in.Network != nil {
+		if network, err = in.Network.change(); err != nil {
+			return sb, err
+		}
+	}
+	if in.Lifecycle != nil {
+		sb, err = s.Controller.SetLifecycle(r.Context(), by(r), sbID, lifecycle)
+	}
+	if err == nil && in.Network != nil {
+		sb, err = s.Controller.SetNetwork(r.Context(), by(r), sbID, network)
+	}
+	return sb, err
 }
 
 // networkView is the schema Network.

@@ -82,7 +82,7 @@ func (s *Server) port(w http.ResponseWriter, r *http.Request, name portproxy.Nam
 		s.keepToken(w, r, token)
 		return nil
 	}
-	guest, err := s.Controller.Guest(r.Context(), account, name.Sandbox)
+	guest, used, err := s.Controller.Connection(r.Context(), account, name.Sandbox)
 	if err != nil {
 		return err
 	}
@@ -93,7 +93,7 @@ func (s *Server) port(w http.ResponseWriter, r *http.Request, name portproxy.Nam
 			if err != nil {
 				return nil, err
 			}
-			return conn, nil
+			return usedConn{conn, used}, nil
 		},
 	})
 	return nil

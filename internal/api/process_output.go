@@ -23,23 +23,28 @@ func (s *Server) processOutput(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	guest, which, err := s.process(r)
+	sb, which, err := processOf(r)
 	if err != nil {
 		return err
 	}
-	return s.followProcess(w, r, func(ctx context.Context) (*envdclient.Attachment, error) {
+	guest, used, err := s.connection(r, sb)
+	if err != nil {
+		return err
+	}
+	return s.followProcess(w, r, used, func(ctx context.Context) (*envdclient.Attachment, error) {
 		return guest.Attach(ctx, which, offset)
 	})
 }
 
 // runProcess starts a process and streams its output, for which it waits. It outlives the stream.
 func (s *Server) runProcess(w http.ResponseWriter, r *http.Request, guest *envdclient.Client, spec envdclient.Spec) error {
-	return s.followProcess(w, r, func(ctx context.Context) (*envdclient.Attachment, error) {
+	return s.followProcess(w, r, func() {}, func(ctx context.Context) (*envdclient.Attachment, error) {
 		return guest.Run(ctx, spec)
 	})
 }
 
-func (s *Server) followProcess(w http.ResponseWriter, r *http.Request, open func(context.Context) (*envdclient.Attachment, error)) error {
+// followProcess streams what open opens, and calls used for each piece of it.
+func (s *Server) followProcess(w http.ResponseWriter, r *http.Request, used func(), open func(context.Context) (*envdclient.Attachment, error)) error {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	a, err := open(ctx)
@@ -51,7 +56,10 @@ func (s *Server) followProcess(w http.ResponseWriter, r *http.Request, open func
 	defer e.keepOpen(s.Limits.KeepOpen, cancel)()
 	f := follower{offset: a.Offset(), events: e}
 	f.send("started", map[string]uint64{"pid": uint64(a.PID()), "offset": f.offset})
-	s.follow(r, e, a.Next, f.relay)
+	s.follow(r, e, a.Next, func(event envdclient.Event) (last bool) {
+		used()
+		return f.relay(event)
+	})
 	return nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/wrenn-sandbox/wrenn/internal/envdclient"
+	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
 
@@ -166,18 +167,27 @@ func (s *Server) listProcesses(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// process returns the guest and the process that a request with these query parameters is about.
+// process returns the guest and the process that a request is about.
 func (s *Server) process(r *http.Request) (*envdclient.Client, envdclient.Selector, error) {
+	sb, which, err := processOf(r)
+	if err != nil {
+		return nil, which, err
+	}
+	guest, err := s.guest(r, sb)
+	return guest, which, err
+}
+
+// processOf returns the sandbox and the process that a request's path names.
+func processOf(r *http.Request) (id.Sandbox, envdclient.Selector, error) {
 	sb, err := sandboxID(r)
 	if err != nil {
-		return nil, envdclient.Selector{}, err
+		return "", envdclient.Selector{}, err
 	}
 	pid, err := strconv.ParseUint(chi.URLParam(r, "pid"), 10, 32)
 	if err != nil || pid < 1 || pid > maxPID {
-		return nil, envdclient.Selector{}, models.Errorf(models.Invalid, "a pid is a number from 1 to %d", maxPID)
+		return "", envdclient.Selector{}, models.Errorf(models.Invalid, "a pid is a number from 1 to %d", maxPID)
 	}
-	guest, err := s.guest(r, sb)
-	return guest, envdclient.Selector{PID: uint32(pid)}, err
+	return sb, envdclient.Selector{PID: uint32(pid)}, nil
 }
 
 // plainProcess is process for a request without a query.
@@ -335,7 +345,11 @@ func (s *Server) processStdin(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	guest, which, err := s.process(r)
+	sb, which, err := processOf(r)
+	if err != nil {
+		return err
+	}
+	guest, used, err := s.connection(r, sb)
 	if err != nil {
 		return err
 	}
@@ -347,7 +361,10 @@ func (s *Server) processStdin(w http.ResponseWriter, r *http.Request) error {
 	if p.PTY {
 		send = guest.SendTerminal
 	}
-	err = feed(w, r, func(b []byte) error { return send(r.Context(), which, b) })
+	err = feed(w, r, func(b []byte) error {
+		used()
+		return send(r.Context(), which, b)
+	})
 	if err != nil {
 		return err
 	}

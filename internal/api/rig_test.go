@@ -92,7 +92,7 @@ func newRigOn(t testing.TB, dbs stacktest.Databases, limits Limits) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.ctl = controller.New(controller.Options{Store: r.store, Fleet: fleet, Log: log})
+	r.ctl = controller.New(controller.Options{Store: r.store, Fleet: fleet, Log: log, Limits: controller.Limits{Use: 40 * time.Millisecond}})
 	r.inBackground(fleet)
 	r.auth, r.logger = keys, log
 	r.key = r.newKey("acme")
@@ -110,6 +110,7 @@ func (r *rig) inBackground(fleet *controller.Fleet) {
 	wg.Go(func() {
 		controller.NewReconciler(r.ctl, r.store, controller.Pace{Tick: 20 * time.Millisecond}).Run(ctx)
 	})
+	wg.Go(func() { controller.NewKeeper(r.ctl, r.store, 10*time.Millisecond).Run(ctx) })
 	r.t.Cleanup(func() {
 		r.ctl.Close(ctx)
 		cancel()

@@ -28,6 +28,7 @@ type sandboxView struct {
 	Metadata   map[string]string `json:"metadata"`
 	Network    networkView       `json:"network"`
 	AutoResume bool              `json:"auto_resume"`
+	Lifecycle  lifecycleView     `json:"lifecycle"`
 	Host       *id.Host          `json:"host_id"`
 	CreatedAt  apiTime           `json:"created_at"`
 	StartedAt  apiTime           `json:"started_at"`
@@ -36,6 +37,7 @@ type sandboxView struct {
 	Generation int64             `json:"generation"`
 	Timings    []stepView        `json:"timings"`
 	Resumed    *certificateView  `json:"resumed"`
+	VerifiedAt apiTime           `json:"verified_at"`
 	Parent     *id.Sandbox       `json:"parent_id"`
 	Snapshot   *id.Snapshot      `json:"snapshot_id"`
 	Archive    *archiveView      `json:"archive"`
@@ -52,7 +54,8 @@ func view(sb models.Sandbox) sandboxView {
 		VCPUs: sb.Size.VCPUs, MemoryMiB: sb.Size.MemoryMiB, DiskMiB: orNull(sb.Size.DiskMiB),
 		Metadata: sb.Metadata, Network: viewOfNetwork(sb.Network), Host: orNull(sb.Host), CreatedAt: apiTime(sb.CreatedAt), StartedAt: apiTime(sb.StartedAt),
 		UpdatedAt: apiTime(sb.UpdatedAt), Deadline: apiTime(sb.Deadline), Generation: sb.Generation,
-		Timings: make([]stepView, len(sb.Steps)), AutoResume: sb.AutoResume, Resumed: viewOfCertificate(sb.Resumed), Archive: viewOfArchive(sb.Archive),
+		Timings: make([]stepView, len(sb.Steps)), AutoResume: sb.AutoResume, Resumed: viewOfCertificate(sb.Resumed),
+		Archive: viewOfArchive(sb.Archive), Lifecycle: viewOfLifecycle(sb), VerifiedAt: apiTime(sb.VerifiedAt),
 		Parent: orNull(sb.Parent), Snapshot: orNull(sb.Snapshot),
 	}
 	for i, s := range sb.Steps {
@@ -74,8 +77,9 @@ type createRequest struct {
 	Name      string            `json:"name"`
 	Network   *networkRequest   `json:"network"`
 
-	AutoResume *bool   `json:"auto_resume"`
-	Snapshot   *string `json:"snapshot"`
+	AutoResume *bool             `json:"auto_resume"`
+	Lifecycle  *lifecycleRequest `json:"lifecycle"`
+	Snapshot   *string           `json:"snapshot"`
 }
 
 func (s *Server) createSandbox(w http.ResponseWriter, r *http.Request) error {
@@ -94,6 +98,10 @@ func (s *Server) createSandbox(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	lifecycle, err := in.Lifecycle.change()
+	if err != nil {
+		return err
+	}
 	snapshot, err := in.origin()
 	if err != nil {
 		return err
@@ -101,7 +109,7 @@ func (s *Server) createSandbox(w http.ResponseWriter, r *http.Request) error {
 	sb, err := s.Controller.Create(r.Context(), by(r), controller.Request{
 		Snapshot: snapshot, SameNetwork: in.Network == nil,
 		Template: in.Template, Size: size, Env: in.Env, Metadata: in.Metadata, Name: in.Name, Network: network,
-		ManualResume: in.AutoResume != nil && !*in.AutoResume,
+		Lifecycle: lifecycle, ManualResume: in.AutoResume != nil && !*in.AutoResume,
 	})
 	if err != nil {
 		return err

@@ -13,7 +13,6 @@ import (
 	"github.com/coder/websocket"
 	"github.com/go-chi/chi/v5"
 
-	"github.com/wrenn-sandbox/wrenn/internal/envdclient"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/portproxy"
 )
@@ -41,7 +40,7 @@ func (s *Server) connectTCP(w http.ResponseWriter, r *http.Request) error {
 	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
 		return withStatus(http.StatusUpgradeRequired, models.Errorf(models.Invalid, "a connection to a port is a WebSocket"))
 	}
-	guest, err := s.guest(r, sb)
+	guest, used, err := s.connection(r, sb)
 	if err != nil {
 		return err
 	}
@@ -56,7 +55,7 @@ func (s *Server) connectTCP(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	defer func() { _ = conn.CloseNow() }()
-	t := &tcpStream{r: r, client: conn, port: target, ended: make(chan struct{})}
+	t := &tcpStream{r: r, client: conn, port: usedConn{target, used}, ended: make(chan struct{})}
 	t.serve(s.Limits.KeepOpen)
 	return nil
 }
@@ -66,7 +65,7 @@ func (s *Server) connectTCP(w http.ResponseWriter, r *http.Request) error {
 type tcpStream struct {
 	r      *http.Request
 	client *websocket.Conn
-	port   *envdclient.PortConn
+	port   usedConn
 	ended  chan struct{} // closed when the client sends no more
 }
 

@@ -88,7 +88,7 @@ func (s *Server) terminal(w http.ResponseWriter, r *http.Request) error {
 	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
 		return withStatus(http.StatusUpgradeRequired, models.Errorf(models.Invalid, "a terminal is a WebSocket"))
 	}
-	guest, err := s.Controller.Guest(r.Context(), account, sb)
+	guest, used, err := s.Controller.Connection(r.Context(), account, sb)
 	if err != nil {
 		return err
 	}
@@ -102,7 +102,7 @@ func (s *Server) terminal(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	defer func() { _ = conn.CloseNow() }()
-	t := &terminal{server: s, r: r, conn: conn, guest: guest}
+	t := &terminal{server: s, r: r, conn: conn, guest: guest, used: used}
 	t.serve(in)
 	return nil
 }

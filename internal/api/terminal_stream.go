@@ -31,6 +31,7 @@ type terminal struct {
 	r      *http.Request
 	conn   *websocket.Conn
 	guest  *envdclient.Client
+	used   func()
 	stuck  atomic.Bool // the client is not read, because the program does not read
 }
 
@@ -125,6 +126,7 @@ func (t *terminal) relay(ctx context.Context, a *envdclient.Attachment) error {
 		if err != nil {
 			return err
 		}
+		t.used()
 		switch e := event.(type) {
 		case envdclient.PTY:
 			err = t.write(ctx, websocket.MessageBinary, e)
@@ -179,6 +181,7 @@ func (t *terminal) receive(ctx context.Context, which envdclient.Selector, input
 		if err != nil {
 			return err
 		}
+		t.used()
 		if kind == websocket.MessageBinary {
 			t.stuck.Store(true)
 			select {

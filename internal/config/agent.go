@@ -3,6 +3,7 @@ package config
 import (
 	"net/netip"
 	"path/filepath"
+	"time"
 
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
@@ -28,6 +29,9 @@ type Agent struct {
 	GoldenMiB  int      `yaml:"golden_mib" env:"WRENN_GOLDEN_MIB"` // MiB of the disk that golden snapshots may take, from which sandboxes are made without booting; 0: there are none
 	PoolMiB    int      `yaml:"pool_mib" env:"WRENN_POOL_MIB"`     // MiB of the memory that VMs may take which were restored from golden snapshots before anybody asked for them; 0: there are none
 	LogFormat  string   `yaml:"log_format" env:"WRENN_LOG_FORMAT"` // text or json
+	// Stored snapshots are read in turn, to see whether they are whole, at so many MiB a second, each so often. 0: they are not.
+	ScrubMiBs  int           `yaml:"scrub_mib_s" env:"WRENN_SCRUB_MIB_S"`
+	ScrubEvery time.Duration `yaml:"scrub_every" env:"WRENN_SCRUB_EVERY"`
 	// Objects say where hibernated sandboxes go.
 	Objects Objects `yaml:",inline"`
 	// SeccompFilter is a compiled filter for a Firecracker that was built without one.
@@ -40,6 +44,9 @@ const DefaultOwnerBase = 200_000
 // maxOwnerBase leaves room for the users of the largest subnet below 2^31, from where on some programs take user ids for negative.
 const maxOwnerBase = 1<<31 - 1<<16
 
+// maxScrubMiBs is more than any disk gives.
+const maxScrubMiBs = 1 << 16
+
 // LoadAgent returns the defaults, overridden by the file and the environment.
 func LoadAgent() (Agent, error) {
 	cfg := Agent{
@@ -47,7 +54,7 @@ func LoadAgent() (Agent, error) {
 		Kernel: "build/guest/vmlinux", Images: "build/guest/images",
 		Driver: "auto", Volume: "auto", Subnet: "10.0.0.0/16", SubnetIPv6: "fd57:5245:4e4e::/112",
 		Jail: "on", OwnerBase: DefaultOwnerBase, Cgroup: "wrenn.slice/sandboxes",
-		GoldenMiB: 4096, PoolMiB: 2048, LogFormat: "text",
+		GoldenMiB: 4096, PoolMiB: 2048, LogFormat: "text", ScrubMiBs: 32, ScrubEvery: 24 * time.Hour,
 		Objects: Objects{Region: DefaultRegion, CacheMiB: DefaultCacheMiB},
 	}
 	return cfg, load(&cfg)
@@ -74,6 +81,10 @@ func (c Agent) Check() error {
 		return models.Errorf(models.Invalid, "golden_mib must be 0 (no golden snapshots) or more, not %d", c.GoldenMiB)
 	case c.PoolMiB < 0:
 		return models.Errorf(models.Invalid, "pool_mib must be 0 (no VM is restored ahead) or more, not %d", c.PoolMiB)
+	case c.ScrubMiBs < 0 || c.ScrubMiBs > maxScrubMiBs:
+		return models.Errorf(models.Invalid, "scrub_mib_s must be between 0 (stored snapshots are not read) and %d, not %d", maxScrubMiBs, c.ScrubMiBs)
+	case c.ScrubEvery < time.Minute:
+		return models.Errorf(models.Invalid, "scrub_every must be at least a minute, not %s", c.ScrubEvery)
 	case c.LogFormat != "text" && c.LogFormat != "json":
 		return models.Errorf(models.Invalid, "log_format must be text or json, not %q", c.LogFormat)
 	}

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
@@ -46,18 +47,20 @@ func TestUnknownKeyIsNamed(t *testing.T) {
 
 func TestWrongValuesAreNamed(t *testing.T) {
 	for name, change := range map[string]func(*Agent){
-		"driver":     func(c *Agent) { c.Driver = "vmware" },
-		"volume":     func(c *Agent) { c.Volume = "maybe" },
-		"volume_gib": func(c *Agent) { c.VolumeGiB = -1 },
-		"jail":       func(c *Agent) { c.Jail = "maybe" },
-		"owner_base": func(c *Agent) { c.OwnerBase = 0 },
-		"cgroup":     func(c *Agent) { c.Cgroup = "../other" },
-		"disk_mib_s": func(c *Agent) { c.DiskMiBs = -1 },
-		"golden_mib": func(c *Agent) { c.GoldenMiB = -1 },
-		"pool_mib":   func(c *Agent) { c.PoolMiB = -1 },
-		"log_format": func(c *Agent) { c.LogFormat = "xml" },
-		"subnet":     func(c *Agent) { c.Subnet = "10.0.0.1/16" },
-		"dns":        func(c *Agent) { c.DNS = []string{"example"} },
+		"driver":      func(c *Agent) { c.Driver = "vmware" },
+		"volume":      func(c *Agent) { c.Volume = "maybe" },
+		"volume_gib":  func(c *Agent) { c.VolumeGiB = -1 },
+		"jail":        func(c *Agent) { c.Jail = "maybe" },
+		"owner_base":  func(c *Agent) { c.OwnerBase = 0 },
+		"cgroup":      func(c *Agent) { c.Cgroup = "../other" },
+		"disk_mib_s":  func(c *Agent) { c.DiskMiBs = -1 },
+		"golden_mib":  func(c *Agent) { c.GoldenMiB = -1 },
+		"pool_mib":    func(c *Agent) { c.PoolMiB = -1 },
+		"scrub_mib_s": func(c *Agent) { c.ScrubMiBs = -1 },
+		"scrub_every": func(c *Agent) { c.ScrubEvery = time.Second },
+		"log_format":  func(c *Agent) { c.LogFormat = "xml" },
+		"subnet":      func(c *Agent) { c.Subnet = "10.0.0.1/16" },
+		"dns":         func(c *Agent) { c.DNS = []string{"example"} },
 	} {
 		cfg, err := LoadAgent()
 		if err != nil {

@@ -25,6 +25,13 @@ type ControlPlane struct {
 	StopGrace     time.Duration `yaml:"stop_grace" env:"WRENN_STOP_GRACE"`         // that a guest has to end in order
 	DrainTimeout  time.Duration `yaml:"drain_timeout" env:"WRENN_DRAIN_TIMEOUT"`   // for requests under way at the end
 
+	// What becomes by itself of sandboxes whose creation does not say; 0: nothing.
+	AutoPauseAfter     time.Duration `yaml:"auto_pause_after" env:"WRENN_AUTO_PAUSE_AFTER"`         // without use
+	AutoHibernateAfter time.Duration `yaml:"auto_hibernate_after" env:"WRENN_AUTO_HIBERNATE_AFTER"` // paused
+	AutoDestroyAfter   time.Duration `yaml:"auto_destroy_after" env:"WRENN_AUTO_DESTROY_AFTER"`     // asleep, or failed
+	SandboxTimeout     time.Duration `yaml:"sandbox_timeout" env:"WRENN_SANDBOX_TIMEOUT"`           // from its start, whatever it does
+	OnTimeout          string        `yaml:"on_timeout" env:"WRENN_ON_TIMEOUT"`                     // destroy or pause
+
 	// How many times what a host has may be promised to sandboxes; see scheduler.DefaultOvercommit.
 	VCPUOvercommit   float64 `yaml:"vcpu_overcommit" env:"WRENN_VCPU_OVERCOMMIT"`
 	MemoryOvercommit float64 `yaml:"memory_overcommit" env:"WRENN_MEMORY_OVERCOMMIT"`
@@ -43,6 +50,7 @@ func LoadControlPlane() (ControlPlane, error) {
 		DatabaseURL: "postgres:///wrenn?host=/run/postgresql", RedisURL: "unix:///run/redis/redis.sock",
 		Listen: "127.0.0.1:8000", Agent: "unix:///run/wrenn/agent.sock", LogFormat: "text",
 		CreateTimeout: 2 * time.Minute, StopGrace: 2 * time.Second, DrainTimeout: 30 * time.Second,
+		OnTimeout:      string(models.DestroyOnTimeout),
 		VCPUOvercommit: 16, MemoryOvercommit: 1, DiskOvercommit: 4,
 	}
 	return cfg, load(&cfg)
@@ -76,8 +84,19 @@ func (c ControlPlane) Check() error {
 	if c.LogFormat != "text" && c.LogFormat != "json" {
 		return models.Errorf(models.Invalid, "log_format must be text or json, not %q", c.LogFormat)
 	}
+	if err := models.CheckLifecycle(c.Lifecycle()); err != nil {
+		return models.Errorf(models.Invalid, "the lifecycle of sandboxes: %v", err)
+	}
 	_, err := c.PrivatePrefixes()
 	return err
+}
+
+// Lifecycle returns what becomes by itself of sandboxes whose creation does not say.
+func (c ControlPlane) Lifecycle() models.Lifecycle {
+	return models.Lifecycle{
+		AutoPause: c.AutoPauseAfter, AutoHibernate: c.AutoHibernateAfter, AutoDestroy: c.AutoDestroyAfter,
+		Timeout: c.SandboxTimeout, OnTimeout: models.TimeoutAction(c.OnTimeout),
+	}
 }
 
 // PrivatePrefixes returns the private networks that users may let their sandboxes reach.

@@ -44,6 +44,9 @@ func TestControlPlaneWrongValuesAreNamed(t *testing.T) {
 		"vcpu_overcommit":   func(c *ControlPlane) { c.VCPUOvercommit = 0 },
 		"memory_overcommit": func(c *ControlPlane) { c.MemoryOvercommit = -1 },
 		"disk_overcommit":   func(c *ControlPlane) { c.DiskOvercommit = 1e9 },
+		"auto_pause_after":  func(c *ControlPlane) { c.AutoPauseAfter = time.Second },
+		"timeout_seconds":   func(c *ControlPlane) { c.SandboxTimeout = 1500 * time.Millisecond },
+		"on_timeout":        func(c *ControlPlane) { c.OnTimeout = "hibernate" },
 		"log_format":        func(c *ControlPlane) { c.LogFormat = "xml" },
 		"private_networks":  func(c *ControlPlane) { c.PrivateNetworks = []string{"10.0.0.0/8", "10.0.0.1/8"} },
 	} {

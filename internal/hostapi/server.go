@@ -206,7 +206,10 @@ func message(v agent.Sandbox) *pb.Sandbox {
 		SandboxId: string(v.ID), State: stateOf[v.State], Reason: v.Reason, Template: v.Template,
 		Vcpus: int32(v.Size.VCPUs), MemoryMib: int32(v.Size.MemoryMiB), DiskMib: int32(v.Size.DiskMiB),
 		CreatedAt: timestamppb.New(v.CreatedAt), GuestAddress: v.Guest, EnvdVersion: v.EnvdVersion,
-		NetworkGeneration: v.Network.Generation, Certificate: certificate(v.Resumed), Archive: archiveMessage(v.Archive),
+		NetworkGeneration: v.Network.Generation, Certificate: certificate(v.Resumed), Archive: archiveMessage(v.Archive), Damage: v.Damage,
+	}
+	if !v.Verified.IsZero() {
+		m.VerifiedAt = timestamppb.New(v.Verified)
 	}
 	for _, step := range v.Steps {
 		m.Steps = append(m.Steps, &pb.Step{Name: step.Name, Duration: durationpb.New(step.Duration)})

@@ -98,6 +98,8 @@ type Sandbox struct {
 
 	NetworkGeneration int64               // of the network policy in force
 	Resumed           *models.Certificate // of the last resume, or of its making from a golden snapshot; nil before
+	Verified          time.Time           // when the snapshot that it sleeps in was last read and found whole; zero before
+	Damage            string              // of that snapshot, which is not resumed then
 	Archive           *models.Archive     // where the snapshot that it sleeps in is stored; nil where it is not
 }
 
@@ -232,6 +234,9 @@ var states = map[pb.SandboxState]State{
 func sandbox(m *pb.Sandbox) Sandbox {
 	s := Sandbox{ID: id.Sandbox(m.GetSandboxId()), State: states[m.GetState()], Reason: m.GetReason(), CreatedAt: m.GetCreatedAt().AsTime()}
 	s.NetworkGeneration, s.Resumed = m.GetNetworkGeneration(), certificate(m.GetCertificate())
+	if s.Damage = m.GetDamage(); m.GetVerifiedAt() != nil {
+		s.Verified = m.GetVerifiedAt().AsTime()
+	}
 	s.Archive = archived(m.GetArchive())
 	for _, step := range m.GetSteps() {
 		s.Steps = append(s.Steps, models.Step{Name: step.GetName(), Duration: step.GetDuration().AsDuration()})

@@ -27,6 +27,15 @@ func (h *Host) Sleeps() (pauses, resumes int) {
 	return h.pauses, h.resumes
 }
 
+// Scrubbed has a sandbox be one whose snapshot was read: when it was found whole, and what is wrong with it.
+func (h *Host) Scrubbed(sandbox string, verified *timestamppb.Timestamp, damage string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	sb := h.sandboxes[sandbox]
+	sb.VerifiedAt, sb.Damage = verified, damage
+	h.publish(sb)
+}
+
 // PauseSandbox implements HostAgentService.
 func (h *Host) PauseSandbox(ctx context.Context, req *pb.PauseSandboxRequest) (*pb.PauseSandboxResponse, error) {
 	sb, err := h.sleep(ctx, req.GetSandboxId(), pb.SandboxState_SANDBOX_STATE_RUNNING, pb.SandboxState_SANDBOX_STATE_PAUSING, pb.SandboxState_SANDBOX_STATE_PAUSED)
@@ -82,7 +91,7 @@ func (h *Host) move(sandbox string, from, to, already pb.SandboxState) (*pb.Sand
 	case to == pb.SandboxState_SANDBOX_STATE_RUNNING && from == pb.SandboxState_SANDBOX_STATE_RESUMING:
 		h.resumes++
 		sb.Archive = nil
-		sb.Certificate = certificate()
+		sb.Certificate, sb.VerifiedAt, sb.Damage = certificate(), nil, ""
 	}
 	h.publish(sb)
 	return proto.CloneOf(sb), nil

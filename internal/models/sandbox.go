@@ -51,6 +51,13 @@ type Sandbox struct {
 	Resumed    *Certificate  // of its last resume, or of its making from a golden snapshot; nil before
 	Archive    *Archive      // of its last hibernation; nil before
 	Cold       bool          // it is what lies in its archive: it is hibernated, or on its way out
+
+	Lifecycle   Lifecycle
+	UsedUntil   time.Time // while it runs: it counts as used until then
+	AsleepSince time.Time // or failed since; zero while it is neither
+	TimeoutAt   time.Time // zero for none
+	VerifiedAt  time.Time // when the snapshot that it sleeps in was last read and found whole; zero before
+	Damage      string    // of that snapshot; empty where nothing is known
 }
 
 // Archive is a snapshot in the object store, and what a host needs to restore it.

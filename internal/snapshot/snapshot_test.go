@@ -172,6 +172,32 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// TestScrub: what is read slowly has the digests of what is read at once, sealed before or not, and damage is found; nothing is read that may not be.
+func TestScrub(t *testing.T) {
+	s := open(t)
+	store(t, s, "first")
+	got, err := s.Snapshot("sn")
+	must(t, err)
+	reads := 0
+	wait := func() error { reads++; return nil }
+	sealed, err := got.Scrub(wait)
+	must(t, err)
+	if verified, err := got.Verify(t.Context()); err != nil || !cmp.Equal(verified.Files, sealed.Files) || reads == 0 {
+		t.Errorf("after %d reads %v, at once %v, %v", reads, sealed.Files, verified.Files, err)
+	}
+	if again, err := got.Scrub(wait); err != nil || !again.SealedAt.Equal(sealed.SealedAt) || !again.VerifiedAt.After(sealed.VerifiedAt) {
+		t.Errorf("%+v, then %+v, %v", sealed, again, err)
+	}
+	enough := errors.New("enough")
+	if _, err := got.Scrub(func() error { return enough }); !errors.Is(err, enough) {
+		t.Errorf("who must wait no longer: %v", err)
+	}
+	must(t, edit(MemoryFile, "first", "worst")(got.Dir))
+	if _, err := got.Scrub(wait); models.CodeOf(err) != models.Precondition || !strings.Contains(err.Error(), "damaged: memory") {
+		t.Errorf("of changed memory: %v", err)
+	}
+}
+
 // Seal refuses what was not meant to be imported.
 func TestSealWithDigests(t *testing.T) {
 	s := open(t)

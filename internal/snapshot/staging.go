@@ -52,7 +52,7 @@ func (g *Staging) Unstored(m Manifest) Snapshot {
 // Seal computes the checksums before Commit, for a snapshot that others will be made from. want are the digests that files must
 // have, where they are known; with another one it fails.
 func (g *Staging) Seal(ctx context.Context, want map[string]string) error {
-	sums, err := digests(ctx, g.dir)
+	sums, err := digests(g.dir, func(path string) (string, error) { return Digest(ctx, path) })
 	if err != nil {
 		return fmt.Errorf("seal snapshot %s: %w", g.id, err)
 	}

@@ -35,6 +35,9 @@ func (s *Store) Snapshot(id string) (Snapshot, error) {
 	return read(filepath.Join(s.dir, id), id)
 }
 
+// At opens a snapshot in a folder of them without opening the folder for changes. Its errors are those of Store.Snapshot.
+func At(dir, id string) (Snapshot, error) { return (&Store{dir: dir}).Snapshot(id) }
+
 // Entry is one snapshot of a list.
 type Entry struct {
 	ID       string

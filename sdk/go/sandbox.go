@@ -41,6 +41,7 @@ type Sandbox struct {
 	Metadata      map[string]string `json:"metadata,omitempty"`
 	Network       NetworkPolicy     `json:"network"` // that is wanted; Client.Network tells whether it is in force
 	AutoResume    bool              `json:"auto_resume"`
+	Lifecycle     Lifecycle         `json:"lifecycle"`         // what becomes of it by itself
 	HostID        string            `json:"host_id,omitempty"` // empty while it is on none
 	CreatedAt     time.Time         `json:"created_at"`
 	StartedAt     time.Time         `json:"started_at,omitzero"` // when it first ran
@@ -52,6 +53,7 @@ type Sandbox struct {
 	Archive       *Archive          `json:"archive,omitempty"`     // its last hibernation; nil before
 	ParentID      string            `json:"parent_id,omitempty"`   // the sandbox that it was forked from
 	SnapshotID    string            `json:"snapshot_id,omitempty"` // the snapshot that it was created from, which may have been deleted
+	VerifiedAt    time.Time         `json:"verified_at,omitzero"`  // when the snapshot that it sleeps in was last read and found whole
 }
 
 // Timing is one step of an operation.
@@ -73,7 +75,8 @@ type CreateSandboxRequest struct {
 
 	AutoResume *bool `json:"auto_resume,omitempty"` // nil: requests resume it while it sleeps
 	// Snapshot is the id of one to create it from. Template and size are the snapshot's then and must be left out; so are network and environment unless they are given.
-	Snapshot string `json:"snapshot,omitempty"`
+	Snapshot  string           `json:"snapshot,omitempty"`
+	Lifecycle *LifecycleChange `json:"lifecycle,omitempty"` // nil: as the service is configured; by default nothing becomes of it by itself
 }
 
 // CreateSandbox creates a sandbox and returns when it runs. It is never repeated after it was sent. When

@@ -16,6 +16,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,9 +53,13 @@ type Config struct {
 	// PoolMiB is how much of the memory VMs may have that were restored ahead, from golden snapshots; 0: there are none.
 	PoolMiB int
 	Archive *archive.Archive // where sandboxes go to sleep for long; nil where the host has no object store
-	Logger  *slog.Logger
+	// ScrubMiBs is how many MiB a second stored snapshots are read with, in turn, to see whether they are whole; 0: they are not. Each is read every ScrubEvery.
+	ScrubMiBs  int
+	ScrubEvery time.Duration
+	Logger     *slog.Logger
 
 	prioritize func(vm.Saved, priority) error
+	scrubTick  time.Duration                              // between looks for a snapshot that is to be read; a minute
 	memory     func() (total, available int64, err error) // of the host, in MiB
 }
 
@@ -111,6 +116,7 @@ func Open(ctx context.Context, cfg Config) (*Agent, error) {
 	if a.cfg.memory == nil {
 		a.cfg.memory = hostMemory
 	}
+	a.cfg.scrubTick = cmp.Or(a.cfg.scrubTick, time.Minute)
 	if err := a.open(ctx); err != nil {
 		_ = a.Close()
 		return nil, err
@@ -118,6 +124,9 @@ func Open(ctx context.Context, cfg Config) (*Agent, error) {
 	a.tasks.Go(func() { a.keepJournals(life) })
 	a.tasks.Go(func() { a.keepGolden(life) })
 	a.tasks.Go(func() { a.keepPool(life) })
+	if cfg.ScrubMiBs > 0 {
+		a.tasks.Go(func() { a.keepScrubbed(life) })
+	}
 	return a, nil
 }
 

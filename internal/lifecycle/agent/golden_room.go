@@ -20,7 +20,8 @@ type GoldenSnapshot struct {
 	Digest    string // of the template
 	Size      models.Size
 	CreatedAt time.Time
-	Bytes     int64 // that it takes of the disk
+	Bytes     int64     // that it takes of the disk
+	Verified  time.Time // when it was last read as a whole and found to be as it was made; zero where that cannot be told
 }
 
 // GoldenSnapshots returns those that creates are made from at present, by template.
@@ -29,8 +30,9 @@ func (a *Agent) GoldenSnapshots() []GoldenSnapshot {
 	all := make([]GoldenSnapshot, 0, len(have))
 	for _, one := range have {
 		of := shapeOf(one.Snapshot)
+		known, _, _ := one.Integrity() // the scrubber tells of one that is damaged
 		all = append(all, GoldenSnapshot{
-			ID: one.ID, Template: of.template, Digest: one.Template.Digest, Size: of.size, CreatedAt: one.CreatedAt, Bytes: a.bytesOf(one.Snapshot),
+			ID: one.ID, Template: of.template, Digest: one.Template.Digest, Size: of.size, CreatedAt: one.CreatedAt, Bytes: a.bytesOf(one.Snapshot), Verified: known.VerifiedAt,
 		})
 	}
 	slices.SortFunc(all, func(x, y GoldenSnapshot) int {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"path/filepath"
@@ -17,13 +18,14 @@ import (
 type named struct {
 	store *snapshot.Store
 
-	mu   sync.Mutex // guards busy
-	busy map[id.Snapshot]chan struct{}
+	mu     sync.Mutex // guards what follows
+	busy   map[id.Snapshot]chan struct{}
+	broken map[id.Snapshot]error // what was read and found damaged
 }
 
 func openNamed(dir string) (*named, error) {
 	store, err := snapshot.Open(filepath.Join(dir, "snapshots"))
-	return &named{store: store, busy: map[id.Snapshot]chan struct{}{}}, err
+	return &named{store: store, busy: map[id.Snapshot]chan struct{}{}, broken: map[id.Snapshot]error{}}, err
 }
 
 // turn waits for whoever makes or removes the snapshot; done ends the caller's own turn.
@@ -68,12 +70,25 @@ func (a *Agent) Snapshots() ([]Kept, error) {
 	}
 	kept := make([]Kept, len(all))
 	for i, entry := range all {
-		kept[i] = Kept{ID: id.Snapshot(entry.ID), Damage: entry.Err}
-		if entry.Err == nil {
+		kept[i] = Kept{ID: id.Snapshot(entry.ID), Damage: cmp.Or(entry.Err, a.named.damage(id.Snapshot(entry.ID)))}
+		if kept[i].Damage == nil {
 			kept[i] = a.kept(entry.Snapshot)
 		}
 	}
 	return kept, nil
+}
+
+// damage is what the scrubber has found of a snapshot.
+func (n *named) damage(name id.Snapshot) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.broken[name]
+}
+
+func (n *named) condemn(name id.Snapshot, why error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.broken[name] = why
 }
 
 func (a *Agent) kept(s snapshot.Snapshot) Kept {

@@ -100,7 +100,9 @@ func (a *Agent) shed(ctx context.Context, s *sandbox) error {
 	if err != nil {
 		return fmt.Errorf("end the VM: %w", err)
 	}
-	rec := s.update(func(r *record) { r.State, r.Reason, r.Snapshot, r.Staged = Paused, "", r.Staged, "" })
+	rec := s.update(func(r *record) {
+		r.State, r.Reason, r.Snapshot, r.Staged, r.Verified, r.Damage = Paused, "", r.Staged, "", time.Time{}, ""
+	})
 	left = errors.Join(left, rec.write(a.dir(s.id)), os.RemoveAll(a.diskPath(s.id)), os.RemoveAll(a.basePath(s)), a.removeSnapshotsBut(s, rec.Snapshot))
 	if left != nil {
 		a.log.Warn("a paused sandbox holds more than it should", "sandbox_id", s.id, "error", left)

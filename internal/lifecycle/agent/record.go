@@ -38,6 +38,8 @@ type record struct {
 	Staged   string              `json:"staged,omitempty"`   // the snapshot that is being made, of a sandbox that is pausing
 	Snapshot string              `json:"snapshot,omitempty"` // that it sleeps in, or was resumed from
 	Resumed  *models.Certificate `json:"resumed,omitempty"`
+	Verified time.Time           `json:"verified,omitzero"` // when the snapshot that it sleeps in was last read and found whole
+	Damage   string              `json:"damage,omitempty"`  // of that snapshot
 
 	Pooled bool    `json:"pooled,omitempty"` // it waits for a sandbox to be
 	Stored *stored `json:"stored,omitempty"` // the snapshot of it that was stored last, or that it was fetched as

@@ -43,7 +43,9 @@ func (a *Agent) wake(ctx context.Context, s *sandbox) error {
 		err = s.ctx.Err() // a destroy has come
 	}
 	if err == nil {
-		rec = s.update(func(r *record) { r.State, r.Token, r.Resumed = Running, token, &certificate })
+		rec = s.update(func(r *record) {
+			r.State, r.Token, r.Resumed, r.Verified, r.Damage = Running, token, &certificate, time.Time{}, ""
+		})
 		err = rec.write(a.dir(s.id))
 	}
 	if err != nil {
@@ -60,7 +62,11 @@ func (a *Agent) restore(ctx context.Context, s *sandbox, token string) (models.C
 	if err != nil {
 		return models.Certificate{}, err
 	}
-	from, err := store.Snapshot(s.update(func(*record) {}).Snapshot)
+	rec := s.update(func(*record) {})
+	if rec.Damage != "" {
+		return models.Certificate{}, models.Errorf(models.Precondition, "%s", rec.Damage)
+	}
+	from, err := store.Snapshot(rec.Snapshot)
 	if err != nil {
 		return models.Certificate{}, err
 	}

@@ -44,6 +44,7 @@ type rig struct {
 	kernel string
 	digest string // of the template
 	golden int    // MiB
+	scrub  int    // MiB a second
 	pool   int    // MiB
 	subnet string
 	memory func() (total, available int64, err error) // of the host, if not nil
@@ -94,8 +95,9 @@ func (r *rig) open() {
 	}
 	r.agent, err = Open(ctx, Config{
 		Dir: r.dir, Kernel: kernel, Driver: r.driver, Network: r.net, Images: images, Jails: r.jails, GoldenMiB: r.golden, PoolMiB: r.pool, Logger: log,
-		Archive: archive.New(r.objects, nil),
-		memory:  r.memory, prioritize: func(vm.Saved, priority) error { return nil },
+		Archive:   archive.New(r.objects, nil),
+		ScrubMiBs: r.scrub, ScrubEvery: time.Millisecond, scrubTick: time.Millisecond,
+		memory: r.memory, prioritize: func(vm.Saved, priority) error { return nil },
 	})
 	if err != nil {
 		r.t.Fatal(err)

@@ -49,6 +49,8 @@ type Sandbox struct {
 	Network     models.NetworkPolicy // in force
 	Resumed     *models.Certificate  // of the last resume, or of its making from a golden snapshot; nil before. It never changes
 	Archive     *models.Archive      // where the snapshot that it sleeps in is stored; nil where it is not. It never changes
+	Verified    time.Time            // when the snapshot that it sleeps in was last read as a whole and found to be as it was written; zero before
+	Damage      string               // of that snapshot, which is not resumed then; empty where nothing is known
 }
 
 // sandbox is the live side of a record.
@@ -101,6 +103,7 @@ func (s *sandbox) view() Sandbox {
 		ID: s.id, State: s.rec.State, Reason: s.rec.Reason, Template: s.rec.Template, Size: s.rec.Size,
 		CreatedAt: s.rec.CreatedAt, Steps: slices.Clone(s.rec.Steps), Guest: s.rec.Guest, EnvdVersion: s.rec.Envd,
 		Network: s.rec.policy(), Resumed: s.rec.Resumed, Archive: s.rec.archived(),
+		Verified: s.rec.Verified, Damage: s.rec.Damage,
 	}
 }
 

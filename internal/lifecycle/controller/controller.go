@@ -7,6 +7,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -39,8 +40,11 @@ type Store interface {
 	CreateForks(ctx context.Context, all []db.NewSandbox, place db.PlaceFunc) ([]models.Sandbox, error)
 	Transition(ctx context.Context, c db.Change) (models.Sandbox, error)
 	TransitionIfRoom(ctx context.Context, c db.Change, fit db.FitFunc) (models.Sandbox, error)
+	TransitionIf(ctx context.Context, c db.Change, still db.StillFunc) (models.Sandbox, error)
 	TransitionPlaced(ctx context.Context, c db.Change, place db.HostFunc) (models.Sandbox, error)
 	Sandbox(ctx context.Context, account id.Account, sb id.Sandbox) (models.Sandbox, error)
+	Use(ctx context.Context, account id.Account, sb id.Sandbox, lease time.Duration) (models.Sandbox, error)
+	ChangeLifecycle(ctx context.Context, account id.Account, sb id.Sandbox, by db.By, restart bool, change db.LifecycleFunc) (models.Sandbox, error)
 	ChangeNetwork(ctx context.Context, account id.Account, sb id.Sandbox, by db.By, change db.NetworkFunc) (models.Sandbox, error)
 	NoteNetwork(ctx context.Context, sb models.Sandbox, by db.By, outcome string) error
 	SnapshotStore
@@ -54,6 +58,7 @@ type Limits struct {
 	Wake    time.Duration // that a request waits for a sandbox that is resumed for it; 1 min
 	Destroy time.Duration // until a destroy is looked into; 30 s beyond Grace
 	Grace   time.Duration // that a guest has to end in order; 2 s
+	Use     time.Duration // that a sandbox counts as used after a request, until that is written again; 5 s. It is the same for all replicas
 }
 
 // writeLimit bounds the write of an outcome, which happens also after the operation was cancelled.
@@ -78,6 +83,9 @@ func (l Limits) withDefaults() Limits {
 	if l.Grace == 0 {
 		l.Grace = 2 * time.Second
 	}
+	if l.Use == 0 {
+		l.Use = models.MinAutoPause
+	}
 	return l
 }
 
@@ -90,12 +98,15 @@ type Options struct {
 	Overcommit scheduler.Overcommit // zero for the default
 
 	PrivateNetworks []netip.Prefix // that policies of sandboxes may allow
+
+	Lifecycle models.Lifecycle // of sandboxes whose creation does not say
 }
 
 // Controller carries out operations. All methods may be called at the same time.
 type Controller struct {
 	Options
 	guests *guests
+	uses   *uses
 	wakes  singleflight.Group // by sandbox: many requests wait for one resume
 	base   context.Context    // of all operations
 	cancel context.CancelFunc
@@ -112,7 +123,8 @@ func New(opts Options) *Controller {
 		opts.Overcommit = scheduler.DefaultOvercommit
 	}
 	base, cancel := context.WithCancel(context.Background())
-	c := &Controller{Options: opts, base: base, cancel: cancel}
+	opts.Lifecycle.OnTimeout = cmp.Or(opts.Lifecycle.OnTimeout, models.DestroyOnTimeout)
+	c := &Controller{Options: opts, uses: &uses{of: map[id.Sandbox]*use{}}, base: base, cancel: cancel}
 	c.guests = &guests{dial: c.dial, kept: map[id.Sandbox]*guest{}}
 	opts.Fleet.whenLost(c.guests.idle)
 	return c

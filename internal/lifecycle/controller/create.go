@@ -32,7 +32,8 @@ type Request struct {
 	Name     string
 	Network  models.NetworkPolicy
 
-	ManualResume bool // a request to it while it is paused is refused
+	Lifecycle    models.LifecycleChange // of the default one
+	ManualResume bool                   // a request to it while it is paused is refused
 
 	Snapshot id.Snapshot // that it is made from, in place of a template and with its size; empty for none. Env, if not nil, replaces its environment
 	// SameNetwork takes the network policy of the snapshot in place of Network.
@@ -52,6 +53,9 @@ func (c *Controller) create(ctx context.Context, by By, r Request) (models.Sandb
 		return models.Sandbox{}, err
 	}
 	if err := models.CheckNetwork(r.Network, c.PrivateNetworks); err != nil {
+		return models.Sandbox{}, err
+	}
+	if err := models.CheckLifecycle(r.Lifecycle.Of(c.Options.Lifecycle)); err != nil {
 		return models.Sandbox{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.Limits.Create)
@@ -74,7 +78,7 @@ func (c *Controller) create(ctx context.Context, by By, r Request) (models.Sandb
 func (c *Controller) insert(ctx context.Context, by By, r Request, from models.Snapshot) (models.Sandbox, error) {
 	n := db.NewSandbox{
 		Account: by.Account, Name: r.Name, Template: r.Template, Metadata: r.Metadata,
-		Network: r.Network, AutoResume: !r.ManualResume, By: by.db(), Within: c.Limits.Create + writeLimit,
+		Network: r.Network, AutoResume: !r.ManualResume, Lifecycle: r.Lifecycle.Of(c.Options.Lifecycle), By: by.db(), Within: c.Limits.Create + writeLimit,
 		Snapshot: r.Snapshot,
 	}
 	up := c.Fleet.reachable()

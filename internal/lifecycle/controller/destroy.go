@@ -26,11 +26,30 @@ func (c *Controller) destroy(ctx context.Context, by By, sb models.Sandbox) (mod
 	if err != nil || sb.State == models.Stopped {
 		return sb, err
 	}
+	return c.end(ctx, by.db(), sb)
+}
+
+// destroyIf destroys a sandbox for a reason that is not its user's word, if still says so at the moment when it begins.
+func (c *Controller) destroyIf(ctx context.Context, by db.By, sb models.Sandbox, why string, still db.StillFunc) (models.Sandbox, error) {
+	change, err := next(sb, lifecycle.Destroy, by)
+	if err != nil {
+		return sb, err
+	}
+	change.Reason, change.Within = why, c.Limits.Grace+c.Limits.Destroy
+	change.Audit = db.Audit{Action: auditDestroy, Outcome: "accepted"}
+	if sb, err = c.Store.TransitionIf(ctx, change, still); err != nil {
+		return sb, err
+	}
+	return c.end(ctx, by, sb)
+}
+
+// end has the host end a sandbox that is stopping, and writes that down.
+func (c *Controller) end(ctx context.Context, by db.By, sb models.Sandbox) (models.Sandbox, error) {
 	if err := c.free(ctx, sb.Host, sb.ID); err != nil {
 		return models.Sandbox{}, unfinished(sb.ID, err)
 	}
 	c.forget(ctx, sb)
-	return c.freed(ctx, by.db(), sb)
+	return c.freed(ctx, by, sb)
 }
 
 // stopping brings sb to stopping, or finds that another destroy did, or has finished.

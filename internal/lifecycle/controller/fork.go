@@ -99,7 +99,7 @@ func (c *Controller) newForks(by By, parent models.Sandbox, r ForkRequest) []db.
 	for i := range all {
 		all[i] = db.NewSandbox{
 			ID: id.NewSandbox(), Account: by.Account, Name: parent.Name, Template: parent.Template, Metadata: metadata, Network: parent.Network,
-			AutoResume: parent.AutoResume, Parent: parent.ID, By: by.db(), Within: c.Limits.Create + writeLimit,
+			AutoResume: parent.AutoResume, Lifecycle: parent.Lifecycle, Parent: parent.ID, By: by.db(), Within: c.Limits.Create + writeLimit,
 		}
 	}
 	return all

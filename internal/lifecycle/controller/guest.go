@@ -20,12 +20,25 @@ const (
 	guestIdle, sweepEvery = 10 * time.Minute, time.Minute
 )
 
-// Guest returns the client of the envd of a running sandbox, NotFound, or Precondition when the sandbox does
-// not run. One that is paused is resumed first, unless its user wanted that for himself to decide: many callers wait for one resume, each at most
+// Guest returns the client of the envd of a running sandbox, for a request: the sandbox is in use until ctx ends. It is NotFound, or Precondition when the
+// sandbox does not run. One that is paused is resumed first, unless its user wanted that for himself to decide: many callers wait for one resume, each at most
 // Limits.Wake. The client stays the controller's: the caller does not close it. When the sandbox ends, what is under way on it fails.
 func (c *Controller) Guest(ctx context.Context, account id.Account, sb id.Sandbox) (*envdclient.Client, error) {
+	return c.guest(ctx, account, sb, true)
+}
+
+// Connection is Guest for what may be held open without being of use: the sandbox is in use at its begin, and whenever used is called.
+func (c *Controller) Connection(ctx context.Context, account id.Account, sb id.Sandbox) (client *envdclient.Client, used func(), err error) {
+	client, err = c.guest(ctx, account, sb, false)
+	return client, func() { c.uses.touch(sb) }, err
+}
+
+func (c *Controller) guest(ctx context.Context, account id.Account, sb id.Sandbox, request bool) (*envdclient.Client, error) {
 	row, err := c.Store.Sandbox(ctx, account, sb)
 	if err != nil {
+		return nil, err
+	}
+	if row, err = c.begin(ctx, row, request); err != nil {
 		return nil, err
 	}
 	if row, err = c.awake(ctx, row); err != nil {

@@ -20,6 +20,7 @@ const (
 	remove    remedy = "remove"     // from the host: no row wants it there
 	letGo     remedy = "let_go"     // from the host: its row says that it is elsewhere
 	enforce   remedy = "enforce"    // the network policy of its row
+	note      remedy = "note"       // what its host has found of its snapshot
 )
 
 // gap is a sandbox whose row and host differ.
@@ -120,6 +121,8 @@ func compareLasting(row db.Row, s sighting, here, lasted bool, like, other hostc
 		return ask
 	case s.State == like && s.NetworkGeneration < row.NetworkGeneration:
 		return enforce
+	case s.State == like && like == hostclient.Paused && (s.Damage != row.Damage || !sameMoment(s.Verified, row.Verified)):
+		return note
 	default:
 		return ""
 	}
@@ -131,4 +134,9 @@ func comparePassing(row db.Row, s sighting, here, lasted bool, arrived hostclien
 		return ask
 	}
 	return ""
+}
+
+// sameMoment compares as exactly as the database keeps times.
+func sameMoment(x, y time.Time) bool {
+	return x.Round(time.Microsecond).Equal(y.Round(time.Microsecond))
 }

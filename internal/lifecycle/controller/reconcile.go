@@ -21,6 +21,7 @@ type ReconcileStore interface {
 	Lead(ctx context.Context) (*db.Lease, error)
 	RowsForHost(ctx context.Context, h id.Host, observed []id.Sandbox) ([]db.Row, error)
 	Homeless(ctx context.Context) ([]db.Row, error)
+	NoteScrub(ctx context.Context, row db.Row, by db.By, verified time.Time, damage string) error
 	SandboxOfAny(ctx context.Context, sb id.Sandbox) (models.Sandbox, error)
 	SnapshotsOfHost(ctx context.Context, h id.Host) ([]db.SnapshotRow, error)
 	HomelessSnapshots(ctx context.Context) ([]db.SnapshotRow, error)
@@ -226,6 +227,8 @@ func (r *Reconciler) close(ctx context.Context, client *hostclient.Client, h id.
 		return err
 	case enforce:
 		return r.enforce(ctx, client, g.id)
+	case note:
+		return r.note(ctx, g)
 	case letGo:
 		return r.letGo(ctx, client, h, g)
 	default:

@@ -242,6 +242,10 @@ func (m *mortal) TransitionIfRoom(ctx context.Context, c db.Change, fit db.FitFu
 	return m.step(string(c.To), func() (models.Sandbox, error) { return m.Store.TransitionIfRoom(ctx, c, fit) })
 }
 
+func (m *mortal) TransitionIf(ctx context.Context, c db.Change, still db.StillFunc) (models.Sandbox, error) {
+	return m.step(string(c.To), func() (models.Sandbox, error) { return m.Store.TransitionIf(ctx, c, still) })
+}
+
 func (m *mortal) TransitionPlaced(ctx context.Context, c db.Change, place db.HostFunc) (models.Sandbox, error) {
 	return m.step(string(c.To), func() (models.Sandbox, error) { return m.Store.TransitionPlaced(ctx, c, place) })
 }
@@ -249,12 +253,26 @@ func (m *mortal) TransitionPlaced(ctx context.Context, c db.Change, place db.Hos
 // sql runs a statement past the store.
 func (r *rig) sql(statement string) {
 	r.t.Helper()
+	r.connected(func(conn *pgx.Conn) error {
+		_, err := conn.Exec(r.t.Context(), statement)
+		return err
+	})
+}
+
+// query reads one value past the store.
+func (r *rig) query(into any, statement string) {
+	r.t.Helper()
+	r.connected(func(conn *pgx.Conn) error { return conn.QueryRow(r.t.Context(), statement).Scan(into) })
+}
+
+func (r *rig) connected(do func(*pgx.Conn) error) {
+	r.t.Helper()
 	conn, err := pgx.Connect(r.t.Context(), r.url)
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	defer conn.Close(context.Background())
-	if _, err := conn.Exec(r.t.Context(), statement); err != nil {
+	if err := do(conn); err != nil {
 		r.t.Fatal(err)
 	}
 }

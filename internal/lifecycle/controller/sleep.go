@@ -21,7 +21,9 @@ type change struct {
 	to    models.State
 	begin lifecycle.Event // leaves from
 	audit string
-	what  string // it is called, of a sandbox
+	what  string       // it is called, of a sandbox
+	why   string       // of one that nobody asked for
+	still db.StillFunc // whether such a one is still to be; nil for one that was asked for
 	call  func(context.Context, *hostclient.Client, models.Sandbox) (hostclient.Sandbox, error)
 }
 
@@ -133,6 +135,10 @@ func (c *Controller) beginChange(ctx context.Context, by db.By, row models.Sandb
 	}
 	begun.Within = c.Limits.of(ch.op, row) + writeLimit
 	begun.Audit = db.Audit{Action: ch.audit, Outcome: "accepted"}
+	if ch.still != nil {
+		begun.Reason = ch.why
+		return c.Store.TransitionIf(ctx, begun, ch.still)
+	}
 	if ch.op != lifecycle.ResumeOp {
 		return c.write(ctx, begun)
 	}

@@ -191,7 +191,11 @@ type Sandbox struct {
 	// Of the last resume; unset before the first.
 	Certificate *Certificate `protobuf:"bytes,21,opt,name=certificate,proto3" json:"certificate,omitempty"`
 	// Where the snapshot that it sleeps in is stored; unset where it is not, and while it does not sleep.
-	Archive       *Archive `protobuf:"bytes,30,opt,name=archive,proto3" json:"archive,omitempty"`
+	Archive *Archive `protobuf:"bytes,30,opt,name=archive,proto3" json:"archive,omitempty"`
+	// Of a paused one: when its snapshot was last read as a whole and found to be as it was written; unset before.
+	VerifiedAt *timestamppb.Timestamp `protobuf:"bytes,40,opt,name=verified_at,json=verifiedAt,proto3" json:"verified_at,omitempty"`
+	// Of a paused one: what is wrong with its snapshot, which is not resumed then; empty where nothing is known to be.
+	Damage        string `protobuf:"bytes,41,opt,name=damage,proto3" json:"damage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -322,6 +326,20 @@ func (x *Sandbox) GetArchive() *Archive {
 		return x.Archive
 	}
 	return nil
+}
+
+func (x *Sandbox) GetVerifiedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.VerifiedAt
+	}
+	return nil
+}
+
+func (x *Sandbox) GetDamage() string {
+	if x != nil {
+		return x.Damage
+	}
+	return ""
 }
 
 // A snapshot in the object store, and what a host needs to restore it.
@@ -2785,7 +2803,9 @@ type GoldenSnapshot struct {
 	DiskMib   int32                  `protobuf:"varint,6,opt,name=disk_mib,json=diskMib,proto3" json:"disk_mib,omitempty"`
 	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	// What it takes of the host's disk.
-	Bytes         int64 `protobuf:"varint,8,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Bytes int64 `protobuf:"varint,8,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// When it was last read as a whole and found to be as it was made.
+	VerifiedAt    *timestamppb.Timestamp `protobuf:"bytes,40,opt,name=verified_at,json=verifiedAt,proto3" json:"verified_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2874,6 +2894,13 @@ func (x *GoldenSnapshot) GetBytes() int64 {
 		return x.Bytes
 	}
 	return 0
+}
+
+func (x *GoldenSnapshot) GetVerifiedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.VerifiedAt
+	}
+	return nil
 }
 
 type Template struct {
@@ -2969,7 +2996,7 @@ const file_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\vErrorDetail\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x12\n" +
-	"\x04hint\x18\x03 \x01(\tR\x04hint\"\xc0\x04\n" +
+	"\x04hint\x18\x03 \x01(\tR\x04hint\"\x95\x05\n" +
 	"\aSandbox\x12\x1d\n" +
 	"\n" +
 	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\x126\n" +
@@ -2988,7 +3015,10 @@ const file_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\fenvd_version\x18\v \x01(\tR\venvdVersion\x12-\n" +
 	"\x12network_generation\x18\x14 \x01(\x03R\x11networkGeneration\x12A\n" +
 	"\vcertificate\x18\x15 \x01(\v2\x1f.wrenn.hostagent.v1.CertificateR\vcertificate\x125\n" +
-	"\aarchive\x18\x1e \x01(\v2\x1b.wrenn.hostagent.v1.ArchiveR\aarchive\"\xc4\x01\n" +
+	"\aarchive\x18\x1e \x01(\v2\x1b.wrenn.hostagent.v1.ArchiveR\aarchive\x12;\n" +
+	"\vverified_at\x18( \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"verifiedAt\x12\x16\n" +
+	"\x06damage\x18) \x01(\tR\x06damage\"\xc4\x01\n" +
 	"\aArchive\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
 	"\x0ftemplate_digest\x18\x02 \x01(\tR\x0etemplateDigest\x12\x16\n" +
@@ -3174,7 +3204,7 @@ const file_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\n" +
 	"memory_mib\x18\x03 \x01(\x05R\tmemoryMib\x12\x19\n" +
 	"\bdisk_mib\x18\x04 \x01(\x05R\adiskMib\x12\x14\n" +
-	"\x05count\x18\x05 \x01(\x05R\x05count\"\x86\x02\n" +
+	"\x05count\x18\x05 \x01(\x05R\x05count\"\xc3\x02\n" +
 	"\x0eGoldenSnapshot\x12\x1f\n" +
 	"\vsnapshot_id\x18\x01 \x01(\tR\n" +
 	"snapshotId\x12\x1a\n" +
@@ -3186,7 +3216,9 @@ const file_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\bdisk_mib\x18\x06 \x01(\x05R\adiskMib\x129\n" +
 	"\n" +
 	"created_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x14\n" +
-	"\x05bytes\x18\b \x01(\x03R\x05bytes\"\xc6\x01\n" +
+	"\x05bytes\x18\b \x01(\x03R\x05bytes\x12;\n" +
+	"\vverified_at\x18( \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"verifiedAt\"\xc6\x01\n" +
 	"\bTemplate\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x19\n" +
@@ -3298,72 +3330,74 @@ var file_hostagent_v1_hostagent_proto_depIdxs = []int32{
 	6,  // 2: wrenn.hostagent.v1.Sandbox.steps:type_name -> wrenn.hostagent.v1.Step
 	4,  // 3: wrenn.hostagent.v1.Sandbox.certificate:type_name -> wrenn.hostagent.v1.Certificate
 	3,  // 4: wrenn.hostagent.v1.Sandbox.archive:type_name -> wrenn.hostagent.v1.Archive
-	49, // 5: wrenn.hostagent.v1.Certificate.at:type_name -> google.protobuf.Timestamp
-	5,  // 6: wrenn.hostagent.v1.Certificate.steps:type_name -> wrenn.hostagent.v1.CertificateStep
-	50, // 7: wrenn.hostagent.v1.CertificateStep.duration:type_name -> google.protobuf.Duration
-	50, // 8: wrenn.hostagent.v1.Step.duration:type_name -> google.protobuf.Duration
-	47, // 9: wrenn.hostagent.v1.CreateSandboxRequest.env:type_name -> wrenn.hostagent.v1.CreateSandboxRequest.EnvEntry
-	34, // 10: wrenn.hostagent.v1.CreateSandboxRequest.network:type_name -> wrenn.hostagent.v1.NetworkPolicy
-	2,  // 11: wrenn.hostagent.v1.CreateSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
-	50, // 12: wrenn.hostagent.v1.DestroySandboxRequest.grace:type_name -> google.protobuf.Duration
-	2,  // 13: wrenn.hostagent.v1.PauseSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
-	2,  // 14: wrenn.hostagent.v1.ResumeSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
-	16, // 15: wrenn.hostagent.v1.ForkSandboxRequest.children:type_name -> wrenn.hostagent.v1.ForkChild
-	34, // 16: wrenn.hostagent.v1.ForkChild.network:type_name -> wrenn.hostagent.v1.NetworkPolicy
-	2,  // 17: wrenn.hostagent.v1.ForkSandboxResponse.sandboxes:type_name -> wrenn.hostagent.v1.Sandbox
-	24, // 18: wrenn.hostagent.v1.CreateSnapshotResponse.snapshot:type_name -> wrenn.hostagent.v1.Snapshot
-	24, // 19: wrenn.hostagent.v1.ListSnapshotsResponse.snapshots:type_name -> wrenn.hostagent.v1.Snapshot
-	49, // 20: wrenn.hostagent.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
-	2,  // 21: wrenn.hostagent.v1.GetSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
-	2,  // 22: wrenn.hostagent.v1.ListSandboxesResponse.sandboxes:type_name -> wrenn.hostagent.v1.Sandbox
-	2,  // 23: wrenn.hostagent.v1.WatchSandboxesResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
-	35, // 24: wrenn.hostagent.v1.NetworkPolicy.limits:type_name -> wrenn.hostagent.v1.NetworkLimits
-	34, // 25: wrenn.hostagent.v1.SetNetworkPolicyRequest.policy:type_name -> wrenn.hostagent.v1.NetworkPolicy
-	34, // 26: wrenn.hostagent.v1.GetNetworkResponse.policy:type_name -> wrenn.hostagent.v1.NetworkPolicy
-	40, // 27: wrenn.hostagent.v1.GetNetworkResponse.counters:type_name -> wrenn.hostagent.v1.NetworkCounters
-	41, // 28: wrenn.hostagent.v1.GetNetworkResponse.refusals:type_name -> wrenn.hostagent.v1.NetworkRefusal
-	48, // 29: wrenn.hostagent.v1.NetworkCounters.dropped_packets:type_name -> wrenn.hostagent.v1.NetworkCounters.DroppedPacketsEntry
-	49, // 30: wrenn.hostagent.v1.NetworkRefusal.first_at:type_name -> google.protobuf.Timestamp
-	49, // 31: wrenn.hostagent.v1.NetworkRefusal.last_at:type_name -> google.protobuf.Timestamp
-	46, // 32: wrenn.hostagent.v1.GetHostInfoResponse.templates:type_name -> wrenn.hostagent.v1.Template
-	45, // 33: wrenn.hostagent.v1.GetHostInfoResponse.golden_snapshots:type_name -> wrenn.hostagent.v1.GoldenSnapshot
-	44, // 34: wrenn.hostagent.v1.GetHostInfoResponse.pool:type_name -> wrenn.hostagent.v1.PooledVMs
-	49, // 35: wrenn.hostagent.v1.GoldenSnapshot.created_at:type_name -> google.protobuf.Timestamp
-	7,  // 36: wrenn.hostagent.v1.HostAgentService.CreateSandbox:input_type -> wrenn.hostagent.v1.CreateSandboxRequest
-	9,  // 37: wrenn.hostagent.v1.HostAgentService.DestroySandbox:input_type -> wrenn.hostagent.v1.DestroySandboxRequest
-	11, // 38: wrenn.hostagent.v1.HostAgentService.PauseSandbox:input_type -> wrenn.hostagent.v1.PauseSandboxRequest
-	13, // 39: wrenn.hostagent.v1.HostAgentService.ResumeSandbox:input_type -> wrenn.hostagent.v1.ResumeSandboxRequest
-	15, // 40: wrenn.hostagent.v1.HostAgentService.ForkSandbox:input_type -> wrenn.hostagent.v1.ForkSandboxRequest
-	18, // 41: wrenn.hostagent.v1.HostAgentService.CreateSnapshot:input_type -> wrenn.hostagent.v1.CreateSnapshotRequest
-	20, // 42: wrenn.hostagent.v1.HostAgentService.DeleteSnapshot:input_type -> wrenn.hostagent.v1.DeleteSnapshotRequest
-	22, // 43: wrenn.hostagent.v1.HostAgentService.ListSnapshots:input_type -> wrenn.hostagent.v1.ListSnapshotsRequest
-	25, // 44: wrenn.hostagent.v1.HostAgentService.GetSandbox:input_type -> wrenn.hostagent.v1.GetSandboxRequest
-	27, // 45: wrenn.hostagent.v1.HostAgentService.ListSandboxes:input_type -> wrenn.hostagent.v1.ListSandboxesRequest
-	29, // 46: wrenn.hostagent.v1.HostAgentService.WatchSandboxes:input_type -> wrenn.hostagent.v1.WatchSandboxesRequest
-	32, // 47: wrenn.hostagent.v1.HostAgentService.ReadConsole:input_type -> wrenn.hostagent.v1.ReadConsoleRequest
-	42, // 48: wrenn.hostagent.v1.HostAgentService.GetHostInfo:input_type -> wrenn.hostagent.v1.GetHostInfoRequest
-	36, // 49: wrenn.hostagent.v1.HostAgentService.SetNetworkPolicy:input_type -> wrenn.hostagent.v1.SetNetworkPolicyRequest
-	38, // 50: wrenn.hostagent.v1.HostAgentService.GetNetwork:input_type -> wrenn.hostagent.v1.GetNetworkRequest
-	8,  // 51: wrenn.hostagent.v1.HostAgentService.CreateSandbox:output_type -> wrenn.hostagent.v1.CreateSandboxResponse
-	10, // 52: wrenn.hostagent.v1.HostAgentService.DestroySandbox:output_type -> wrenn.hostagent.v1.DestroySandboxResponse
-	12, // 53: wrenn.hostagent.v1.HostAgentService.PauseSandbox:output_type -> wrenn.hostagent.v1.PauseSandboxResponse
-	14, // 54: wrenn.hostagent.v1.HostAgentService.ResumeSandbox:output_type -> wrenn.hostagent.v1.ResumeSandboxResponse
-	17, // 55: wrenn.hostagent.v1.HostAgentService.ForkSandbox:output_type -> wrenn.hostagent.v1.ForkSandboxResponse
-	19, // 56: wrenn.hostagent.v1.HostAgentService.CreateSnapshot:output_type -> wrenn.hostagent.v1.CreateSnapshotResponse
-	21, // 57: wrenn.hostagent.v1.HostAgentService.DeleteSnapshot:output_type -> wrenn.hostagent.v1.DeleteSnapshotResponse
-	23, // 58: wrenn.hostagent.v1.HostAgentService.ListSnapshots:output_type -> wrenn.hostagent.v1.ListSnapshotsResponse
-	26, // 59: wrenn.hostagent.v1.HostAgentService.GetSandbox:output_type -> wrenn.hostagent.v1.GetSandboxResponse
-	28, // 60: wrenn.hostagent.v1.HostAgentService.ListSandboxes:output_type -> wrenn.hostagent.v1.ListSandboxesResponse
-	30, // 61: wrenn.hostagent.v1.HostAgentService.WatchSandboxes:output_type -> wrenn.hostagent.v1.WatchSandboxesResponse
-	33, // 62: wrenn.hostagent.v1.HostAgentService.ReadConsole:output_type -> wrenn.hostagent.v1.ReadConsoleResponse
-	43, // 63: wrenn.hostagent.v1.HostAgentService.GetHostInfo:output_type -> wrenn.hostagent.v1.GetHostInfoResponse
-	37, // 64: wrenn.hostagent.v1.HostAgentService.SetNetworkPolicy:output_type -> wrenn.hostagent.v1.SetNetworkPolicyResponse
-	39, // 65: wrenn.hostagent.v1.HostAgentService.GetNetwork:output_type -> wrenn.hostagent.v1.GetNetworkResponse
-	51, // [51:66] is the sub-list for method output_type
-	36, // [36:51] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	49, // 5: wrenn.hostagent.v1.Sandbox.verified_at:type_name -> google.protobuf.Timestamp
+	49, // 6: wrenn.hostagent.v1.Certificate.at:type_name -> google.protobuf.Timestamp
+	5,  // 7: wrenn.hostagent.v1.Certificate.steps:type_name -> wrenn.hostagent.v1.CertificateStep
+	50, // 8: wrenn.hostagent.v1.CertificateStep.duration:type_name -> google.protobuf.Duration
+	50, // 9: wrenn.hostagent.v1.Step.duration:type_name -> google.protobuf.Duration
+	47, // 10: wrenn.hostagent.v1.CreateSandboxRequest.env:type_name -> wrenn.hostagent.v1.CreateSandboxRequest.EnvEntry
+	34, // 11: wrenn.hostagent.v1.CreateSandboxRequest.network:type_name -> wrenn.hostagent.v1.NetworkPolicy
+	2,  // 12: wrenn.hostagent.v1.CreateSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
+	50, // 13: wrenn.hostagent.v1.DestroySandboxRequest.grace:type_name -> google.protobuf.Duration
+	2,  // 14: wrenn.hostagent.v1.PauseSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
+	2,  // 15: wrenn.hostagent.v1.ResumeSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
+	16, // 16: wrenn.hostagent.v1.ForkSandboxRequest.children:type_name -> wrenn.hostagent.v1.ForkChild
+	34, // 17: wrenn.hostagent.v1.ForkChild.network:type_name -> wrenn.hostagent.v1.NetworkPolicy
+	2,  // 18: wrenn.hostagent.v1.ForkSandboxResponse.sandboxes:type_name -> wrenn.hostagent.v1.Sandbox
+	24, // 19: wrenn.hostagent.v1.CreateSnapshotResponse.snapshot:type_name -> wrenn.hostagent.v1.Snapshot
+	24, // 20: wrenn.hostagent.v1.ListSnapshotsResponse.snapshots:type_name -> wrenn.hostagent.v1.Snapshot
+	49, // 21: wrenn.hostagent.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
+	2,  // 22: wrenn.hostagent.v1.GetSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
+	2,  // 23: wrenn.hostagent.v1.ListSandboxesResponse.sandboxes:type_name -> wrenn.hostagent.v1.Sandbox
+	2,  // 24: wrenn.hostagent.v1.WatchSandboxesResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
+	35, // 25: wrenn.hostagent.v1.NetworkPolicy.limits:type_name -> wrenn.hostagent.v1.NetworkLimits
+	34, // 26: wrenn.hostagent.v1.SetNetworkPolicyRequest.policy:type_name -> wrenn.hostagent.v1.NetworkPolicy
+	34, // 27: wrenn.hostagent.v1.GetNetworkResponse.policy:type_name -> wrenn.hostagent.v1.NetworkPolicy
+	40, // 28: wrenn.hostagent.v1.GetNetworkResponse.counters:type_name -> wrenn.hostagent.v1.NetworkCounters
+	41, // 29: wrenn.hostagent.v1.GetNetworkResponse.refusals:type_name -> wrenn.hostagent.v1.NetworkRefusal
+	48, // 30: wrenn.hostagent.v1.NetworkCounters.dropped_packets:type_name -> wrenn.hostagent.v1.NetworkCounters.DroppedPacketsEntry
+	49, // 31: wrenn.hostagent.v1.NetworkRefusal.first_at:type_name -> google.protobuf.Timestamp
+	49, // 32: wrenn.hostagent.v1.NetworkRefusal.last_at:type_name -> google.protobuf.Timestamp
+	46, // 33: wrenn.hostagent.v1.GetHostInfoResponse.templates:type_name -> wrenn.hostagent.v1.Template
+	45, // 34: wrenn.hostagent.v1.GetHostInfoResponse.golden_snapshots:type_name -> wrenn.hostagent.v1.GoldenSnapshot
+	44, // 35: wrenn.hostagent.v1.GetHostInfoResponse.pool:type_name -> wrenn.hostagent.v1.PooledVMs
+	49, // 36: wrenn.hostagent.v1.GoldenSnapshot.created_at:type_name -> google.protobuf.Timestamp
+	49, // 37: wrenn.hostagent.v1.GoldenSnapshot.verified_at:type_name -> google.protobuf.Timestamp
+	7,  // 38: wrenn.hostagent.v1.HostAgentService.CreateSandbox:input_type -> wrenn.hostagent.v1.CreateSandboxRequest
+	9,  // 39: wrenn.hostagent.v1.HostAgentService.DestroySandbox:input_type -> wrenn.hostagent.v1.DestroySandboxRequest
+	11, // 40: wrenn.hostagent.v1.HostAgentService.PauseSandbox:input_type -> wrenn.hostagent.v1.PauseSandboxRequest
+	13, // 41: wrenn.hostagent.v1.HostAgentService.ResumeSandbox:input_type -> wrenn.hostagent.v1.ResumeSandboxRequest
+	15, // 42: wrenn.hostagent.v1.HostAgentService.ForkSandbox:input_type -> wrenn.hostagent.v1.ForkSandboxRequest
+	18, // 43: wrenn.hostagent.v1.HostAgentService.CreateSnapshot:input_type -> wrenn.hostagent.v1.CreateSnapshotRequest
+	20, // 44: wrenn.hostagent.v1.HostAgentService.DeleteSnapshot:input_type -> wrenn.hostagent.v1.DeleteSnapshotRequest
+	22, // 45: wrenn.hostagent.v1.HostAgentService.ListSnapshots:input_type -> wrenn.hostagent.v1.ListSnapshotsRequest
+	25, // 46: wrenn.hostagent.v1.HostAgentService.GetSandbox:input_type -> wrenn.hostagent.v1.GetSandboxRequest
+	27, // 47: wrenn.hostagent.v1.HostAgentService.ListSandboxes:input_type -> wrenn.hostagent.v1.ListSandboxesRequest
+	29, // 48: wrenn.hostagent.v1.HostAgentService.WatchSandboxes:input_type -> wrenn.hostagent.v1.WatchSandboxesRequest
+	32, // 49: wrenn.hostagent.v1.HostAgentService.ReadConsole:input_type -> wrenn.hostagent.v1.ReadConsoleRequest
+	42, // 50: wrenn.hostagent.v1.HostAgentService.GetHostInfo:input_type -> wrenn.hostagent.v1.GetHostInfoRequest
+	36, // 51: wrenn.hostagent.v1.HostAgentService.SetNetworkPolicy:input_type -> wrenn.hostagent.v1.SetNetworkPolicyRequest
+	38, // 52: wrenn.hostagent.v1.HostAgentService.GetNetwork:input_type -> wrenn.hostagent.v1.GetNetworkRequest
+	8,  // 53: wrenn.hostagent.v1.HostAgentService.CreateSandbox:output_type -> wrenn.hostagent.v1.CreateSandboxResponse
+	10, // 54: wrenn.hostagent.v1.HostAgentService.DestroySandbox:output_type -> wrenn.hostagent.v1.DestroySandboxResponse
+	12, // 55: wrenn.hostagent.v1.HostAgentService.PauseSandbox:output_type -> wrenn.hostagent.v1.PauseSandboxResponse
+	14, // 56: wrenn.hostagent.v1.HostAgentService.ResumeSandbox:output_type -> wrenn.hostagent.v1.ResumeSandboxResponse
+	17, // 57: wrenn.hostagent.v1.HostAgentService.ForkSandbox:output_type -> wrenn.hostagent.v1.ForkSandboxResponse
+	19, // 58: wrenn.hostagent.v1.HostAgentService.CreateSnapshot:output_type -> wrenn.hostagent.v1.CreateSnapshotResponse
+	21, // 59: wrenn.hostagent.v1.HostAgentService.DeleteSnapshot:output_type -> wrenn.hostagent.v1.DeleteSnapshotResponse
+	23, // 60: wrenn.hostagent.v1.HostAgentService.ListSnapshots:output_type -> wrenn.hostagent.v1.ListSnapshotsResponse
+	26, // 61: wrenn.hostagent.v1.HostAgentService.GetSandbox:output_type -> wrenn.hostagent.v1.GetSandboxResponse
+	28, // 62: wrenn.hostagent.v1.HostAgentService.ListSandboxes:output_type -> wrenn.hostagent.v1.ListSandboxesResponse
+	30, // 63: wrenn.hostagent.v1.HostAgentService.WatchSandboxes:output_type -> wrenn.hostagent.v1.WatchSandboxesResponse
+	33, // 64: wrenn.hostagent.v1.HostAgentService.ReadConsole:output_type -> wrenn.hostagent.v1.ReadConsoleResponse
+	43, // 65: wrenn.hostagent.v1.HostAgentService.GetHostInfo:output_type -> wrenn.hostagent.v1.GetHostInfoResponse
+	37, // 66: wrenn.hostagent.v1.HostAgentService.SetNetworkPolicy:output_type -> wrenn.hostagent.v1.SetNetworkPolicyResponse
+	39, // 67: wrenn.hostagent.v1.HostAgentService.GetNetwork:output_type -> wrenn.hostagent.v1.GetNetworkResponse
+	53, // [53:68] is the sub-list for method output_type
+	38, // [38:53] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_hostagent_v1_hostagent_proto_init() }
