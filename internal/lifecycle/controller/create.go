@@ -55,7 +55,7 @@ func (c *Controller) create(ctx context.Context, by By, r Request) (models.Sandb
 	if err := models.CheckNetwork(r.Network, c.PrivateNetworks); err != nil {
 		return models.Sandbox{}, err
 	}
-	if err := models.CheckLifecycle(r.Lifecycle.Of(c.Options.Lifecycle)); err != nil {
+	if err := models.CheckLifecycle(r.Lifecycle.Of(c.Lifecycle)); err != nil {
 		return models.Sandbox{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.Limits.Create)
@@ -78,7 +78,7 @@ func (c *Controller) create(ctx context.Context, by By, r Request) (models.Sandb
 func (c *Controller) insert(ctx context.Context, by By, r Request, from models.Snapshot) (models.Sandbox, error) {
 	n := db.NewSandbox{
 		Account: by.Account, Name: r.Name, Template: r.Template, Metadata: r.Metadata,
-		Network: r.Network, AutoResume: !r.ManualResume, Lifecycle: r.Lifecycle.Of(c.Options.Lifecycle), By: by.db(), Within: c.Limits.Create + writeLimit,
+		Network: r.Network, AutoResume: !r.ManualResume, Lifecycle: r.Lifecycle.Of(c.Lifecycle), By: by.db(), Within: c.Limits.Create + writeLimit,
 		Snapshot: r.Snapshot,
 	}
 	up := c.Fleet.reachable()
