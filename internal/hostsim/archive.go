@@ -111,8 +111,14 @@ func (s archiveServer) StoreSandbox(ctx context.Context, req *pb.StoreSandboxReq
 
 // awaitStored returns once the sandbox is not being stored: an agent ends that for a resume.
 func (h *Host) awaitStored(ctx context.Context, sandbox string) {
-	for h.State(sandbox) == pb.SandboxState_SANDBOX_STATE_STORING && ctx.Err() == nil {
-		time.Sleep(time.Millisecond)
+	look := time.NewTicker(time.Millisecond)
+	defer look.Stop()
+	for h.State(sandbox) == pb.SandboxState_SANDBOX_STATE_STORING {
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 

@@ -90,7 +90,7 @@ func ruleset(cfg Config, tell bool) []chain {
 // fromSandboxRules drop what no guest may send, wherever it goes.
 func fromSandboxRules(total Limits) []rule {
 	to := func(prefix string) []expr.Any { return target(equal, netip.MustParsePrefix(prefix)) }
-	rules := []rule{
+	return append([]rule{
 		{"", join(exceeded(limitPackets), refuse(rulePackets))},
 		{"", join(notIPv4(), goTo(fromSandboxIPv6))},
 		{"not the sandbox's own", join(spoofed(), refuse(ruleSpoofed))},
@@ -101,8 +101,7 @@ func fromSandboxRules(total Limits) []rule {
 		{"", join(to("0.0.0.0/8"), refuse(ruleThisNetwork))},
 		{"neither TCP nor UDP nor ICMP", join(otherProtocol(), refuse(ruleProtocol))},
 		{"", join(fragment(), exceeded(limitFragments), refuse(ruleFragments))},
-	}
-	return append(rules, volumeRules(total)...)
+	}, volumeRules(total)...)
 }
 
 // volumeRules drop what is too much, whatever it is.

@@ -195,8 +195,9 @@ type PooledVMs struct {
 
 // Pool returns what waits at present, by template.
 func (a *Agent) Pool() []PooledVMs {
-	var all []PooledVMs
-	for of, count := range a.pool.waiting() {
+	waiting := a.pool.waiting()
+	all := make([]PooledVMs, 0, len(waiting))
+	for of, count := range waiting {
 		all = append(all, PooledVMs{of.template, of.size, count})
 	}
 	slices.SortFunc(all, func(x, y PooledVMs) int {

@@ -38,14 +38,15 @@ func (a *Agent) keepPool(ctx context.Context) {
 		for _, s := range a.pool.weed(shares) {
 			a.drop(ctx, s)
 		}
-		of, found := a.pool.lacking(shares, time.Now())
-		switch {
-		case !found:
+		if _, found := a.pool.lacking(shares, time.Now()); !found {
 			a.idle(ctx)
-		case a.rested(ctx): // meanwhile another one may be wanted more
-			if of, found = a.pool.lacking(a.shares(time.Now()), time.Now()); found {
-				a.enlarge(ctx, of)
-			}
+			continue
+		}
+		if !a.rested(ctx) {
+			continue
+		}
+		if of, found := a.pool.lacking(a.shares(time.Now()), time.Now()); found { // meanwhile another one may be wanted more
+			a.enlarge(ctx, of)
 		}
 	}
 	for _, s := range a.pool.close() {
