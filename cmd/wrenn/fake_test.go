@@ -156,7 +156,7 @@ func (f *fake) create(w http.ResponseWriter, body []byte) {
 		"created_at": now, "started_at": now, "updated_at": now, "state_deadline": nil, "generation": 3,
 		"timings": []any{map[string]any{"step": "boot", "ms": 512.5}},
 		"network": networkOf(defaultNetwork(), req["network"]), "auto_resume": req["auto_resume"] != false, "resumed": nil,
-		"lifecycle": lifecycleOf(defaultLifecycle(), req["lifecycle"]), "verified_at": nil,
+		"lifecycle": lifecycleOf(defaultLifecycle(), req["lifecycle"]), "verified_at": nil, "archive": nil,
 		"parent_id": nil, "snapshot_id": req["snapshot"],
 	}
 	for _, field := range []string{"vcpus", "memory_mib", "disk_mib", "metadata"} {

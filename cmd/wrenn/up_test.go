@@ -24,7 +24,7 @@ func TestUpRunsACommandAndEndsInOrder(t *testing.T) {
 		t.Errorf("the parts' logs are shown beside a command:\n%s", s.stderr.String())
 	}
 	flags := " --data " + u.data + " --listen unix://" + u.data + "/agent.sock --kernel " + u.bin + " --images " + u.bin +
-		" --driver auto --volume auto --subnet 10.0.0.0/16$"
+		" --driver auto --volume auto --subnet 10.0.0.0/16 --objects " + u.data + "/objects$"
 	u.wantDiary("agent serve"+flags, "control-plane serve$", "control-plane destroys sb-00000001$", "control-plane got terminated$",
 		"agent got terminated$", "agent purge"+flags)
 	u.wantDiary("control-plane seed --key-file " + u.data + "/dev-key$")
@@ -115,13 +115,13 @@ func TestUpKeepsSandboxesForTheNextOne(t *testing.T) {
 	// Other settings cannot take them over: they are removed first, with the settings they were made with.
 	s = u.start(append(noDatabases, "--subnet", "10.9.0.0/16", "--", "true")...)
 	s.wait(0)
-	u.wantDiary(`agent serve .*10\.0\.0\.0/16 --netns`, `agent purge .*10\.0\.0\.0/16 --netns`, `agent serve .*10\.9\.0\.0/16$`, `agent purge .*10\.9\.0\.0/16$`)
+	u.wantDiary(`agent serve .*10\.0\.0\.0/16 --netns`, `agent purge .*10\.0\.0\.0/16 --netns`, `agent serve .*10\.9\.0\.0/16 --objects`, `agent purge .*10\.9\.0\.0/16 --objects`)
 	u.wantNothingLeft()
 }
 
 func TestUpIsolatedMakesAndRemovesANamespace(t *testing.T) {
 	u := newUpTest(t)
 	u.start(append(noDatabases, "--netns", "isolated", "--", "true")...).wait(0)
-	u.wantDiary("agent serve .*--netns "+u.data+"/netns$", "agent purge .*--netns "+u.data+"/netns$")
+	u.wantDiary("agent serve .*--netns "+u.data+"/netns --objects", "agent purge .*--netns "+u.data+"/netns --objects")
 	u.wantNothingLeft()
 }
