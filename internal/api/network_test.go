@@ -125,7 +125,7 @@ func TestBadNetworkPolicies(t *testing.T) {
 		`{"network":{"allow":"example.com"}}`:                                   {400, models.Invalid, "network.allow must be an array of strings, not string"},
 		`{"network":{"allow":null}}`:                                            {400, models.Invalid, "allow must not be null"},
 		`{"network":{"allow":["a.example","b c"]}}`:                             {400, models.Invalid, "network.allow[1]: \\\"b c\\\" is no domain name: ' ' at character 2"},
-		`{"network":{"deny":["2001:db8::1"]}}`:                                  {400, models.Invalid, "network.deny[0]: 2001:db8::1 is IPv6"},
+		`{"network":{"deny":["2001:db8::1"]}}`:                                  {400, models.Invalid, "network.deny[0]: 2001:db8::1/128 is IPv6"},
 		`{"network":{"allow":["169.254.169.254"]}}`:                             {400, models.Invalid, "169.254.0.0/16 (link-local addresses and cloud metadata)"},
 		`{"network":{"allow":["10.0.0.0/8"]}}`:                                  {403, models.Forbidden, "10.0.0.0/8"},
 		`{"network":{"allow":["a.example","A.EXAMPLE"]}}`:                       {400, models.Invalid, "network.allow[1]: a.example is there twice"},
