@@ -89,7 +89,7 @@ func (a *Agent) photograph(ctx context.Context, s *sandbox, machine vm.Running, 
 		return err
 	}
 	_, err := clone.File(ctx, a.diskPath(s.id), staging.Rootfs(), true)
-	return cmp.Or(err, ctx.Err())
+	return cmp.Or(err, ctx.Err(), s.ctx.Err()) // the latter ends ctx, a moment later
 }
 
 // flush writes out what is cloned while the guest stands still: else that has to wait for the disk (clone: reflink).
