@@ -138,7 +138,6 @@ func TestFetchDuringRelease(t *testing.T) {
 	r.is(s.ID, Paused)
 }
 
-
 // TestStoreAndFetch: what was stored stays until it is released, and goes on on another host, with the address that it has there; stored again, only what changed is sent.
 func TestStoreAndFetch(t *testing.T) {
 	r, second := newRig(t), newRig(t)
