@@ -20,7 +20,7 @@ const selves = `cat /etc/machine-id; hostname; cat /sys/class/net/eth0/address; 
 // TestGolden: the first sandbox of a template boots, the next ones are made from a snapshot of it and share nothing that is their own. The agent may be killed while it makes
 // the snapshot, and the sandboxes sleep, wake and are reached through the network like others.
 func TestGolden(t *testing.T) {
-	p := start(t, with("WRENN_GOLDEN_MIB", "2048"))
+	p := start(t, with("WRENN_GOLDEN_MIB", "2048"), with("WRENN_POOL_MIB", "0"))
 	first := p.create("minimal")
 	if !step(first, "boot_guest") {
 		t.Errorf("the first sandbox was made by the steps %+v", first.Timings)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
@@ -110,6 +111,31 @@ func (r *rig) hibernated(text string) (id.Sandbox, string) {
 
 func (r *rig) fetch(sb id.Sandbox, key string) (Sandbox, error) {
 	return r.agent.Fetch(r.t.Context(), FetchRequest{ID: sb, Key: key, Network: models.DefaultNetwork()})
+}
+
+// TestFetchDuringRelease: who wants a sandbox back whose host is about to let it go gets it, and learns nothing of that.
+func TestFetchDuringRelease(t *testing.T) {
+	r := newRig(t)
+	s := r.asleep("kept")
+	stored := r.store(s.ID)
+	here := r.agent.mustFind(s.ID)
+	if err := here.acquire(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	fetched := make(chan error, 1)
+	go func() {
+		_, err := r.fetch(s.ID, stored.Key)
+		fetched <- err
+	}()
+	time.Sleep(50 * time.Millisecond) // for it to find the sandbox; where that takes longer, this tests less
+	if err := r.agent.dismantle(t.Context(), here); err != nil {
+		t.Fatal(err)
+	}
+	here.release()
+	if err := <-fetched; err != nil {
+		t.Fatal(err)
+	}
+	r.is(s.ID, Paused)
 }
 
 // TestStoreAndFetch: what was stored stays until it is released, and goes on on another host, with the address that it has there; stored again, only what changed is sent.

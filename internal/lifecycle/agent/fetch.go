@@ -31,7 +31,11 @@ func (a *Agent) Fetch(ctx context.Context, req FetchRequest) (Sandbox, error) {
 		return Sandbox{}, err
 	}
 	if !isNew {
-		return a.awaitFetched(ctx, s, req.Key)
+		there, released, err := a.awaitFetched(ctx, s, req.Key)
+		if released {
+			return a.Fetch(ctx, req)
+		}
+		return there, err
 	}
 	defer a.tasks.Done()
 	defer a.golden.hurry()()
@@ -63,17 +67,21 @@ func (a *Agent) checkFetch(req FetchRequest) error {
 	return models.CheckNetwork(req.Network, anything)
 }
 
-// awaitFetched answers for a sandbox that is here, or on its way.
-func (a *Agent) awaitFetched(ctx context.Context, s *sandbox, key string) (Sandbox, error) {
+// awaitFetched answers for a sandbox that is here, or on its way, unless it has been released meanwhile: then nothing of it is here.
+func (a *Agent) awaitFetched(ctx context.Context, s *sandbox, key string) (there Sandbox, released bool, err error) {
 	if err := s.acquire(ctx); err != nil {
-		return Sandbox{}, err
+		return Sandbox{}, false, err
 	}
 	defer s.release()
 	v, rec := s.view(), s.update(func(*record) {})
-	if _, err := a.find(s.id); err != nil || !v.State.lives() || rec.Stored == nil || rec.Stored.Snapshot != rec.Snapshot || rec.Stored.Archive.Key != key {
-		return Sandbox{}, models.Errorf(models.Conflict, "sandbox %s is %s here, and not what is stored as %s", s.id, v.State, key)
+	now, err := a.find(s.id)
+	if now != s && s.ctx.Err() == nil {
+		return Sandbox{}, true, nil
 	}
-	return v, nil
+	if err != nil || !v.State.lives() || rec.Stored == nil || rec.Stored.Snapshot != rec.Snapshot || rec.Stored.Archive.Key != key {
+		return Sandbox{}, false, models.Errorf(models.Conflict, "sandbox %s is %s here, and not what is stored as %s", s.id, v.State, key)
+	}
+	return v, false, nil
 }
 
 // fetch is the story of a sandbox's way back. Until the last record an agent that is killed leaves what the next one removes.
