@@ -146,47 +146,38 @@ func TestLease(t *testing.T) {
 }
 
 // TestPostgresGoesAway cuts all connections again and again while sandboxes are made and
-// changed: nothing fails, and each change is made once. The cuts follow the work, so that a slow
+// changed: nothing fails, and each change is made once. Each round of work is cut as often, so that a slow
 // machine does not see more of them.
 func TestPostgresGoesAway(t *testing.T) {
 	s, account, url := open(t)
-	ctx := t.Context()
-	cut := make(chan struct{}, 1)
-	var cutter sync.WaitGroup
-	cutter.Go(func() {
-		for range cut {
+	for round := range 15 {
+		var work sync.WaitGroup
+		for w := range 4 {
+			work.Go(func() { life(t, s, account, db.By{Actor: "a", Operation: fmt.Sprintf("op-%d-%d", w, round)}) })
+		}
+		for range 2 {
 			terminate(t, url)
 		}
-	})
-	var wg sync.WaitGroup
-	for w := range 4 {
-		wg.Go(func() {
-			for i := range 15 {
-				op := db.By{Actor: "a", Operation: fmt.Sprintf("op-%d-%d", w, i)}
-				n := db.NewSandbox{ID: id.NewSandbox(), Account: account, Template: "minimal", By: op, Within: time.Minute}
-				sb, err := s.CreateSandbox(ctx, n, onFirst)
-				if err != nil {
-					t.Errorf("create: %v", err)
-					return
-				}
-				c := to(sb, models.Running)
-				c.By = op
-				if now, err := s.Transition(ctx, c); err != nil || now.Generation != 3 {
-					t.Errorf("transition: %+v, %v", now, err)
-				}
-				if events, err := s.Events(ctx, sb.ID); err != nil || len(events) != 3 {
-					t.Errorf("%d events, %v", len(events), err)
-				}
-				select {
-				case cut <- struct{}{}:
-				default:
-				}
-			}
-		})
+		work.Wait()
 	}
-	wg.Wait()
-	close(cut)
-	cutter.Wait()
+}
+
+// life makes a sandbox and changes it.
+func life(t *testing.T, s *db.Store, account id.Account, op db.By) {
+	n := db.NewSandbox{ID: id.NewSandbox(), Account: account, Template: "minimal", By: op, Within: time.Minute}
+	sb, err := s.CreateSandbox(t.Context(), n, onFirst)
+	if err != nil {
+		t.Errorf("create: %v", err)
+		return
+	}
+	c := to(sb, models.Running)
+	c.By = op
+	if now, err := s.Transition(t.Context(), c); err != nil || now.Generation != 3 {
+		t.Errorf("transition: %+v, %v", now, err)
+	}
+	if events, err := s.Events(t.Context(), sb.ID); err != nil || len(events) != 3 {
+		t.Errorf("%d events, %v", len(events), err)
+	}
 }
 
 // terminate ends all other connections to t's database, as a restart of the server does.
