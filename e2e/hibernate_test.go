@@ -68,10 +68,10 @@ func TestHibernate(t *testing.T) {
 }
 
 // stored is what the object store has of it.
-func (s *sleeper) stored() []string {
-	all, err := filepath.Glob(filepath.Join(s.server.Folder(), "e2e/manifests", s.id+"-pause-*"))
+func (h *sleeper) stored() []string {
+	all, err := filepath.Glob(filepath.Join(h.server.Folder(), "e2e/manifests", h.id+"-pause-*"))
 	if err != nil {
-		s.t.Fatal(err)
+		h.t.Fatal(err)
 	}
 	return all
 }
