@@ -52,10 +52,10 @@ func compareSnapshot(row db.SnapshotRow, seen hostclient.Snapshot, here bool, p 
 	whole := here && seen.Damage == ""
 	switch row.State {
 	case models.SnapshotCreating:
-		if whole && row.Age >= p.settle {
+		switch {
+		case whole && (row.Age >= p.settle || row.Overdue): // what is whole is not dropped, whoever is late
 			return markReady
-		}
-		if row.Overdue {
+		case row.Overdue:
 			return dropRow
 		}
 	case models.SnapshotDeleting:
