@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"iter"
 	"slices"
 	"strconv"
 	"time"
@@ -29,8 +31,8 @@ func newLs(a *app) *cobra.Command {
 	f.StringVar(&opts.Template, "template", "", "only those of this template")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if *quiet && *asJSON {
-			return models.Errorf(models.Invalid, "--json and --quiet exclude each other")
+		if err := checkForm(*quiet, *asJSON); err != nil {
+			return err
 		}
 		for _, s := range only {
 			if !slices.Contains(states, wrenn.State(s)) {
@@ -52,25 +54,49 @@ func (a *app) list(cmd *cobra.Command, opts wrenn.ListOptions, quiet, asJSON boo
 	if err != nil {
 		return err
 	}
-	list := []wrenn.Sandbox{}
-	for s, err := range client.AllSandboxes(cmd.Context(), opts) {
-		if err != nil {
-			return fmt.Errorf("list sandboxes: %w", err)
-		}
-		list = append(list, s)
+	list, err := gather(client.AllSandboxes(cmd.Context(), opts))
+	if err != nil {
+		return fmt.Errorf("list sandboxes: %w", err)
 	}
+	return printList(a.stdout, list, quiet, asJSON, []string{"ID", "NAME", "TEMPLATE", "STATE", "VCPUS", "MEMORY MIB", "AGE"}, func(s wrenn.Sandbox) []string {
+		return []string{s.ID, s.Name, s.Template, string(s.State), strconv.Itoa(s.VCPUs), strconv.Itoa(s.MemoryMiB), age(s.CreatedAt, time.Now())}
+	})
+}
+
+// checkForm refuses two forms of a list at once.
+func checkForm(quiet, asJSON bool) error {
+	if quiet && asJSON {
+		return models.Errorf(models.Invalid, "--json and --quiet exclude each other")
+	}
+	return nil
+}
+
+// gather reads all pages of a list, which is never nil.
+func gather[T any](all iter.Seq2[T, error]) ([]T, error) {
+	list := []T{}
+	for item, err := range all {
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, item)
+	}
+	return list, nil
+}
+
+// printList prints what row makes of each item, the first column alone if quiet, or the items as JSON.
+func printList[T any](w io.Writer, list []T, quiet, asJSON bool, header []string, row func(T) []string) error {
 	if asJSON {
-		return printJSON(a.stdout, list)
+		return printJSON(w, list)
+	}
+	rows := make([][]string, len(list))
+	for i, item := range list {
+		rows[i] = row(item)
 	}
 	if quiet {
-		for _, s := range list {
-			fmt.Fprintln(a.stdout, printable(s.ID))
+		for _, r := range rows {
+			fmt.Fprintln(w, printable(r[0]))
 		}
 		return nil
 	}
-	rows := make([][]string, len(list))
-	for i, s := range list {
-		rows[i] = []string{s.ID, s.Name, s.Template, string(s.State), strconv.Itoa(s.VCPUs), strconv.Itoa(s.MemoryMiB), age(s.CreatedAt, time.Now())}
-	}
-	return printTable(a.stdout, []string{"ID", "NAME", "TEMPLATE", "STATE", "VCPUS", "MEMORY MIB", "AGE"}, rows)
+	return printTable(w, header, rows)
 }

@@ -8,7 +8,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/sdk/go"
 )
 
@@ -56,19 +55,16 @@ func newSnapshotLs(a *app) *cobra.Command {
 	quiet := f.BoolP("quiet", "q", false, "print ids only")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if *quiet && *asJSON {
-			return models.Errorf(models.Invalid, "--json and --quiet exclude each other")
+		if err := checkForm(*quiet, *asJSON); err != nil {
+			return err
 		}
 		client, err := a.client()
 		if err != nil {
 			return err
 		}
-		list := []wrenn.Snapshot{}
-		for s, err := range client.AllSnapshots(cmd.Context(), opts) {
-			if err != nil {
-				return fmt.Errorf("list snapshots: %w", err)
-			}
-			list = append(list, s)
+		list, err := gather(client.AllSnapshots(cmd.Context(), opts))
+		if err != nil {
+			return fmt.Errorf("list snapshots: %w", err)
 		}
 		return a.printSnapshots(list, *quiet, *asJSON)
 	}
@@ -76,23 +72,13 @@ func newSnapshotLs(a *app) *cobra.Command {
 }
 
 func (a *app) printSnapshots(list []wrenn.Snapshot, quiet, asJSON bool) error {
-	if asJSON {
-		return printJSON(a.stdout, list)
-	}
-	if quiet {
-		for _, s := range list {
-			fmt.Fprintln(a.stdout, printable(s.ID))
-		}
-		return nil
-	}
 	const mib = 1 << 20
-	rows := make([][]string, len(list))
-	for i, s := range list {
-		rows[i] = []string{
+	header := []string{"ID", "NAME", "STATE", "SANDBOX", "PARENT", "TEMPLATE", "MEMORY MIB", "TAKES MIB", "AGE"}
+	return printList(a.stdout, list, quiet, asJSON, header, func(s wrenn.Snapshot) []string {
+		return []string{
 			s.ID, s.Name, string(s.State), s.SandboxID, s.ParentID, s.Template, strconv.Itoa(s.MemoryMiB), strconv.FormatInt(s.Bytes/mib, 10), age(s.CreatedAt, time.Now()),
 		}
-	}
-	return printTable(a.stdout, []string{"ID", "NAME", "STATE", "SANDBOX", "PARENT", "TEMPLATE", "MEMORY MIB", "TAKES MIB", "AGE"}, rows)
+	})
 }
 
 func newSnapshotRm(a *app) *cobra.Command {

@@ -37,8 +37,10 @@ func newPage(t *testing.T) *page {
 		fmt.Fprint(w, terminalPage)
 	}))
 	t.Cleanup(site.Close)
-	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(browser), chromedp.UserDataDir(t.TempDir()),
-		chromedp.NoSandbox, // which root cannot have; the page is ours
+	dir := t.TempDir()
+	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(browser), chromedp.UserDataDir(dir),
+		chromedp.Env("TMPDIR="+dir), // it leaves a folder there
+		chromedp.NoSandbox,          // which root cannot have; the page is ours
 		chromedp.DisableGPU, chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true))
 	allocator, stop := chromedp.NewExecAllocator(within(t), options...)
 	t.Cleanup(stop) // it waits for the process

@@ -32,23 +32,28 @@ func (s *Server) listSandboxes(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	most := f.Limit
-	f.Limit++ // one more tells whether there is another page
+	f.Limit++ // see pageOf
 	found, err := s.Store.List(r.Context(), f)
 	if err != nil {
 		return err
 	}
+	s.writeJSON(w, http.StatusOK, pageOf(found, most, view, func(sb models.Sandbox) string { return encodeCursor(sb.CreatedAt, sb.ID) }))
+	return nil
+}
+
+// pageOf is the answer with at most so many items of a list. That found has one more tells that there is another page, which begins after cursor.
+func pageOf[T, V any](found []T, most int, view func(T) V, cursor func(T) string) map[string]any {
 	var next *string
 	if len(found) > most {
 		found = found[:most]
-		cursor := encodeCursor(found[most-1].CreatedAt, found[most-1].ID)
-		next = &cursor
+		last := cursor(found[most-1])
+		next = &last
 	}
-	items := make([]sandboxView, len(found))
-	for i, sb := range found {
-		items[i] = view(sb)
+	items := make([]V, len(found))
+	for i, item := range found {
+		items[i] = view(item)
 	}
-	s.writeJSON(w, http.StatusOK, map[string]any{"items": items, "next_cursor": next})
-	return nil
+	return map[string]any{"items": items, "next_cursor": next}
 }
 
 func filter(r *http.Request) (db.Filter, error) {

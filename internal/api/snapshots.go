@@ -110,22 +110,12 @@ func (s *Server) listSnapshots(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	most := f.Limit
-	f.Limit++ // one more tells whether there is another page
+	f.Limit++ // see pageOf
 	found, err := s.Store.Snapshots(r.Context(), f)
 	if err != nil {
 		return err
 	}
-	var next *string
-	if len(found) > most {
-		found = found[:most]
-		cursor := encodeCursor(found[most-1].CreatedAt, found[most-1].ID)
-		next = &cursor
-	}
-	items := make([]snapshotView, len(found))
-	for i, n := range found {
-		items[i] = viewOfSnapshot(n)
-	}
-	s.writeJSON(w, http.StatusOK, map[string]any{"items": items, "next_cursor": next})
+	s.writeJSON(w, http.StatusOK, pageOf(found, most, viewOfSnapshot, func(n models.Snapshot) string { return encodeCursor(n.CreatedAt, n.ID) }))
 	return nil
 }
 

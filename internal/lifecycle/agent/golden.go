@@ -93,6 +93,12 @@ func shapeOf(s snapshot.Snapshot) shape {
 	}}
 }
 
+// shapeFor is the shape of what is asked for.
+func shapeFor(tmpl filesystem.Template, size models.Size) shape {
+	size.DiskMiB = cmp.Or(size.DiskMiB, tmpl.DiskMiB)
+	return shape{tmpl.Name, size}
+}
+
 // fits returns why a snapshot must not be used for its shape, or nil. envd is part of the template's digest.
 func (a *Agent) fits(s snapshot.Snapshot, of shape) error {
 	tmpl, err := a.cfg.Images.Template(of.template)
@@ -119,8 +125,7 @@ func (a *Agent) goldenFor(tmpl filesystem.Template, size models.Size) *golden {
 	if a.cfg.GoldenMiB <= 0 || a.cfg.Driver.Info().NoRestore != "" {
 		return nil
 	}
-	of := shape{tmpl.Name, size}
-	of.size.DiskMiB = cmp.Or(size.DiskMiB, tmpl.DiskMiB)
+	of := shapeFor(tmpl, size)
 	g := a.golden.use(of)
 	if g == nil {
 		return nil

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -22,7 +21,7 @@ func (a *Agent) obtain(ctx context.Context, s *sandbox, tmpl filesystem.Template
 		}
 		return a.bringUp(ctx, s, tmpl, env, clock)
 	}
-	link, err := a.handOver(ctx, s, one, clock, envdclient.Init{Hostname: string(s.id), Env: env, DefaultUser: tmpl.DefaultUser})
+	link, err := a.handOver(ctx, s, one, clock, envdclient.Init{Token: s.token(), Hostname: string(s.id), Env: env, DefaultUser: tmpl.DefaultUser})
 	if err == nil || ctx.Err() != nil {
 		return link, err
 	}
@@ -39,8 +38,7 @@ func (a *Agent) fromPool(ctx context.Context, tmpl filesystem.Template, size mod
 	if !a.hasPool() {
 		return nil
 	}
-	of := shape{tmpl.Name, size}
-	of.size.DiskMiB = cmp.Or(size.DiskMiB, tmpl.DiskMiB)
+	of := shapeFor(tmpl, size)
 	a.pool.ask(of, time.Now())
 	for {
 		one := a.pool.take(of)
@@ -60,23 +58,14 @@ func (a *Agent) handOver(ctx context.Context, s, one *sandbox, clock *stopwatch,
 		return link, err
 	}
 	clock.lap("attach_network")
-	machine, guest := s.machine()
+	machine, _ := s.machine()
 	if err := a.cfg.prioritize(machine.Saved(), usual(s.view().Size)); err != nil {
 		a.log.Warn("a sandbox has the priority of a VM that nobody waits for", "sandbox_id", s.id, "error", err)
 	}
 	if err := machine.Resume(ctx); err != nil {
 		return link, fmt.Errorf("let the guest go on: %w", err)
 	}
-	owner.Token = s.token()
-	owner.Network = a.newNetwork(s, link)
-	certificate, err := guest.Resume(ctx, envdclient.Resume{Init: owner, MachineID: newMachineID(), MAC: link.MAC})
-	if err != nil {
-		return link, deathOr(ctx, machine, err)
-	}
-	clock.lap("resume_guest")
-	renewed := certified(certificate)
-	s.update(func(r *record) { r.Resumed = &renewed })
-	return link, nil
+	return link, a.renew(ctx, s, link, clock, owner)
 }
 
 // inherit gives the sandbox all that a VM of the pool has: process, disk, network slot and folder, which keeps its name. In the folder they change hands when a record of the

@@ -153,7 +153,7 @@ func (a *Agent) rear(ctx context.Context, s *sandbox, from *golden, tmpl filesys
 		return err
 	}
 	link := network.Link{TAP: tap, MAC: network.GuestMAC(s.id), Guest: slot.Guest, Gateway: slot.Gateway, Index: slot.Index, Owner: slot.Owner}
-	err = a.hatch(ctx, s, from, link, &stopwatch{}, envdclient.Init{Hostname: string(s.id), DefaultUser: tmpl.DefaultUser})
+	err = a.hatch(ctx, s, from.Snapshot, link, &stopwatch{}, envdclient.Init{Token: s.token(), Hostname: string(s.id), DefaultUser: tmpl.DefaultUser})
 	if err != nil {
 		if ctx.Err() == nil {
 			a.giveUp(shapeOf(from.Snapshot), from, err)

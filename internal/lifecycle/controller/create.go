@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -162,7 +163,12 @@ func (c *Controller) started(ctx context.Context, by By, sb models.Sandbox, made
 
 // failed writes down why a create failed and returns it for the user.
 func (c *Controller) failed(ctx context.Context, by By, sb models.Sandbox, cause error) error {
-	e := c.explain(ctx, cause)
+	e := c.explain(ctx, cause, silence{
+		stopped: "the control plane was stopped while the sandbox was being started",
+		late:    "it did not start within %s",
+		lost: models.Errorf(models.Unavailable, "lost: the host agent went away while the sandbox was being started").
+			WithHint("create another one; this one can be destroyed"),
+	})
 	change, err := next(sb, lifecycle.Failed, by.db())
 	if err != nil {
 		return err
@@ -175,27 +181,30 @@ func (c *Controller) failed(ctx context.Context, by By, sb models.Sandbox, cause
 	if err != nil && !errors.Is(err, db.ErrMoved) {
 		c.Log.Error("failure of a create not recorded: the reconciler will", "sandbox_id", sb.ID, "op_id", by.Request, "error", err)
 	}
-	told := models.Errorf(e.Code, "the sandbox %s could not be started: %s", sb.ID, e.Message).WithCause(cause)
-	if e.Hint != "" {
-		return told.WithHint("%s", e.Hint)
-	}
-	return told.WithHint("it stays in state error until it is destroyed; its logs may tell more")
+	return models.Errorf(e.Code, "the sandbox %s could not be started: %s", sb.ID, e.Message).WithCause(cause).
+		WithHint("%s", cmp.Or(e.Hint, "it stays in state error until it is destroyed; its logs may tell more"))
 }
 
-// explain says what a failed call to the host means for the sandbox. When the host has not
+// silence is what users are told of a call to a host that has brought no answer.
+type silence struct {
+	stopped string // by the end of this control plane
+	late    string // with a verb for the time that it had
+	lost    *models.Error
+}
+
+// explain says what a failed call to the host that makes something means. When the host has not
 // answered it may hold something of it, which the reconciler then removes.
-func (c *Controller) explain(ctx context.Context, cause error) *models.Error {
+func (c *Controller) explain(ctx context.Context, cause error, told silence) *models.Error {
 	e := models.AsError(cause)
 	switch {
 	case grpcerr.FromAgent(cause):
 		return e
 	case c.base.Err() != nil:
-		return models.Errorf(models.Unavailable, "the control plane was stopped while the sandbox was being started")
+		return models.Errorf(models.Unavailable, "%s", told.stopped)
 	case ctx.Err() != nil || e.Code == models.Deadline: // the call's end can be heard of before ctx's
-		return models.Errorf(models.Deadline, "it did not start within %s", c.Limits.Create)
+		return models.Errorf(models.Deadline, told.late, c.Limits.Create)
 	case e.Code == models.Unavailable:
-		return models.Errorf(models.Unavailable, "lost: the host agent went away while the sandbox was being started").
-			WithHint("create another one; this one can be destroyed")
+		return told.lost
 	default:
 		return e
 	}

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,7 +9,6 @@ import (
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/db"
-	"github.com/wrenn-sandbox/wrenn/internal/grpcerr"
 	"github.com/wrenn-sandbox/wrenn/internal/hostclient"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/lifecycle"
@@ -119,7 +119,7 @@ func (c *Controller) callFork(ctx context.Context, parent models.Sandbox, childr
 
 // unforked ends the rows of children that were not made, or of which it is not known, and returns why for the user.
 func (c *Controller) unforked(ctx context.Context, by By, parent id.Sandbox, children []models.Sandbox, cause error) error {
-	e := c.explainChildless(ctx, cause)
+	e := c.explain(ctx, cause, childless)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.Limits.Grace+c.Limits.Destroy)
 	defer cancel()
 	var wg sync.WaitGroup
@@ -131,28 +131,15 @@ func (c *Controller) unforked(ctx context.Context, by By, parent id.Sandbox, chi
 		})
 	}
 	wg.Wait()
-	told := models.Errorf(e.Code, "the sandbox %s could not be forked: %s", parent, e.Message).WithCause(cause)
-	if e.Hint != "" {
-		return told.WithHint("%s", e.Hint)
-	}
-	return told.WithHint("there are no children of it, and it is as it was")
+	return models.Errorf(e.Code, "the sandbox %s could not be forked: %s", parent, e.Message).WithCause(cause).
+		WithHint("%s", cmp.Or(e.Hint, "there are no children of it, and it is as it was"))
 }
 
-// explainChildless says why a host has made neither children nor a snapshot of a sandbox, or has not said so.
-func (c *Controller) explainChildless(ctx context.Context, cause error) *models.Error {
-	e := models.AsError(cause)
-	switch {
-	case grpcerr.FromAgent(cause):
-		return e
-	case c.base.Err() != nil:
-		return models.Errorf(models.Unavailable, "the control plane was stopped meanwhile")
-	case ctx.Err() != nil || e.Code == models.Deadline: // the call's end can be heard of before ctx's
-		return models.Errorf(models.Deadline, "it was not done within %s", c.Limits.Create)
-	case e.Code == models.Unavailable:
-		return models.Errorf(models.Unavailable, "its host agent went away meanwhile")
-	default:
-		return e
-	}
+// childless is what is told of a host that has made neither children nor a snapshot of a sandbox, or has not said so.
+var childless = silence{
+	stopped: "the control plane was stopped meanwhile",
+	late:    "it was not done within %s",
+	lost:    models.Errorf(models.Unavailable, "its host agent went away meanwhile"),
 }
 
 // unmake ends a sandbox that was never handed out: its row is stopped, with why.

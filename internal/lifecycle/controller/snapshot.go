@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 
@@ -96,7 +97,7 @@ func (c *Controller) ready(ctx context.Context, by db.By, n id.Snapshot, bytes i
 
 // notKept writes down that a snapshot was not made and returns why for the user. Where the host may have it nevertheless, the reconciler removes it.
 func (c *Controller) notKept(ctx context.Context, by By, made models.Snapshot, cause error) error {
-	e := c.explainChildless(ctx, cause)
+	e := c.explain(ctx, cause, childless)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeLimit)
 	defer cancel()
 	change := db.SnapshotChange{
@@ -112,14 +113,7 @@ func (c *Controller) notKept(ctx context.Context, by By, made models.Snapshot, c
 	if err != nil && !errors.Is(err, db.ErrMoved) {
 		c.Log.Error("failure of a snapshot not recorded: the reconciler will", "snapshot_id", made.ID, "op_id", by.Request, "error", err)
 	}
-	return models.Errorf(e.Code, "no snapshot of the sandbox %s could be made: %s", made.Sandbox, e.Message).WithCause(cause).WithHint("%s", orHint(e.Hint, "it is as it was"))
-}
-
-func orHint(hint, otherwise string) string {
-	if hint != "" {
-		return hint
-	}
-	return otherwise
+	return models.Errorf(e.Code, "no snapshot of the sandbox %s could be made: %s", made.Sandbox, e.Message).WithCause(cause).WithHint("%s", cmp.Or(e.Hint, "it is as it was"))
 }
 
 // DeleteSnapshot removes a snapshot; sandboxes that were created from it go on. When its host cannot be reached it stays in state deleting until the reconciler
