@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -89,5 +91,26 @@ func TestDecodeUnknownCode(t *testing.T) {
 	got := models.AsError(Decode(st.Err()))
 	if got.Code != models.Internal || FromAgent(got) {
 		t.Errorf("a detail with an unknown code gave %+v", got)
+	}
+}
+
+func TestEndOfTheCallIsTheTransports(t *testing.T) {
+	over, cancel := context.WithDeadline(t.Context(), time.Now())
+	defer cancel()
+	log := slog.New(slog.DiscardHandler)
+	for _, test := range []struct {
+		name      string
+		ctx       context.Context
+		err       error
+		fromAgent bool
+	}{
+		{"the call's end", over, fmt.Errorf("wait: %w", over.Err()), false},
+		{"an error of the agent's that came late", over, models.Errorf(models.Deadline, "not ready").WithCause(over.Err()), true},
+		{"a deadline of the agent's own", t.Context(), context.DeadlineExceeded, true},
+	} {
+		err := Decode(EncodeLogged(test.ctx, log, "m", test.err))
+		if models.CodeOf(err) != models.Deadline || FromAgent(err) != test.fromAgent {
+			t.Errorf("%s: %v, from agent %v", test.name, err, FromAgent(err))
+		}
 	}
 }

@@ -2,9 +2,11 @@ package grpcerr
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
 
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
@@ -25,8 +27,13 @@ func StreamServer(log *slog.Logger) grpc.StreamServerInterceptor {
 	}
 }
 
-// EncodeLogged encodes an error. It logs the cause of one that is the server's own fault, because the caller is not told it.
+// EncodeLogged encodes an error. It logs the cause of one that is the server's own fault, because the caller is not told it. That the call itself has ended,
+// ctx with it, is the transport's to say: the caller hears the same from whichever end notices first.
 func EncodeLogged(ctx context.Context, log *slog.Logger, method string, err error) error {
+	var coded *models.Error
+	if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) && !errors.As(err, &coded) {
+		return status.FromContextError(ctx.Err()).Err()
+	}
 	if err != nil && models.CodeOf(err) == models.Internal {
 		log.ErrorContext(ctx, "call failed", "method", method, "error", err)
 	}

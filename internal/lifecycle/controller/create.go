@@ -197,7 +197,7 @@ type silence struct {
 func (c *Controller) explain(ctx context.Context, cause error, told silence) *models.Error {
 	e := models.AsError(cause)
 	switch {
-	case grpcerr.FromAgent(cause) && e.Code != models.Deadline: // which is the call's, heard of from the other end
+	case grpcerr.FromAgent(cause):
 		return e
 	case c.base.Err() != nil:
 		return models.Errorf(models.Unavailable, "%s", told.stopped)
