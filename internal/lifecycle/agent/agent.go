@@ -12,12 +12,14 @@
 //   - A pause or a resume leaves the sandbox running or paused, whole: one that fails, or that the agent was killed in, is undone or completed.
 //   - A fork makes all of its children or none, at whatever instant the agent is killed, and its parent goes on.
 //   - A paused sandbox that is stored in the object store stays whole here until it is released.
+//   - A sandbox that runs while its memory still comes from there has all of it, or sleeps again in what is stored.
 //   - Destroy beats everything else that happens to a sandbox.
 package agent
 
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -38,6 +40,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/snapshot"
 	"github.com/wrenn-sandbox/wrenn/internal/snapshot/archive"
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/pager"
 )
 
 // Config is what an Agent is made of.
@@ -56,10 +59,13 @@ type Config struct {
 	// ScrubMiBs is how many MiB a second stored snapshots are read with, in turn, to see whether they are whole; 0: they are not. Each is read every ScrubEvery.
 	ScrubMiBs  int
 	ScrubEvery time.Duration
-	Logger     *slog.Logger
+	// MemorySource says, in the words of the driver's pager, where the memory of a stored snapshot comes from; nil where no memory may come later.
+	MemorySource func(key string) (json.RawMessage, error)
+	Logger       *slog.Logger
 
 	prioritize func(vm.Saved, priority) error
 	scrubTick  time.Duration                              // between looks for a snapshot that is to be read; a minute
+	leisure    time.Duration                              // until somebody waits for the memory of a sandbox that was woken without; pager.DefaultWindow
 	memory     func() (total, available int64, err error) // of the host, in MiB
 }
 
@@ -117,6 +123,7 @@ func Open(ctx context.Context, cfg Config) (*Agent, error) {
 		a.cfg.memory = hostMemory
 	}
 	a.cfg.scrubTick = cmp.Or(a.cfg.scrubTick, time.Minute)
+	a.cfg.leisure = cmp.Or(a.cfg.leisure, pager.DefaultWindow)
 	if err := a.open(ctx); err != nil {
 		_ = a.Close()
 		return nil, err
