@@ -32,6 +32,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
 
 	"github.com/wrenn-sandbox/wrenn/internal/filesystem"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
@@ -77,7 +78,10 @@ type Agent struct {
 	changes *hub
 	tasks   sync.WaitGroup     // watchers of VMs, the journals, and operations under way
 	kernel  func() string      // SHA-256 of the guests' kernel, "" where it cannot be read
-	end     context.CancelFunc // of what goes on as long as the agent
+	life    context.Context    // of what goes on as long as the agent, and
+	end     context.CancelFunc // its end
+	// scrubPace is how fast all that is stored is read, here and in the object store, for when nobody waits for it.
+	scrubPace *rate.Limiter
 	golden  *goldens
 	pool    *pool
 	forks   *snapshot.Store // what children are made from, while they are
@@ -113,7 +117,7 @@ func Open(ctx context.Context, cfg Config) (*Agent, error) {
 	}
 	life, end := context.WithCancel(context.Background())
 	a := &Agent{
-		cfg: cfg, log: cfg.Logger, lock: lock, changes: newHub(), end: end, golden: goldens, pool: newPool(), forks: forks, named: named,
+		cfg: cfg, log: cfg.Logger, lock: lock, changes: newHub(), life: life, end: end, scrubPace: rate.NewLimiter(rate.Limit(cfg.ScrubMiBs<<20), snapshot.ChunkSize), golden: goldens, pool: newPool(), forks: forks, named: named,
 		sandboxes: map[id.Sandbox]*sandbox{}, homes: map[id.Sandbox]id.Sandbox{}, kernel: sync.OnceValue(func() string { return fileSum(cfg.Kernel) }),
 	}
 	if a.cfg.prioritize == nil {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
@@ -288,4 +289,26 @@ func TestAsleepWithoutItsMemory(t *testing.T) {
 		t.Errorf("it was woken from %+v, not %s", m.from.Lazy, otherKey)
 	}
 	r.comesFrom(other, "")
+}
+
+// TestScrubLeavesAloneWhatIsNotHere: a snapshot whose memory has not come is not damaged.
+func TestScrubLeavesAloneWhatIsNotHere(t *testing.T) {
+	r := newLazyRig(t)
+	sb, _ := r.fetched()
+	other := r.asleep("other")
+	r.close()
+	r.scrub = 1000
+	r.open()
+	verified := func(since time.Time) func() bool {
+		return func() bool { now, err := r.agent.Sandbox(other.ID); return err == nil && now.Verified.After(since) }
+	}
+	r.eventually("all was looked at", verified(time.Time{}))
+	now, err := r.agent.Sandbox(other.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.eventually("and again", verified(now.Verified))
+	if now, err := r.agent.Sandbox(sb); err != nil || now.Damage != "" || !now.Verified.IsZero() {
+		t.Errorf("it is %+v, %v", now, err)
+	}
 }
