@@ -23,7 +23,7 @@ const cyclesEnv = "WRENN_CYCLES"
 // them that is its argument.
 const (
 	laden  = `head -c 2097152 /dev/urandom > blob; head -c 4194304 /dev/urandom > /dev/shm/blob; ` + counting
-	look   = `sha256sum blob /dev/shm/blob; kill -0 $(cat pid) && until test -s beat; do :; done; cat beat`
+	look   = `sha256sum blob /dev/shm/blob; kill -0 $(cat pid) && until test -n "$beat"; do beat=$(cat beat); done; echo $beat`
 	change = `for f in blob /dev/shm/blob; do dd if=/dev/urandom of=$f bs=65536 seek=%d count=1 conv=notrunc 2>/dev/null; done; sha256sum blob /dev/shm/blob`
 	parts  = 32
 )

@@ -82,10 +82,10 @@ type Agent struct {
 	end     context.CancelFunc // its end
 	// scrubPace is how fast all that is stored is read, here and in the object store, for when nobody waits for it.
 	scrubPace *rate.Limiter
-	golden  *goldens
-	pool    *pool
-	forks   *snapshot.Store // what children are made from, while they are
-	named   *named
+	golden    *goldens
+	pool      *pool
+	forks     *snapshot.Store // what children are made from, while they are
+	named     *named
 
 	mu        sync.Mutex // guards what follows
 	sandboxes map[id.Sandbox]*sandbox

@@ -353,10 +353,10 @@ type machine struct {
 	d          *driver
 	frozen     atomic.Bool
 	freezing   atomic.Bool // whether it was to be frozen
-	state      string // what it was restored from
+	state      string      // what it was restored from
 	from       vm.Image
 	whole      chan struct{} // closed when its memory has come; nil where it was there
-	vm.Running        // for what an agent does not call
+	vm.Running               // for what an agent does not call
 	saved      vm.Saved
 	server     *httptest.Server
 	once       sync.Once
