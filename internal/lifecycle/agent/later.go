@@ -95,7 +95,7 @@ func (a *Agent) keepMemory(s *sandbox, machine vm.Running) {
 // has come is wrong.
 func (a *Agent) awaitMemory(s *sandbox, machine vm.Running, dir, name string) error {
 	if !lives(s, machine, a.cfg.leisure) || machine.Whole(s.ctx) != nil {
-		return nil // who watches the VM says why
+		return nil //nolint:nilerr // who watches the VM says why
 	}
 	for {
 		from, err := snapshot.At(dir, name)
@@ -104,7 +104,7 @@ func (a *Agent) awaitMemory(s *sandbox, machine vm.Running, dir, name string) er
 		}
 		switch now, _ := s.machine(); {
 		case now != machine || s.ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // there is nothing to last any more
 		case err == nil:
 			a.log.Info("the memory of a sandbox has come", "sandbox_id", s.id, "snapshot", name)
 			return nil

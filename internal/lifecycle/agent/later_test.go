@@ -111,6 +111,9 @@ func (r *rig) sleepsAgain(sb id.Sandbox, key, why string) {
 		r.t.Errorf("it is %+v, and should be stored as %s, and say %q", now, key, why)
 	}
 	r.comesFrom(sb, key)
+	if s := r.agent.mustFind(sb); s.token() != r.sleepsIn(sb).Token {
+		r.t.Error("its guest does not know the token that it will be asked with")
+	}
 	r.resume(sb)
 	r.marked(sb, "kept")
 	r.come(r.vmOf(sb), "its memory")
@@ -173,6 +176,10 @@ func TestWokenBeforeItsMemory(t *testing.T) {
 	}
 	r.come(m, "its memory")
 	r.hasCome(sb)
+	r.pause(sb) // when nothing was recorded
+	if set, err := pager.ReadWorkingSet(r.sleepsIn(sb).WorkingSet()); err != nil || !slices.Equal(set, []int64{1, 0}) {
+		t.Errorf("the working set that it is stored with is %v, %v", set, err)
+	}
 }
 
 // TestMemoryThatDoesNotCome ends the VM, whoever waits for it, or nobody, and the sandbox sleeps as it was stored.

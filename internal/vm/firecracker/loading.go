@@ -133,11 +133,10 @@ func lostBefore(saved vm.Saved) error {
 	if saved.Private == nil {
 		return nil
 	}
-	end, err := pager.ReadEnd(filesOf(saved.Dir).end)
-	if err != nil || end.Reason == "" {
-		return nil
+	if end, err := pager.ReadEnd(filesOf(saved.Dir).end); err == nil && end.Reason != "" {
+		return &vm.MemoryLost{Reason: end.Reason}
 	}
-	return &vm.MemoryLost{Reason: end.Reason}
+	return nil
 }
 
 // letGo frees what is held of the pager.
