@@ -49,6 +49,10 @@ test-images: images ## boot every template and run its smoke test
 test-firecracker: deps-test images ## the VM suite against the real Firecracker, in a VM of its own where KVM is not usable
 	@scripts/test-firecracker.sh
 
+.PHONY: test-cycles
+test-cycles: deps-test images build ## 1,000 cycles of pause, resume, hibernate and fork with what runs killed meanwhile (an hour or more; CYCLES=n)
+	@WRENN_CYCLES=$(or $(CYCLES),1000) go test -count=1 -timeout 6h -v -run '^TestCycles$$' ./e2e
+
 .PHONY: bench
 bench: deps images build ## measure what SPECIFICATION.md promises; writes build/bench.json
 	@scripts/install-deps.sh bench s3

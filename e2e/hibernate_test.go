@@ -27,15 +27,8 @@ const (
 // TestHibernate is the life of a sandbox that sleeps in an S3 server: its host keeps nothing of it, and all of it goes on, with the first request. Whoever is killed meanwhile, and whatever
 // is wrong with the server, it is whole afterwards, and the API says where.
 func TestHibernate(t *testing.T) {
-	server := s3test.ForTest(t)
-	w := &way{t: t, to: server.Options().Endpoint}
-	o := server.Options()
-	credentials := filepath.Join(t.TempDir(), "credentials")
-	if err := os.WriteFile(credentials, fmt.Appendf(nil, "[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n", o.AccessKey, o.SecretKey), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	p := start(t, w.open, with("WRENN_OBJECTS", "s3://"+o.Bucket+"/e2e"), with("WRENN_S3_CREDENTIALS", credentials))
-	h := &sleeper{platform: p, server: server, way: w, id: p.create("minimal").ID}
+	h := newSleeper(t)
+	p := h.platform
 	p.shell(h.id, contents)
 	p.shell(h.id, counting)
 	h.sums = p.shell(h.id, sums)
@@ -65,6 +58,19 @@ func TestHibernate(t *testing.T) {
 	if left := p.leftovers(); left != "" {
 		t.Errorf("and on its host:\n%s", left)
 	}
+}
+
+// newSleeper brings up a platform with an S3 server, and a sandbox.
+func newSleeper(t *testing.T) *sleeper {
+	server := s3test.ForTest(t)
+	w := &way{t: t, to: server.Options().Endpoint}
+	o := server.Options()
+	credentials := filepath.Join(t.TempDir(), "credentials")
+	if err := os.WriteFile(credentials, fmt.Appendf(nil, "[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n", o.AccessKey, o.SecretKey), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, w.open, with("WRENN_OBJECTS", "s3://"+o.Bucket+"/e2e"), with("WRENN_S3_CREDENTIALS", credentials))
+	return &sleeper{platform: p, server: server, way: w, id: p.create("minimal").ID}
 }
 
 // stored is what the object store has of it.

@@ -16,6 +16,14 @@ import (
 // archiveCheckLimit bounds the first look at the object store, which does not hold up the sandboxes of this host for longer.
 const archiveCheckLimit = 5 * time.Second
 
+// cacheFolder is where what was fetched is kept; "" for nowhere: a folder of objects is as near.
+func cacheFolder(cfg config.Objects, volume *filesystem.Volume) string {
+	if !cfg.InS3() || cfg.CacheMiB == 0 {
+		return ""
+	}
+	return filepath.Join(volume.Dir, "cache", "chunks")
+}
+
 // openArchive opens the object store, nil where none is configured. One that cannot be reached is no reason not to start: sandboxes run without.
 func openArchive(ctx context.Context, cfg config.Objects, volume *filesystem.Volume, log *slog.Logger) (*archive.Archive, error) {
 	if cfg.Place == "" {
@@ -27,8 +35,8 @@ func openArchive(ctx context.Context, cfg config.Objects, volume *filesystem.Vol
 		return nil, err
 	}
 	var cache *diskcache.Cache
-	if cfg.InS3() && cfg.CacheMiB > 0 { // a folder is as near
-		if cache, err = diskcache.Open(filepath.Join(volume.Dir, "cache", "chunks"), int64(cfg.CacheMiB)<<20); err != nil {
+	if dir := cacheFolder(cfg, volume); dir != "" {
+		if cache, err = diskcache.Open(dir, int64(cfg.CacheMiB)<<20); err != nil {
 			return nil, err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -34,6 +35,9 @@ func main() {
 }
 
 func run(ctx context.Context, args []string) error {
+	if slices.Equal(args, []string{pagerVerb}) {
+		return runPager()
+	}
 	cfg, err := config.LoadAgent()
 	if err != nil {
 		return err

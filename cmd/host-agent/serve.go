@@ -62,7 +62,7 @@ func serve(ctx context.Context, cfg config.Agent) error {
 	}
 	server := hostapi.New(p.agent, host.info, log)
 	log.Info("host agent ready", "listen", cfg.Listen, "host_id", host.id, "driver", p.driver.Info().Driver,
-		"driver_version", p.driver.Info().Version, "accelerator", p.driver.Info().Accelerator)
+		"driver_version", p.driver.Info().Version, "accelerator", p.driver.Info().Accelerator, "memory_may_come_later", p.driver.Info().Lazy)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(ln) }()
 	select {
@@ -130,9 +130,13 @@ func assemble(ctx context.Context, cfg config.Agent, log *slog.Logger) (p *parts
 	if err != nil {
 		return p, err
 	}
+	sources, err := memorySources(cfg.Objects, cacheFolder(cfg.Objects, p.volume))
+	if err != nil {
+		return p, err
+	}
 	p.agent, err = agent.Open(ctx, agent.Config{
 		Dir: p.volume.Dir, Kernel: kernel, Driver: p.driver, Network: p.net, Images: p.images, Jails: jails, GoldenMiB: cfg.GoldenMiB, PoolMiB: cfg.PoolMiB,
-		ScrubMiBs: cfg.ScrubMiBs, ScrubEvery: cfg.ScrubEvery, Archive: stored, Logger: log,
+		ScrubMiBs: cfg.ScrubMiBs, ScrubEvery: cfg.ScrubEvery, Archive: stored, MemorySource: sources, Logger: log,
 	})
 	return p, err
 }
@@ -193,7 +197,11 @@ func openDriver(ctx context.Context, cfg config.Agent, log *slog.Logger) (vm.Dri
 
 // openFirecracker says so where a Firecracker that a guest has taken over may make any system call, or that cannot be told.
 func openFirecracker(ctx context.Context, cfg config.Agent, log *slog.Logger) (vm.Driver, error) {
-	driver, err := firecracker.New(ctx, firecracker.Options{Unjailed: cfg.Jail == "off", SeccompFilter: cfg.SeccompFilter})
+	pages, err := pagerCommand(cfg.Objects)
+	if err != nil {
+		return nil, err
+	}
+	driver, err := firecracker.New(ctx, firecracker.Options{Unjailed: cfg.Jail == "off", SeccompFilter: cfg.SeccompFilter, Pager: pages})
 	if err != nil {
 		return nil, err
 	}

@@ -19,12 +19,20 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/testlane"
 	"github.com/wrenn-sandbox/wrenn/internal/vm/firecracker"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/firecracker/fctest"
 )
 
 // beAgent makes this test's executable the host agent, so that a test can kill it.
 const beAgent = "WRENN_TEST_BE_HOST_AGENT"
 
+// TestMain is also the host agent, its Firecracker and that one's jailer.
 func TestMain(m *testing.M) {
+	switch filepath.Base(os.Args[0]) {
+	case "firecracker":
+		os.Exit(fctest.Main(os.Args[1:], standInGuest))
+	case "jailer":
+		os.Exit(fctest.Jailer(os.Args[1:], standInGuest))
+	}
 	if os.Getenv(beAgent) == "1" {
 		main()
 		return
@@ -33,7 +41,7 @@ func TestMain(m *testing.M) {
 }
 
 // TestAgentOnFirecracker is the life of a sandbox with envd in a real Firecracker, through the agent's own interface:
-// create, a program and a file, the same after the agent was killed, destroy, nothing left; and an agent that is killed in the middle of a
+// create, a program and a file, the same after the agent was killed and after a sleep in the object store, destroy, nothing left; and an agent that is killed in the middle of a
 // create leaves nothing once it is back. scripts/test-firecracker.sh runs
 // it; the e2e suite shows the same and more on QEMU.
 func TestAgentOnFirecracker(t *testing.T) {
@@ -53,6 +61,7 @@ func TestAgentOnFirecracker(t *testing.T) {
 	a.kill()
 	a.start()
 	a.check(sb, "cat kept", "kept\n")
+	a.sleepsInTheStore(sb)
 	if err := a.client.Destroy(t.Context(), sb, 10*time.Second); err != nil {
 		t.Fatal(err)
 	}
@@ -60,6 +69,35 @@ func TestAgentOnFirecracker(t *testing.T) {
 	a.killDuringCreate()
 	a.start()
 	a.checkNothingLeft()
+}
+
+// sleepsInTheStore hibernates a sandbox, and has it go on while its memory comes, whose agent is killed meanwhile.
+func (a *process) sleepsInTheStore(sb id.Sandbox) {
+	a.t.Helper()
+	a.check(sb, "head -c 20000000 /dev/urandom > /dev/shm/blob; sha256sum < /dev/shm/blob > sum", "")
+	s := &sleepy{process: a, sb: sb}
+	s.hibernated()
+	s.fetch()
+	begun := time.Now()
+	if _, err := a.client.Resume(a.t.Context(), sb); err != nil {
+		a.t.Fatal(err)
+	}
+	a.t.Logf("woken without its memory after %v", time.Since(begun))
+	a.check(sb, "cat kept", "kept\n")
+	if len(s.later()) == 0 {
+		a.t.Error("it was woken with all of its memory")
+	}
+	a.kill()
+	a.start()
+	a.check(sb, "sha256sum < /dev/shm/blob | cmp - sum && echo same", "same\n")
+	s.awaitMemory()
+	a.t.Logf("its memory was here after %v", time.Since(begun))
+	s.hibernated()
+	s.fetch()
+	if _, err := a.client.Resume(a.t.Context(), sb); err != nil { // by its working set
+		a.t.Fatal(err)
+	}
+	a.check(sb, "sha256sum < /dev/shm/blob | cmp - sum && cat kept", "kept\n")
 }
 
 // killDuringCreate kills the agent as soon as there is a VMM that it has started.
@@ -111,12 +149,15 @@ type process struct {
 	t      *testing.T
 	data   string
 	driver string
+	env    []string
 	cmd    *exec.Cmd
 	client *hostclient.Client
 }
 
-func newProcess(t *testing.T, driver string) *process {
+// newProcess returns one that has an object store, and env beyond what this program has.
+func newProcess(t *testing.T, driver string, env ...string) *process {
 	a := &process{t: t, data: dataFolder(t), driver: driver}
+	a.env = append(append(os.Environ(), beAgent+"=1", "WRENN_OBJECTS="+a.objects()), env...)
 	t.Cleanup(func() {
 		a.kill()
 		if out, err := a.command("purge").CombinedOutput(); err != nil {
@@ -138,10 +179,23 @@ func dataFolder(t *testing.T) string {
 
 func (a *process) command(verb string) *exec.Cmd {
 	cmd := exec.Command(os.Args[0], verb, "--data", a.data, "--listen", a.address(), "--driver", a.driver, "--volume", "off",
-		"--subnet", "10.0.0.0/24", "--kernel", os.Getenv("WRENN_GUEST_KERNEL"), "--images", os.Getenv("WRENN_GUEST_IMAGES"))
-	cmd.Env = append(os.Environ(), beAgent+"=1")
+		"--subnet", "10.0.0.0/24", "--kernel", a.getenv("WRENN_GUEST_KERNEL"), "--images", a.getenv("WRENN_GUEST_IMAGES"))
+	cmd.Env = a.env
 	return cmd
 }
+
+// getenv returns the last value of a variable, as for a process.
+func (a *process) getenv(name string) (value string) {
+	for _, one := range a.env {
+		if its, ok := strings.CutPrefix(one, name+"="); ok {
+			value = its
+		}
+	}
+	return value
+}
+
+// objects is the folder of the object store.
+func (a *process) objects() string { return a.data + ".objects" }
 
 func (a *process) address() string { return "unix://" + filepath.Join(a.data, "agent.sock") }
 

@@ -155,7 +155,7 @@ WITH noted AS (
     UPDATE sandboxes SET verified_at = $1, damage = $2,
         reason = CASE WHEN damage = $2 THEN reason ELSE $2 END,
         generation = CASE WHEN damage = $2 THEN generation ELSE generation + 1 END
-    WHERE sandboxes.id = $3 AND sandboxes.state = 'paused' AND sandboxes.generation = $4
+    WHERE sandboxes.id = $3 AND sandboxes.state IN ('paused', 'hibernated') AND sandboxes.generation = $4
     RETURNING id, state, generation, reason, generation > $4 AS news
 ), event AS (
     INSERT INTO sandbox_events (sandbox_id, from_state, to_state, reason, actor, operation, generation)

@@ -64,7 +64,7 @@ WITH noted AS (
     UPDATE sandboxes SET verified_at = sqlc.narg('verified_at'), damage = @damage,
         reason = CASE WHEN damage = @damage THEN reason ELSE @damage END,
         generation = CASE WHEN damage = @damage THEN generation ELSE generation + 1 END
-    WHERE sandboxes.id = @id AND sandboxes.state = 'paused' AND sandboxes.generation = @generation
+    WHERE sandboxes.id = @id AND sandboxes.state IN ('paused', 'hibernated') AND sandboxes.generation = @generation
     RETURNING id, state, generation, reason, generation > @generation AS news
 ), event AS (
     INSERT INTO sandbox_events (sandbox_id, from_state, to_state, reason, actor, operation, generation)

@@ -124,7 +124,7 @@ func (v *Volume) FreeMiB() (int64, error) {
 }
 
 // Unmount writes everything out, unmounts the volume and frees its loop device. While
-// something still uses the volume it tries again until ctx ends, at most 10 s. It succeeds when
+// something still uses the volume it tries again until ctx ends, at most unmountLimit. It succeeds when
 // the volume is not mounted, and does nothing to a Native one.
 func (v *Volume) Unmount(ctx context.Context) error {
 	if v.Native {
@@ -134,17 +134,23 @@ func (v *Volume) Unmount(ctx context.Context) error {
 	if err != nil || device == "" {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	free, cancel := context.WithTimeout(ctx, unmountLimit)
 	defer cancel()
-	err = retry(ctx, func() (bool, error) {
+	err = retry(free, func() (bool, error) {
 		err := unix.Unmount(v.Dir, unix.UMOUNT_NOFOLLOW)
 		return err != unix.EBUSY, err
 	})
 	if err != nil {
 		return fmt.Errorf("unmount %s: %w", v.Dir, err)
 	}
+	ctx, cancel = context.WithTimeout(ctx, detachLimit)
+	defer cancel()
 	return awaitDetached(ctx, device, v.image())
 }
+
+// unmountLimit bounds the wait for those who still have a file open, and detachLimit that for the kernel, which first gives back to the disk beneath what sandboxes have
+// left: after many of them, and on a slow disk, that takes a while.
+const unmountLimit, detachLimit = 10 * time.Second, 2 * time.Minute
 
 func (v *Volume) image() string { return filepath.Join(v.base, volumeImage) }
 

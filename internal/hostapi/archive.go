@@ -62,6 +62,12 @@ func (s *archiveServer) FetchSandbox(ctx context.Context, req *pb.FetchSandboxRe
 	return &pb.FetchSandboxResponse{Sandbox: message(fetched)}, nil
 }
 
+// VerifyArchive implements ArchiveService.
+func (s *archiveServer) VerifyArchive(ctx context.Context, req *pb.VerifyArchiveRequest) (*pb.VerifyArchiveResponse, error) {
+	damage, err := s.agent.VerifyArchive(ctx, req.GetKey())
+	return &pb.VerifyArchiveResponse{Damage: damage}, err
+}
+
 // ListArchive implements ArchiveService.
 func (s *archiveServer) ListArchive(ctx context.Context, _ *pb.ListArchiveRequest) (*pb.ListArchiveResponse, error) {
 	archive, err := s.agent.Archive()

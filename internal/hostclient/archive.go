@@ -46,6 +46,12 @@ func (c *Client) Fetch(ctx context.Context, sb id.Sandbox, key string, network m
 	return sandbox(resp.GetSandbox()), nil
 }
 
+// VerifyArchive has the host read what is stored under key, which may take long, and returns what is wrong with it; "" for nothing.
+func (c *Client) VerifyArchive(ctx context.Context, key string) (damage string, err error) {
+	resp, err := c.archive.VerifyArchive(ctx, &pb.VerifyArchiveRequest{Key: key})
+	return resp.GetDamage(), grpcerr.Decode(err)
+}
+
 // Archived returns the keys of all that is stored.
 func (c *Client) Archived(ctx context.Context) ([]string, error) {
 	resp, err := c.archive.ListArchive(ctx, &pb.ListArchiveRequest{})

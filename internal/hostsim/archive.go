@@ -21,6 +21,7 @@ type Objects struct {
 	stored      map[string]*pb.Sandbox
 	down        error
 	keys        int
+	damaged     map[string]string
 	collections int
 }
 
@@ -46,6 +47,16 @@ func (o *Objects) Leave(key string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.stored[key] = &pb.Sandbox{}
+}
+
+// Damage has what is stored under a key be damaged, in these words; "" for whole.
+func (o *Objects) Damage(key, words string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.damaged == nil {
+		o.damaged = map[string]string{}
+	}
+	o.damaged[key] = words
 }
 
 // Collections returns how many there were.
@@ -80,6 +91,13 @@ func (s archiveServer) CheckArchive(context.Context, *pb.CheckArchiveRequest) (*
 	s.h.objects.mu.Lock()
 	defer s.h.objects.mu.Unlock()
 	return &pb.CheckArchiveResponse{}, s.h.objects.down
+}
+
+// VerifyArchive implements ArchiveService.
+func (s archiveServer) VerifyArchive(_ context.Context, req *pb.VerifyArchiveRequest) (*pb.VerifyArchiveResponse, error) {
+	s.h.objects.mu.Lock()
+	defer s.h.objects.mu.Unlock()
+	return &pb.VerifyArchiveResponse{Damage: s.h.objects.damaged[req.GetKey()]}, s.h.objects.down
 }
 
 // StoreSandbox implements ArchiveService.

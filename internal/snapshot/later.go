@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 
 	"github.com/wrenn-sandbox/wrenn/internal/durable"
@@ -36,6 +37,12 @@ func (s Snapshot) Later() (string, error) {
 		return "", damaged(s.ID, laterFile, err)
 	}
 	return l.Key, nil
+}
+
+// EmptyMemory takes out of the memory what has come of it: it is to come once more, and of the same snapshot.
+func (s Snapshot) EmptyMemory() error {
+	path := filepath.Join(s.Dir, MemoryFile)
+	return errors.Join(os.Truncate(path, 0), os.Truncate(path, s.Files[MemoryFile].Size))
 }
 
 // NeedMemory fails with Precondition where the memory is not there.

@@ -50,7 +50,7 @@ type Driver interface {
 	Prepare(ctx context.Context, spec Spec, from Image) (Prepared, error)
 	// Machine is what snapshots of VMs of spec's size are bound to.
 	Machine(spec Spec) Machine
-	// Adopt takes over a VM that an earlier agent started, or returns ErrGone. One that is paused stays so.
+	// Adopt takes over a VM that an earlier agent started, or returns ErrGone, with a *MemoryLost where that is why. One that is paused stays so.
 	Adopt(ctx context.Context, saved Saved) (Running, error)
 }
 
@@ -182,7 +182,16 @@ type Exit struct {
 	Asked  bool   // whether Stop or Kill was called first
 	Reason string // in words: the VMM's last error or the guest's panic, if one was seen
 	OOM    bool   // the kernel killed the VMM for going beyond the memory of its cgroup; Reason says so too
+	// MemoryLost says that the VM was ended since memory of its that was to come later could not be brought; Reason says why.
+	MemoryLost bool
 }
+
+// MemoryLost is among the errors about a VM that was ended since memory of its that was to come later could not be brought: those of Prepared.Restore, Running.Whole and
+// Driver.Adopt. What the memory was to come from is as it was.
+type MemoryLost struct{ Reason string }
+
+// Error is the reason.
+func (m *MemoryLost) Error() string { return m.Reason }
 
 // Saved is the durable part of a Running VM.
 type Saved struct {

@@ -12,12 +12,14 @@
 //   - A pause or a resume leaves the sandbox running or paused, whole: one that fails, or that the agent was killed in, is undone or completed.
 //   - A fork makes all of its children or none, at whatever instant the agent is killed, and its parent goes on.
 //   - A paused sandbox that is stored in the object store stays whole here until it is released.
+//   - A sandbox that runs while its memory still comes from there has all of it, or sleeps again in what is stored.
 //   - Destroy beats everything else that happens to a sandbox.
 package agent
 
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -30,6 +32,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
 
 	"github.com/wrenn-sandbox/wrenn/internal/filesystem"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
@@ -38,6 +41,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/snapshot"
 	"github.com/wrenn-sandbox/wrenn/internal/snapshot/archive"
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/pager"
 )
 
 // Config is what an Agent is made of.
@@ -56,10 +60,13 @@ type Config struct {
 	// ScrubMiBs is how many MiB a second stored snapshots are read with, in turn, to see whether they are whole; 0: they are not. Each is read every ScrubEvery.
 	ScrubMiBs  int
 	ScrubEvery time.Duration
-	Logger     *slog.Logger
+	// MemorySource says, in the words of the driver's pager, where the memory of a stored snapshot comes from; nil where no memory may come later.
+	MemorySource func(key string) (json.RawMessage, error)
+	Logger       *slog.Logger
 
 	prioritize func(vm.Saved, priority) error
 	scrubTick  time.Duration                              // between looks for a snapshot that is to be read; a minute
+	leisure    time.Duration                              // until somebody waits for the memory of a sandbox that was woken without; pager.DefaultWindow
 	memory     func() (total, available int64, err error) // of the host, in MiB
 }
 
@@ -71,11 +78,14 @@ type Agent struct {
 	changes *hub
 	tasks   sync.WaitGroup     // watchers of VMs, the journals, and operations under way
 	kernel  func() string      // SHA-256 of the guests' kernel, "" where it cannot be read
-	end     context.CancelFunc // of what goes on as long as the agent
-	golden  *goldens
-	pool    *pool
-	forks   *snapshot.Store // what children are made from, while they are
-	named   *named
+	life    context.Context    // of what goes on as long as the agent, and
+	end     context.CancelFunc // its end
+	// scrubPace is how fast all that is stored is read, here and in the object store, for when nobody waits for it.
+	scrubPace *rate.Limiter
+	golden    *goldens
+	pool      *pool
+	forks     *snapshot.Store // what children are made from, while they are
+	named     *named
 
 	mu        sync.Mutex // guards what follows
 	sandboxes map[id.Sandbox]*sandbox
@@ -107,7 +117,7 @@ func Open(ctx context.Context, cfg Config) (*Agent, error) {
 	}
 	life, end := context.WithCancel(context.Background())
 	a := &Agent{
-		cfg: cfg, log: cfg.Logger, lock: lock, changes: newHub(), end: end, golden: goldens, pool: newPool(), forks: forks, named: named,
+		cfg: cfg, log: cfg.Logger, lock: lock, changes: newHub(), life: life, end: end, scrubPace: rate.NewLimiter(rate.Limit(cfg.ScrubMiBs<<20), snapshot.ChunkSize), golden: goldens, pool: newPool(), forks: forks, named: named,
 		sandboxes: map[id.Sandbox]*sandbox{}, homes: map[id.Sandbox]id.Sandbox{}, kernel: sync.OnceValue(func() string { return fileSum(cfg.Kernel) }),
 	}
 	if a.cfg.prioritize == nil {
@@ -117,6 +127,7 @@ func Open(ctx context.Context, cfg Config) (*Agent, error) {
 		a.cfg.memory = hostMemory
 	}
 	a.cfg.scrubTick = cmp.Or(a.cfg.scrubTick, time.Minute)
+	a.cfg.leisure = cmp.Or(a.cfg.leisure, pager.DefaultWindow)
 	if err := a.open(ctx); err != nil {
 		_ = a.Close()
 		return nil, err

@@ -51,6 +51,9 @@ func (a *Agent) captureSleeping(ctx context.Context, s *sandbox, staging *snapsh
 	if err := from.Machine.CheckRestore(a.machineOf(rec.Size)); err != nil {
 		return snapshot.Manifest{}, err
 	}
+	if err := a.bringMemory(ctx, from); err != nil {
+		return snapshot.Manifest{}, err
+	}
 	have, want := from.Image().Files, staging.Files()
 	err = errors.Join(os.Link(have.State, want.State), os.Link(have.Memory, want.Memory))
 	if err == nil {

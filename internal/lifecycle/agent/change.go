@@ -53,6 +53,7 @@ func (a *Agent) change(ctx context.Context, sb id.Sandbox, t transition) (Sandbo
 func (a *Agent) explainChange(s *sandbox, err error, what, as string) error {
 	var coded *models.Error
 	var mismatch *vm.Mismatch
+	var lost *vm.MemoryLost
 	failed := func(code models.Code, why string) error {
 		return models.Errorf(code, "the sandbox could not be %s: %s", what, why).WithCause(err).WithHint("%s", as)
 	}
@@ -63,6 +64,8 @@ func (a *Agent) explainChange(s *sandbox, err error, what, as string) error {
 		return failed(models.Exhausted, "the host's disk is full")
 	case errors.As(err, &mismatch):
 		return failed(models.Precondition, mismatch.Error())
+	case errors.As(err, &lost):
+		return failed(models.Unavailable, lost.Reason)
 	case errors.Is(err, vm.ErrGone), errors.Is(err, errDied):
 		return failed(models.Unavailable, "its VM ended")
 	case errors.Is(err, context.DeadlineExceeded):

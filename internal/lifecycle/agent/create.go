@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -294,14 +295,14 @@ var errDied = errors.New("the VM ended while it was booting")
 // deathWait is how long after its connections a VMM may take to end.
 const deathWait = 2 * time.Second
 
-// deathOr returns errDied where the VM's end is what made err, else err.
+// deathOr returns errDied where the VM's end is what made err, or what that was for, else err.
 func deathOr(ctx context.Context, machine vm.Running, err error) error {
 	if ctx.Err() != nil {
 		return err
 	}
 	select {
 	case <-machine.Done():
-		return errDied
+		return cmp.Or(lostMemory(machine), errDied)
 	case <-time.After(deathWait):
 		return err
 	}

@@ -19,7 +19,8 @@ type FetchRequest struct {
 	Network models.NetworkPolicy
 }
 
-// Fetch makes a sandbox, paused, of what was stored of it, on whatever host; Resume has it go on, with the address that it has here. After an error nothing of it is
+// Fetch makes a sandbox, paused, of what was stored of it, on whatever host; Resume has it go on, with the address that it has here. Its memory may come later, when it has
+// gone on: what is stored is needed until then. After an error nothing of it is
 // left on the host, and what is stored is as it was. Of a sandbox that is here from that key already it returns that one; another one is a Conflict. A caller that
 // goes away does not end it, a destroy does.
 func (a *Agent) Fetch(ctx context.Context, req FetchRequest) (Sandbox, error) {
@@ -97,7 +98,11 @@ func (a *Agent) fetch(ctx context.Context, s *sandbox, key string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := a.cfg.Archive.Fetch(ctx, key, store, from); err != nil {
+	fetch := a.cfg.Archive.Fetch
+	if a.comesLater() {
+		fetch = a.cfg.Archive.FetchLater
+	}
+	if _, err := fetch(ctx, key, store, from); err != nil {
 		return err
 	}
 	if _, err := a.attach(ctx, s); err != nil {

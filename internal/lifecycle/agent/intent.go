@@ -87,12 +87,12 @@ func (a *Agent) settleIntents(ctx context.Context, all map[string]intent) error 
 	return nil
 }
 
-// unfreeze lets the VM of a running sandbox go on. One that does not has failed.
+// unfreeze lets the VM of a running sandbox go on. One that does not has failed, or sleeps again.
 func (a *Agent) unfreeze(ctx context.Context, s *sandbox) error {
 	machine, _ := s.machine()
 	err := machine.Resume(ctx)
 	if err == nil {
 		return nil
 	}
-	return errors.Join(err, a.fail(s, "it was frozen for a snapshot, and does not go on: "+whyEnded(machine)))
+	return errors.Join(err, a.ended(ctx, s, machine, "it was frozen for a snapshot, and does not go on: "+whyEnded(machine)))
 }

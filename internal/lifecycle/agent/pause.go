@@ -74,6 +74,7 @@ func (a *Agent) take(ctx context.Context, s *sandbox, machine vm.Running) error 
 	at := time.Now().UTC()
 	err = machine.Snapshot(ctx, staging.Files())
 	if err == nil {
+		a.passOnWorkingSet(s, rec.Snapshot, staging)
 		err = os.Link(a.diskPath(s.id), staging.Rootfs())
 	}
 	if err == nil {
@@ -117,7 +118,11 @@ func (a *Agent) shed(ctx context.Context, s *sandbox) error {
 func (a *Agent) goOn(ctx context.Context, s *sandbox, machine vm.Running, cause error) error {
 	undo, done := undoContext(ctx)
 	defer done()
-	told := a.explainChange(s, cause, "paused", "it runs on")
+	as := "it runs on"
+	if lostMemory(machine) != nil {
+		as = "it sleeps, as it was stored"
+	}
+	told := a.explainChange(s, cause, "paused", as)
 	before := s.update(func(*record) {}).Snapshot
 	err := machine.Pause(undo)
 	if err == nil {
@@ -129,7 +134,7 @@ func (a *Agent) goOn(ctx context.Context, s *sandbox, machine vm.Running, cause 
 	rec := s.update(func(r *record) { r.State, r.Staged = Running, "" })
 	if err != nil {
 		a.log.Error("pause not undone", "sandbox_id", s.id, "error", err)
-		return errors.Join(told, a.fail(s, "it could not be paused, and does not go on: "+whyEnded(machine)))
+		return errors.Join(told, a.ended(undo, s, machine, "it could not be paused, and does not go on: "+whyEnded(machine)))
 	}
 	a.changes.publish(s.view())
 	a.log.Warn("sandbox could not be paused; it runs on", "sandbox_id", s.id, "error", cause)

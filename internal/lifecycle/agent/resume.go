@@ -51,6 +51,8 @@ func (a *Agent) wake(ctx context.Context, s *sandbox) error {
 	if err != nil {
 		return a.layDown(ctx, s, err)
 	}
+	machine, _ := s.machine()
+	a.keepMemory(s, machine)
 	a.changes.publish(s.view())
 	a.log.Info("sandbox resumed", "sandbox_id", s.id, "snapshot", rec.Snapshot)
 	return nil
@@ -74,7 +76,11 @@ func (a *Agent) restore(ctx context.Context, s *sandbox, token string) (models.C
 	if err != nil {
 		return models.Certificate{}, err
 	}
-	if err := a.thaw(ctx, s, from.Image(), link); err != nil {
+	image, err := a.image(ctx, s, from)
+	if err != nil {
+		return models.Certificate{}, err
+	}
+	if err := a.thaw(ctx, s, image, link); err != nil {
 		return models.Certificate{}, err
 	}
 	machine, guest := s.machine()

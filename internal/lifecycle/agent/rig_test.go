@@ -97,6 +97,7 @@ func (r *rig) open() {
 		Dir: r.dir, Kernel: kernel, Driver: r.driver, Network: r.net, Images: images, Jails: r.jails, GoldenMiB: r.golden, PoolMiB: r.pool, Logger: log,
 		Archive:   archive.New(r.objects, nil),
 		ScrubMiBs: r.scrub, ScrubEvery: time.Millisecond, scrubTick: time.Millisecond,
+		MemorySource: func(key string) (json.RawMessage, error) { return json.Marshal(key) }, leisure: time.Millisecond,
 		memory: r.memory, prioritize: func(vm.Saved, priority) error { return nil },
 	})
 	if err != nil {
@@ -184,6 +185,8 @@ type driver struct {
 	failOn                 id.Sandbox  // whose VM does not start
 	inits                  chan []byte // what guests were told by /init, if not nil
 	deaf                   bool        // guests refuse /init
+	lazy                   bool        // memory may come later
+	memory                 string      // that VMs have, and are to be restored with
 
 	mu  sync.Mutex // guards all
 	all map[string]*machine
@@ -202,7 +205,9 @@ func newDriver(t *testing.T) *driver {
 	return d
 }
 
-func (d *driver) Info() vm.Info { return vm.Info{Driver: "stand-in", NoRestore: d.noRestore} }
+func (d *driver) Info() vm.Info {
+	return vm.Info{Driver: "stand-in", NoRestore: d.noRestore, Lazy: d.lazy}
+}
 
 func (d *driver) Machine(s vm.Spec) vm.Machine {
 	return vm.Machine{Driver: "stand-in", Version: d.version, VCPUs: s.VCPUs, MemoryMiB: s.MemoryMiB, Hardware: fmt.Sprint("jailed: ", s.Jail != nil)}
@@ -220,12 +225,13 @@ func (d *driver) Prepare(ctx context.Context, spec vm.Spec, from vm.Image) (vm.P
 	if _, err := os.Stat(spec.Rootfs); err != nil {
 		return nil, err
 	}
-	return prepared{configured{d, spec}, string(state)}, d.restoreErr
+	return prepared{configured{d, spec}, string(state), from}, d.restoreErr
 }
 
 type prepared struct {
 	configured
 	state string
+	from  vm.Image
 }
 
 func (p prepared) Restore(ctx context.Context) (vm.Running, error) {
@@ -238,7 +244,10 @@ func (p prepared) Restore(ctx context.Context) (vm.Running, error) {
 	}
 	m := running.(*machine)
 	m.frozen.Store(true)
-	m.state = p.state
+	m.state, m.from = p.state, p.from
+	if p.from.Lazy != nil {
+		m.whole = make(chan struct{})
+	}
 	return m, nil
 }
 
@@ -252,6 +261,9 @@ func (d *driver) Adopt(_ context.Context, saved vm.Saved) (vm.Running, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	m := d.all[saved.Dir]
+	if m != nil && m.ended() && m.exit.MemoryLost {
+		return nil, fmt.Errorf("%w: %w", vm.ErrGone, &vm.MemoryLost{Reason: m.exit.Reason})
+	}
 	if m == nil || m.ended() || m.saved.PID != saved.PID {
 		return nil, vm.ErrGone
 	}
@@ -343,8 +355,11 @@ func (d *driver) certify(w http.ResponseWriter, restored bool) {
 type machine struct {
 	d          *driver
 	frozen     atomic.Bool
-	state      string // what it was restored from
-	vm.Running        // for what an agent does not call
+	freezing   atomic.Bool // whether it was to be frozen
+	state      string      // what it was restored from
+	from       vm.Image
+	whole      chan struct{} // closed when its memory has come; nil where it was there
+	vm.Running               // for what an agent does not call
 	saved      vm.Saved
 	server     *httptest.Server
 	once       sync.Once
@@ -373,7 +388,26 @@ func (m *machine) ended() bool {
 
 func (m *machine) Saved() vm.Saved { return m.saved }
 
-func (m *machine) Snapshot(_ context.Context, to vm.Files) error {
+// Whole waits for memory that comes later.
+func (m *machine) Whole(ctx context.Context) error {
+	if m.whole == nil {
+		return nil
+	}
+	select {
+	case <-m.whole:
+		return nil
+	case <-m.done:
+		return &vm.MemoryLost{Reason: m.exit.Reason}
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (m *machine) Snapshot(ctx context.Context, to vm.Files) error {
+	m.freezing.Store(true)
+	if err := m.Whole(ctx); err != nil {
+		return err
+	}
 	m.frozen.Store(true)
 	if m.d.snapshots != nil {
 		m.d.snapshots()
@@ -395,6 +429,10 @@ func (d *driver) writeMemory(path string) error {
 	}
 	if d.memoryMiB > 0 {
 		err = unix.Fallocate(int(f.Fd()), 0, 0, d.memoryMiB<<20)
+	}
+	if d.memory != "" {
+		_, written := f.WriteString(d.memory)
+		err = errors.Join(err, written, f.Truncate(1<<20))
 	}
 	return errors.Join(err, f.Close())
 }

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	"golang.org/x/time/rate"
 
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
@@ -20,7 +19,6 @@ const scrubRetry = 10 * time.Minute
 // scrubber reads stored snapshots in turn. It is the business of one thread, which has the lowest priority and reads no faster than it may.
 type scrubber struct {
 	a     *Agent
-	pace  *rate.Limiter
 	tried map[string]time.Time // snapshots that could not be read, and when
 }
 
@@ -30,7 +28,7 @@ func (a *Agent) keepScrubbed(ctx context.Context) {
 	if err := idlePriority(); err != nil {
 		a.log.Warn("snapshots are read with the priority of the agent", "error", err)
 	}
-	s := &scrubber{a: a, pace: rate.NewLimiter(rate.Limit(a.cfg.ScrubMiBs<<20), snapshot.ChunkSize), tried: map[string]time.Time{}}
+	s := &scrubber{a: a, tried: map[string]time.Time{}}
 	for tick := time.NewTicker(a.cfg.scrubTick); ; {
 		select {
 		case <-tick.C:
@@ -71,6 +69,9 @@ func (s *scrubber) sleepers(ctx context.Context) {
 func (s *scrubber) sleeper(ctx context.Context, sb *sandbox, rec record) {
 	dir := filepath.Join(s.a.dir(sb.id), "snapshots")
 	one, err := snapshot.At(dir, rec.Snapshot)
+	if key, unknown := one.Later(); err == nil && unknown == nil && key != "" {
+		return // nothing of it is here that is not stored
+	}
 	if err == nil {
 		_, err = s.read(ctx, one)
 	}
@@ -155,6 +156,6 @@ func (s *scrubber) read(ctx context.Context, one snapshot.Snapshot) (snapshot.In
 		if err := s.a.giveWay(ctx); err != nil {
 			return err
 		}
-		return s.pace.WaitN(ctx, snapshot.ChunkSize)
+		return s.a.scrubPace.WaitN(ctx, snapshot.ChunkSize)
 	})
 }

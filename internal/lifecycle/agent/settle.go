@@ -19,13 +19,13 @@ func (a *Agent) settlePausing(ctx context.Context, s *sandbox) error {
 	if err := a.removeSnapshotsBut(s, rec.Snapshot); err != nil {
 		return err
 	}
-	if err := a.adopt(ctx, s); err != nil || s.view().State == Failed {
+	if err := a.adopt(ctx, s); err != nil || s.view().State != Pausing {
 		return err
 	}
 	a.log.Warn("undoing a pause that an earlier agent began", "sandbox_id", s.id)
 	machine, _ := s.machine()
 	if err := machine.Resume(ctx); err != nil {
-		return a.fail(s, "its host agent ended while it was being paused, and it does not go on")
+		return a.ended(ctx, s, machine, "its host agent ended while it was being paused, and it does not go on")
 	}
 	return s.update(func(r *record) { r.State, r.Staged = Running, "" }).write(a.dir(s.id))
 }

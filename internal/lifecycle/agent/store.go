@@ -84,11 +84,25 @@ func (a *Agent) upload(ctx context.Context, s *sandbox) (*stored, error) {
 	if err != nil {
 		return nil, err
 	}
+	if later, err := from.Later(); err != nil || later != "" {
+		return a.storedStill(ctx, rec, later, err)
+	}
 	up, err := a.cfg.Archive.Upload(ctx, from, a.originOf(rec))
 	if err != nil {
 		return nil, err
 	}
 	return &stored{Snapshot: from.ID, CreatedAt: from.CreatedAt, Archive: archiveOf(up.Key, from.Manifest, up.SentBytes)}, nil
+}
+
+// storedStill is upload for a sandbox that has not been fetched as a whole: it is what is stored.
+func (a *Agent) storedStill(ctx context.Context, rec record, key string, err error) (*stored, error) {
+	if err == nil {
+		_, err = a.cfg.Archive.Manifest(ctx, key)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return rec.Stored, nil
 }
 
 // originOf is what a sandbox's snapshot has in common with what is here or stored already: the disk of its template, and what of it was stored before.

@@ -123,13 +123,17 @@ func (a *Agent) adopt(ctx context.Context, s *sandbox) error {
 		return err
 	}
 	machine, err := a.cfg.Driver.Adopt(ctx, *rec.VM)
+	var lost *vm.MemoryLost
 	switch {
+	case errors.As(err, &lost):
+		return a.sleepAgain(ctx, s, "its VM ended: "+lost.Reason)
 	case errors.Is(err, vm.ErrGone):
 		return a.fail(s, a.whyGone(rec))
 	case err != nil:
 		return fmt.Errorf("adopt the VM of %s: %w", s.id, err)
 	}
 	a.run(s, machine)
+	a.keepMemory(s, machine)
 	a.log.Info("adopted a running sandbox", "sandbox_id", s.id, "pid", rec.VM.PID)
 	return nil
 }
@@ -167,7 +171,7 @@ func (a *Agent) watch(s *sandbox, machine vm.Running) {
 	defer s.release()
 	now, _ := s.machine() // another one by now, where it died while it was put to sleep
 	if exit := machine.Exit(); now == machine && s.view().State == Running && !exit.Asked {
-		if err := a.fail(s, "its VM ended: "+exit.Reason); err != nil {
+		if err := a.ended(s.ctx, s, machine, "its VM ended: "+exit.Reason); err != nil {
 			a.log.Error("could not record the end of a VM", "sandbox_id", s.id, "error", err)
 		}
 	}

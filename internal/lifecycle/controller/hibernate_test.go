@@ -98,6 +98,32 @@ func TestDestroyOfTheHibernated(t *testing.T) {
 	r.eventually("chunks are collected", func() bool { return r.sim.Objects().Collections() > before })
 }
 
+// TestSleepsAgain: a sandbox that runs needs what it was woken from while its memory comes from there, and keeps it; where that does not come it sleeps again, with the reason, and
+// keeps it still.
+func TestSleepsAgain(t *testing.T) {
+	r := newRig(t)
+	pace := quick
+	pace.Archive = 100 * time.Millisecond
+	c := r.start(r.store, Limits{}, pace)
+	sb := r.hibernated(c)
+	if _, err := c.Resume(t.Context(), r.request(), sb.ID); err != nil {
+		t.Fatal(err)
+	}
+	tidied := func() {
+		before := r.sim.Objects().Collections()
+		r.eventually("the store is tidied", func() bool { return r.sim.Objects().Collections() > before+1 })
+		if keys := r.sim.Objects().Keys(); !slices.Equal(keys, []string{sb.Archive.Key}) {
+			t.Errorf("of what it needs there is %v", keys)
+		}
+	}
+	tidied()
+	r.sim.Put(string(sb.ID), pb.SandboxState_SANDBOX_STATE_PAUSED, "its memory could not be brought back")
+	if now := r.becomes(sb.ID, models.Paused); now.Reason != "its memory could not be brought back" {
+		t.Errorf("it is %+v", now)
+	}
+	tidied()
+}
+
 // TestHibernateThatFails: it sleeps or runs as it was, with the reason, and can be tried again.
 func TestHibernateThatFails(t *testing.T) {
 	r := newRig(t)

@@ -21,6 +21,7 @@ type ReconcileStore interface {
 	Lead(ctx context.Context) (*db.Lease, error)
 	RowsForHost(ctx context.Context, h id.Host, observed []id.Sandbox) ([]db.Row, error)
 	Homeless(ctx context.Context) ([]db.Row, error)
+	HibernatedToScrub(ctx context.Context, every time.Duration, tried []id.Sandbox, most int) ([]db.Sleeper, error)
 	NoteScrub(ctx context.Context, row db.Row, by db.By, verified time.Time, damage string) error
 	SandboxOfAny(ctx context.Context, sb id.Sandbox) (models.Sandbox, error)
 	SnapshotsOfHost(ctx context.Context, h id.Host) ([]db.SnapshotRow, error)
@@ -36,6 +37,7 @@ type Pace struct {
 
 	Snapshots time.Duration // between comparisons of snapshots; 10 s
 	Archive   time.Duration // between looks at the object store; 1 h
+	Scrub     time.Duration // between readings of what is stored of a hibernated sandbox; 24 h
 }
 
 func (p Pace) withDefaults() Pace {
@@ -53,6 +55,9 @@ func (p Pace) withDefaults() Pace {
 	}
 	if p.Archive == 0 {
 		p.Archive = time.Hour
+	}
+	if p.Scrub == 0 {
+		p.Scrub = 24 * time.Hour
 	}
 	return p
 }
@@ -117,6 +122,7 @@ func (r *Reconciler) lead(ctx context.Context, lease *db.Lease) {
 		wg.Go(func() { r.keepSnapshots(ctx, h) })
 	}
 	wg.Go(func() { r.keepArchive(ctx) })
+	wg.Go(func() { r.keepHibernated(ctx) })
 	for pause(ctx, r.pace.Tick) {
 		check, done := context.WithTimeout(ctx, leaseLimit)
 		err := lease.Check(check)

@@ -258,6 +258,8 @@ func (c *Controller) believe(ctx context.Context, by db.By, row models.Sandbox, 
 		change.Resumed = seen.Resumed
 	case lifecycle.Stored:
 		change.Archive = seen.Archive
+	case lifecycle.Froze:
+		change.Reason = seen.Reason // of one that sleeps again, though nobody asked for it
 	case lifecycle.Undone, lifecycle.Unfetched:
 		change.Audit.Outcome = string(models.Unavailable)
 		if change.Reason = seen.Reason; why != "" {

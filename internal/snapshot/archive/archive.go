@@ -111,6 +111,26 @@ func (a *Archive) Verify(ctx context.Context, key, template string) error {
 	return group.Wait()
 }
 
+// Scrub is Verify for when nobody waits for it: chunk by chunk, with a call of wait before each, whose error ends it.
+func (a *Archive) Scrub(ctx context.Context, key, template string, wait func() error) error {
+	m, err := a.manifest(ctx, key)
+	if err == nil {
+		err = a.checkDigests(ctx, m, template)
+	}
+	if err != nil {
+		return err
+	}
+	for name := range m.names() {
+		if err := wait(); err != nil {
+			return err
+		}
+		if _, err := a.pool.Stored(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // templateSums are the sums of a file's chunks, as long as the file is the same.
 type templateSums struct {
 	info os.FileInfo

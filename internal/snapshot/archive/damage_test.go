@@ -113,6 +113,7 @@ func TestDamage(t *testing.T) {
 			wantCode(t, "fetch", err, models.Precondition, c.want)
 			if name != "state's sum" { // which only the folder has to agree with
 				wantCode(t, "verify", a.Verify(t.Context(), key, there.template), models.Precondition, c.want)
+				wantCode(t, "scrub", a.Scrub(t.Context(), key, there.template, func() error { return nil }), models.Precondition, c.want)
 			}
 			still, err := there.snapshots.Snapshot("sn")
 			must(t, err)

@@ -2,6 +2,8 @@ package archive
 
 import (
 	"context"
+	"errors"
+	"os"
 
 	"github.com/wrenn-sandbox/wrenn/internal/chunk"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
@@ -33,6 +35,40 @@ func (a *Archive) Memory(ctx context.Context, key string) (*Memory, error) {
 		return nil, err
 	}
 	return &Memory{a, key, f.Chunks}, nil
+}
+
+// BringMemory brings all of the memory that is to come later into a snapshot of this host that no VM runs from, which then is like any other. After an error it is as
+// it was.
+func (a *Archive) BringMemory(ctx context.Context, s snapshot.Snapshot) error {
+	key, err := s.Later()
+	if err != nil || key == "" {
+		return err
+	}
+	if err := a.bringMemory(ctx, key, s); err != nil {
+		return wrap("fetch the memory of", key, err)
+	}
+	return s.MemoryCame(ctx)
+}
+
+func (a *Archive) bringMemory(ctx context.Context, key string, s snapshot.Snapshot) error {
+	m, err := a.manifest(ctx, key)
+	if err != nil {
+		return err
+	}
+	want := m.Files[snapshot.MemoryFile]
+	sums, err := a.fileSums(ctx, key, snapshot.MemoryFile, want, "")
+	if err == nil {
+		err = s.EmptyMemory()
+	}
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(s.Image().Memory, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	w := &fileFetch{archive: a, want: want, sums: sums}
+	return errors.Join(w.fill(ctx, f, origin{}), f.Close())
 }
 
 // Block returns chunk i; nil for one of zeros. Nobody may write to it. Errors: Precondition where it is missing or damaged, and those of the store.

@@ -123,7 +123,7 @@ func TestStartFails(t *testing.T) {
 	} {
 		spec := vmtest.GuestSpec(t, kernel)
 		spec.Jail, spec.Kernel = nil, filepath.Join(spec.Dir, "vmlinux")
-		must(t, os.WriteFile(spec.Kernel, stubKernel(t), 0o600))
+		must(t, os.WriteFile(spec.Kernel, fctest.Kernel(), 0o600))
 		configured, err := newUnjailed(t, c.binary).Configure(t.Context(), spec)
 		must(t, err)
 		if c.spoil != nil {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/wrenn-sandbox/wrenn/internal/durable"
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
 	"github.com/wrenn-sandbox/wrenn/internal/vm/pager"
 	"github.com/wrenn-sandbox/wrenn/internal/vm/vmm"
@@ -122,8 +123,20 @@ func (v *VM) watchLoading(l *loading) {
 	}
 	if l.lost == "" {
 		l.lost = "the VM was ended, since the process that brought its memory has ended"
+		_ = durable.WriteJSON(v.files.end, pager.End{Reason: l.lost}, 0o600) // for another agent, if this one dies now
 	}
 	_ = v.process.Kill(context.Background()) // it has a limit of its own; what is left shows when the VM is ended
+}
+
+// lostBefore returns why a VM that is gone was ended for its memory; nil where it was not.
+func lostBefore(saved vm.Saved) error {
+	if saved.Private == nil {
+		return nil
+	}
+	if end, err := pager.ReadEnd(filesOf(saved.Dir).end); err == nil && end.Reason != "" {
+		return &vm.MemoryLost{Reason: end.Reason}
+	}
+	return nil
 }
 
 // letGo frees what is held of the pager.

@@ -44,7 +44,7 @@ func fake(t *testing.T) (binary, kernel string) {
 		for _, name := range []string{"firecracker", "jailer"} { // no symbolic links, which the driver would resolve
 			must(t, os.Link(self, filepath.Join(dir, name)))
 		}
-		must(t, os.WriteFile(filepath.Join(dir, "vmlinux"), stubKernel(t), 0o644))
+		must(t, os.WriteFile(filepath.Join(dir, "vmlinux"), fctest.Kernel(), 0o644))
 	}
 	return filepath.Join(dir, "firecracker"), filepath.Join(dir, "vmlinux")
 }

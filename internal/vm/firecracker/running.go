@@ -57,6 +57,9 @@ func (d *Driver) Adopt(ctx context.Context, saved vm.Saved) (vm.Running, error) 
 		return nil, fmt.Errorf("adopt: the VM in %s is run by %q, not by Firecracker", saved.Dir, saved.Driver)
 	}
 	process, err := vmm.Adopt(vmm.Identity{PID: saved.PID, StartTime: saved.StartTime, BootID: saved.BootID})
+	if lost := lostBefore(saved); errors.Is(err, vm.ErrGone) && lost != nil {
+		err = fmt.Errorf("%w: %w", err, lost)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("adopt: %w", err)
 	}
@@ -151,7 +154,7 @@ func (v *VM) judge(s vmm.Status) vm.Exit {
 	e := vm.Exit{At: s.At, Code: s.Code, Signal: s.Signal, Known: s.Known, Asked: v.asked.Load()}
 	e = vmm.Killed(e, Name, v.saved.Cgroup)
 	if lost := v.lostMemory(); lost != "" { // also where it was to be ended for what came of that
-		e.Reason = lost
+		e.Reason, e.MemoryLost = lost, true
 		return e
 	}
 	switch console, err := vm.ReadConsole(v.files.dir); {
@@ -199,7 +202,10 @@ func join(what, words string) string {
 
 // exitError is why a VM that has ended cannot be used.
 func (v *VM) exitError() error {
-	if v.exit.Reason == "" {
+	switch {
+	case v.exit.MemoryLost:
+		return fmt.Errorf("the VM has ended: %w", &vm.MemoryLost{Reason: v.exit.Reason})
+	case v.exit.Reason == "":
 		return errors.New("the VM has ended")
 	}
 	return fmt.Errorf("the VM has ended: %s", v.exit.Reason)
@@ -214,6 +220,8 @@ func (v *VM) abandon(cause error) error {
 	exit, err := v.Kill()
 	var fault *api.Fault
 	switch words := v.out.lastWords(3); {
+	case exit.MemoryLost:
+		cause = fmt.Errorf("%w: %w", cause, &vm.MemoryLost{Reason: exit.Reason})
 	case errors.As(cause, &fault):
 	case exit.Reason != "":
 		cause = fmt.Errorf("%w: %s", cause, exit.Reason)

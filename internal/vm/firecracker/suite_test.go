@@ -1,9 +1,6 @@
 package firecracker_test
 
 import (
-	"bytes"
-	"debug/elf"
-	"encoding/binary"
 	"errors"
 	"os"
 	"os/exec"
@@ -141,23 +138,6 @@ func realKernel(t *testing.T) string {
 		missing(t, "there is no guest kernel at "+abs+" (make images)")
 	}
 	return abs
-}
-
-// stubKernel is an ELF file with one segment, which satisfies whoever does not run it.
-func stubKernel(t *testing.T) []byte {
-	t.Helper()
-	const start, size = 4096, 8192
-	header := elf.Header64{
-		Ident: [16]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)},
-		Type:  uint16(elf.ET_EXEC), Machine: uint16(elf.EM_X86_64), Version: uint32(elf.EV_CURRENT),
-		Phoff: 64, Ehsize: 64, Phentsize: 56, Phnum: 1,
-	}
-	segment := elf.Prog64{Type: uint32(elf.PT_LOAD), Off: start, Filesz: size, Memsz: size}
-	var b bytes.Buffer
-	must(t, binary.Write(&b, binary.LittleEndian, header))
-	must(t, binary.Write(&b, binary.LittleEndian, segment))
-	b.Write(make([]byte, start+size-b.Len()))
-	return b.Bytes()
 }
 
 // TestKVMProbe fails where KVM is not usable and usableEnv is set, by which scripts/test-firecracker.sh asks.

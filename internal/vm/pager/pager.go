@@ -41,15 +41,15 @@ type Order struct {
 	End    string          // the file that says how it ended
 	// Patience is how long a guest waits for a page at most, before its VM is ended; 0 for defaultPatience.
 	Patience time.Duration
-	// Window is for how long it is recorded what the guest comes to; 0 for defaultWindow. Meanwhile blocks are brought, but given to the guest only when
+	// Window is for how long it is recorded what the guest comes to; 0 for DefaultWindow. Meanwhile blocks are brought, but given to the guest only when
 	// it comes to them.
 	Window time.Duration
 }
 
-const (
-	defaultPatience = time.Minute
-	defaultWindow   = 5 * time.Second
-)
+const defaultPatience = time.Minute
+
+// DefaultWindow is how long it is recorded, at most, what a guest comes to.
+const DefaultWindow = 5 * time.Second
 
 // End is how a pager ended.
 type End struct {

@@ -46,7 +46,7 @@ func newPager(o Order, source Source, hurry <-chan struct{}, log *slog.Logger) (
 		o.Patience = defaultPatience
 	}
 	if o.Window == 0 {
-		o.Window = defaultWindow
+		o.Window = DefaultWindow
 	}
 	f, err := openFile(o.Memory, o.Size, source)
 	if err != nil {

@@ -207,13 +207,20 @@ func lazyDamage(w *world) {
 	if err == nil {
 		w.keep(running)
 		_ = running.Resume(w.ctx()) // it may have ended
-		err = errors.New(w.waitDone(running).Reason)
-		if errWhole := running.Whole(w.ctx()); errWhole == nil || !strings.Contains(errWhole.Error(), "is damaged") {
-			w.Errorf("Whole: %v", errWhole)
+		if exit := w.waitDone(running); !exit.MemoryLost || !strings.Contains(exit.Reason, "is damaged") {
+			w.Errorf("it ended with %+v", exit)
 		}
+		err = running.Whole(w.ctx())
 	}
-	if !strings.Contains(err.Error(), "is damaged") {
-		w.Errorf("it ended with %q", err)
+	w.checkLost(err, "is damaged")
+}
+
+// checkLost holds that an error says that memory could not be brought, and why.
+func (w *world) checkLost(err error, why string) {
+	w.Helper()
+	var lost *vm.MemoryLost
+	if !errors.As(err, &lost) || !strings.Contains(lost.Reason, why) {
+		w.Errorf("its memory could not be brought, and the error is %v", err)
 	}
 }
 
@@ -231,9 +238,14 @@ func lazyPagerDeath(w *world) {
 		if unattended {
 			l.Running = w.adopt(saved)
 		}
-		if exit := w.waitDone(l); !strings.Contains(exit.Reason, "brought its memory") || exit.Asked {
+		if exit := w.waitDone(l); !strings.Contains(exit.Reason, "brought its memory") || exit.Asked || !exit.MemoryLost {
 			w.Errorf("unattended %t: %+v", unattended, exit)
 		}
+		_, err := w.subject.Driver.Adopt(w.ctx(), saved) // as by an agent that comes when all is over
+		if !errors.Is(err, vm.ErrGone) {
+			w.Errorf("unattended %t: adopt: %v", unattended, err)
+		}
+		w.checkLost(err, "brought its memory")
 	}
 }
 

@@ -23,6 +23,95 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type VerifyArchiveRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyArchiveRequest) Reset() {
+	*x = VerifyArchiveRequest{}
+	mi := &file_hostagent_v1_archive_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyArchiveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyArchiveRequest) ProtoMessage() {}
+
+func (x *VerifyArchiveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hostagent_v1_archive_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyArchiveRequest.ProtoReflect.Descriptor instead.
+func (*VerifyArchiveRequest) Descriptor() ([]byte, []int) {
+	return file_hostagent_v1_archive_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *VerifyArchiveRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+type VerifyArchiveResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is missing or damaged, in words for the user; empty for nothing.
+	Damage        string `protobuf:"bytes,1,opt,name=damage,proto3" json:"damage,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyArchiveResponse) Reset() {
+	*x = VerifyArchiveResponse{}
+	mi := &file_hostagent_v1_archive_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyArchiveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyArchiveResponse) ProtoMessage() {}
+
+func (x *VerifyArchiveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hostagent_v1_archive_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyArchiveResponse.ProtoReflect.Descriptor instead.
+func (*VerifyArchiveResponse) Descriptor() ([]byte, []int) {
+	return file_hostagent_v1_archive_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *VerifyArchiveResponse) GetDamage() string {
+	if x != nil {
+		return x.Damage
+	}
+	return ""
+}
+
 type CheckArchiveRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -31,7 +120,7 @@ type CheckArchiveRequest struct {
 
 func (x *CheckArchiveRequest) Reset() {
 	*x = CheckArchiveRequest{}
-	mi := &file_hostagent_v1_archive_proto_msgTypes[0]
+	mi := &file_hostagent_v1_archive_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -43,7 +132,7 @@ func (x *CheckArchiveRequest) String() string {
 func (*CheckArchiveRequest) ProtoMessage() {}
 
 func (x *CheckArchiveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_archive_proto_msgTypes[0]
+	mi := &file_hostagent_v1_archive_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -56,7 +145,7 @@ func (x *CheckArchiveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckArchiveRequest.ProtoReflect.Descriptor instead.
 func (*CheckArchiveRequest) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_archive_proto_rawDescGZIP(), []int{0}
+	return file_hostagent_v1_archive_proto_rawDescGZIP(), []int{2}
 }
 
 type CheckArchiveResponse struct {
@@ -67,7 +156,7 @@ type CheckArchiveResponse struct {
 
 func (x *CheckArchiveResponse) Reset() {
 	*x = CheckArchiveResponse{}
-	mi := &file_hostagent_v1_archive_proto_msgTypes[1]
+	mi := &file_hostagent_v1_archive_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -79,7 +168,7 @@ func (x *CheckArchiveResponse) String() string {
 func (*CheckArchiveResponse) ProtoMessage() {}
 
 func (x *CheckArchiveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_archive_proto_msgTypes[1]
+	mi := &file_hostagent_v1_archive_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -92,7 +181,7 @@ func (x *CheckArchiveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckArchiveResponse.ProtoReflect.Descriptor instead.
 func (*CheckArchiveResponse) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_archive_proto_rawDescGZIP(), []int{1}
+	return file_hostagent_v1_archive_proto_rawDescGZIP(), []int{3}
 }
 
 type StoreSandboxRequest struct {
@@ -104,7 +193,7 @@ type StoreSandboxRequest struct {
 
 func (x *StoreSandboxRequest) Reset() {
 	*x = StoreSandboxRequest{}
-	mi := &file_hostagent_v1_archive_proto_msgTypes[2]
+	mi := &file_hostagent_v1_archive_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -116,7 +205,7 @@ func (x *StoreSandboxRequest) String() string {
 func (*StoreSandboxRequest) ProtoMessage() {}
 
 func (x *StoreSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_archive_proto_msgTypes[2]
+	mi := &file_hostagent_v1_archive_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -129,7 +218,7 @@ func (x *StoreSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreSandboxRequest.ProtoReflect.Descriptor instead.
 func (*StoreSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_archive_proto_rawDescGZIP(), []int{2}
+	return file_hostagent_v1_archive_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *StoreSandboxRequest) GetSandboxId() string {
@@ -149,7 +238,7 @@ type StoreSandboxResponse struct {
 
 func (x *StoreSandboxResponse) Reset() {
 	*x = StoreSandboxResponse{}
-	mi := &file_hostagent_v1_archive_proto_msgTypes[3]
+	mi := &file_hostagent_v1_archive_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -161,7 +250,7 @@ func (x *StoreSandboxResponse) String() string {
 func (*StoreSandboxResponse) ProtoMessage() {}
 
 func (x *StoreSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_archive_proto_msgTypes[3]
+	mi := &file_hostagent_v1_archive_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -174,7 +263,7 @@ func (x *StoreSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreSandboxResponse.ProtoReflect.Descriptor instead.
 func (*StoreSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_archive_proto_rawDescGZIP(), []int{3}
+	return file_hostagent_v1_archive_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *StoreSandboxResponse) GetSandbox() *Sandbox {
@@ -194,7 +283,7 @@ type ReleaseSandboxRequest struct {
 
 func (x *ReleaseSandboxRequest) Reset() {
 	*x = ReleaseSandboxRequest{}
-	mi := &file_hostagent_v1_archive_proto_msgTypes[4]
+	mi := &file_hostagent_v1_archive_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -206,7 +295,7 @@ func (x *ReleaseSandboxRequest) String() string {
 func (*ReleaseSandboxRequest) ProtoMessage() {}
 
 func (x *ReleaseSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_archive_proto_msgTypes[4]
+	mi := &file_hostagent_v1_archive_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -219,7 +308,7 @@ func (x *ReleaseSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseSandboxRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_archive_proto_rawDescGZIP(), []int{4}
+	return file_hostagent_v1_archive_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ReleaseSandboxRequest) GetSandboxId() string {
@@ -244,7 +333,7 @@ type ReleaseSandboxResponse struct {
 
 func (x *ReleaseSandboxResponse) Reset() {
 	*x = ReleaseSandboxResponse{}
-	mi := &file_hostagent_v1_archive_proto_msgTypes[5]
+	mi := &file_hostagent_v1_archive_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -256,7 +345,7 @@ func (x *ReleaseSandboxResponse) String() string {
 func (*ReleaseSandboxResponse) ProtoMessage() {}
 
 func (x *ReleaseSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_archive_proto_msgTypes[5]
+	mi := &file_hostagent_v1_archive_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -269,7 +358,7 @@ func (x *ReleaseSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseSandboxResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_archive_proto_rawDescGZIP(), []int{5}
+	return file_hostagent_v1_archive_proto_rawDescGZIP(), []int{7}
 }
 
 type FetchSandboxRequest struct {
@@ -283,7 +372,7 @@ type FetchSandboxRequest struct {
 
 func (x *FetchSandboxRequest) Reset() {
 	*x = FetchSandboxRequest{}
-	mi := &file_hostagent_v1_archive_proto_msgTypes[6]
+	mi := &file_hostagent_v1_archive_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -295,7 +384,7 @@ func (x *FetchSandboxRequest) String() string {
 func (*FetchSandboxRequest) ProtoMessage() {}
 
 func (x *FetchSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_archive_proto_msgTypes[6]
+	mi := &file_hostagent_v1_archive_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -308,7 +397,7 @@ func (x *FetchSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchSandboxRequest.ProtoReflect.Descriptor instead.
 func (*FetchSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_archive_proto_rawDescGZIP(), []int{6}
+	return file_hostagent_v1_archive_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *FetchSandboxRequest) GetSandboxId() string {
@@ -341,7 +430,7 @@ type FetchSandboxResponse struct {
 
 func (x *FetchSandboxResponse) Reset() {
 	*x = FetchSandboxResponse{}
-	mi := &file_hostagent_v1_archive_proto_msgTypes[7]
+	mi := &file_hostagent_v1_archive_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -353,7 +442,7 @@ func (x *FetchSandboxResponse) String() string {
 func (*FetchSandboxResponse) ProtoMessage() {}
 
 func (x *FetchSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_archive_proto_msgTypes[7]
+	mi := &file_hostagent_v1_archive_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -366,7 +455,7 @@ func (x *FetchSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchSandboxResponse.ProtoReflect.Descriptor instead.
 func (*FetchSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_archive_proto_rawDescGZIP(), []int{7}
+	return file_hostagent_v1_archive_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *FetchSandboxResponse) GetSandbox() *Sandbox {
@@ -384,7 +473,7 @@ type ListArchiveRequest struct {
 
 func (x *ListArchiveRequest) Reset() {
 	*x = ListArchiveRequest{}
-	mi := &file_hostagent_v1_archive_proto_msgTypes[8]
+	mi := &file_hostagent_v1_archive_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -396,7 +485,7 @@ func (x *ListArchiveRequest) String() string {
 func (*ListArchiveRequest) ProtoMessage() {}
 
 func (x *ListArchiveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_archive_proto_msgTypes[8]
+	mi := &file_hostagent_v1_archive_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -409,7 +498,7 @@ func (x *ListArchiveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListArchiveRequest.ProtoReflect.Descriptor instead.
 func (*ListArchiveRequest) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_archive_proto_rawDescGZIP(), []int{8}
+	return file_hostagent_v1_archive_proto_rawDescGZIP(), []int{10}
 }
 
 type ListArchiveResponse struct {
@@ -421,7 +510,7 @@ type ListArchiveResponse struct {
 
 func (x *ListArchiveResponse) Reset() {
 	*x = ListArchiveResponse{}
-	mi := &file_hostagent_v1_archive_proto_msgTypes[9]
+	mi := &file_hostagent_v1_archive_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -433,7 +522,7 @@ func (x *ListArchiveResponse) String() string {
 func (*ListArchiveResponse) ProtoMessage() {}
 
 func (x *ListArchiveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_archive_proto_msgTypes[9]
+	mi := &file_hostagent_v1_archive_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -446,7 +535,7 @@ func (x *ListArchiveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListArchiveResponse.ProtoReflect.Descriptor instead.
 func (*ListArchiveResponse) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_archive_proto_rawDescGZIP(), []int{9}
+	return file_hostagent_v1_archive_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListArchiveResponse) GetKeys() []string {
@@ -465,7 +554,7 @@ type RemoveArchiveRequest struct {
 
 func (x *RemoveArchiveRequest) Reset() {
 	*x = RemoveArchiveRequest{}
-	mi := &file_hostagent_v1_archive_proto_msgTypes[10]
+	mi := &file_hostagent_v1_archive_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -477,7 +566,7 @@ func (x *RemoveArchiveRequest) String() string {
 func (*RemoveArchiveRequest) ProtoMessage() {}
 
 func (x *RemoveArchiveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_archive_proto_msgTypes[10]
+	mi := &file_hostagent_v1_archive_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -490,7 +579,7 @@ func (x *RemoveArchiveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveArchiveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveArchiveRequest) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_archive_proto_rawDescGZIP(), []int{10}
+	return file_hostagent_v1_archive_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RemoveArchiveRequest) GetKey() string {
@@ -508,7 +597,7 @@ type RemoveArchiveResponse struct {
 
 func (x *RemoveArchiveResponse) Reset() {
 	*x = RemoveArchiveResponse{}
-	mi := &file_hostagent_v1_archive_proto_msgTypes[11]
+	mi := &file_hostagent_v1_archive_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -520,7 +609,7 @@ func (x *RemoveArchiveResponse) String() string {
 func (*RemoveArchiveResponse) ProtoMessage() {}
 
 func (x *RemoveArchiveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_archive_proto_msgTypes[11]
+	mi := &file_hostagent_v1_archive_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -533,7 +622,7 @@ func (x *RemoveArchiveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveArchiveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveArchiveResponse) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_archive_proto_rawDescGZIP(), []int{11}
+	return file_hostagent_v1_archive_proto_rawDescGZIP(), []int{13}
 }
 
 type CollectArchiveRequest struct {
@@ -544,7 +633,7 @@ type CollectArchiveRequest struct {
 
 func (x *CollectArchiveRequest) Reset() {
 	*x = CollectArchiveRequest{}
-	mi := &file_hostagent_v1_archive_proto_msgTypes[12]
+	mi := &file_hostagent_v1_archive_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -556,7 +645,7 @@ func (x *CollectArchiveRequest) String() string {
 func (*CollectArchiveRequest) ProtoMessage() {}
 
 func (x *CollectArchiveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_archive_proto_msgTypes[12]
+	mi := &file_hostagent_v1_archive_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -569,7 +658,7 @@ func (x *CollectArchiveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectArchiveRequest.ProtoReflect.Descriptor instead.
 func (*CollectArchiveRequest) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_archive_proto_rawDescGZIP(), []int{12}
+	return file_hostagent_v1_archive_proto_rawDescGZIP(), []int{14}
 }
 
 type CollectArchiveResponse struct {
@@ -584,7 +673,7 @@ type CollectArchiveResponse struct {
 
 func (x *CollectArchiveResponse) Reset() {
 	*x = CollectArchiveResponse{}
-	mi := &file_hostagent_v1_archive_proto_msgTypes[13]
+	mi := &file_hostagent_v1_archive_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -596,7 +685,7 @@ func (x *CollectArchiveResponse) String() string {
 func (*CollectArchiveResponse) ProtoMessage() {}
 
 func (x *CollectArchiveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostagent_v1_archive_proto_msgTypes[13]
+	mi := &file_hostagent_v1_archive_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -609,7 +698,7 @@ func (x *CollectArchiveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectArchiveResponse.ProtoReflect.Descriptor instead.
 func (*CollectArchiveResponse) Descriptor() ([]byte, []int) {
-	return file_hostagent_v1_archive_proto_rawDescGZIP(), []int{13}
+	return file_hostagent_v1_archive_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CollectArchiveResponse) GetSnapshots() int64 {
@@ -644,7 +733,11 @@ var File_hostagent_v1_archive_proto protoreflect.FileDescriptor
 
 const file_hostagent_v1_archive_proto_rawDesc = "" +
 	"\n" +
-	"\x1ahostagent/v1/archive.proto\x12\x12wrenn.hostagent.v1\x1a\x1chostagent/v1/hostagent.proto\"\x15\n" +
+	"\x1ahostagent/v1/archive.proto\x12\x12wrenn.hostagent.v1\x1a\x1chostagent/v1/hostagent.proto\"(\n" +
+	"\x14VerifyArchiveRequest\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\"/\n" +
+	"\x15VerifyArchiveResponse\x12\x16\n" +
+	"\x06damage\x18\x01 \x01(\tR\x06damage\"\x15\n" +
 	"\x13CheckArchiveRequest\"\x16\n" +
 	"\x14CheckArchiveResponse\"4\n" +
 	"\x13StoreSandboxRequest\x12\x1d\n" +
@@ -675,12 +768,13 @@ const file_hostagent_v1_archive_proto_rawDesc = "" +
 	"\tsnapshots\x18\x01 \x01(\x03R\tsnapshots\x12\x16\n" +
 	"\x06chunks\x18\x02 \x01(\x03R\x06chunks\x12%\n" +
 	"\x0edeleted_chunks\x18\x03 \x01(\x03R\rdeletedChunks\x12#\n" +
-	"\rdeleted_bytes\x18\x04 \x01(\x03R\fdeletedBytes2\xd1\x05\n" +
+	"\rdeleted_bytes\x18\x04 \x01(\x03R\fdeletedBytes2\xb7\x06\n" +
 	"\x0eArchiveService\x12a\n" +
 	"\fCheckArchive\x12'.wrenn.hostagent.v1.CheckArchiveRequest\x1a(.wrenn.hostagent.v1.CheckArchiveResponse\x12a\n" +
 	"\fStoreSandbox\x12'.wrenn.hostagent.v1.StoreSandboxRequest\x1a(.wrenn.hostagent.v1.StoreSandboxResponse\x12g\n" +
 	"\x0eReleaseSandbox\x12).wrenn.hostagent.v1.ReleaseSandboxRequest\x1a*.wrenn.hostagent.v1.ReleaseSandboxResponse\x12a\n" +
-	"\fFetchSandbox\x12'.wrenn.hostagent.v1.FetchSandboxRequest\x1a(.wrenn.hostagent.v1.FetchSandboxResponse\x12^\n" +
+	"\fFetchSandbox\x12'.wrenn.hostagent.v1.FetchSandboxRequest\x1a(.wrenn.hostagent.v1.FetchSandboxResponse\x12d\n" +
+	"\rVerifyArchive\x12(.wrenn.hostagent.v1.VerifyArchiveRequest\x1a).wrenn.hostagent.v1.VerifyArchiveResponse\x12^\n" +
 	"\vListArchive\x12&.wrenn.hostagent.v1.ListArchiveRequest\x1a'.wrenn.hostagent.v1.ListArchiveResponse\x12d\n" +
 	"\rRemoveArchive\x12(.wrenn.hostagent.v1.RemoveArchiveRequest\x1a).wrenn.hostagent.v1.RemoveArchiveResponse\x12g\n" +
 	"\x0eCollectArchive\x12).wrenn.hostagent.v1.CollectArchiveRequest\x1a*.wrenn.hostagent.v1.CollectArchiveResponseBCZAgithub.com/wrenn-sandbox/wrenn/proto/gen/hostagent/v1;hostagentv1b\x06proto3"
@@ -697,45 +791,49 @@ func file_hostagent_v1_archive_proto_rawDescGZIP() []byte {
 	return file_hostagent_v1_archive_proto_rawDescData
 }
 
-var file_hostagent_v1_archive_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_hostagent_v1_archive_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_hostagent_v1_archive_proto_goTypes = []any{
-	(*CheckArchiveRequest)(nil),    // 0: wrenn.hostagent.v1.CheckArchiveRequest
-	(*CheckArchiveResponse)(nil),   // 1: wrenn.hostagent.v1.CheckArchiveResponse
-	(*StoreSandboxRequest)(nil),    // 2: wrenn.hostagent.v1.StoreSandboxRequest
-	(*StoreSandboxResponse)(nil),   // 3: wrenn.hostagent.v1.StoreSandboxResponse
-	(*ReleaseSandboxRequest)(nil),  // 4: wrenn.hostagent.v1.ReleaseSandboxRequest
-	(*ReleaseSandboxResponse)(nil), // 5: wrenn.hostagent.v1.ReleaseSandboxResponse
-	(*FetchSandboxRequest)(nil),    // 6: wrenn.hostagent.v1.FetchSandboxRequest
-	(*FetchSandboxResponse)(nil),   // 7: wrenn.hostagent.v1.FetchSandboxResponse
-	(*ListArchiveRequest)(nil),     // 8: wrenn.hostagent.v1.ListArchiveRequest
-	(*ListArchiveResponse)(nil),    // 9: wrenn.hostagent.v1.ListArchiveResponse
-	(*RemoveArchiveRequest)(nil),   // 10: wrenn.hostagent.v1.RemoveArchiveRequest
-	(*RemoveArchiveResponse)(nil),  // 11: wrenn.hostagent.v1.RemoveArchiveResponse
-	(*CollectArchiveRequest)(nil),  // 12: wrenn.hostagent.v1.CollectArchiveRequest
-	(*CollectArchiveResponse)(nil), // 13: wrenn.hostagent.v1.CollectArchiveResponse
-	(*Sandbox)(nil),                // 14: wrenn.hostagent.v1.Sandbox
-	(*NetworkPolicy)(nil),          // 15: wrenn.hostagent.v1.NetworkPolicy
+	(*VerifyArchiveRequest)(nil),   // 0: wrenn.hostagent.v1.VerifyArchiveRequest
+	(*VerifyArchiveResponse)(nil),  // 1: wrenn.hostagent.v1.VerifyArchiveResponse
+	(*CheckArchiveRequest)(nil),    // 2: wrenn.hostagent.v1.CheckArchiveRequest
+	(*CheckArchiveResponse)(nil),   // 3: wrenn.hostagent.v1.CheckArchiveResponse
+	(*StoreSandboxRequest)(nil),    // 4: wrenn.hostagent.v1.StoreSandboxRequest
+	(*StoreSandboxResponse)(nil),   // 5: wrenn.hostagent.v1.StoreSandboxResponse
+	(*ReleaseSandboxRequest)(nil),  // 6: wrenn.hostagent.v1.ReleaseSandboxRequest
+	(*ReleaseSandboxResponse)(nil), // 7: wrenn.hostagent.v1.ReleaseSandboxResponse
+	(*FetchSandboxRequest)(nil),    // 8: wrenn.hostagent.v1.FetchSandboxRequest
+	(*FetchSandboxResponse)(nil),   // 9: wrenn.hostagent.v1.FetchSandboxResponse
+	(*ListArchiveRequest)(nil),     // 10: wrenn.hostagent.v1.ListArchiveRequest
+	(*ListArchiveResponse)(nil),    // 11: wrenn.hostagent.v1.ListArchiveResponse
+	(*RemoveArchiveRequest)(nil),   // 12: wrenn.hostagent.v1.RemoveArchiveRequest
+	(*RemoveArchiveResponse)(nil),  // 13: wrenn.hostagent.v1.RemoveArchiveResponse
+	(*CollectArchiveRequest)(nil),  // 14: wrenn.hostagent.v1.CollectArchiveRequest
+	(*CollectArchiveResponse)(nil), // 15: wrenn.hostagent.v1.CollectArchiveResponse
+	(*Sandbox)(nil),                // 16: wrenn.hostagent.v1.Sandbox
+	(*NetworkPolicy)(nil),          // 17: wrenn.hostagent.v1.NetworkPolicy
 }
 var file_hostagent_v1_archive_proto_depIdxs = []int32{
-	14, // 0: wrenn.hostagent.v1.StoreSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
-	15, // 1: wrenn.hostagent.v1.FetchSandboxRequest.network:type_name -> wrenn.hostagent.v1.NetworkPolicy
-	14, // 2: wrenn.hostagent.v1.FetchSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
-	0,  // 3: wrenn.hostagent.v1.ArchiveService.CheckArchive:input_type -> wrenn.hostagent.v1.CheckArchiveRequest
-	2,  // 4: wrenn.hostagent.v1.ArchiveService.StoreSandbox:input_type -> wrenn.hostagent.v1.StoreSandboxRequest
-	4,  // 5: wrenn.hostagent.v1.ArchiveService.ReleaseSandbox:input_type -> wrenn.hostagent.v1.ReleaseSandboxRequest
-	6,  // 6: wrenn.hostagent.v1.ArchiveService.FetchSandbox:input_type -> wrenn.hostagent.v1.FetchSandboxRequest
-	8,  // 7: wrenn.hostagent.v1.ArchiveService.ListArchive:input_type -> wrenn.hostagent.v1.ListArchiveRequest
-	10, // 8: wrenn.hostagent.v1.ArchiveService.RemoveArchive:input_type -> wrenn.hostagent.v1.RemoveArchiveRequest
-	12, // 9: wrenn.hostagent.v1.ArchiveService.CollectArchive:input_type -> wrenn.hostagent.v1.CollectArchiveRequest
-	1,  // 10: wrenn.hostagent.v1.ArchiveService.CheckArchive:output_type -> wrenn.hostagent.v1.CheckArchiveResponse
-	3,  // 11: wrenn.hostagent.v1.ArchiveService.StoreSandbox:output_type -> wrenn.hostagent.v1.StoreSandboxResponse
-	5,  // 12: wrenn.hostagent.v1.ArchiveService.ReleaseSandbox:output_type -> wrenn.hostagent.v1.ReleaseSandboxResponse
-	7,  // 13: wrenn.hostagent.v1.ArchiveService.FetchSandbox:output_type -> wrenn.hostagent.v1.FetchSandboxResponse
-	9,  // 14: wrenn.hostagent.v1.ArchiveService.ListArchive:output_type -> wrenn.hostagent.v1.ListArchiveResponse
-	11, // 15: wrenn.hostagent.v1.ArchiveService.RemoveArchive:output_type -> wrenn.hostagent.v1.RemoveArchiveResponse
-	13, // 16: wrenn.hostagent.v1.ArchiveService.CollectArchive:output_type -> wrenn.hostagent.v1.CollectArchiveResponse
-	10, // [10:17] is the sub-list for method output_type
-	3,  // [3:10] is the sub-list for method input_type
+	16, // 0: wrenn.hostagent.v1.StoreSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
+	17, // 1: wrenn.hostagent.v1.FetchSandboxRequest.network:type_name -> wrenn.hostagent.v1.NetworkPolicy
+	16, // 2: wrenn.hostagent.v1.FetchSandboxResponse.sandbox:type_name -> wrenn.hostagent.v1.Sandbox
+	2,  // 3: wrenn.hostagent.v1.ArchiveService.CheckArchive:input_type -> wrenn.hostagent.v1.CheckArchiveRequest
+	4,  // 4: wrenn.hostagent.v1.ArchiveService.StoreSandbox:input_type -> wrenn.hostagent.v1.StoreSandboxRequest
+	6,  // 5: wrenn.hostagent.v1.ArchiveService.ReleaseSandbox:input_type -> wrenn.hostagent.v1.ReleaseSandboxRequest
+	8,  // 6: wrenn.hostagent.v1.ArchiveService.FetchSandbox:input_type -> wrenn.hostagent.v1.FetchSandboxRequest
+	0,  // 7: wrenn.hostagent.v1.ArchiveService.VerifyArchive:input_type -> wrenn.hostagent.v1.VerifyArchiveRequest
+	10, // 8: wrenn.hostagent.v1.ArchiveService.ListArchive:input_type -> wrenn.hostagent.v1.ListArchiveRequest
+	12, // 9: wrenn.hostagent.v1.ArchiveService.RemoveArchive:input_type -> wrenn.hostagent.v1.RemoveArchiveRequest
+	14, // 10: wrenn.hostagent.v1.ArchiveService.CollectArchive:input_type -> wrenn.hostagent.v1.CollectArchiveRequest
+	3,  // 11: wrenn.hostagent.v1.ArchiveService.CheckArchive:output_type -> wrenn.hostagent.v1.CheckArchiveResponse
+	5,  // 12: wrenn.hostagent.v1.ArchiveService.StoreSandbox:output_type -> wrenn.hostagent.v1.StoreSandboxResponse
+	7,  // 13: wrenn.hostagent.v1.ArchiveService.ReleaseSandbox:output_type -> wrenn.hostagent.v1.ReleaseSandboxResponse
+	9,  // 14: wrenn.hostagent.v1.ArchiveService.FetchSandbox:output_type -> wrenn.hostagent.v1.FetchSandboxResponse
+	1,  // 15: wrenn.hostagent.v1.ArchiveService.VerifyArchive:output_type -> wrenn.hostagent.v1.VerifyArchiveResponse
+	11, // 16: wrenn.hostagent.v1.ArchiveService.ListArchive:output_type -> wrenn.hostagent.v1.ListArchiveResponse
+	13, // 17: wrenn.hostagent.v1.ArchiveService.RemoveArchive:output_type -> wrenn.hostagent.v1.RemoveArchiveResponse
+	15, // 18: wrenn.hostagent.v1.ArchiveService.CollectArchive:output_type -> wrenn.hostagent.v1.CollectArchiveResponse
+	11, // [11:19] is the sub-list for method output_type
+	3,  // [3:11] is the sub-list for method input_type
 	3,  // [3:3] is the sub-list for extension type_name
 	3,  // [3:3] is the sub-list for extension extendee
 	0,  // [0:3] is the sub-list for field type_name
@@ -753,7 +851,7 @@ func file_hostagent_v1_archive_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hostagent_v1_archive_proto_rawDesc), len(file_hostagent_v1_archive_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

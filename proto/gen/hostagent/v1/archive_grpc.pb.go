@@ -25,6 +25,7 @@ const (
 	ArchiveService_StoreSandbox_FullMethodName   = "/wrenn.hostagent.v1.ArchiveService/StoreSandbox"
 	ArchiveService_ReleaseSandbox_FullMethodName = "/wrenn.hostagent.v1.ArchiveService/ReleaseSandbox"
 	ArchiveService_FetchSandbox_FullMethodName   = "/wrenn.hostagent.v1.ArchiveService/FetchSandbox"
+	ArchiveService_VerifyArchive_FullMethodName  = "/wrenn.hostagent.v1.ArchiveService/VerifyArchive"
 	ArchiveService_ListArchive_FullMethodName    = "/wrenn.hostagent.v1.ArchiveService/ListArchive"
 	ArchiveService_RemoveArchive_FullMethodName  = "/wrenn.hostagent.v1.ArchiveService/RemoveArchive"
 	ArchiveService_CollectArchive_FullMethodName = "/wrenn.hostagent.v1.ArchiveService/CollectArchive"
@@ -44,6 +45,8 @@ type ArchiveServiceClient interface {
 	ReleaseSandbox(ctx context.Context, in *ReleaseSandboxRequest, opts ...grpc.CallOption) (*ReleaseSandboxResponse, error)
 	// Makes a sandbox, paused, of what was stored. After an error nothing of it is left on the host. Succeeds when it is there from that key already.
 	FetchSandbox(ctx context.Context, in *FetchSandboxRequest, opts ...grpc.CallOption) (*FetchSandboxResponse, error)
+	// Reads all of what is stored under a key, at the pace at which this host reads what nobody waits for, and says whether it is whole. It may be cut off at any time.
+	VerifyArchive(ctx context.Context, in *VerifyArchiveRequest, opts ...grpc.CallOption) (*VerifyArchiveResponse, error)
 	// The keys of all that is stored.
 	ListArchive(ctx context.Context, in *ListArchiveRequest, opts ...grpc.CallOption) (*ListArchiveResponse, error)
 	// Removes what is stored under a key, which must never be stored under it again. Succeeds when there is nothing.
@@ -100,6 +103,16 @@ func (c *archiveServiceClient) FetchSandbox(ctx context.Context, in *FetchSandbo
 	return out, nil
 }
 
+func (c *archiveServiceClient) VerifyArchive(ctx context.Context, in *VerifyArchiveRequest, opts ...grpc.CallOption) (*VerifyArchiveResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(VerifyArchiveResponse)
+	err := c.cc.Invoke(ctx, ArchiveService_VerifyArchive_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *archiveServiceClient) ListArchive(ctx context.Context, in *ListArchiveRequest, opts ...grpc.CallOption) (*ListArchiveResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListArchiveResponse)
@@ -144,6 +157,8 @@ type ArchiveServiceServer interface {
 	ReleaseSandbox(context.Context, *ReleaseSandboxRequest) (*ReleaseSandboxResponse, error)
 	// Makes a sandbox, paused, of what was stored. After an error nothing of it is left on the host. Succeeds when it is there from that key already.
 	FetchSandbox(context.Context, *FetchSandboxRequest) (*FetchSandboxResponse, error)
+	// Reads all of what is stored under a key, at the pace at which this host reads what nobody waits for, and says whether it is whole. It may be cut off at any time.
+	VerifyArchive(context.Context, *VerifyArchiveRequest) (*VerifyArchiveResponse, error)
 	// The keys of all that is stored.
 	ListArchive(context.Context, *ListArchiveRequest) (*ListArchiveResponse, error)
 	// Removes what is stored under a key, which must never be stored under it again. Succeeds when there is nothing.
@@ -171,6 +186,9 @@ func (UnimplementedArchiveServiceServer) ReleaseSandbox(context.Context, *Releas
 }
 func (UnimplementedArchiveServiceServer) FetchSandbox(context.Context, *FetchSandboxRequest) (*FetchSandboxResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method FetchSandbox not implemented")
+}
+func (UnimplementedArchiveServiceServer) VerifyArchive(context.Context, *VerifyArchiveRequest) (*VerifyArchiveResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method VerifyArchive not implemented")
 }
 func (UnimplementedArchiveServiceServer) ListArchive(context.Context, *ListArchiveRequest) (*ListArchiveResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListArchive not implemented")
@@ -274,6 +292,24 @@ func _ArchiveService_FetchSandbox_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ArchiveService_VerifyArchive_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(VerifyArchiveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ArchiveServiceServer).VerifyArchive(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ArchiveService_VerifyArchive_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ArchiveServiceServer).VerifyArchive(ctx, req.(*VerifyArchiveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ArchiveService_ListArchive_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListArchiveRequest)
 	if err := dec(in); err != nil {
@@ -350,6 +386,10 @@ var ArchiveService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "FetchSandbox",
 			Handler:    _ArchiveService_FetchSandbox_Handler,
+		},
+		{
+			MethodName: "VerifyArchive",
+			Handler:    _ArchiveService_VerifyArchive_Handler,
 		},
 		{
 			MethodName: "ListArchive",
