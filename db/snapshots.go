@@ -158,6 +158,7 @@ type SnapshotRow struct {
 	Overdue  bool          // it should be ready
 	Age      time.Duration // since its state last changed
 	HostName string        // only from HomelessSnapshots
+	Removed  bool          // likewise: its host was, and not replaced
 }
 
 // SnapshotsOfHost returns those that h should hold.
@@ -175,7 +176,7 @@ func (s *Store) SnapshotsOfHost(ctx context.Context, h id.Host) ([]SnapshotRow, 
 	})
 }
 
-// HomelessSnapshots returns those of hosts that were replaced.
+// HomelessSnapshots returns those of hosts that were replaced or removed.
 func (s *Store) HomelessSnapshots(ctx context.Context) ([]SnapshotRow, error) {
 	return retry(ctx, func(ctx context.Context) ([]SnapshotRow, error) {
 		rows, err := s.q.HomelessSnapshots(ctx)
@@ -183,7 +184,7 @@ func (s *Store) HomelessSnapshots(ctx context.Context) ([]SnapshotRow, error) {
 			return nil, fmt.Errorf("list snapshots without a host: %w", err)
 		}
 		return convert(rows, func(r dbgen.HomelessSnapshotsRow) (SnapshotRow, error) {
-			return SnapshotRow{ID: id.Snapshot(r.ID), State: models.SnapshotState(r.State), HostName: r.HostName}, nil
+			return SnapshotRow{ID: id.Snapshot(r.ID), State: models.SnapshotState(r.State), HostName: r.HostName, Removed: r.HostRemoved}, nil
 		})
 	})
 }

@@ -189,6 +189,7 @@ type Info struct {
 type Template struct {
 	Name, Digest, Description string
 	Default                   models.Size
+	Warm                      bool // the host has a golden snapshot of it as it is now
 }
 
 // Info asks the host for what it is and has.
@@ -209,9 +210,13 @@ func (c *Client) Info(ctx context.Context) (Info, error) {
 		VCPUs: int(r.GetVcpus()), MemoryMiB: r.GetMemoryMib(), OverheadMiB: r.GetOverheadMib(), DiskMiB: r.GetDiskMib(), Reflinks: r.GetReflinks(),
 		Archive: r.GetArchive(),
 	}
+	warm := map[string]bool{}
+	for _, g := range r.GetGoldenSnapshots() {
+		warm[g.GetTemplate()+" "+g.GetDigest()] = true
+	}
 	for _, t := range r.GetTemplates() {
 		info.Templates = append(info.Templates, Template{
-			Name: t.GetName(), Digest: t.GetDigest(), Description: t.GetDescription(),
+			Name: t.GetName(), Digest: t.GetDigest(), Description: t.GetDescription(), Warm: warm[t.GetName()+" "+t.GetDigest()],
 			Default: models.Size{VCPUs: int(t.GetDefaultVcpus()), MemoryMiB: int(t.GetDefaultMemoryMib()), DiskMiB: int(t.GetDiskMib())},
 		})
 	}

@@ -51,6 +51,8 @@ type host struct {
 	answered  bool       // it was reachable at least once since this process began
 	synced    bool       // seen is complete
 	lastErr   error
+	lostAt    time.Time // since when it cannot be reached; zero while it can
+	faults    int       // creates one after the other that it has failed by its own fault
 	seen      map[id.Sandbox]sighting
 }
 
@@ -234,7 +236,7 @@ func described(i hostclient.Info, address string) db.Host {
 	}
 	for _, t := range i.Templates {
 		h.Templates = append(h.Templates, db.Template{
-			Name: t.Name, Digest: t.Digest, Description: t.Description,
+			Name: t.Name, Digest: t.Digest, Description: t.Description, Warm: t.Warm,
 			DiskMiB: t.Default.DiskMiB, DefaultVCPUs: t.Default.VCPUs, DefaultMemoryMiB: t.Default.MemoryMiB,
 		})
 	}
@@ -253,6 +255,10 @@ func (h *host) beat(ctx context.Context, end context.CancelFunc) error {
 		}
 		if err == nil {
 			err = h.register(ctx, info, false)
+		}
+		if models.CodeOf(err) == models.Forbidden && err != nil { // it was removed
+			end()
+			return err
 		}
 		if err != nil && ctx.Err() == nil {
 			h.log.Warn("state of the host not recorded", "error", err)
@@ -289,7 +295,7 @@ func (h *host) sync(all map[id.Sandbox]sighting) {
 			all[sb] = s
 		}
 	}
-	h.seen, h.synced, h.reachable, h.answered, h.lastErr = all, true, true, true, nil
+	h.seen, h.synced, h.reachable, h.answered, h.lastErr, h.lostAt = all, true, true, true, nil, time.Time{}
 	h.mu.Unlock()
 	h.kick()
 }
@@ -316,6 +322,9 @@ func (h *host) lost(ctx context.Context, err error) {
 	h.mu.Lock()
 	news, known := h.reachable || h.lastErr == nil, h.id
 	h.reachable, h.synced, h.lastErr = false, false, err
+	if h.lostAt.IsZero() {
+		h.lostAt = time.Now()
+	}
 	h.mu.Unlock()
 	if act := h.onLost.Load(); act != nil {
 		(*act)(known)

@@ -26,6 +26,8 @@ type ReconcileStore interface {
 	SnapshotsOfHost(ctx context.Context, h id.Host) ([]db.SnapshotRow, error)
 	HomelessSnapshots(ctx context.Context) ([]db.SnapshotRow, error)
 	Archived(ctx context.Context, sandboxes []id.Sandbox) ([]db.Archived, error)
+	HeldHosts(ctx context.Context) ([]db.HeldHost, error)
+	EndQuarantine(ctx context.Context, h id.Host) (bool, error)
 }
 
 // Pace of a Reconciler. The zero value of each means its default.
@@ -36,6 +38,7 @@ type Pace struct {
 
 	Snapshots time.Duration // between comparisons of snapshots; 10 s
 	Archive   time.Duration // between looks at the object store; 1 h
+	Tend      time.Duration // between looks at hosts that are drained or in quarantine, and the first wait after what failed there; 5 s
 }
 
 func (p Pace) withDefaults() Pace {
@@ -53,6 +56,9 @@ func (p Pace) withDefaults() Pace {
 	}
 	if p.Archive == 0 {
 		p.Archive = time.Hour
+	}
+	if p.Tend == 0 {
+		p.Tend = 5 * time.Second
 	}
 	return p
 }
@@ -77,8 +83,10 @@ type Reconciler struct {
 	pace  Pace
 	log   *slog.Logger
 
-	mu    sync.Mutex // guards tries
-	tries map[id.Sandbox]attempt
+	mu     sync.Mutex // guards what follows
+	tries  map[id.Sandbox]attempt
+	probes map[id.Sandbox]bool       // made on hosts in quarantine: no row wants them, and they are no orphans
+	waits  map[id.Host]time.Duration // after what failed for a host
 }
 
 type attempt struct {
@@ -88,7 +96,7 @@ type attempt struct {
 
 // NewReconciler returns a reconciler that acts through c.
 func NewReconciler(c *Controller, store ReconcileStore, pace Pace) *Reconciler {
-	return &Reconciler{c: c, store: store, pace: pace.withDefaults(), log: c.Log, tries: map[id.Sandbox]attempt{}}
+	return &Reconciler{c: c, store: store, pace: pace.withDefaults(), log: c.Log, tries: map[id.Sandbox]attempt{}, probes: map[id.Sandbox]bool{}, waits: map[id.Host]time.Duration{}}
 }
 
 // Run works until ctx ends, whenever no other replica does.
@@ -117,6 +125,7 @@ func (r *Reconciler) lead(ctx context.Context, lease *db.Lease) {
 		wg.Go(func() { r.keepSnapshots(ctx, h) })
 	}
 	wg.Go(func() { r.keepArchive(ctx) })
+	wg.Go(func() { r.tendHosts(ctx) })
 	for pause(ctx, r.pace.Tick) {
 		check, done := context.WithTimeout(ctx, leaseLimit)
 		err := lease.Check(check)
@@ -160,6 +169,7 @@ func (r *Reconciler) host(ctx context.Context, h *host) {
 		}
 		return
 	}
+	r.leaveProbes(seen)
 	gaps := plan(known, rows, seen, time.Now(), patience{settle: r.pace.Settle, grace: r.pace.Grace})
 	var g errgroup.Group
 	g.SetLimit(remediesAtOnce)
@@ -327,6 +337,14 @@ func (r *Reconciler) letGo(ctx context.Context, client *hostclient.Client, h id.
 	return r.c.free(ctx, h, g.id)
 }
 
+// fate is what became of a host that will not come back.
+func fate(host string, removed bool) string {
+	if removed {
+		return "its host " + host + " was removed by an operator"
+	}
+	return "its host " + host + " was replaced by another one"
+}
+
 // adoptHomeless ends the rows that no host can answer for.
 func (r *Reconciler) adoptHomeless(ctx context.Context) {
 	rows, err := r.store.Homeless(ctx)
@@ -335,7 +353,7 @@ func (r *Reconciler) adoptHomeless(ctx context.Context) {
 	}
 	for _, row := range rows {
 		sb := models.Sandbox{ID: row.ID, State: row.State, Generation: row.Generation, Cold: row.Cold}
-		replaced := "its host " + row.HostName + " was replaced by another one"
+		replaced := fate(row.HostName, row.Removed)
 		switch {
 		case row.State == models.Stopping:
 			_, err = r.c.freed(ctx, system, sb)
