@@ -16,8 +16,8 @@ import (
 
 func newHost(cfg *config.ControlPlane) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "host", Short: "List, drain and remove hosts", Args: cobra.NoArgs,
-		Long: `List, drain and remove hosts.
+		Use: "host", Short: "Let hosts join, list, drain and remove them", Args: cobra.NoArgs,
+		Long: `Let hosts join, list, drain and remove them.
 
 A host is ready, draining (an operator has said so), quarantined (its creates have failed; it comes back by itself when a probe succeeds) or down (its agent
 cannot be reached). It keeps what it holds in all of them. These commands write what is wanted into the database; the control plane sees to it.`,
@@ -45,7 +45,7 @@ cannot be reached). It keeps what it holds in all of them. These commands write 
 		},
 	}
 	remove.Flags().BoolVar(&force, "force", false, "give up the sandboxes and snapshots that it holds")
-	cmd.AddCommand(list, drain, &cobra.Command{
+	cmd.AddCommand(newHostToken(cfg), list, drain, &cobra.Command{
 		Use: "undrain HOST-ID", Short: "Have it take sandboxes again", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withHost(cmd, cfg, args[0], func(s *db.Store, h id.Host) error { return s.SetDraining(cmd.Context(), h, false, false) })

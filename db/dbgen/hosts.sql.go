@@ -121,7 +121,7 @@ func (q *Queries) HostHoldings(ctx context.Context) ([]HostHoldingsRow, error) {
 }
 
 const listHosts = `-- name: ListHosts :many
-SELECT id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib, archive, draining, evict, quarantine, quarantined_at, down_at FROM hosts WHERE state NOT IN ('replaced', 'removed') ORDER BY id
+SELECT id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib, archive, draining, evict, quarantine, quarantined_at, down_at, joined_at FROM hosts WHERE state NOT IN ('replaced', 'removed') ORDER BY id
 `
 
 func (q *Queries) ListHosts(ctx context.Context) ([]Host, error) {
@@ -158,6 +158,7 @@ func (q *Queries) ListHosts(ctx context.Context) ([]Host, error) {
 			&i.Quarantine,
 			&i.QuarantinedAt,
 			&i.DownAt,
+			&i.JoinedAt,
 		); err != nil {
 			return nil, err
 		}
@@ -170,7 +171,7 @@ func (q *Queries) ListHosts(ctx context.Context) ([]Host, error) {
 }
 
 const lockHost = `-- name: LockHost :one
-SELECT id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib, archive, draining, evict, quarantine, quarantined_at, down_at FROM hosts WHERE id = $1 AND state NOT IN ('replaced', 'removed') FOR NO KEY UPDATE
+SELECT id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib, archive, draining, evict, quarantine, quarantined_at, down_at, joined_at FROM hosts WHERE id = $1 AND state NOT IN ('replaced', 'removed') FOR NO KEY UPDATE
 `
 
 func (q *Queries) LockHost(ctx context.Context, id string) (Host, error) {
@@ -201,12 +202,13 @@ func (q *Queries) LockHost(ctx context.Context, id string) (Host, error) {
 		&i.Quarantine,
 		&i.QuarantinedAt,
 		&i.DownAt,
+		&i.JoinedAt,
 	)
 	return i, err
 }
 
 const lockHosts = `-- name: LockHosts :many
-SELECT id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib, archive, draining, evict, quarantine, quarantined_at, down_at FROM hosts WHERE state NOT IN ('replaced', 'removed') ORDER BY id FOR NO KEY UPDATE
+SELECT id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib, archive, draining, evict, quarantine, quarantined_at, down_at, joined_at FROM hosts WHERE state NOT IN ('replaced', 'removed') ORDER BY id FOR NO KEY UPDATE
 `
 
 // Placements take this lock one after the other, so that two never use the same room. It
@@ -245,6 +247,7 @@ func (q *Queries) LockHosts(ctx context.Context) ([]Host, error) {
 			&i.Quarantine,
 			&i.QuarantinedAt,
 			&i.DownAt,
+			&i.JoinedAt,
 		); err != nil {
 			return nil, err
 		}
@@ -358,7 +361,7 @@ ON CONFLICT (id) DO UPDATE SET
     connected_at = CASE WHEN $15::bigint > 0 THEN now() ELSE hosts.connected_at END,
     last_seen_at = now(), down_at = NULL
 WHERE hosts.state <> 'removed'
-RETURNING id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib, archive, draining, evict, quarantine, quarantined_at, down_at
+RETURNING id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib, archive, draining, evict, quarantine, quarantined_at, down_at, joined_at
 `
 
 type UpsertHostParams struct {
@@ -424,6 +427,7 @@ func (q *Queries) UpsertHost(ctx context.Context, arg UpsertHostParams) (Host, e
 		&i.Quarantine,
 		&i.QuarantinedAt,
 		&i.DownAt,
+		&i.JoinedAt,
 	)
 	return i, err
 }

@@ -46,6 +46,7 @@ type Host struct {
 	Quarantine    string
 	QuarantinedAt *time.Time
 	DownAt        *time.Time
+	JoinedAt      *time.Time
 }
 
 type Sandbox struct {

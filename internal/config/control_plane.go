@@ -16,7 +16,7 @@ type ControlPlane struct {
 	RedisURL    string `yaml:"redis_url" env:"WRENN_REDIS_URL"`       // redis://… or unix://…; "off" for none
 	Listen      string `yaml:"listen" env:"WRENN_LISTEN"`             // host:port of the API
 	Domain      string `yaml:"domain" env:"WRENN_DOMAIN"`             // *.domain leads here: host names of ports; empty for none
-	Agent       string `yaml:"agent" env:"WRENN_AGENT"`               // host agents, separated by commas: unix:///path or host:port
+	Agent       string `yaml:"agent" env:"WRENN_AGENT"`               // host agents of this machine, separated by commas: unix:///path; "off" for none, where all hosts join
 	LogFormat   string `yaml:"log_format" env:"WRENN_LOG_FORMAT"`     // text or json
 
 	// Private IPv4 networks that users may let their sandboxes reach; none by default.
@@ -41,6 +41,9 @@ type ControlPlane struct {
 
 // domainForm is a host name of RFC 1123.
 var domainForm = regexp.MustCompile(`^(?i)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$`)
+
+// NoAgent as Agent means that no host is known beforehand.
+const NoAgent = "off"
 
 // NoRedis as RedisURL means that none is used.
 const NoRedis = "off"
@@ -95,8 +98,11 @@ func (c ControlPlane) Check() error {
 	return err
 }
 
-// Agents returns the addresses of the host agents.
+// Agents returns the addresses of the host agents that are in the settings.
 func (c ControlPlane) Agents() []string {
+	if c.Agent == NoAgent {
+		return nil
+	}
 	all := strings.Split(c.Agent, ",")
 	for i := range all {
 		all[i] = strings.TrimSpace(all[i])
@@ -107,10 +113,9 @@ func (c ControlPlane) Agents() []string {
 func (c ControlPlane) checkAgents() error {
 	seen := map[string]bool{}
 	for _, a := range c.Agents() {
-		_, _, err := net.SplitHostPort(a)
-		path, isUnix := strings.CutPrefix(a, "unix://")
-		if isUnix && path == "" || !isUnix && err != nil {
-			return models.Errorf(models.Invalid, "agent must be unix:///path or host:port, or several of them separated by commas, not %q", c.Agent)
+		if path, isUnix := strings.CutPrefix(a, "unix://"); !isUnix || path == "" {
+			return models.Errorf(models.Invalid, "agent must be unix:///path, several of them separated by commas, or off, not %q", c.Agent).
+				WithHint("the agent of another machine joins by itself, with a token of control-plane host token")
 		}
 		if seen[a] {
 			return models.Errorf(models.Invalid, "agent names %s twice", a)

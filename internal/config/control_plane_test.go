@@ -29,9 +29,12 @@ func TestControlPlaneFromEnvironment(t *testing.T) {
 	if got, err := cfg.PrivatePrefixes(); err != nil || fmt.Sprint(got) != "[10.1.0.0/16 192.168.7.1/32]" {
 		t.Errorf("private networks %v, %v", got, err)
 	}
-	cfg.Agent = "unix:///x/agent.sock, 10.0.0.7:9000"
-	if got := cfg.Agents(); !slices.Equal(got, []string{"unix:///x/agent.sock", "10.0.0.7:9000"}) || cfg.Check() != nil {
+	cfg.Agent = "unix:///x/agent.sock, unix:///y"
+	if got := cfg.Agents(); !slices.Equal(got, []string{"unix:///x/agent.sock", "unix:///y"}) || cfg.Check() != nil {
 		t.Errorf("agents %q, %v", got, cfg.Check())
+	}
+	if cfg.Agent = NoAgent; len(cfg.Agents()) != 0 || cfg.Check() != nil {
+		t.Errorf("no agents are %q, %v", cfg.Agents(), cfg.Check())
 	}
 	t.Setenv("WRENN_CREATE_TIMEOUT", "soon")
 	if _, err := LoadControlPlane(); err == nil || !strings.Contains(err.Error(), "CreateTimeout") {

@@ -36,11 +36,16 @@ func (r *rig) sims(n int, change func(*pb.GetHostInfoResponse)) []*hostsim.Host 
 // startAll is start with several hosts, all of which are waited for.
 func (r *rig) startAll(store Store, hosts []*hostsim.Host) *replica {
 	r.t.Helper()
+	return r.startAllAt(quick, store, hosts)
+}
+
+func (r *rig) startAllAt(pace Pace, store Store, hosts []*hostsim.Host) *replica {
+	r.t.Helper()
 	addresses := make([]string, len(hosts))
 	for i, h := range hosts {
 		addresses[i] = h.Address()
 	}
-	c := r.startWith(store, Limits{}, quick, addresses...)
+	c := r.startWith(store, Limits{}, pace, addresses...)
 	r.eventually("all hosts are reachable", func() bool {
 		for _, s := range c.Fleet.Status() {
 			if !s.Up {
@@ -95,7 +100,9 @@ func TestReplicasNeverOversell(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(other.Close)
-	replicas := []*replica{r.startAll(r.store, hosts), r.startAll(other, hosts)}
+	// With no less patience than a deployment has: a resume that is slower than the patience of the reconciler is undone, and then found done.
+	pace := Pace{Tick: quick.Tick, Tend: quick.Tend}
+	replicas := []*replica{r.startAllAt(pace, r.store, hosts), r.startAllAt(pace, other, hosts)}
 	ctx, stop := context.WithCancel(t.Context())
 	var watching, wg sync.WaitGroup
 	watching.Go(func() { r.watchRoom(ctx) })

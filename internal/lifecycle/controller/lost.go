@@ -24,13 +24,11 @@ func (c *Controller) Told(sb models.Sandbox) models.Sandbox {
 
 // lostSince tells since when a host cannot be reached, zero where it can.
 func (f *Fleet) lostSince(host id.Host) time.Time {
-	for _, h := range f.hosts {
-		h.mu.Lock()
-		known, at := h.id, h.lostAt
-		h.mu.Unlock()
-		if known == host {
-			return at
-		}
+	h := f.find(host)
+	if h == nil {
+		return time.Time{}
 	}
-	return time.Time{}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.lostAt
 }

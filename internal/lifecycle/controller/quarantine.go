@@ -59,16 +59,14 @@ func (f *Fleet) blame(host id.Host) int {
 func (f *Fleet) acquit(host id.Host) { f.fault(host, func(int) int { return 0 }) }
 
 func (f *Fleet) fault(host id.Host, change func(int) int) int {
-	for _, h := range f.hosts {
-		h.mu.Lock()
-		if h.id == host {
-			h.faults = change(h.faults)
-			defer h.mu.Unlock()
-			return h.faults
-		}
-		h.mu.Unlock()
+	h := f.find(host)
+	if h == nil {
+		return 0
 	}
-	return 0
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.faults = change(h.faults)
+	return h.faults
 }
 
 // probe makes a sandbox on a host in quarantine that nobody knows of, and lets the host take sandboxes again if that runs. The host's quarantine goes on where it fails,

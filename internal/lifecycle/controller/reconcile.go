@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -120,10 +121,8 @@ func (r *Reconciler) lead(ctx context.Context, lease *db.Lease) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	for _, h := range r.c.Fleet.hosts {
-		wg.Go(func() { r.follow(ctx, h) })
-		wg.Go(func() { r.keepSnapshots(ctx, h) })
-	}
+	followed := map[*host]bool{}
+	r.followNew(ctx, &wg, followed)
 	wg.Go(func() { r.keepArchive(ctx) })
 	wg.Go(func() { r.tendHosts(ctx) })
 	for pause(ctx, r.pace.Tick) {
@@ -134,8 +133,28 @@ func (r *Reconciler) lead(ctx context.Context, lease *db.Lease) {
 			r.log.Warn("reconciler's lease lost", "error", err)
 			return
 		}
+		r.followNew(ctx, &wg, followed)
 		r.adoptHomeless(ctx)
 		r.homelessSnapshots(ctx)
+	}
+}
+
+// followNew begins to reconcile the hosts of the fleet that are not followed yet. What is done for a host ends with ctx, and when it leaves the fleet.
+func (r *Reconciler) followNew(ctx context.Context, wg *sync.WaitGroup, followed map[*host]bool) {
+	maps.DeleteFunc(followed, func(h *host, _ bool) bool { return h.life.Err() != nil })
+	for _, h := range r.c.Fleet.all() {
+		if followed[h] {
+			continue
+		}
+		followed[h] = true
+		until := func(do func(context.Context, *host)) {
+			ctx, cancel := context.WithCancel(ctx)
+			defer cancel()
+			defer context.AfterFunc(h.life, cancel)()
+			do(ctx, h)
+		}
+		wg.Go(func() { until(r.follow) })
+		wg.Go(func() { until(r.keepSnapshots) })
 	}
 }
 

@@ -87,7 +87,10 @@ func (r *rig) boot(store Store, limits Limits, pace Pace, beats time.Duration, h
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	fleet.hosts[0].beats = beats
+	fleet.beats = beats
+	for _, h := range fleet.hosts {
+		h.beats = beats
+	}
 	c := New(Options{Store: store, Fleet: fleet, Log: log, Limits: limits})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
