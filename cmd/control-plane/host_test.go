@@ -6,7 +6,9 @@ import (
 	"testing"
 
 	"github.com/wrenn-sandbox/wrenn/db"
+	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/mtls"
 )
 
 func TestHostCommands(t *testing.T) {
@@ -66,5 +68,37 @@ func TestHostCommands(t *testing.T) {
 	}
 	if _, err := try(t, "host", "drain", "nonsense"); models.CodeOf(err) != models.Invalid {
 		t.Errorf("drain of nonsense: %v", err)
+	}
+}
+
+// TestHostToken: a token is printed once, and not kept as it is.
+func TestHostToken(t *testing.T) {
+	dbs := setUp(t)
+	command(t, "migrate", "up")
+	store, err := db.Open(t.Context(), dbs.PostgresURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	join := func(text string, host id.Host) error {
+		token, err := mtls.ParseToken(strings.TrimSpace(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return store.JoinHost(t.Context(), db.NewMember{Token: token.Hash(), ID: host, Name: "x", Address: string(host) + ":9000"})
+	}
+	if err := join(command(t, "host", "token"), "host-00000001"); err != nil {
+		t.Error(err)
+	}
+	if err := join(command(t, "host", "token", "--host", "host-00000002"), "host-00000003"); models.CodeOf(err) != models.Forbidden {
+		t.Errorf("a token of another host: %v", err)
+	}
+	if err := join(command(t, "host", "token", "--host", "host-00000001"), "host-00000001"); err != nil {
+		t.Errorf("the host joins again: %v", err)
+	}
+	for _, args := range [][]string{{"--ttl", "0s"}, {"--ttl", "1000h"}, {"--host", "nonsense"}} {
+		if _, err := try(t, append([]string{"host", "token"}, args...)...); models.CodeOf(err) != models.Invalid {
+			t.Errorf("%v: %v", args, err)
+		}
 	}
 }

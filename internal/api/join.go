@@ -1,6 +1,7 @@
 package api
 
 import (
+	"encoding/base64"
 	"net"
 	"net/http"
 	"strconv"
@@ -21,7 +22,7 @@ type joinRequest struct {
 	Host    string `json:"host_id"`
 	Name    string `json:"name"`
 	Address string `json:"address"`
-	Request []byte `json:"certificate_request"`
+	Request string `json:"certificate_request"` // base64
 }
 
 // joinedView is the answer.
@@ -47,7 +48,11 @@ func (s *Server) joinHost(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	certificate, err := authority.SignHost(in.Request, member.ID) // before the token is spent
+	request, err := base64.StdEncoding.DecodeString(in.Request)
+	if err != nil {
+		return models.Errorf(models.Invalid, "certificate_request must be base64: %v", err)
+	}
+	certificate, err := authority.SignHost(request, member.ID) // before the token is spent
 	if err != nil {
 		return err
 	}
