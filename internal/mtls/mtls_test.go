@@ -3,6 +3,8 @@ package mtls
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -103,13 +105,25 @@ func TestOnlyTheirOwn(t *testing.T) {
 	old.MinVersion, old.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
 	asHost := ours.Client(host)
 	asHost.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return other.current, nil }
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := ours.sign("somebody", public, x509.ExtKeyUsageClientAuth, HostLife)
+	if err != nil {
+		t.Fatal(err)
+	}
+	somebody := ours.Client(host)
+	somebody.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: private}, nil
+	}
 	pretender := others.Client(host)
 	pretender.RootCAs = ours.Client(host).RootCAs
 	if c, s := meet(t, i.Server(), ours.Client(host)); c != nil || s != nil {
 		t.Errorf("its own control plane: %v, %v", c, s)
 	}
 	for name, client := range map[string]*tls.Config{
-		"nobody": plain, "TLS 1.2": old, "another host": asHost, "the control plane of another authority": pretender,
+		"nobody": plain, "a client of another name": somebody, "TLS 1.2": old, "another host": asHost, "the control plane of another authority": pretender,
 		"whoever wants another host": ours.Client("host-00000003"), "whoever trusts another authority": others.Client(host),
 	} {
 		if c, s := meet(t, i.Server(), client); c == nil || s == nil {

@@ -3,6 +3,7 @@ package controller
 import (
 	"crypto/sha256"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -109,28 +110,31 @@ func TestMembers(t *testing.T) {
 	r.eventually("what it held is gone", func() bool { _, _, n := sim.Counts(); return n == 0 })
 }
 
-// TestPretender: an agent whose certificate is another host's is not believed, whatever it says.
+// TestPretender: an agent whose certificate is another host's is not believed, nor one that says that it is another host than its certificate does.
 func TestPretender(t *testing.T) {
 	r := newRig(t)
-	sim := r.member("host-00000001", time.Hour)
+	const host, other = id.Host("host-00000001"), id.Host("host-00000002")
+	sim := r.member(host, time.Hour)
 	c := r.start(r.store, Limits{}, quick)
-	r.eventually("it is reachable", func() bool { return c.Fleet.reachable()["host-00000001"] })
-	sim.Kill() // another host takes its address, with a certificate of its own
-	r.sql("UPDATE hosts SET id = 'host-00000002' WHERE id = 'host-00000001'")
-	sim.Describe(func(i *pb.GetHostInfoResponse) { i.HostId = "host-00000002" })
-	sim.Restart()
-	r.eventually("it is refused", func() bool {
-		h := c.Fleet.find("host-00000002")
-		if h == nil {
+	r.eventually("it is reachable", func() bool { return c.Fleet.reachable()[host] })
+	refused := func(h id.Host, why string) func() bool {
+		return func() bool {
+			for _, s := range c.Fleet.Status() {
+				if s.ID == h {
+					return !s.Up && s.Err != nil && strings.Contains(s.Err.Error(), why)
+				}
+			}
 			return false
 		}
-		for _, s := range c.Fleet.Status() {
-			if s.ID == "host-00000002" {
-				return !s.Up && s.Err != nil
-			}
-		}
-		return false
-	})
+	}
+	sim.Kill()
+	sim.Describe(func(i *pb.GetHostInfoResponse) { i.HostId = string(other) })
+	sim.Restart()
+	r.eventually("what it says is not believed", refused(host, "says that it is host-00000002"))
+	sim.Kill()
+	r.sql("UPDATE hosts SET id = 'host-00000002' WHERE id = 'host-00000001'") // another host takes its address, and has its certificate alone
+	sim.Restart()
+	r.eventually("its certificate is not believed", refused(other, "TLS"))
 }
 
 func TestJoin(t *testing.T) {
