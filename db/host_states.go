@@ -68,7 +68,7 @@ type HeldHost struct {
 // HeldHosts lists the hosts that were neither replaced nor removed. Nothing is locked.
 func (s *Store) HeldHosts(ctx context.Context) ([]HeldHost, error) {
 	return retry(ctx, func(ctx context.Context) ([]HeldHost, error) {
-		hosts, err := usedHosts(ctx, s.q, s.q.ListHosts)
+		hosts, err := usedHosts(ctx, s.q)
 		if err != nil {
 			return nil, err
 		}

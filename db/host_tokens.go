@@ -88,6 +88,8 @@ func (s *Store) JoinedHosts(ctx context.Context) ([]Member, error) {
 		if err != nil {
 			return nil, fmt.Errorf("list the hosts that have joined: %w", err)
 		}
-		return convert(rows, func(r dbgen.JoinedHostsRow) (Member, error) { return Member{ID: id.Host(r.ID), Address: r.Address}, nil })
+		return convert(rows, func(r dbgen.JoinedHostsRow) (Member, error) {
+			return Member{ID: id.Host(r.ID), Address: r.Address}, nil
+		})
 	})
 }

@@ -145,14 +145,9 @@ func (s *Store) Hosts(ctx context.Context) ([]Host, error) {
 	})
 }
 
-// lockedHosts keeps other placements out until the transaction ends.
-func lockedHosts(ctx context.Context, q *dbgen.Queries) ([]HostUse, error) {
-	return usedHosts(ctx, q, q.LockHosts)
-}
-
-// usedHosts returns what is taken of the hosts that list returns.
-func usedHosts(ctx context.Context, q *dbgen.Queries, list func(context.Context) ([]dbgen.Host, error)) ([]HostUse, error) {
-	rows, err := list(ctx)
+// usedHosts returns the hosts and what is taken of them. Nothing is locked.
+func usedHosts(ctx context.Context, q *dbgen.Queries) ([]HostUse, error) {
+	rows, err := q.ListHosts(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list hosts: %w", err)
 	}

@@ -18,6 +18,7 @@ type NewSnapshot struct {
 	ID      id.Snapshot
 	Account id.Account
 	Sandbox id.Sandbox
+	Host    id.Host // on which that is
 	Name    string
 	By      By
 	Within  time.Duration // until when it must be ready
@@ -28,12 +29,8 @@ type NewSnapshot struct {
 func (s *Store) CreateSnapshot(ctx context.Context, n NewSnapshot, fit FitFunc) (models.Snapshot, error) {
 	return retry(ctx, func(ctx context.Context) (models.Snapshot, error) {
 		var made models.Snapshot
-		err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-			q := s.q.WithTx(tx)
-			hosts, err := lockedHosts(ctx, q)
-			if err == nil {
-				err = fit(hosts)
-			}
+		err := s.placing(ctx, func(q *dbgen.Queries, p *placing) error {
+			_, err := p.choose(ctx, q, func(hosts []HostUse) (id.Host, error) { return n.Host, fit(hosts) })
 			if err == nil {
 				made, err = insertSnapshot(ctx, q, n)
 			}

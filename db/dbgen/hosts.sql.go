@@ -34,7 +34,7 @@ type AllotmentsRow struct {
 }
 
 // What the sandboxes and the snapshots of each host take of it: one that sleeps takes disk alone, and its memory lies there, as a snapshot
-// does. It must be a statement after LockHosts: a statement sees what was committed before it began.
+// does. Where it is to be exact it must be a statement after LockHost: a statement sees what was committed before it began.
 func (q *Queries) Allotments(ctx context.Context) ([]AllotmentsRow, error) {
 	rows, err := q.db.Query(ctx, allotments)
 	if err != nil {
@@ -59,6 +59,41 @@ func (q *Queries) Allotments(ctx context.Context) ([]AllotmentsRow, error) {
 		return nil, err
 	}
 	return items, nil
+}
+
+const allotmentsOf = `-- name: AllotmentsOf :one
+SELECT coalesce(sum(sandboxes), 0)::bigint AS sandboxes, coalesce(sum(vcpus), 0)::bigint AS vcpus,
+    coalesce(sum(memory_mib), 0)::bigint AS memory_mib, coalesce(sum(disk_mib), 0)::bigint AS disk_mib
+FROM (
+    SELECT count(*) FILTER (WHERE state NOT IN ('paused', 'hibernating')) AS sandboxes,
+        coalesce(sum(vcpus) FILTER (WHERE state NOT IN ('paused', 'hibernating')), 0) AS vcpus,
+        coalesce(sum(memory_mib) FILTER (WHERE state NOT IN ('paused', 'hibernating')), 0) AS memory_mib,
+        sum(disk_mib + CASE WHEN state IN ('pausing', 'paused', 'resuming', 'hibernating') THEN memory_mib ELSE 0 END) AS disk_mib
+    FROM sandboxes
+    WHERE host_id = $1::text AND state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping')
+    UNION ALL
+    SELECT 0, 0, 0, sum(disk_mib + memory_mib) FROM snapshots WHERE host_id = $1::text AND state <> 'error'
+) AS taken
+`
+
+type AllotmentsOfRow struct {
+	Sandboxes int64
+	VCPUs     int64
+	MemoryMiB int64
+	DiskMiB   int64
+}
+
+// Allotments of one host, likewise after LockHost.
+func (q *Queries) AllotmentsOf(ctx context.Context, hostID string) (AllotmentsOfRow, error) {
+	row := q.db.QueryRow(ctx, allotmentsOf, hostID)
+	var i AllotmentsOfRow
+	err := row.Scan(
+		&i.Sandboxes,
+		&i.VCPUs,
+		&i.MemoryMiB,
+		&i.DiskMiB,
+	)
+	return i, err
 }
 
 const endQuarantine = `-- name: EndQuarantine :execrows
@@ -174,6 +209,8 @@ const lockHost = `-- name: LockHost :one
 SELECT id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib, archive, draining, evict, quarantine, quarantined_at, down_at, joined_at FROM hosts WHERE id = $1 AND state NOT IN ('replaced', 'removed') FOR NO KEY UPDATE
 `
 
+// Placements on a host take this lock one after the other, so that two never use the same room. It
+// conflicts with no foreign key that points to the host.
 func (q *Queries) LockHost(ctx context.Context, id string) (Host, error) {
 	row := q.db.QueryRow(ctx, lockHost, id)
 	var i Host
@@ -205,58 +242,6 @@ func (q *Queries) LockHost(ctx context.Context, id string) (Host, error) {
 		&i.JoinedAt,
 	)
 	return i, err
-}
-
-const lockHosts = `-- name: LockHosts :many
-SELECT id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib, archive, draining, evict, quarantine, quarantined_at, down_at, joined_at FROM hosts WHERE state NOT IN ('replaced', 'removed') ORDER BY id FOR NO KEY UPDATE
-`
-
-// Placements take this lock one after the other, so that two never use the same room. It
-// conflicts with no foreign key that points to the host.
-func (q *Queries) LockHosts(ctx context.Context) ([]Host, error) {
-	rows, err := q.db.Query(ctx, lockHosts)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var items []Host
-	for rows.Next() {
-		var i Host
-		if err := rows.Scan(
-			&i.ID,
-			&i.Name,
-			&i.Address,
-			&i.State,
-			&i.AgentVersion,
-			&i.Driver,
-			&i.DriverVersion,
-			&i.Accelerator,
-			&i.VCPUs,
-			&i.MemoryMiB,
-			&i.DiskMiB,
-			&i.Reflinks,
-			&i.Templates,
-			&i.Connects,
-			&i.CreatedAt,
-			&i.ConnectedAt,
-			&i.LastSeenAt,
-			&i.OverheadMiB,
-			&i.Archive,
-			&i.Draining,
-			&i.Evict,
-			&i.Quarantine,
-			&i.QuarantinedAt,
-			&i.DownAt,
-			&i.JoinedAt,
-		); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
 }
 
 const markUnreachable = `-- name: MarkUnreachable :exec

@@ -24,13 +24,8 @@ UPDATE hosts SET state = 'unreachable', down_at = coalesce(down_at, now()) WHERE
 -- name: ListHosts :many
 SELECT * FROM hosts WHERE state NOT IN ('replaced', 'removed') ORDER BY id;
 
--- Placements take this lock one after the other, so that two never use the same room. It
--- conflicts with no foreign key that points to the host.
--- name: LockHosts :many
-SELECT * FROM hosts WHERE state NOT IN ('replaced', 'removed') ORDER BY id FOR NO KEY UPDATE;
-
 -- What the sandboxes and the snapshots of each host take of it: one that sleeps takes disk alone, and its memory lies there, as a snapshot
--- does. It must be a statement after LockHosts: a statement sees what was committed before it began.
+-- does. Where it is to be exact it must be a statement after LockHost: a statement sees what was committed before it began.
 -- name: Allotments :many
 SELECT host_id::text AS host_id, sum(sandboxes)::bigint AS sandboxes, sum(vcpus)::bigint AS vcpus, sum(memory_mib)::bigint AS memory_mib, sum(disk_mib)::bigint AS disk_mib
 FROM (
@@ -61,6 +56,8 @@ WHERE hosts.id = @id AND hosts.quarantine = '' AND EXISTS (
 -- name: EndQuarantine :execrows
 UPDATE hosts SET quarantine = '', quarantined_at = NULL WHERE id = @id AND quarantine <> '';
 
+-- Placements on a host take this lock one after the other, so that two never use the same room. It
+-- conflicts with no foreign key that points to the host.
 -- name: LockHost :one
 SELECT * FROM hosts WHERE id = @id AND state NOT IN ('replaced', 'removed') FOR NO KEY UPDATE;
 
@@ -80,3 +77,18 @@ FROM (
     SELECT host_id, 0, 0, count(*) FROM snapshots WHERE state <> 'error' GROUP BY host_id
 ) AS held
 GROUP BY host_id;
+
+-- Allotments of one host, likewise after LockHost.
+-- name: AllotmentsOf :one
+SELECT coalesce(sum(sandboxes), 0)::bigint AS sandboxes, coalesce(sum(vcpus), 0)::bigint AS vcpus,
+    coalesce(sum(memory_mib), 0)::bigint AS memory_mib, coalesce(sum(disk_mib), 0)::bigint AS disk_mib
+FROM (
+    SELECT count(*) FILTER (WHERE state NOT IN ('paused', 'hibernating')) AS sandboxes,
+        coalesce(sum(vcpus) FILTER (WHERE state NOT IN ('paused', 'hibernating')), 0) AS vcpus,
+        coalesce(sum(memory_mib) FILTER (WHERE state NOT IN ('paused', 'hibernating')), 0) AS memory_mib,
+        sum(disk_mib + CASE WHEN state IN ('pausing', 'paused', 'resuming', 'hibernating') THEN memory_mib ELSE 0 END) AS disk_mib
+    FROM sandboxes
+    WHERE host_id = @host_id::text AND state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping')
+    UNION ALL
+    SELECT 0, 0, 0, sum(disk_mib + memory_mib) FROM snapshots WHERE host_id = @host_id::text AND state <> 'error'
+) AS taken;

@@ -91,37 +91,71 @@ func TestCreatesSpread(t *testing.T) {
 }
 
 // TestReplicasNeverOversell: two replicas, each with a store of its own, create, pause, resume, hibernate and fork on three hosts that are nearly full. At no moment is more of a
-// host promised than it has; and what is refused is refused for want of room.
+// host promised than it has, and what is refused is refused for want of room; also where there are so many sandboxes that placements choose by a view which is a while old.
 func TestReplicasNeverOversell(t *testing.T) {
-	r := newRig(t)
-	hosts := r.sims(2, func(i *pb.GetHostInfoResponse) { i.MemoryMib, i.OverheadMib = 4*256+100, 20 })
-	other, err := db.Open(t.Context(), r.url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(other.Close)
-	// With no less patience than a deployment has: a resume that is slower than the patience of the reconciler is undone, and then found done.
-	pace := Pace{Tick: quick.Tick, Tend: quick.Tend}
-	replicas := []*replica{r.startAllAt(pace, r.store, hosts), r.startAllAt(pace, other, hosts)}
-	ctx, stop := context.WithCancel(t.Context())
-	var watching, wg sync.WaitGroup
-	watching.Go(func() { r.watchRoom(ctx) })
-	for worker := range 8 {
-		wg.Go(func() { r.churn(replicas[worker%2], worker) })
-	}
-	wg.Wait()
-	stop()
-	watching.Wait()
-	for {
-		if _, err := replicas[0].Create(t.Context(), r.request(), Request{Template: "minimal"}); err != nil {
-			if models.CodeOf(err) != models.Exhausted || !strings.Contains(err.Error(), "no host has room") || !strings.Contains(err.Error(), "MiB of memory") {
-				t.Errorf("a create when all are full: %v", err)
+	for name, elsewhere := range map[string]int{"few": 0, "many": 6000} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			hosts := r.sims(2, func(i *pb.GetHostInfoResponse) { i.MemoryMib, i.OverheadMib = 4*256+100, 20 })
+			r.populate(elsewhere)
+			other, err := db.Open(t.Context(), r.url)
+			if err != nil {
+				t.Fatal(err)
 			}
-			break
+			t.Cleanup(other.Close)
+			// With no less patience than a deployment has: a resume that is slower than the patience of the reconciler is undone, and then found done.
+			pace := Pace{Tick: quick.Tick, Tend: quick.Tend}
+			replicas := []*replica{r.startAllAt(pace, r.store, hosts), r.startAllAt(pace, other, hosts)}
+			ctx, stop := context.WithCancel(t.Context())
+			var watching, wg sync.WaitGroup
+			watching.Go(func() { r.watchRoom(ctx) })
+			for worker := range 8 {
+				wg.Go(func() { r.churn(replicas[worker%2], worker) })
+			}
+			wg.Wait()
+			stop()
+			watching.Wait()
+			r.fill(replicas)
+		})
+	}
+}
+
+// populate has a host that no replica knows hold some sandboxes.
+func (r *rig) populate(sandboxes int) {
+	r.t.Helper()
+	r.sql(`INSERT INTO hosts (id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates)
+		VALUES ('host-000000ff', '', 'unix:///nowhere', 'ready', '', '', '', '', 64, 4000000, 4000000, true, '[]')`)
+	r.sql(fmt.Sprintf(`INSERT INTO sandboxes (id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation)
+		SELECT 'sb-' || lpad(to_hex(n), 8, '0'), '%s', 'host-000000ff', '', 'minimal', 1, 256, 512, '{}', 'running', 3, '', ''
+		FROM generate_series(1, %d) AS n`, r.by.Account, sandboxes))
+}
+
+// fill creates until all hosts are full, which is said of all of them, and not any more as soon as one is destroyed.
+func (r *rig) fill(replicas []*replica) {
+	r.t.Helper()
+	var last models.Sandbox
+	for i := 0; ; i++ {
+		sb, err := replicas[i%2].Create(r.t.Context(), r.request(), Request{Template: "minimal"})
+		if err == nil {
+			last = sb
+			continue
 		}
+		if models.CodeOf(err) != models.Exhausted || !strings.Contains(err.Error(), "no host has room") || !strings.Contains(err.Error(), "MiB of memory") {
+			r.t.Errorf("a create when all are full: %v", err)
+		}
+		break
 	}
 	if n := r.oversold(); n != 0 {
-		t.Errorf("%d hosts are oversold", n)
+		r.t.Errorf("%d hosts are oversold", n)
+	}
+	if last.ID == "" {
+		return // the churn has filled them
+	}
+	if _, err := replicas[0].Destroy(r.t.Context(), r.request(), last.ID); err != nil {
+		r.t.Fatal(err)
+	}
+	if sb, err := replicas[1].Create(r.t.Context(), r.request(), Request{Template: "minimal"}); err != nil || sb.Host != last.Host {
+		r.t.Errorf("a create where one has gone: %+v, %v", sb, err)
 	}
 }
 
