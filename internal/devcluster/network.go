@@ -80,6 +80,8 @@ type forward struct {
 	ln    net.Listener
 	netns string
 	to    string
+	life  context.Context // until close
+	end   context.CancelFunc
 	wg    sync.WaitGroup
 
 	mu    sync.Mutex // guards what follows
@@ -94,6 +96,7 @@ func newForward(ctx context.Context, address, namespace, to string) (*forward, e
 		return nil, fmt.Errorf("listen on %s: %w", address, err)
 	}
 	f := &forward{ln: ln, netns: namespace, to: to, conns: map[net.Conn]bool{}}
+	f.life, f.end = context.WithCancel(context.WithoutCancel(ctx))
 	f.wg.Go(f.accept)
 	return f, nil
 }
@@ -115,7 +118,7 @@ func (f *forward) carry(conn net.Conn) {
 	defer f.drop(conn)
 	var there net.Conn
 	err := netns.Do(f.netns, func() (err error) {
-		there, err = net.Dial("tcp", f.to)
+		there, err = (&net.Dialer{}).DialContext(f.life, "tcp", f.to)
 		return err
 	})
 	if err != nil || !f.hold(conn, there) {
@@ -157,6 +160,7 @@ func (f *forward) drop(conn net.Conn) {
 
 func (f *forward) close() {
 	_ = f.ln.Close() // accept ends
+	f.end()
 	f.mu.Lock()
 	f.ended = true
 	for c := range f.conns {

@@ -112,7 +112,7 @@ func (h Host) loadWith(template string, s models.Size, over Overcommit) float64 
 func noRoom(hosts []Host, n int, over Overcommit, need func(Host) Room) error {
 	hosts = slices.Clone(hosts)
 	slices.SortFunc(hosts, func(x, y Host) int { return cmp.Or(cmp.Compare(y.left(), x.left()), cmp.Compare(x.ID, y.ID)) })
-	var short []string
+	short := make([]string, 0, len(hosts))
 	fits := false
 	for _, h := range hosts {
 		what, fitsEmpty := h.lacks(need(h), n, over)

@@ -7,7 +7,6 @@ import (
 
 	"github.com/wrenn-sandbox/wrenn/db"
 	"github.com/wrenn-sandbox/wrenn/internal/hostclient"
-	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/mtls"
 )
 
@@ -124,6 +123,6 @@ func (h *host) renew(ctx context.Context) error {
 	if err := h.client.Renew(ctx, func(request []byte) ([]byte, error) { return authority.SignHost(request, h.joined) }); err != nil {
 		return err
 	}
-	h.log.Info("host's certificate renewed", "host_id", id.Host(h.joined), "until", h.client.Certificate().NotAfter)
+	h.log.Info("host's certificate renewed", "host_id", h.joined, "until", h.client.Certificate().NotAfter)
 	return nil
 }
