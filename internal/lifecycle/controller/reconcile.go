@@ -27,6 +27,7 @@ type ReconcileStore interface {
 	SnapshotsOfHost(ctx context.Context, h id.Host) ([]db.SnapshotRow, error)
 	HomelessSnapshots(ctx context.Context) ([]db.SnapshotRow, error)
 	Archived(ctx context.Context, sandboxes []id.Sandbox) ([]db.Archived, error)
+	Hosts(ctx context.Context) ([]db.Host, error)
 	HeldHosts(ctx context.Context) ([]db.HeldHost, error)
 	EndQuarantine(ctx context.Context, h id.Host) (bool, error)
 }

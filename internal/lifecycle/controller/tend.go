@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,7 +31,7 @@ func (r *Reconciler) tendHosts(ctx context.Context) {
 	var mu sync.Mutex // guards busy
 	busy := map[id.Host]bool{}
 	for pause(ctx, r.pace.Tend) {
-		hosts, err := r.store.HeldHosts(ctx)
+		hosts, err := r.tended(ctx)
 		if err != nil && ctx.Err() == nil {
 			r.log.Warn("hosts not looked after", "error", err)
 		}
@@ -49,6 +50,15 @@ func (r *Reconciler) tendHosts(ctx context.Context) {
 			mu.Unlock()
 		}
 	}
+}
+
+// tended returns the hosts and what they hold, or none where no host can want anything: what they hold is expensive to count.
+func (r *Reconciler) tended(ctx context.Context) ([]db.HeldHost, error) {
+	hosts, err := r.store.Hosts(ctx)
+	if err != nil || !slices.ContainsFunc(hosts, func(h db.Host) bool { return h.Closed() != "" }) {
+		return nil, err
+	}
+	return r.store.HeldHosts(ctx)
 }
 
 // wants tells whether there is something to do for a host.
