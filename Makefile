@@ -96,6 +96,11 @@ images: build-envd ## guest kernel and templates -> build/guest (cached in WRENN
 dev: deps images build ## everything on this machine, in the foreground: Postgres, Redis, control plane, agent
 	@bin/wrenn up --data $(DEV_DATA)
 
+.PHONY: dev-cluster
+dev-cluster: deps images build ## two replicas of the control plane and three hosts on this machine, in the foreground (CLUSTER_FLAGS)
+	@go build -o build/tools/cluster ./dev/cluster
+	@build/tools/cluster --data $(DEV_DATA)-cluster $(CLUSTER_FLAGS)
+
 .PHONY: dev-infra
 dev-infra: deps build ## private Postgres and Redis for development, in the background
 	@bin/wrenn infra start --data $(DEV_DATA)

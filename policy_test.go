@@ -49,7 +49,7 @@ var layers = [][]string{
 	{"internal/lifecycle/controller", "internal/lifecycle/agent", "internal/doctor"},
 	{"internal/scheduler", "internal/auth", "internal/hostclient", "internal/portproxy", "internal/hostsetup", "internal/snapshot"},
 	{"internal/chunk"},
-	{"internal/network", "internal/filesystem", "internal/envdclient", "internal/tunnel", "internal/vm", "internal/object", "db"},
+	{"internal/network", "internal/filesystem", "internal/envdclient", "internal/tunnel", "internal/mtls", "internal/vm", "internal/object", "db"},
 	{"internal/lifecycle", "internal/grpcerr", "internal/durable", "internal/clone", "internal/cgroup"},
 	{"internal/models", "internal/meminfo"},
 	{"internal/id"},

@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/wrenn-sandbox/wrenn/db/dbgen"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
@@ -46,7 +44,7 @@ func decodeArchive(b []byte) (*models.Archive, error) {
 	return &a, nil
 }
 
-// HostFunc chooses among hosts. No other placement happens meanwhile. It must not block.
+// HostFunc chooses among hosts, as a PlaceFunc does. It must not block.
 type HostFunc func(hosts []HostUse) (id.Host, error)
 
 // TransitionPlaced is Transition of a sandbox that takes room on a host again, the one that place chooses: when place fails nothing is changed and its error is
@@ -54,13 +52,8 @@ type HostFunc func(hosts []HostUse) (id.Host, error)
 func (s *Store) TransitionPlaced(ctx context.Context, c Change, place HostFunc) (models.Sandbox, error) {
 	return retry(ctx, func(ctx context.Context) (models.Sandbox, error) {
 		var changed models.Sandbox
-		err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-			q := s.q.WithTx(tx)
-			hosts, err := lockedHosts(ctx, q)
-			if err == nil {
-				c.Host, err = place(hosts)
-			}
-			if err == nil {
+		err := s.placing(ctx, func(q *dbgen.Queries, p *placing) (err error) {
+			if c.Host, err = p.choose(ctx, q, place); err == nil {
 				changed, err = transition(ctx, q, c)
 			}
 			return err

@@ -3,8 +3,6 @@ package db
 import (
 	"context"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/wrenn-sandbox/wrenn/db/dbgen"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
@@ -14,8 +12,8 @@ import (
 func (s *Store) CreateForks(ctx context.Context, all []NewSandbox, place PlaceFunc) ([]models.Sandbox, error) {
 	return retry(ctx, func(ctx context.Context) ([]models.Sandbox, error) {
 		var made []models.Sandbox
-		err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) (err error) {
-			made, err = insertAll(ctx, s.q.WithTx(tx), all, place)
+		err := s.placing(ctx, func(q *dbgen.Queries, p *placing) (err error) {
+			made, err = insertAll(ctx, q, all, p.placeFunc(place))
 			return err
 		})
 		if isUnique(err) {
@@ -25,12 +23,8 @@ func (s *Store) CreateForks(ctx context.Context, all []NewSandbox, place PlaceFu
 	})
 }
 
-func insertAll(ctx context.Context, q *dbgen.Queries, all []NewSandbox, place PlaceFunc) ([]models.Sandbox, error) {
-	hosts, err := lockedHosts(ctx, q)
-	if err != nil {
-		return nil, err
-	}
-	where, err := place(hosts)
+func insertAll(ctx context.Context, q *dbgen.Queries, all []NewSandbox, place reserveFunc) ([]models.Sandbox, error) {
+	where, err := place(ctx, q)
 	if err != nil {
 		return nil, err
 	}

@@ -31,6 +31,7 @@ type Host struct {
 	Archive       bool  // whether it has an object store
 	Connects      int64 // how often a control plane has connected to it
 	LastSeenAt    time.Time
+	HostCondition
 }
 
 // Template is an image on a host. The tags are those of the column templates.
@@ -41,6 +42,7 @@ type Template struct {
 	DiskMiB          int    `json:"disk_mib"`
 	DefaultVCPUs     int    `json:"default_vcpus"`
 	DefaultMemoryMiB int    `json:"default_memory_mib"`
+	Warm             bool   `json:"warm,omitempty"` // sandboxes of it need not boot
 }
 
 // Use is what the sandboxes of a host take of it.
@@ -86,7 +88,7 @@ func register(ctx context.Context, q *dbgen.Queries, p dbgen.UpsertHostParams) (
 	}
 	row, err := q.UpsertHost(ctx, p)
 	if err != nil {
-		return Host{}, nil, fmt.Errorf("register host %s: %w", p.ID, err)
+		return Host{}, nil, fmt.Errorf("register host %s: %w", p.ID, errRemoved(err, p.ID))
 	}
 	h, err := host(row)
 	return h, replaced, err
@@ -116,7 +118,7 @@ func host(r dbgen.Host) (Host, error) {
 		ID: id.Host(r.ID), Name: r.Name, Address: r.Address, AgentVersion: r.AgentVersion,
 		Driver: r.Driver, DriverVersion: r.DriverVersion, Accelerator: r.Accelerator,
 		VCPUs: int(r.VCPUs), MemoryMiB: r.MemoryMiB, OverheadMiB: r.OverheadMiB, DiskMiB: r.DiskMiB, Reflinks: r.Reflinks,
-		Archive: r.Archive, Connects: r.Connects, LastSeenAt: r.LastSeenAt,
+		Archive: r.Archive, Connects: r.Connects, LastSeenAt: r.LastSeenAt, HostCondition: condition(r),
 	}
 	if err := json.Unmarshal(r.Templates, &h.Templates); err != nil {
 		return h, fmt.Errorf("decode templates of %s: %w", r.ID, err)
@@ -127,12 +129,12 @@ func host(r dbgen.Host) (Host, error) {
 // MarkUnreachable notes that a host does not answer. RegisterHost takes it back.
 func (s *Store) MarkUnreachable(ctx context.Context, h id.Host) error {
 	_, err := retry(ctx, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, s.q.SetHostState(ctx, dbgen.SetHostStateParams{ID: string(h), State: "unreachable"})
+		return struct{}{}, s.q.MarkUnreachable(ctx, string(h))
 	})
 	return err
 }
 
-// Hosts lists the hosts that were not replaced.
+// Hosts lists the hosts that were neither replaced nor removed.
 func (s *Store) Hosts(ctx context.Context) ([]Host, error) {
 	return retry(ctx, func(ctx context.Context) ([]Host, error) {
 		rows, err := s.q.ListHosts(ctx)
@@ -143,11 +145,11 @@ func (s *Store) Hosts(ctx context.Context) ([]Host, error) {
 	})
 }
 
-// lockedHosts keeps other placements out until the transaction ends.
-func lockedHosts(ctx context.Context, q *dbgen.Queries) ([]HostUse, error) {
-	rows, err := q.LockHosts(ctx)
+// usedHosts returns the hosts and what is taken of them. Nothing is locked.
+func usedHosts(ctx context.Context, q *dbgen.Queries) ([]HostUse, error) {
+	rows, err := q.ListHosts(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("lock hosts: %w", err)
+		return nil, fmt.Errorf("list hosts: %w", err)
 	}
 	taken, err := q.Allotments(ctx)
 	if err != nil {
@@ -168,6 +170,7 @@ type Row struct {
 	ID         id.Sandbox
 	Host       id.Host // empty for one that was never placed
 	HostName   string  // only from Homeless
+	Removed    bool    // likewise: its host was, and not replaced
 	State      models.State
 	Generation int64
 	Overdue    bool          // past the deadline of its state
@@ -206,7 +209,7 @@ func (s *Store) RowsForHost(ctx context.Context, h id.Host, observed []id.Sandbo
 }
 
 // Homeless returns the sandboxes in passing or running states that no host can answer for:
-// those past their deadline without a host, and those of replaced hosts.
+// those past their deadline without a host, and those of replaced or removed hosts.
 func (s *Store) Homeless(ctx context.Context) ([]Row, error) {
 	return retry(ctx, func(ctx context.Context) ([]Row, error) {
 		rows, err := s.q.HomelessRows(ctx)
@@ -214,7 +217,7 @@ func (s *Store) Homeless(ctx context.Context) ([]Row, error) {
 			return nil, fmt.Errorf("list sandboxes without a host: %w", err)
 		}
 		return convert(rows, func(r dbgen.HomelessRowsRow) (Row, error) {
-			return Row{ID: id.Sandbox(r.ID), HostName: r.HostName, State: r.State, Generation: r.Generation, Overdue: true, Cold: r.Cold, Forked: r.Forked}, nil
+			return Row{ID: id.Sandbox(r.ID), HostName: r.HostName, Removed: r.HostRemoved, State: r.State, Generation: r.Generation, Overdue: true, Cold: r.Cold, Forked: r.Forked}, nil
 		})
 	})
 }

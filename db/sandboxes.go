@@ -48,7 +48,7 @@ type Placement struct {
 	Size models.Size
 }
 
-// PlaceFunc chooses among hosts. No other placement happens meanwhile. It must not block.
+// PlaceFunc chooses among hosts, and is called again with the one that it has chosen, as that is while no other placement happens there. It must not block.
 type PlaceFunc func(hosts []HostUse) (Placement, error)
 
 // CreateSandbox inserts a sandbox, places it and leaves it in state starting, all in one
@@ -57,8 +57,8 @@ type PlaceFunc func(hosts []HostUse) (Placement, error)
 func (s *Store) CreateSandbox(ctx context.Context, n NewSandbox, place PlaceFunc) (models.Sandbox, error) {
 	return retry(ctx, func(ctx context.Context) (models.Sandbox, error) {
 		var made models.Sandbox
-		err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) (err error) {
-			made, err = insertPlaced(ctx, s.q.WithTx(tx), n, place)
+		err := s.placing(ctx, func(q *dbgen.Queries, p *placing) (err error) {
+			made, err = insertPlaced(ctx, q, n, p.placeFunc(place))
 			return err
 		})
 		if isUnique(err) {
@@ -68,12 +68,8 @@ func (s *Store) CreateSandbox(ctx context.Context, n NewSandbox, place PlaceFunc
 	})
 }
 
-func insertPlaced(ctx context.Context, q *dbgen.Queries, n NewSandbox, place PlaceFunc) (models.Sandbox, error) {
-	hosts, err := lockedHosts(ctx, q)
-	if err != nil {
-		return models.Sandbox{}, err
-	}
-	where, err := place(hosts)
+func insertPlaced(ctx context.Context, q *dbgen.Queries, n NewSandbox, place reserveFunc) (models.Sandbox, error) {
+	where, err := place(ctx, q)
 	if err != nil {
 		return models.Sandbox{}, err
 	}
@@ -142,10 +138,10 @@ type Audit struct {
 	Outcome string // accepted, ok or an error's code
 }
 
-// FitFunc refuses a change for want of room on one of hosts. No placement happens meanwhile. It must not block.
+// FitFunc refuses a change for want of room on one of hosts, as of PlaceFunc. It must not block.
 type FitFunc func(hosts []HostUse) error
 
-// TransitionIfRoom is Transition of a sandbox that takes room again: when fit fails nothing is changed and its error is returned.
+// TransitionIfRoom is Transition of a sandbox that takes room again on c.Host: when fit fails nothing is changed and its error is returned.
 func (s *Store) TransitionIfRoom(ctx context.Context, c Change, fit FitFunc) (models.Sandbox, error) {
 	return s.TransitionPlaced(ctx, c, func(hosts []HostUse) (id.Host, error) { return c.Host, fit(hosts) })
 }

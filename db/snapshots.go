@@ -18,6 +18,7 @@ type NewSnapshot struct {
 	ID      id.Snapshot
 	Account id.Account
 	Sandbox id.Sandbox
+	Host    id.Host // on which that is
 	Name    string
 	By      By
 	Within  time.Duration // until when it must be ready
@@ -28,12 +29,8 @@ type NewSnapshot struct {
 func (s *Store) CreateSnapshot(ctx context.Context, n NewSnapshot, fit FitFunc) (models.Snapshot, error) {
 	return retry(ctx, func(ctx context.Context) (models.Snapshot, error) {
 		var made models.Snapshot
-		err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-			q := s.q.WithTx(tx)
-			hosts, err := lockedHosts(ctx, q)
-			if err == nil {
-				err = fit(hosts)
-			}
+		err := s.placing(ctx, func(q *dbgen.Queries, p *placing) error {
+			_, err := p.choose(ctx, q, func(hosts []HostUse) (id.Host, error) { return n.Host, fit(hosts) })
 			if err == nil {
 				made, err = insertSnapshot(ctx, q, n)
 			}
@@ -158,6 +155,7 @@ type SnapshotRow struct {
 	Overdue  bool          // it should be ready
 	Age      time.Duration // since its state last changed
 	HostName string        // only from HomelessSnapshots
+	Removed  bool          // likewise: its host was, and not replaced
 }
 
 // SnapshotsOfHost returns those that h should hold.
@@ -175,7 +173,7 @@ func (s *Store) SnapshotsOfHost(ctx context.Context, h id.Host) ([]SnapshotRow, 
 	})
 }
 
-// HomelessSnapshots returns those of hosts that were replaced.
+// HomelessSnapshots returns those of hosts that were replaced or removed.
 func (s *Store) HomelessSnapshots(ctx context.Context) ([]SnapshotRow, error) {
 	return retry(ctx, func(ctx context.Context) ([]SnapshotRow, error) {
 		rows, err := s.q.HomelessSnapshots(ctx)
@@ -183,7 +181,7 @@ func (s *Store) HomelessSnapshots(ctx context.Context) ([]SnapshotRow, error) {
 			return nil, fmt.Errorf("list snapshots without a host: %w", err)
 		}
 		return convert(rows, func(r dbgen.HomelessSnapshotsRow) (SnapshotRow, error) {
-			return SnapshotRow{ID: id.Snapshot(r.ID), State: models.SnapshotState(r.State), HostName: r.HostName}, nil
+			return SnapshotRow{ID: id.Snapshot(r.ID), State: models.SnapshotState(r.State), HostName: r.HostName, Removed: r.HostRemoved}, nil
 		})
 	})
 }

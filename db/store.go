@@ -26,8 +26,9 @@ import (
 
 // Store is a pool of connections to Postgres. All methods may be called at the same time.
 type Store struct {
-	pool *pgxpool.Pool
-	q    *dbgen.Queries
+	pool  *pgxpool.Pool
+	q     *dbgen.Queries
+	hosts hostViews
 }
 
 const (

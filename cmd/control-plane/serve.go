@@ -38,7 +38,7 @@ func newServe(cfg *config.ControlPlane) *cobra.Command {
 	f.StringVar(&cfg.Listen, "listen", cfg.Listen, "host:port of the API")
 	f.StringVar(&cfg.Domain, "domain", cfg.Domain, "below which ports of sandboxes have host names; *.domain must lead here")
 	f.StringSliceVar(&cfg.PrivateNetworks, "private-networks", cfg.PrivateNetworks, "private IPv4 networks that users may let their sandboxes reach")
-	f.StringVar(&cfg.Agent, "agent", cfg.Agent, "host agent: unix:///path or host:port")
+	f.StringVar(&cfg.Agent, "agent", cfg.Agent, `host agents of this machine, separated by commas: unix:///path; "off" where all hosts join`)
 	f.DurationVar(&cfg.CreateTimeout, "create-timeout", cfg.CreateTimeout, "until a new sandbox must run")
 	f.DurationVar(&cfg.StopGrace, "stop-grace", cfg.StopGrace, "that a guest has to end in order")
 	f.DurationVar(&cfg.DrainTimeout, "drain-timeout", cfg.DrainTimeout, "for requests under way at the end")
@@ -80,7 +80,7 @@ func assemble(ctx context.Context, cfg config.ControlPlane, log *slog.Logger) (p
 	if p.store, err = db.Open(ctx, cfg.DatabaseURL); err != nil {
 		return p, err
 	}
-	if p.fleet, err = controller.NewFleet([]string{cfg.Agent}, p.store, log); err != nil {
+	if p.fleet, err = controller.NewFleet(cfg.Agents(), p.store, log); err != nil {
 		p.store.Close()
 		return p, err
 	}

@@ -56,11 +56,11 @@ func serve(ctx context.Context, cfg config.Agent) error {
 	if p.names, err = serveNames(ctx, cfg, p, log); err != nil {
 		return errors.Join(err, p.close())
 	}
-	ln, err := listen(ctx, cfg.Listen)
+	ln, identity, err := open(ctx, cfg, host, log)
 	if err != nil {
 		return errors.Join(err, p.close())
 	}
-	server := hostapi.New(p.agent, host.info, log)
+	server := hostapi.New(p.agent, host.info, identity, log)
 	log.Info("host agent ready", "listen", cfg.Listen, "host_id", host.id, "driver", p.driver.Info().Driver,
 		"driver_version", p.driver.Info().Version, "accelerator", p.driver.Info().Accelerator, "memory_may_come_later", p.driver.Info().Lazy)
 	served := make(chan error, 1)

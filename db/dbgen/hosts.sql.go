@@ -34,7 +34,7 @@ type AllotmentsRow struct {
 }
 
 // What the sandboxes and the snapshots of each host take of it: one that sleeps takes disk alone, and its memory lies there, as a snapshot
-// does. It must be a statement after LockHosts: a statement sees what was committed before it began.
+// does. Where it is to be exact it must be a statement after LockHost: a statement sees what was committed before it began.
 func (q *Queries) Allotments(ctx context.Context) ([]AllotmentsRow, error) {
 	rows, err := q.db.Query(ctx, allotments)
 	if err != nil {
@@ -61,8 +61,102 @@ func (q *Queries) Allotments(ctx context.Context) ([]AllotmentsRow, error) {
 	return items, nil
 }
 
+const allotmentsOf = `-- name: AllotmentsOf :one
+SELECT coalesce(sum(sandboxes), 0)::bigint AS sandboxes, coalesce(sum(vcpus), 0)::bigint AS vcpus,
+    coalesce(sum(memory_mib), 0)::bigint AS memory_mib, coalesce(sum(disk_mib), 0)::bigint AS disk_mib
+FROM (
+    SELECT count(*) FILTER (WHERE state NOT IN ('paused', 'hibernating')) AS sandboxes,
+        coalesce(sum(vcpus) FILTER (WHERE state NOT IN ('paused', 'hibernating')), 0) AS vcpus,
+        coalesce(sum(memory_mib) FILTER (WHERE state NOT IN ('paused', 'hibernating')), 0) AS memory_mib,
+        sum(disk_mib + CASE WHEN state IN ('pausing', 'paused', 'resuming', 'hibernating') THEN memory_mib ELSE 0 END) AS disk_mib
+    FROM sandboxes
+    WHERE host_id = $1::text AND state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping')
+    UNION ALL
+    SELECT 0, 0, 0, sum(disk_mib + memory_mib) FROM snapshots WHERE host_id = $1::text AND state <> 'error'
+) AS taken
+`
+
+type AllotmentsOfRow struct {
+	Sandboxes int64
+	VCPUs     int64
+	MemoryMiB int64
+	DiskMiB   int64
+}
+
+// Allotments of one host, likewise after LockHost.
+func (q *Queries) AllotmentsOf(ctx context.Context, hostID string) (AllotmentsOfRow, error) {
+	row := q.db.QueryRow(ctx, allotmentsOf, hostID)
+	var i AllotmentsOfRow
+	err := row.Scan(
+		&i.Sandboxes,
+		&i.VCPUs,
+		&i.MemoryMiB,
+		&i.DiskMiB,
+	)
+	return i, err
+}
+
+const endQuarantine = `-- name: EndQuarantine :execrows
+UPDATE hosts SET quarantine = '', quarantined_at = NULL WHERE id = $1 AND quarantine <> ''
+`
+
+func (q *Queries) EndQuarantine(ctx context.Context, id string) (int64, error) {
+	result, err := q.db.Exec(ctx, endQuarantine, id)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const hostHoldings = `-- name: HostHoldings :many
+SELECT host_id::text AS host_id, sum(running)::bigint AS running, sum(sleeping)::bigint AS sleeping, sum(snapshots)::bigint AS snapshots
+FROM (
+    SELECT host_id, count(*) FILTER (WHERE state NOT IN ('paused', 'hibernating')) AS running,
+        count(*) FILTER (WHERE state IN ('paused', 'hibernating')) AS sleeping, 0 AS snapshots
+    FROM sandboxes
+    WHERE host_id IS NOT NULL AND state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping')
+    GROUP BY host_id
+    UNION ALL
+    SELECT host_id, 0, 0, count(*) FROM snapshots WHERE state <> 'error' GROUP BY host_id
+) AS held
+GROUP BY host_id
+`
+
+type HostHoldingsRow struct {
+	HostID    string
+	Running   int64
+	Sleeping  int64
+	Snapshots int64
+}
+
+// What lies on each host: sandboxes that run, or are about to, those that sleep there, and snapshots.
+func (q *Queries) HostHoldings(ctx context.Context) ([]HostHoldingsRow, error) {
+	rows, err := q.db.Query(ctx, hostHoldings)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []HostHoldingsRow
+	for rows.Next() {
+		var i HostHoldingsRow
+		if err := rows.Scan(
+			&i.HostID,
+			&i.Running,
+			&i.Sleeping,
+			&i.Snapshots,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const listHosts = `-- name: ListHosts :many
-SELECT id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib, archive FROM hosts WHERE state <> 'replaced' ORDER BY id
+SELECT id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib, archive, draining, evict, quarantine, quarantined_at, down_at, joined_at FROM hosts WHERE state NOT IN ('replaced', 'removed') ORDER BY id
 `
 
 func (q *Queries) ListHosts(ctx context.Context) ([]Host, error) {
@@ -94,6 +188,12 @@ func (q *Queries) ListHosts(ctx context.Context) ([]Host, error) {
 			&i.LastSeenAt,
 			&i.OverheadMiB,
 			&i.Archive,
+			&i.Draining,
+			&i.Evict,
+			&i.Quarantine,
+			&i.QuarantinedAt,
+			&i.DownAt,
+			&i.JoinedAt,
 		); err != nil {
 			return nil, err
 		}
@@ -105,54 +205,87 @@ func (q *Queries) ListHosts(ctx context.Context) ([]Host, error) {
 	return items, nil
 }
 
-const lockHosts = `-- name: LockHosts :many
-SELECT id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib, archive FROM hosts WHERE state <> 'replaced' ORDER BY id FOR NO KEY UPDATE
+const lockHost = `-- name: LockHost :one
+SELECT id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib, archive, draining, evict, quarantine, quarantined_at, down_at, joined_at FROM hosts WHERE id = $1 AND state NOT IN ('replaced', 'removed') FOR NO KEY UPDATE
 `
 
-// Placements take this lock one after the other, so that two never use the same room. It
+// Placements on a host take this lock one after the other, so that two never use the same room. It
 // conflicts with no foreign key that points to the host.
-func (q *Queries) LockHosts(ctx context.Context) ([]Host, error) {
-	rows, err := q.db.Query(ctx, lockHosts)
+func (q *Queries) LockHost(ctx context.Context, id string) (Host, error) {
+	row := q.db.QueryRow(ctx, lockHost, id)
+	var i Host
+	err := row.Scan(
+		&i.ID,
+		&i.Name,
+		&i.Address,
+		&i.State,
+		&i.AgentVersion,
+		&i.Driver,
+		&i.DriverVersion,
+		&i.Accelerator,
+		&i.VCPUs,
+		&i.MemoryMiB,
+		&i.DiskMiB,
+		&i.Reflinks,
+		&i.Templates,
+		&i.Connects,
+		&i.CreatedAt,
+		&i.ConnectedAt,
+		&i.LastSeenAt,
+		&i.OverheadMiB,
+		&i.Archive,
+		&i.Draining,
+		&i.Evict,
+		&i.Quarantine,
+		&i.QuarantinedAt,
+		&i.DownAt,
+		&i.JoinedAt,
+	)
+	return i, err
+}
+
+const markUnreachable = `-- name: MarkUnreachable :exec
+UPDATE hosts SET state = 'unreachable', down_at = coalesce(down_at, now()) WHERE id = $1 AND state NOT IN ('replaced', 'removed')
+`
+
+func (q *Queries) MarkUnreachable(ctx context.Context, id string) error {
+	_, err := q.db.Exec(ctx, markUnreachable, id)
+	return err
+}
+
+const quarantine = `-- name: Quarantine :execrows
+UPDATE hosts SET quarantine = $1, quarantined_at = now()
+WHERE hosts.id = $2 AND hosts.quarantine = '' AND EXISTS (
+    SELECT 1 FROM hosts AS other
+    WHERE other.id <> $2 AND other.state = 'ready' AND NOT other.draining AND other.quarantine = ''
+)
+`
+
+type QuarantineParams struct {
+	Reason string
+	ID     string
+}
+
+// The last host that takes sandboxes is left in: one that fails now and then is better than none.
+func (q *Queries) Quarantine(ctx context.Context, arg QuarantineParams) (int64, error) {
+	result, err := q.db.Exec(ctx, quarantine, arg.Reason, arg.ID)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
-	defer rows.Close()
-	var items []Host
-	for rows.Next() {
-		var i Host
-		if err := rows.Scan(
-			&i.ID,
-			&i.Name,
-			&i.Address,
-			&i.State,
-			&i.AgentVersion,
-			&i.Driver,
-			&i.DriverVersion,
-			&i.Accelerator,
-			&i.VCPUs,
-			&i.MemoryMiB,
-			&i.DiskMiB,
-			&i.Reflinks,
-			&i.Templates,
-			&i.Connects,
-			&i.CreatedAt,
-			&i.ConnectedAt,
-			&i.LastSeenAt,
-			&i.OverheadMiB,
-			&i.Archive,
-		); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
+	return result.RowsAffected(), nil
+}
+
+const removeHost = `-- name: RemoveHost :exec
+UPDATE hosts SET state = 'removed', down_at = coalesce(down_at, now()) WHERE id = $1
+`
+
+func (q *Queries) RemoveHost(ctx context.Context, id string) error {
+	_, err := q.db.Exec(ctx, removeHost, id)
+	return err
 }
 
 const replaceHosts = `-- name: ReplaceHosts :many
-UPDATE hosts SET state = 'replaced' WHERE address = $1 AND id <> $2 AND state <> 'replaced' RETURNING id
+UPDATE hosts SET state = 'replaced' WHERE address = $1 AND id <> $2 AND state NOT IN ('replaced', 'removed') RETURNING id
 `
 
 type ReplaceHostsParams struct {
@@ -180,18 +313,23 @@ func (q *Queries) ReplaceHosts(ctx context.Context, arg ReplaceHostsParams) ([]s
 	return items, nil
 }
 
-const setHostState = `-- name: SetHostState :exec
-UPDATE hosts SET state = $1 WHERE id = $2 AND state <> 'replaced'
+const setDraining = `-- name: SetDraining :execrows
+UPDATE hosts SET draining = $1, evict = $1 AND $2
+WHERE id = $3 AND state NOT IN ('replaced', 'removed')
 `
 
-type SetHostStateParams struct {
-	State string
-	ID    string
+type SetDrainingParams struct {
+	Draining bool
+	Evict    bool
+	ID       string
 }
 
-func (q *Queries) SetHostState(ctx context.Context, arg SetHostStateParams) error {
-	_, err := q.db.Exec(ctx, setHostState, arg.State, arg.ID)
-	return err
+func (q *Queries) SetDraining(ctx context.Context, arg SetDrainingParams) (int64, error) {
+	result, err := q.db.Exec(ctx, setDraining, arg.Draining, arg.Evict, arg.ID)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
 }
 
 const upsertHost = `-- name: UpsertHost :one
@@ -206,8 +344,9 @@ ON CONFLICT (id) DO UPDATE SET
     reflinks = excluded.reflinks, templates = excluded.templates, archive = excluded.archive,
     connects = hosts.connects + $15::bigint,
     connected_at = CASE WHEN $15::bigint > 0 THEN now() ELSE hosts.connected_at END,
-    last_seen_at = now()
-RETURNING id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib, archive
+    last_seen_at = now(), down_at = NULL
+WHERE hosts.state <> 'removed'
+RETURNING id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib, archive, draining, evict, quarantine, quarantined_at, down_at, joined_at
 `
 
 type UpsertHostParams struct {
@@ -228,6 +367,7 @@ type UpsertHostParams struct {
 	Connects      int64
 }
 
+// One that was removed stays so: then there is no row.
 func (q *Queries) UpsertHost(ctx context.Context, arg UpsertHostParams) (Host, error) {
 	row := q.db.QueryRow(ctx, upsertHost,
 		arg.ID,
@@ -267,6 +407,12 @@ func (q *Queries) UpsertHost(ctx context.Context, arg UpsertHostParams) (Host, e
 		&i.LastSeenAt,
 		&i.OverheadMiB,
 		&i.Archive,
+		&i.Draining,
+		&i.Evict,
+		&i.Quarantine,
+		&i.QuarantinedAt,
+		&i.DownAt,
+		&i.JoinedAt,
 	)
 	return i, err
 }

@@ -41,6 +41,12 @@ type Host struct {
 	LastSeenAt    time.Time
 	OverheadMiB   int64
 	Archive       bool
+	Draining      bool
+	Evict         bool
+	Quarantine    string
+	QuarantinedAt *time.Time
+	DownAt        *time.Time
+	JoinedAt      *time.Time
 }
 
 type Sandbox struct {

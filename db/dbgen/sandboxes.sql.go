@@ -44,22 +44,24 @@ func (q *Queries) ArchivedRows(ctx context.Context, ids []string) ([]ArchivedRow
 }
 
 const homelessRows = `-- name: HomelessRows :many
-SELECT s.id, s.state, s.generation, s.cold, (s.parent_id IS NOT NULL)::bool AS forked, coalesce(h.name, '')::text AS host_name
+SELECT s.id, s.state, s.generation, s.cold, (s.parent_id IS NOT NULL)::bool AS forked, coalesce(h.name, '')::text AS host_name,
+    coalesce(h.state = 'removed', false)::bool AS host_removed
 FROM sandboxes s LEFT JOIN hosts h ON h.id = s.host_id
 WHERE (s.state IN ('pending', 'stopping') AND s.host_id IS NULL AND s.deadline < clock_timestamp())
-    OR (h.state = 'replaced' AND s.state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping'))
+    OR (h.state IN ('replaced', 'removed') AND s.state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping'))
 `
 
 type HomelessRowsRow struct {
-	ID         string
-	State      models.State
-	Generation int64
-	Cold       bool
-	Forked     bool
-	HostName   string
+	ID          string
+	State       models.State
+	Generation  int64
+	Cold        bool
+	Forked      bool
+	HostName    string
+	HostRemoved bool
 }
 
-// Rows that no host can answer for: never placed, or placed on a host that was replaced.
+// Rows that no host can answer for: never placed, or placed on a host that was replaced or removed.
 func (q *Queries) HomelessRows(ctx context.Context) ([]HomelessRowsRow, error) {
 	rows, err := q.db.Query(ctx, homelessRows)
 	if err != nil {
@@ -76,6 +78,7 @@ func (q *Queries) HomelessRows(ctx context.Context) ([]HomelessRowsRow, error) {
 			&i.Cold,
 			&i.Forked,
 			&i.HostName,
+			&i.HostRemoved,
 		); err != nil {
 			return nil, err
 		}

@@ -92,15 +92,16 @@ func (q *Queries) ChangeSnapshot(ctx context.Context, arg ChangeSnapshotParams) 
 }
 
 const homelessSnapshots = `-- name: HomelessSnapshots :many
-SELECT n.id, n.state, h.name AS host_name
+SELECT n.id, n.state, h.name AS host_name, (h.state = 'removed')::bool AS host_removed
 FROM snapshots n JOIN hosts h ON h.id = n.host_id
-WHERE h.state = 'replaced' AND n.state <> 'error'
+WHERE h.state IN ('replaced', 'removed') AND n.state <> 'error'
 `
 
 type HomelessSnapshotsRow struct {
-	ID       string
-	State    string
-	HostName string
+	ID          string
+	State       string
+	HostName    string
+	HostRemoved bool
 }
 
 // Those that no host can answer for.
@@ -113,7 +114,12 @@ func (q *Queries) HomelessSnapshots(ctx context.Context) ([]HomelessSnapshotsRow
 	var items []HomelessSnapshotsRow
 	for rows.Next() {
 		var i HomelessSnapshotsRow
-		if err := rows.Scan(&i.ID, &i.State, &i.HostName); err != nil {
+		if err := rows.Scan(
+			&i.ID,
+			&i.State,
+			&i.HostName,
+			&i.HostRemoved,
+		); err != nil {
 			return nil, err
 		}
 		items = append(items, i)

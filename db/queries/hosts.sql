@@ -1,6 +1,7 @@
 -- name: ReplaceHosts :many
-UPDATE hosts SET state = 'replaced' WHERE address = @address AND id <> @id AND state <> 'replaced' RETURNING id;
+UPDATE hosts SET state = 'replaced' WHERE address = @address AND id <> @id AND state NOT IN ('replaced', 'removed') RETURNING id;
 
+-- One that was removed stays so: then there is no row.
 -- name: UpsertHost :one
 INSERT INTO hosts (id, name, address, state, agent_version, driver, driver_version, accelerator,
     vcpus, memory_mib, overhead_mib, disk_mib, reflinks, templates, archive)
@@ -13,22 +14,18 @@ ON CONFLICT (id) DO UPDATE SET
     reflinks = excluded.reflinks, templates = excluded.templates, archive = excluded.archive,
     connects = hosts.connects + @connects::bigint,
     connected_at = CASE WHEN @connects::bigint > 0 THEN now() ELSE hosts.connected_at END,
-    last_seen_at = now()
+    last_seen_at = now(), down_at = NULL
+WHERE hosts.state <> 'removed'
 RETURNING *;
 
--- name: SetHostState :exec
-UPDATE hosts SET state = @state WHERE id = @id AND state <> 'replaced';
+-- name: MarkUnreachable :exec
+UPDATE hosts SET state = 'unreachable', down_at = coalesce(down_at, now()) WHERE id = @id AND state NOT IN ('replaced', 'removed');
 
 -- name: ListHosts :many
-SELECT * FROM hosts WHERE state <> 'replaced' ORDER BY id;
-
--- Placements take this lock one after the other, so that two never use the same room. It
--- conflicts with no foreign key that points to the host.
--- name: LockHosts :many
-SELECT * FROM hosts WHERE state <> 'replaced' ORDER BY id FOR NO KEY UPDATE;
+SELECT * FROM hosts WHERE state NOT IN ('replaced', 'removed') ORDER BY id;
 
 -- What the sandboxes and the snapshots of each host take of it: one that sleeps takes disk alone, and its memory lies there, as a snapshot
--- does. It must be a statement after LockHosts: a statement sees what was committed before it began.
+-- does. Where it is to be exact it must be a statement after LockHost: a statement sees what was committed before it began.
 -- name: Allotments :many
 SELECT host_id::text AS host_id, sum(sandboxes)::bigint AS sandboxes, sum(vcpus)::bigint AS vcpus, sum(memory_mib)::bigint AS memory_mib, sum(disk_mib)::bigint AS disk_mib
 FROM (
@@ -43,3 +40,55 @@ FROM (
     SELECT host_id, 0, 0, 0, sum(disk_mib + memory_mib) FROM snapshots WHERE state <> 'error' GROUP BY host_id
 ) AS taken
 GROUP BY host_id;
+
+-- name: SetDraining :execrows
+UPDATE hosts SET draining = @draining, evict = @draining AND @evict
+WHERE id = @id AND state NOT IN ('replaced', 'removed');
+
+-- The last host that takes sandboxes is left in: one that fails now and then is better than none.
+-- name: Quarantine :execrows
+UPDATE hosts SET quarantine = @reason, quarantined_at = now()
+WHERE hosts.id = @id AND hosts.quarantine = '' AND EXISTS (
+    SELECT 1 FROM hosts AS other
+    WHERE other.id <> @id AND other.state = 'ready' AND NOT other.draining AND other.quarantine = ''
+);
+
+-- name: EndQuarantine :execrows
+UPDATE hosts SET quarantine = '', quarantined_at = NULL WHERE id = @id AND quarantine <> '';
+
+-- Placements on a host take this lock one after the other, so that two never use the same room. It
+-- conflicts with no foreign key that points to the host.
+-- name: LockHost :one
+SELECT * FROM hosts WHERE id = @id AND state NOT IN ('replaced', 'removed') FOR NO KEY UPDATE;
+
+-- name: RemoveHost :exec
+UPDATE hosts SET state = 'removed', down_at = coalesce(down_at, now()) WHERE id = @id;
+
+-- What lies on each host: sandboxes that run, or are about to, those that sleep there, and snapshots.
+-- name: HostHoldings :many
+SELECT host_id::text AS host_id, sum(running)::bigint AS running, sum(sleeping)::bigint AS sleeping, sum(snapshots)::bigint AS snapshots
+FROM (
+    SELECT host_id, count(*) FILTER (WHERE state NOT IN ('paused', 'hibernating')) AS running,
+        count(*) FILTER (WHERE state IN ('paused', 'hibernating')) AS sleeping, 0 AS snapshots
+    FROM sandboxes
+    WHERE host_id IS NOT NULL AND state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping')
+    GROUP BY host_id
+    UNION ALL
+    SELECT host_id, 0, 0, count(*) FROM snapshots WHERE state <> 'error' GROUP BY host_id
+) AS held
+GROUP BY host_id;
+
+-- Allotments of one host, likewise after LockHost.
+-- name: AllotmentsOf :one
+SELECT coalesce(sum(sandboxes), 0)::bigint AS sandboxes, coalesce(sum(vcpus), 0)::bigint AS vcpus,
+    coalesce(sum(memory_mib), 0)::bigint AS memory_mib, coalesce(sum(disk_mib), 0)::bigint AS disk_mib
+FROM (
+    SELECT count(*) FILTER (WHERE state NOT IN ('paused', 'hibernating')) AS sandboxes,
+        coalesce(sum(vcpus) FILTER (WHERE state NOT IN ('paused', 'hibernating')), 0) AS vcpus,
+        coalesce(sum(memory_mib) FILTER (WHERE state NOT IN ('paused', 'hibernating')), 0) AS memory_mib,
+        sum(disk_mib + CASE WHEN state IN ('pausing', 'paused', 'resuming', 'hibernating') THEN memory_mib ELSE 0 END) AS disk_mib
+    FROM sandboxes
+    WHERE host_id = @host_id::text AND state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping')
+    UNION ALL
+    SELECT 0, 0, 0, sum(disk_mib + memory_mib) FROM snapshots WHERE host_id = @host_id::text AND state <> 'error'
+) AS taken;

@@ -107,12 +107,13 @@ SELECT id, host_id, state, generation, network_generation, verified_at, damage, 
 FROM sandboxes
 WHERE (host_id = @host_id AND state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping')) OR id = ANY (@observed::text[]);
 
--- Rows that no host can answer for: never placed, or placed on a host that was replaced.
+-- Rows that no host can answer for: never placed, or placed on a host that was replaced or removed.
 -- name: HomelessRows :many
-SELECT s.id, s.state, s.generation, s.cold, (s.parent_id IS NOT NULL)::bool AS forked, coalesce(h.name, '')::text AS host_name
+SELECT s.id, s.state, s.generation, s.cold, (s.parent_id IS NOT NULL)::bool AS forked, coalesce(h.name, '')::text AS host_name,
+    coalesce(h.state = 'removed', false)::bool AS host_removed
 FROM sandboxes s LEFT JOIN hosts h ON h.id = s.host_id
 WHERE (s.state IN ('pending', 'stopping') AND s.host_id IS NULL AND s.deadline < clock_timestamp())
-    OR (h.state = 'replaced' AND s.state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping'));
+    OR (h.state IN ('replaced', 'removed') AND s.state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping'));
 
 -- What is known of the sandboxes of stored snapshots.
 -- name: ArchivedRows :many

@@ -54,6 +54,6 @@ WHERE host_id = @host_id;
 
 -- Those that no host can answer for.
 -- name: HomelessSnapshots :many
-SELECT n.id, n.state, h.name AS host_name
+SELECT n.id, n.state, h.name AS host_name, (h.state = 'removed')::bool AS host_removed
 FROM snapshots n JOIN hosts h ON h.id = n.host_id
-WHERE h.state = 'replaced' AND n.state <> 'error';
+WHERE h.state IN ('replaced', 'removed') AND n.state <> 'error';

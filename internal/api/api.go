@@ -96,6 +96,7 @@ func (s *Server) Handler() chi.Router {
 		r.Method(method, "/v1"+sandbox+"/ports/{port}/*", s.handlePort(s.portByPath))
 	}
 	r.Get("/v1"+sandbox+"/terminal", s.handle(s.terminal))
+	r.Post("/v1/hosts/join", s.handle(s.joinHost)) // a token says who asks
 	r.Route("/v1", func(r chi.Router) {
 		r.Use(s.authenticate)
 		r.Get("/templates", s.handle(s.listTemplates))

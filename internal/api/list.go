@@ -37,7 +37,7 @@ func (s *Server) listSandboxes(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.writeJSON(w, http.StatusOK, pageOf(found, most, view, func(sb models.Sandbox) string { return encodeCursor(sb.CreatedAt, sb.ID) }))
+	s.writeJSON(w, http.StatusOK, pageOf(found, most, s.viewTold, func(sb models.Sandbox) string { return encodeCursor(sb.CreatedAt, sb.ID) }))
 	return nil
 }
 

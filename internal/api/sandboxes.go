@@ -64,6 +64,9 @@ func view(sb models.Sandbox) sandboxView {
 	return v
 }
 
+// viewTold is view, with what is known of the sandbox's host.
+func (s *Server) viewTold(sb models.Sandbox) sandboxView { return view(s.Controller.Told(sb)) }
+
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // createRequest is the schema CreateSandbox.
@@ -181,7 +184,7 @@ func (s *Server) getSandbox(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.writeJSON(w, http.StatusOK, view(sb))
+	s.writeJSON(w, http.StatusOK, s.viewTold(sb))
 	return nil
 }
 

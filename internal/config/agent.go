@@ -1,8 +1,13 @@
 package config
 
 import (
+	"cmp"
+	"net"
 	"net/netip"
+	"net/url"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/internal/models"
@@ -12,6 +17,9 @@ import (
 type Agent struct {
 	Data      string `yaml:"data" env:"WRENN_DATA"`                 // folder of sandboxes, images and snapshots
 	Listen    string `yaml:"agent_listen" env:"WRENN_AGENT_LISTEN"` // unix:///path or host:port
+	Join      string `yaml:"join" env:"WRENN_JOIN"`                 // URL of the control plane that a host of a network joins at its first start
+	Token     string `yaml:"token" env:"WRENN_HOST_TOKEN"`          // with which it does, once
+	Advertise string `yaml:"advertise" env:"WRENN_ADVERTISE"`       // host:port where control planes reach the agent; empty: agent_listen
 	Kernel    string `yaml:"kernel" env:"WRENN_KERNEL"`             // guest kernel
 	Images    string `yaml:"images" env:"WRENN_IMAGES"`             // folder of template images to take in
 	Netns     string `yaml:"netns" env:"WRENN_NETNS"`               // path of the network namespace to work in; empty: the one it is started in
@@ -88,6 +96,9 @@ func (c Agent) Check() error {
 	case c.LogFormat != "text" && c.LogFormat != "json":
 		return models.Errorf(models.Invalid, "log_format must be text or json, not %q", c.LogFormat)
 	}
+	if err := c.checkJoin(); err != nil {
+		return err
+	}
 	if _, err := c.SubnetPrefix(); err != nil {
 		return err
 	}
@@ -99,6 +110,33 @@ func (c Agent) Check() error {
 	}
 	_, err := c.Upstreams()
 	return err
+}
+
+// OnNetwork tells whether control planes reach the agent over a network, and not by a unix socket.
+func (c Agent) OnNetwork() bool { return !strings.HasPrefix(c.Listen, "unix://") }
+
+// Address is where control planes reach the agent.
+func (c Agent) Address() string { return cmp.Or(c.Advertise, c.Listen) }
+
+func (c Agent) checkJoin() error {
+	if !c.OnNetwork() {
+		if c.Join != "" {
+			return models.Errorf(models.Invalid, "join is for hosts of a network, and agent_listen is %q", c.Listen).WithHint("agent_listen must be host:port then")
+		}
+		return nil
+	}
+	name, port, err := net.SplitHostPort(c.Address())
+	if number, bad := strconv.ParseUint(port, 10, 16); err != nil || bad != nil || number == 0 {
+		return models.Errorf(models.Invalid, "agent_listen and advertise must be unix:///path or host:port, not %q", c.Address())
+	}
+	if ip := net.ParseIP(name); name == "" || ip != nil && ip.IsUnspecified() {
+		return models.Errorf(models.Invalid, "advertise must say at which address control planes reach the agent, and %q does not", c.Address())
+	}
+	u, err := url.Parse(c.Join)
+	if c.Join != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
+		return models.Errorf(models.Invalid, "join must be the URL of a control plane, not %q", c.Join)
+	}
+	return nil
 }
 
 // SubnetPrefix returns the guests' subnet.

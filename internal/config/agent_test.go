@@ -59,6 +59,10 @@ func TestWrongValuesAreNamed(t *testing.T) {
 		"scrub_mib_s": func(c *Agent) { c.ScrubMiBs = -1 },
 		"scrub_every": func(c *Agent) { c.ScrubEvery = time.Second },
 		"log_format":  func(c *Agent) { c.LogFormat = "xml" },
+		"join is for": func(c *Agent) { c.Join = "http://127.0.0.1:8000" },
+		"host:port":   func(c *Agent) { c.Listen = "10.0.0.7" },
+		"advertise":   func(c *Agent) { c.Listen = "0.0.0.0:9000" },
+		"join must":   func(c *Agent) { c.Listen, c.Join = "10.0.0.7:9000", "control-plane:8000" },
 		"subnet":      func(c *Agent) { c.Subnet = "10.0.0.1/16" },
 		"dns":         func(c *Agent) { c.DNS = []string{"example"} },
 	} {

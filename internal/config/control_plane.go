@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/internal/models"
@@ -15,7 +16,7 @@ type ControlPlane struct {
 	RedisURL    string `yaml:"redis_url" env:"WRENN_REDIS_URL"`       // redis://… or unix://…; "off" for none
 	Listen      string `yaml:"listen" env:"WRENN_LISTEN"`             // host:port of the API
 	Domain      string `yaml:"domain" env:"WRENN_DOMAIN"`             // *.domain leads here: host names of ports; empty for none
-	Agent       string `yaml:"agent" env:"WRENN_AGENT"`               // host agent: unix:///path or host:port
+	Agent       string `yaml:"agent" env:"WRENN_AGENT"`               // host agents of this machine, separated by commas: unix:///path; "off" for none, where all hosts join
 	LogFormat   string `yaml:"log_format" env:"WRENN_LOG_FORMAT"`     // text or json
 
 	// Private IPv4 networks that users may let their sandboxes reach; none by default.
@@ -41,6 +42,9 @@ type ControlPlane struct {
 // domainForm is a host name of RFC 1123.
 var domainForm = regexp.MustCompile(`^(?i)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$`)
 
+// NoAgent as Agent means that no host is known beforehand.
+const NoAgent = "off"
+
 // NoRedis as RedisURL means that none is used.
 const NoRedis = "off"
 
@@ -61,6 +65,9 @@ func LoadControlPlane() (ControlPlane, error) {
 func (c ControlPlane) Check() error {
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return models.Errorf(models.Invalid, "listen must be host:port, not %q", c.Listen)
+	}
+	if err := c.checkAgents(); err != nil {
+		return err
 	}
 	if c.Domain != "" && !domainForm.MatchString(c.Domain) {
 		return models.Errorf(models.Invalid, "domain must be a host name, not %q", c.Domain).WithHint("without scheme, port and asterisk")
@@ -89,6 +96,33 @@ func (c ControlPlane) Check() error {
 	}
 	_, err := c.PrivatePrefixes()
 	return err
+}
+
+// Agents returns the addresses of the host agents that are in the settings.
+func (c ControlPlane) Agents() []string {
+	if c.Agent == NoAgent {
+		return nil
+	}
+	all := strings.Split(c.Agent, ",")
+	for i := range all {
+		all[i] = strings.TrimSpace(all[i])
+	}
+	return all
+}
+
+func (c ControlPlane) checkAgents() error {
+	seen := map[string]bool{}
+	for _, a := range c.Agents() {
+		if path, isUnix := strings.CutPrefix(a, "unix://"); !isUnix || path == "" {
+			return models.Errorf(models.Invalid, "agent must be unix:///path, several of them separated by commas, or off, not %q", c.Agent).
+				WithHint("the agent of another machine joins by itself, with a token of control-plane host token")
+		}
+		if seen[a] {
+			return models.Errorf(models.Invalid, "agent names %s twice", a)
+		}
+		seen[a] = true
+	}
+	return nil
 }
 
 // Lifecycle returns what becomes by itself of sandboxes whose creation does not say.

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -28,6 +29,13 @@ func TestControlPlaneFromEnvironment(t *testing.T) {
 	if got, err := cfg.PrivatePrefixes(); err != nil || fmt.Sprint(got) != "[10.1.0.0/16 192.168.7.1/32]" {
 		t.Errorf("private networks %v, %v", got, err)
 	}
+	cfg.Agent = "unix:///x/agent.sock, unix:///y"
+	if got := cfg.Agents(); !slices.Equal(got, []string{"unix:///x/agent.sock", "unix:///y"}) || cfg.Check() != nil {
+		t.Errorf("agents %q, %v", got, cfg.Check())
+	}
+	if cfg.Agent = NoAgent; len(cfg.Agents()) != 0 || cfg.Check() != nil {
+		t.Errorf("no agents are %q, %v", cfg.Agents(), cfg.Check())
+	}
 	t.Setenv("WRENN_CREATE_TIMEOUT", "soon")
 	if _, err := LoadControlPlane(); err == nil || !strings.Contains(err.Error(), "CreateTimeout") {
 		t.Errorf("a wrong duration gave %v", err)
@@ -41,6 +49,8 @@ func TestControlPlaneWrongValuesAreNamed(t *testing.T) {
 		"create_timeout":    func(c *ControlPlane) { c.CreateTimeout = 0 },
 		"stop_grace":        func(c *ControlPlane) { c.StopGrace = -1 },
 		"drain_timeout":     func(c *ControlPlane) { c.DrainTimeout = 0 },
+		"agent":             func(c *ControlPlane) { c.Agent = "unix:///a,10.0.0.7" },
+		"agent names":       func(c *ControlPlane) { c.Agent = "unix:///a, unix:///a" },
 		"vcpu_overcommit":   func(c *ControlPlane) { c.VCPUOvercommit = 0 },
 		"memory_overcommit": func(c *ControlPlane) { c.MemoryOvercommit = -1 },
 		"disk_overcommit":   func(c *ControlPlane) { c.DiskOvercommit = 1e9 },

@@ -30,13 +30,16 @@ type Server struct {
 	open  *tunnels
 }
 
-// New returns a server of calls and tunnels that serves a. Whoever can connect to it owns every sandbox of the
+// New returns a server of calls and tunnels that serves a, and the identity of a host that has joined; nil for none. Whoever can connect to it owns every sandbox of the
 // host: it belongs on a unix socket or behind mutual TLS.
-func New(a *agent.Agent, info HostInfo, log *slog.Logger) *tunnel.Server {
+func New(a *agent.Agent, info HostInfo, identity pb.IdentityServiceServer, log *slog.Logger) *tunnel.Server {
 	g := grpc.NewServer(grpc.UnaryInterceptor(grpcerr.UnaryServer(log)), grpc.StreamInterceptor(grpcerr.StreamServer(log)))
 	s := &Server{agent: a, info: info, open: &tunnels{of: map[id.Sandbox]int{}}}
 	pb.RegisterHostAgentServiceServer(g, s)
 	pb.RegisterArchiveServiceServer(g, &archiveServer{agent: a})
+	if identity != nil {
+		pb.RegisterIdentityServiceServer(g, identity)
+	}
 	return tunnel.NewServer(g, s.Tunnel, log)
 }
 

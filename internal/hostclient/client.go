@@ -6,8 +6,12 @@ package hostclient
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
+	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -35,6 +39,10 @@ type Client struct {
 	archive pb.ArchiveServiceClient
 	address string
 
+	secure   *tls.Config // nil for none
+	identity pb.IdentityServiceClient
+	peer     atomic.Pointer[x509.Certificate] // of the agent, as it was last seen
+
 	life context.Context // of tunnels; ends with Close
 	end  context.CancelFunc
 	mu   sync.Mutex     // guards left against an Add during Wait
@@ -44,18 +52,24 @@ type Client struct {
 // Dial returns a client of the agent at address (unix:///path or host:port) without
 // connecting yet. The connection is not encrypted: a TCP address belongs on a network
 // that nobody else can reach. An agent that went away is looked for at least once a second.
-func Dial(address string) (*Client, error) {
+func Dial(address string) (*Client, error) { return DialTLS(address, nil) }
+
+// DialTLS is Dial, with calls and tunnels alike in TLS of that configuration; nil for none.
+func DialTLS(address string, secure *tls.Config) (*Client, error) {
+	c := &Client{address: address, secure: secure}
 	params := grpc.ConnectParams{
 		Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 		MinConnectTimeout: 2 * time.Second,
 	}
-	conn, err := grpc.NewClient(address,
+	// Credentials of gRPC's own know nothing of tunnels: the dialer sees to TLS for both.
+	conn, err := grpc.NewClient("passthrough:///"+address,
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return c.dial(ctx) }),
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithConnectParams(params),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)), grpc.WithDisableServiceConfig(), grpc.WithNoProxy())
 	if err != nil {
 		return nil, fmt.Errorf("host agent address %q: %w", address, err)
 	}
-	c := &Client{conn: conn, api: pb.NewHostAgentServiceClient(conn), archive: pb.NewArchiveServiceClient(conn), address: address}
+	c.conn, c.api, c.archive, c.identity = conn, pb.NewHostAgentServiceClient(conn), pb.NewArchiveServiceClient(conn), pb.NewIdentityServiceClient(conn)
 	c.life, c.end = context.WithCancel(context.Background())
 	return c, nil
 }
@@ -189,6 +203,7 @@ type Info struct {
 type Template struct {
 	Name, Digest, Description string
 	Default                   models.Size
+	Warm                      bool // the host has a golden snapshot of it as it is now
 }
 
 // Info asks the host for what it is and has.
@@ -209,9 +224,13 @@ func (c *Client) Info(ctx context.Context) (Info, error) {
 		VCPUs: int(r.GetVcpus()), MemoryMiB: r.GetMemoryMib(), OverheadMiB: r.GetOverheadMib(), DiskMiB: r.GetDiskMib(), Reflinks: r.GetReflinks(),
 		Archive: r.GetArchive(),
 	}
+	warm := map[string]bool{}
+	for _, g := range r.GetGoldenSnapshots() {
+		warm[g.GetTemplate()+" "+g.GetDigest()] = true
+	}
 	for _, t := range r.GetTemplates() {
 		info.Templates = append(info.Templates, Template{
-			Name: t.GetName(), Digest: t.GetDigest(), Description: t.GetDescription(),
+			Name: t.GetName(), Digest: t.GetDigest(), Description: t.GetDescription(), Warm: warm[t.GetName()+" "+t.GetDigest()],
 			Default: models.Size{VCPUs: int(t.GetDefaultVcpus()), MemoryMiB: int(t.GetDefaultMemoryMib()), DiskMiB: int(t.GetDiskMib())},
 		})
 	}

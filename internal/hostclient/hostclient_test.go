@@ -183,6 +183,23 @@ func TestTunnelOverTCP(t *testing.T) {
 	}
 }
 
+// TestWarmTemplates: a template is warm where the host has a golden snapshot of it as it is now.
+func TestWarmTemplates(t *testing.T) {
+	c, sim := dial(t)
+	sim.Describe(func(i *pb.GetHostInfoResponse) {
+		i.GoldenSnapshots = []*pb.GoldenSnapshot{{Template: "minimal", Digest: "sha256:01"}, {Template: "python311", Digest: "sha256:of-before"}}
+	})
+	info, err := c.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, template := range info.Templates {
+		if template.Warm != (template.Name == "minimal") {
+			t.Errorf("%s: warm %v", template.Name, template.Warm)
+		}
+	}
+}
+
 // TestTunnelNeedsTheToken: without the agent's authorization the guest answers nothing.
 func TestTunnelNeedsTheToken(t *testing.T) {
 	c, sim := running(t)

@@ -2,6 +2,8 @@ package hostclient
 
 import (
 	"context"
+	"crypto/tls"
+	"fmt"
 	"net"
 	"strings"
 	"time"
@@ -38,15 +40,9 @@ func (c *Client) Tunnel(ctx context.Context, sb id.Sandbox) (net.Conn, error) {
 	return t, nil
 }
 
-// connect makes a connection of its own to where the agent listens. Over TCP it is probed while it is idle, as is Go's default:
-// a host that lost its power ends it within minutes.
+// connect is dial, with errors fit for users.
 func (c *Client) connect(ctx context.Context) (net.Conn, error) {
-	var d net.Dialer
-	network, address := "tcp", c.address
-	if path, isUnix := strings.CutPrefix(address, "unix://"); isUnix {
-		network, address = "unix", path
-	}
-	conn, err := d.DialContext(ctx, network, address)
+	conn, err := c.dial(ctx)
 	switch {
 	case err == nil:
 		return conn, nil
@@ -54,6 +50,27 @@ func (c *Client) connect(ctx context.Context) (net.Conn, error) {
 		return nil, models.AsError(ctx.Err())
 	}
 	return nil, grpcerr.Decode(status.Error(codes.Unavailable, err.Error()))
+}
+
+// dial makes a connection of its own to where the agent listens. Over TCP it is probed while it is idle, as is Go's default:
+// a host that lost its power ends it within minutes.
+func (c *Client) dial(ctx context.Context) (net.Conn, error) {
+	var d net.Dialer
+	network, address := "tcp", c.address
+	if path, isUnix := strings.CutPrefix(address, "unix://"); isUnix {
+		network, address = "unix", path
+	}
+	conn, err := d.DialContext(ctx, network, address)
+	if err != nil || c.secure == nil {
+		return conn, err
+	}
+	secured := tls.Client(conn, c.secure)
+	if err := secured.HandshakeContext(ctx); err != nil {
+		_ = conn.Close() // nothing was sent
+		return nil, fmt.Errorf("TLS with the host agent: %w", err)
+	}
+	c.peer.Store(secured.ConnectionState().PeerCertificates[0])
+	return secured, nil
 }
 
 // keep has Close end conn and wait for it, unless that has begun: then it ends conn and reports false.

@@ -22,6 +22,7 @@ import (
 
 	"github.com/wrenn-sandbox/wrenn/internal/grpcerr"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/mtls"
 	"github.com/wrenn-sandbox/wrenn/internal/tunnel"
 	pb "github.com/wrenn-sandbox/wrenn/proto/gen/hostagent/v1"
 )
@@ -31,6 +32,9 @@ type Host struct {
 	pb.UnimplementedHostAgentServiceServer
 	t    testing.TB
 	path string
+
+	identity *mtls.Identity // nil while it listens on a unix socket
+	tcp      string         // where it listens otherwise
 
 	starting  sync.Once // of shared
 	shared    *guest
@@ -106,7 +110,12 @@ func defaultInfo() *pb.GetHostInfoResponse {
 }
 
 // Address is where the agent listens, for hostclient.Dial.
-func (h *Host) Address() string { return "unix://" + h.path }
+func (h *Host) Address() string {
+	if h.identity != nil {
+		return h.tcp
+	}
+	return "unix://" + h.path
+}
 
 // Kill ends the agent at once, as kill -9 does. Its sandboxes stay.
 func (h *Host) Kill() {
@@ -123,8 +132,7 @@ func (h *Host) Kill() {
 // Restart starts the agent again after Kill.
 func (h *Host) Restart() {
 	h.t.Helper()
-	var config net.ListenConfig
-	l, err := config.Listen(context.Background(), "unix", h.path)
+	l, err := h.listen()
 	if err != nil {
 		h.t.Fatalf("listen: %v", err)
 	}
@@ -132,6 +140,9 @@ func (h *Host) Restart() {
 	g := grpc.NewServer(grpc.UnaryInterceptor(grpcerr.UnaryServer(log)), grpc.StreamInterceptor(grpcerr.StreamServer(log)))
 	pb.RegisterHostAgentServiceServer(g, h)
 	pb.RegisterArchiveServiceServer(g, archiveServer{h: h})
+	if h.identity != nil {
+		pb.RegisterIdentityServiceServer(g, h.identity)
+	}
 	s := tunnel.NewServer(g, h.tunnel, log)
 	served := make(chan struct{})
 	h.mu.Lock()

@@ -28,46 +28,39 @@ type Sleeper struct {
 
 // Anywhere chooses the host on which a sandbox that is in the object store goes on: of those that can have it and have room the one with the template as it was, if
 // there is one, and then the one with the most memory left. Its disk and its frozen memory take room on the disk. It fails with Unavailable when no host can be
-// reached, Precondition when none of those could have it, and Exhausted with what is short on the best of them.
+// reached or takes sandboxes, Precondition when none of those could have it, and Exhausted with what is short on the best of them.
 func Anywhere(hosts []Host, s Sleeper, over Overcommit) (id.Host, error) {
 	fitting, err := able(hosts, s)
 	if err != nil {
 		return "", err
 	}
 	size := models.Size{VCPUs: s.Size.VCPUs, MemoryMiB: s.Size.MemoryMiB, DiskMiB: s.Size.DiskMiB + s.Size.MemoryMiB}
-	var short error
 	for _, h := range fitting {
-		err := h.fit(h.need(size), 1, over)
-		if err == nil {
+		if h.fit(h.need(size), 1, over) == nil {
 			return h.ID, nil
 		}
-		short = cmp.Or(short, err)
 	}
-	return "", short
+	return "", noRoom(fitting, 1, over, func(h Host) Room { return h.need(size) })
 }
 
 // able returns the hosts that could have the sandbox, the best first.
 func able(hosts []Host, s Sleeper) ([]Host, error) {
+	open, err := taking(hosts)
+	if err != nil {
+		return nil, err
+	}
 	var fitting []Host
 	var why []string
-	up := 0
-	for _, h := range hosts {
-		if !h.Reachable {
-			continue
-		}
-		up++
+	for _, h := range open {
 		if reason := h.refuses(s); reason != "" {
 			why = append(why, fmt.Sprintf("%s %s", h.ID, reason))
 		} else {
 			fitting = append(fitting, h)
 		}
 	}
-	switch {
-	case up == 0:
-		return nil, models.Errorf(models.Unavailable, "no host can be reached").WithHint("try again in a few seconds")
-	case fitting == nil:
+	if fitting == nil {
 		slices.Sort(why)
-		return nil, models.Errorf(models.Precondition, "the sandbox can go on on no host: %s", strings.Join(why, "; "))
+		return nil, models.Errorf(models.Precondition, "the sandbox can go on on no host: %s", strings.Join(why[:min(named, len(why))], "; "))
 	}
 	slices.SortFunc(fitting, func(x, y Host) int {
 		return cmp.Or(cmp.Compare(y.has(s), x.has(s)), cmp.Compare(y.left(), x.left()), cmp.Compare(x.ID, y.ID))

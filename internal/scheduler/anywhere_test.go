@@ -28,11 +28,12 @@ func TestAnywhereTakesTheBest(t *testing.T) {
 	busy := ready("host-00000003", func(h *Host) { h.Allotted.MemoryMiB = 2000 })
 	full := ready("host-00000004", func(h *Host) { h.Allotted.DiskMiB = 8192 - 700 }) // 768 are needed
 	free := ready("host-00000005", nil)
+	closed := ready("host-00000000", func(h *Host) { h.Closed = "is being drained" })
 	for _, c := range []struct {
 		hosts []Host
 		want  id.Host
 	}{
-		{[]Host{away, newer, busy, full, free}, free.ID},
+		{[]Host{closed, away, newer, busy, full, free}, free.ID},
 		{[]Host{away, newer, busy, full}, busy.ID},
 		{[]Host{away, newer, full}, newer.ID},
 	} {
@@ -48,8 +49,9 @@ func TestAnywhereRefuses(t *testing.T) {
 		code  models.Code
 		says  string
 	}{
-		"no host":         {nil, models.Unavailable, "no host can be reached"},
-		"none up":         {[]Host{ready("host-00000001", func(h *Host) { h.Reachable = false })}, models.Unavailable, "no host can be reached"},
+		"no host":         {nil, models.Unavailable, "no host has registered yet"},
+		"none up":         {[]Host{ready("host-00000001", func(h *Host) { h.Reachable = false })}, models.Unavailable, "the host cannot be reached"},
+		"drained":         {[]Host{ready("host-00000001", func(h *Host) { h.Closed = "is being drained" })}, models.Unavailable, "host-00000001 is being drained"},
 		"no object store": {[]Host{ready("host-00000001", func(h *Host) { h.Archive = false })}, models.Precondition, "host-00000001 has no object store"},
 		"another version": {[]Host{ready("host-00000001", func(h *Host) { h.VMM.Version = "10" })}, models.Precondition, "with qemu 10 (tcg), and it was frozen by qemu 7.2 (tcg)"},
 		"no template":     {[]Host{ready("host-00000001", func(h *Host) { h.Templates = nil })}, models.Precondition, "does not have the template minimal"},

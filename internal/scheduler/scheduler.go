@@ -1,9 +1,10 @@
-// Package scheduler decides where a new sandbox goes. It is a pure function over views of
-// the hosts; who calls it makes sure that no two decisions use the same room.
+// Package scheduler decides where a sandbox goes. Its functions are pure, over views of
+// the hosts; who calls them makes sure that no two decisions use the same room.
 package scheduler
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -22,6 +23,8 @@ type Host struct {
 	Templates   []Template
 	VMM         VMM
 	Archive     bool // it has an object store
+	// Closed is why it takes no new sandboxes, such as "is being drained"; empty where it does. Those that it has it keeps.
+	Closed string
 }
 
 // Room is an amount of what sandboxes take.
@@ -33,6 +36,7 @@ type Room struct {
 type Template struct {
 	Name    string
 	Digest  string
+	Warm    bool        // sandboxes of it need not boot there
 	Default models.Size // what a sandbox takes unless it asks for another size; DiskMiB is also the least
 }
 
@@ -64,22 +68,11 @@ const (
 	DefaultMemoryMiB = 256
 )
 
-// SingleHost places on the one host that it is given. It fails with Unavailable when there is
-// none or it cannot be reached, NotFound for an unknown template, Invalid for a
-// size that no host could have, and Exhausted with what is short.
-func SingleHost(hosts []Host, r Request, over Overcommit) (Placement, error) {
-	if len(hosts) == 0 {
-		return Placement{}, models.Errorf(models.Unavailable, "no host has registered yet").
-			WithHint("start the host agent, or try again in a few seconds")
-	}
-	h := hosts[0]
-	if !h.Reachable {
-		return Placement{}, models.Errorf(models.Unavailable, "the host cannot be reached").
-			WithHint("try again in a few seconds")
-	}
-	t, err := template(h, r.Template)
-	if err != nil {
-		return Placement{}, err
+// SingleHost places on that one host. It fails with NotFound for an unknown template, Invalid for a size that no host could have, and Exhausted with what is short.
+func SingleHost(h Host, r Request, over Overcommit) (Placement, error) {
+	t, has := h.template(r.Template)
+	if !has {
+		return Placement{}, noTemplate(r.Template, nil)
 	}
 	size := complete(r.Size, t.Default)
 	if err := check(size, t); err != nil {
@@ -88,20 +81,27 @@ func SingleHost(hosts []Host, r Request, over Overcommit) (Placement, error) {
 	return Placement{Host: h.ID, Size: size}, h.fit(h.need(size), 1, over)
 }
 
-func template(h Host, name string) (Template, error) {
-	var names []string
-	for _, t := range h.Templates {
-		if t.Name == name {
-			return t, nil
-		}
-		names = append(names, t.Name)
+func (h Host) template(name string) (Template, bool) {
+	at := slices.IndexFunc(h.Templates, func(t Template) bool { return t.Name == name })
+	if at < 0 {
+		return Template{}, false
 	}
+	return h.Templates[at], true
+}
+
+// noTemplate is the error for a template that is not among those that there are.
+func noTemplate(name string, all map[string]bool) error {
 	err := models.Errorf(models.NotFound, "there is no template %q", name)
-	if len(names) == 0 {
-		return Template{}, err.WithHint("the host has no templates yet: make images builds them")
+	if len(all) == 0 {
+		return err.WithHint("the host has no templates yet: make images builds them")
 	}
-	slices.Sort(names)
-	return Template{}, err.WithHint("there are: %s", strings.Join(names, ", "))
+	return err.WithHint("there are: %s", strings.Join(slices.Sorted(maps.Keys(all)), ", "))
+}
+
+// complete is the size of what is asked for, on this host.
+func (h Host) complete(r Request) models.Size {
+	t, _ := h.template(r.Template)
+	return complete(r.Size, t.Default)
 }
 
 func complete(s, def models.Size) models.Size {
@@ -150,11 +150,15 @@ func Wake(hosts []Host, on id.Host, s models.Size, over Overcommit) error {
 	return h.fit(h.need(models.Size{VCPUs: s.VCPUs, MemoryMiB: s.MemoryMiB}), 1, over)
 }
 
-// Beside tells whether n more sandboxes of a size find room on one host, where what they are made from lies. Its errors are as those of Wake.
+// Beside tells whether n more sandboxes of a size find room on one host, where what they are made from lies. Its errors are as those of Wake, and Unavailable where that takes
+// no new ones.
 func Beside(hosts []Host, on id.Host, s models.Size, n int, over Overcommit) error {
 	h, err := reach(hosts, on)
 	if err != nil {
 		return err
+	}
+	if h.Closed != "" {
+		return models.Errorf(models.Unavailable, "the host %s, where it lies, %s and takes no new sandboxes", on, h.Closed).WithHint("try again later")
 	}
 	return h.fit(h.need(s), n, over)
 }
@@ -182,31 +186,41 @@ func (h Host) need(s models.Size) Room {
 	return Room{VCPUs: int64(s.VCPUs), MemoryMiB: int64(s.MemoryMiB) + h.OverheadMiB, DiskMiB: int64(s.DiskMiB)}
 }
 
-// fit compares what one of n takes with what the host has in all, then that of all n with what is left of it.
-func (h Host) fit(one Room, n int, over Overcommit) error {
-	var short []string
-	fits := true
-	for _, k := range []struct {
-		name           string
-		want, has, got int64 // asked for, capacity, allotted already
-		factor         float64
-	}{
+// kind is one of what sandboxes take.
+type kind struct {
+	name           string
+	want, has, got int64 // by one sandbox, capacity, allotted already
+	factor         float64
+}
+
+func (h Host) kinds(one Room, over Overcommit) []kind {
+	return []kind{
 		{"vCPUs", one.VCPUs, h.Capacity.VCPUs, h.Allotted.VCPUs, over.VCPU},
 		{h.memory(), one.MemoryMiB, h.Capacity.MemoryMiB, h.Allotted.MemoryMiB, over.Memory},
 		{"MiB of disk", one.DiskMiB, h.Capacity.DiskMiB, h.Allotted.DiskMiB, over.Disk},
-	} {
+	}
+}
+
+// lacks compares what one of n takes with what the host has in all, then that of all n with what is left of it. It says what is short, "" for nothing, and whether one would
+// fit if the host were empty.
+func (h Host) lacks(one Room, n int, over Overcommit) (what string, fitsEmpty bool) {
+	var short []string
+	fitsEmpty = true
+	for _, k := range h.kinds(one, over) {
 		free, all := max(0, int64(float64(k.has)*k.factor)-k.got), k.want*int64(n)
 		if all > free || k.want > k.has {
 			short = append(short, fmt.Sprintf("%d %s needed, %d left", all, k.name, min(free, k.has*int64(n))))
 		}
-		fits = fits && k.want <= k.has
+		fitsEmpty = fitsEmpty && k.want <= k.has
 	}
-	if short == nil {
+	return strings.Join(short, ", "), fitsEmpty
+}
+
+// fit is Exhausted with what n sandboxes lack on the host.
+func (h Host) fit(one Room, n int, over Overcommit) error {
+	short, fits := h.lacks(one, n, over)
+	if short == "" {
 		return nil
 	}
-	err := models.Errorf(models.Exhausted, "the host has no room for it: %s", strings.Join(short, "; "))
-	if !fits {
-		return err.WithHint("the host is too small for it, also when empty: ask for less")
-	}
-	return err.WithHint("destroy sandboxes that are not needed, or ask for less")
+	return exhausted("the host has no room for it: "+short, fits)
 }

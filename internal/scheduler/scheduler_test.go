@@ -32,14 +32,14 @@ func TestSingleHostDefaults(t *testing.T) {
 		{"ours", Request{Template: "minimal"}, models.Size{VCPUs: 1, MemoryMiB: 256, DiskMiB: 512}},
 		{"asked for", Request{"python311", models.Size{VCPUs: 1, MemoryMiB: 128, DiskMiB: 2048}}, models.Size{VCPUs: 1, MemoryMiB: 128, DiskMiB: 2048}},
 	} {
-		got, err := SingleHost([]Host{oneHost()}, c.r, even)
+		got, err := SingleHost(oneHost(), c.r, even)
 		if err != nil || got.Size != c.want || got.Host != "host-00000001" {
 			t.Errorf("%s: %+v, %v; want %+v", c.name, got, err, c.want)
 		}
 	}
 }
 
-func TestSingleHostRefuses(t *testing.T) {
+func TestRefusesOnOneHost(t *testing.T) {
 	full := oneHost()
 	full.Allotted = Room{VCPUs: 4, MemoryMiB: 4000, DiskMiB: 8192}
 	away := oneHost()
@@ -66,9 +66,9 @@ func TestSingleHostRefuses(t *testing.T) {
 		{"too big for the host", []Host{oneHost()}, "minimal", size(5, 128, 0), models.Exhausted, []string{"5 vCPUs needed, 4 left", "also when empty"}},
 		{"no room for its VMM", []Host{heavy}, "minimal", size(1, 128, 0), models.Exhausted, []string{"228 MiB of memory (100 of them for its VMM) needed, 196 left"}},
 		{"full", []Host{full}, "minimal", size(1, 128, 512), models.Exhausted,
-			[]string{"1 vCPUs needed, 0 left", "128 MiB of memory needed, 96 left", "512 MiB of disk needed, 0 left", "destroy"}},
+			[]string{"1 vCPUs needed, 0 left, 128 MiB of memory needed, 96 left, 512 MiB of disk needed, 0 left", "destroy"}},
 	} {
-		_, err := SingleHost(c.hosts, Request{c.template, c.size}, even)
+		_, err := LeastLoaded(c.hosts, Request{c.template, c.size}, even)
 		e := models.AsError(err)
 		if err == nil || e.Code != c.code {
 			t.Errorf("%s: %v, want %s", c.name, err, c.code)
@@ -95,7 +95,7 @@ func TestNeverMoreThanAllowed(t *testing.T) {
 				MemoryMiB: rapid.IntRange(128, 2048).Draw(t, "memory"),
 				DiskMiB:   rapid.IntRange(512, 4096).Draw(t, "disk"),
 			}
-			_, err := SingleHost([]Host{h}, Request{"minimal", want}, over)
+			_, err := SingleHost(h, Request{"minimal", want}, over)
 			next := Room{h.Allotted.VCPUs + int64(want.VCPUs), h.Allotted.MemoryMiB + int64(want.MemoryMiB) + h.OverheadMiB, h.Allotted.DiskMiB + int64(want.DiskMiB)}
 			within := next.VCPUs <= int64(over.VCPU*4) && next.MemoryMiB <= 4096 && next.DiskMiB <= int64(over.Disk*8192)
 			if (err == nil) != within {

@@ -48,6 +48,7 @@ type Store interface {
 	ChangeNetwork(ctx context.Context, account id.Account, sb id.Sandbox, by db.By, change db.NetworkFunc) (models.Sandbox, error)
 	NoteNetwork(ctx context.Context, sb models.Sandbox, by db.By, outcome string) error
 	SnapshotStore
+	Quarantine(ctx context.Context, h id.Host, reason string) (bool, error)
 }
 
 // Limits of operations. The zero value of each means its default.
@@ -59,6 +60,7 @@ type Limits struct {
 	Destroy time.Duration // until a destroy is looked into; 30 s beyond Grace
 	Grace   time.Duration // that a guest has to end in order; 2 s
 	Use     time.Duration // that a sandbox counts as used after a request, until that is written again; 5 s. It is the same for all replicas
+	Lost    time.Duration // that a host must be away before its sandboxes say so; 5 s
 }
 
 // writeLimit bounds the write of an outcome, which happens also after the operation was cancelled.
@@ -85,6 +87,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.Use == 0 {
 		l.Use = models.MinAutoPause
+	}
+	if l.Lost == 0 {
+		l.Lost = 5 * time.Second
 	}
 	return l
 }

@@ -69,8 +69,11 @@ func (c *Controller) create(ctx context.Context, by By, r Request) (models.Sandb
 	place := models.Step{Name: stepPlace, Duration: time.Since(began)}
 	made, err := c.callCreate(ctx, sb, r.Env)
 	if err != nil {
-		return models.Sandbox{}, c.failed(ctx, by, sb, err)
+		told := c.failed(ctx, by, sb, err)
+		c.blame(ctx, sb.Host, err, told)
+		return models.Sandbox{}, told
 	}
+	c.Fleet.acquit(sb.Host)
 	made.Steps = append([]models.Step{place}, made.Steps...)
 	return c.started(ctx, by, sb, made)
 }
@@ -87,7 +90,7 @@ func (c *Controller) insert(ctx context.Context, by By, r Request, from models.S
 		if from.ID != "" {
 			return db.Placement{Host: from.Host, Size: from.Size}, scheduler.Beside(views(hosts, up), from.Host, from.Size, 1, c.Overcommit)
 		}
-		p, err := scheduler.SingleHost(views(hosts, up), scheduler.Request{Template: r.Template, Size: r.Size}, c.Overcommit)
+		p, err := scheduler.LeastLoaded(views(hosts, up), scheduler.Request{Template: r.Template, Size: r.Size}, c.Overcommit)
 		return db.Placement{Host: p.Host, Size: p.Size}, err
 	}
 	for try := 1; ; try++ {
@@ -107,14 +110,14 @@ func views(hosts []db.HostUse, up map[id.Host]bool) []scheduler.Host {
 			continue // no agent address of this control plane leads to it
 		}
 		v := scheduler.Host{
-			ID: h.ID, Reachable: reachable, OverheadMiB: h.OverheadMiB, Archive: h.Archive,
+			ID: h.ID, Reachable: reachable, OverheadMiB: h.OverheadMiB, Archive: h.Archive, Closed: h.Closed(),
 			VMM:      scheduler.VMM{Driver: h.Driver, Version: h.DriverVersion, Accelerator: h.Accelerator},
 			Capacity: scheduler.Room{VCPUs: int64(h.VCPUs), MemoryMiB: h.MemoryMiB, DiskMiB: h.DiskMiB},
 			Allotted: scheduler.Room{VCPUs: h.Use.VCPUs, MemoryMiB: h.Use.MemoryMiB + h.Use.Sandboxes*h.OverheadMiB, DiskMiB: h.Use.DiskMiB},
 		}
 		for _, t := range h.Templates {
 			v.Templates = append(v.Templates, scheduler.Template{
-				Name: t.Name, Digest: t.Digest, Default: models.Size{VCPUs: t.DefaultVCPUs, MemoryMiB: t.DefaultMemoryMiB, DiskMiB: t.DiskMiB},
+				Name: t.Name, Digest: t.Digest, Warm: t.Warm, Default: models.Size{VCPUs: t.DefaultVCPUs, MemoryMiB: t.DefaultMemoryMiB, DiskMiB: t.DiskMiB},
 			})
 		}
 		out = append(out, v)

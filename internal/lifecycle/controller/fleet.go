@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -11,6 +12,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/hostclient"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/mtls"
 )
 
 const (
@@ -26,12 +28,22 @@ type HostStore interface {
 	Hosts(ctx context.Context) ([]db.Host, error)
 	RegisterHost(ctx context.Context, h db.Host, connected bool) (db.Host, []id.Host, error)
 	MarkUnreachable(ctx context.Context, h id.Host) error
+	JoinedHosts(ctx context.Context) ([]db.Member, error)
+	SigningKey(ctx context.Context, name string) ([]byte, error)
 }
 
 // Fleet keeps a connection to every host agent and knows what each host holds.
 type Fleet struct {
-	hosts []*host
+	store HostStore
+	log   *slog.Logger
 	wg    sync.WaitGroup
+
+	onLost atomic.Pointer[func(id.Host)]
+
+	mu        sync.Mutex      // guards what follows
+	beats     time.Duration   // see host; for those that join
+	hosts     []*host         // it is replaced, never written to
+	authority *mtls.Authority // nil before it is needed
 }
 
 // host is one agent's address and what is known of the host behind it.
@@ -42,7 +54,11 @@ type host struct {
 	log     *slog.Logger
 	beats   time.Duration // between heartbeats
 	wake    chan struct{} // something happened that the reconciler should look at
-	onLost  atomic.Pointer[func(id.Host)]
+	fleet   *Fleet
+
+	joined id.Host         // of a host that has joined, whose certificate says so; empty for one that is in the settings
+	life   context.Context // ends when the host is none of the fleet any more
+	end    context.CancelFunc
 
 	mu        sync.Mutex // guards the following
 	id        id.Host    // empty until known
@@ -51,6 +67,8 @@ type host struct {
 	answered  bool       // it was reachable at least once since this process began
 	synced    bool       // seen is complete
 	lastErr   error
+	lostAt    time.Time // since when it cannot be reached; zero while it can
+	faults    int       // creates one after the other that it has failed by its own fault
 	seen      map[id.Sandbox]sighting
 }
 
@@ -60,61 +78,79 @@ type sighting struct {
 	since time.Time
 }
 
-// NewFleet returns a fleet of the agents at addresses. It does not connect yet.
+// NewFleet returns a fleet of the agents at addresses, and of the hosts that have joined. It does not connect yet.
 func NewFleet(addresses []string, store HostStore, log *slog.Logger) (*Fleet, error) {
-	f := &Fleet{}
+	f := &Fleet{store: store, log: log, beats: heartbeat}
 	for _, a := range addresses {
 		client, err := hostclient.Dial(a)
 		if err != nil {
 			f.closeClients()
 			return nil, err
 		}
-		f.hosts = append(f.hosts, &host{
-			address: a, client: client, store: store, log: log.With("agent", a), beats: heartbeat,
-			wake: make(chan struct{}, 1), seen: map[id.Sandbox]sighting{},
-		})
+		f.hosts = append(f.hosts, f.newHost(a, client))
 	}
 	return f, nil
 }
 
+func (f *Fleet) newHost(address string, client *hostclient.Client) *host {
+	h := &host{
+		address: address, client: client, store: f.store, log: f.log.With("agent", address), beats: f.beats, fleet: f,
+		wake: make(chan struct{}, 1), seen: map[id.Sandbox]sighting{},
+	}
+	h.life, h.end = context.WithCancel(context.Background())
+	return h
+}
+
+// all returns the hosts as they are now.
+func (f *Fleet) all() []*host {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.hosts
+}
+
 // Run keeps the connections until ctx ends, then closes them.
 func (f *Fleet) Run(ctx context.Context) {
-	for _, h := range f.hosts {
+	for _, h := range f.all() {
 		f.wg.Go(func() { h.run(ctx) })
 	}
+	f.followMembers(ctx)
 	f.wg.Wait()
 	f.closeClients()
 }
 
 func (f *Fleet) closeClients() {
-	for _, h := range f.hosts {
+	for _, h := range f.all() {
 		_ = h.client.Close() // fails only when it is closed already
 	}
+}
+
+// find returns a host, nil for one that is not known here.
+func (f *Fleet) find(want id.Host) *host {
+	for _, h := range f.all() {
+		if h.known() == want {
+			return h
+		}
+	}
+	return nil
 }
 
 // Client returns the client of a host, reachable or not, or Unavailable for one whose
 // agent's address is not known.
 func (f *Fleet) Client(want id.Host) (*hostclient.Client, error) {
-	for _, h := range f.hosts {
-		if h.known() == want {
-			return h.client, nil
-		}
+	if h := f.find(want); h != nil {
+		return h.client, nil
 	}
 	return nil, models.Errorf(models.Unavailable, "the host %s of the sandbox is not known here", want).
 		WithHint("try again when the host agent runs")
 }
 
 // whenLost has act called whenever the watch of a host has ended.
-func (f *Fleet) whenLost(act func(id.Host)) {
-	for _, h := range f.hosts {
-		h.onLost.Store(&act)
-	}
-}
+func (f *Fleet) whenLost(act func(id.Host)) { f.onLost.Store(&act) }
 
 // reachable tells which hosts can be reached now.
 func (f *Fleet) reachable() map[id.Host]bool {
 	up := map[id.Host]bool{}
-	for _, h := range f.hosts {
+	for _, h := range f.all() {
 		h.mu.Lock()
 		up[h.id] = h.reachable
 		h.mu.Unlock()
@@ -133,8 +169,9 @@ type HostStatus struct {
 
 // Status tells of each host.
 func (f *Fleet) Status() []HostStatus {
-	all := make([]HostStatus, 0, len(f.hosts))
-	for _, h := range f.hosts {
+	hosts := f.all()
+	all := make([]HostStatus, 0, len(hosts))
+	for _, h := range hosts {
 		h.mu.Lock()
 		all = append(all, HostStatus{Address: h.address, ID: h.id, Up: h.reachable, Answered: h.answered, Err: h.lastErr})
 		h.mu.Unlock()
@@ -150,7 +187,12 @@ func (h *host) known() id.Host {
 
 // run connects, watches, and connects again, until ctx ends.
 func (h *host) run(ctx context.Context) {
-	h.recall(ctx)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(h.life, cancel)()
+	if h.joined == "" {
+		h.recall(ctx)
+	}
 	wait := reconnectFirst
 	for ctx.Err() == nil {
 		began := time.Now()
@@ -188,6 +230,9 @@ func (h *host) session(ctx context.Context) error {
 	info, err := h.client.Info(ctx)
 	if err != nil {
 		return err
+	}
+	if h.joined != "" && info.ID != h.joined {
+		return models.Errorf(models.Forbidden, "the host %s says that it is %s", h.joined, info.ID)
 	}
 	if err := h.register(ctx, info, true); err != nil {
 		return err
@@ -234,7 +279,7 @@ func described(i hostclient.Info, address string) db.Host {
 	}
 	for _, t := range i.Templates {
 		h.Templates = append(h.Templates, db.Template{
-			Name: t.Name, Digest: t.Digest, Description: t.Description,
+			Name: t.Name, Digest: t.Digest, Description: t.Description, Warm: t.Warm,
 			DiskMiB: t.Default.DiskMiB, DefaultVCPUs: t.Default.VCPUs, DefaultMemoryMiB: t.Default.MemoryMiB,
 		})
 	}
@@ -252,7 +297,11 @@ func (h *host) beat(ctx context.Context, end context.CancelFunc) error {
 			return err
 		}
 		if err == nil {
-			err = h.register(ctx, info, false)
+			err = errors.Join(h.register(ctx, info, false), h.renew(ctx))
+		}
+		if models.CodeOf(err) == models.Forbidden && err != nil { // it was removed
+			end()
+			return err
 		}
 		if err != nil && ctx.Err() == nil {
 			h.log.Warn("state of the host not recorded", "error", err)
@@ -289,7 +338,7 @@ func (h *host) sync(all map[id.Sandbox]sighting) {
 			all[sb] = s
 		}
 	}
-	h.seen, h.synced, h.reachable, h.answered, h.lastErr = all, true, true, true, nil
+	h.seen, h.synced, h.reachable, h.answered, h.lastErr, h.lostAt = all, true, true, true, nil, time.Time{}
 	h.mu.Unlock()
 	h.kick()
 }
@@ -316,8 +365,11 @@ func (h *host) lost(ctx context.Context, err error) {
 	h.mu.Lock()
 	news, known := h.reachable || h.lastErr == nil, h.id
 	h.reachable, h.synced, h.lastErr = false, false, err
+	if h.lostAt.IsZero() {
+		h.lostAt = time.Now()
+	}
 	h.mu.Unlock()
-	if act := h.onLost.Load(); act != nil {
+	if act := h.fleet.onLost.Load(); act != nil {
 		(*act)(known)
 	}
 	if !news {

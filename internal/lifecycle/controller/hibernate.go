@@ -86,7 +86,7 @@ func sleeper(row models.Sandbox) scheduler.Sleeper {
 
 // archivist returns the client of a host that has the object store.
 func (f *Fleet) archivist() (*hostclient.Client, error) {
-	for _, h := range f.hosts {
+	for _, h := range f.all() {
 		if h.hasArchive() {
 			return h.client, nil
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -27,6 +28,9 @@ type ReconcileStore interface {
 	SnapshotsOfHost(ctx context.Context, h id.Host) ([]db.SnapshotRow, error)
 	HomelessSnapshots(ctx context.Context) ([]db.SnapshotRow, error)
 	Archived(ctx context.Context, sandboxes []id.Sandbox) ([]db.Archived, error)
+	Hosts(ctx context.Context) ([]db.Host, error)
+	HeldHosts(ctx context.Context) ([]db.HeldHost, error)
+	EndQuarantine(ctx context.Context, h id.Host) (bool, error)
 }
 
 // Pace of a Reconciler. The zero value of each means its default.
@@ -38,6 +42,7 @@ type Pace struct {
 	Snapshots time.Duration // between comparisons of snapshots; 10 s
 	Archive   time.Duration // between looks at the object store; 1 h
 	Scrub     time.Duration // between readings of what is stored of a hibernated sandbox; 24 h
+	Tend      time.Duration // between looks at hosts that are drained or in quarantine, and the first wait after what failed there; 5 s
 }
 
 func (p Pace) withDefaults() Pace {
@@ -58,6 +63,9 @@ func (p Pace) withDefaults() Pace {
 	}
 	if p.Scrub == 0 {
 		p.Scrub = 24 * time.Hour
+	}
+	if p.Tend == 0 {
+		p.Tend = 5 * time.Second
 	}
 	return p
 }
@@ -82,8 +90,10 @@ type Reconciler struct {
 	pace  Pace
 	log   *slog.Logger
 
-	mu    sync.Mutex // guards tries
-	tries map[id.Sandbox]attempt
+	mu     sync.Mutex // guards what follows
+	tries  map[id.Sandbox]attempt
+	probes map[id.Sandbox]bool       // made on hosts in quarantine: no row wants them, and they are no orphans
+	waits  map[id.Host]time.Duration // after what failed for a host
 }
 
 type attempt struct {
@@ -93,7 +103,7 @@ type attempt struct {
 
 // NewReconciler returns a reconciler that acts through c.
 func NewReconciler(c *Controller, store ReconcileStore, pace Pace) *Reconciler {
-	return &Reconciler{c: c, store: store, pace: pace.withDefaults(), log: c.Log, tries: map[id.Sandbox]attempt{}}
+	return &Reconciler{c: c, store: store, pace: pace.withDefaults(), log: c.Log, tries: map[id.Sandbox]attempt{}, probes: map[id.Sandbox]bool{}, waits: map[id.Host]time.Duration{}}
 }
 
 // Run works until ctx ends, whenever no other replica does.
@@ -117,12 +127,11 @@ func (r *Reconciler) lead(ctx context.Context, lease *db.Lease) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	for _, h := range r.c.Fleet.hosts {
-		wg.Go(func() { r.follow(ctx, h) })
-		wg.Go(func() { r.keepSnapshots(ctx, h) })
-	}
+	followed := map[*host]bool{}
+	r.followNew(ctx, &wg, followed)
 	wg.Go(func() { r.keepArchive(ctx) })
 	wg.Go(func() { r.keepHibernated(ctx) })
+	wg.Go(func() { r.tendHosts(ctx) })
 	for pause(ctx, r.pace.Tick) {
 		check, done := context.WithTimeout(ctx, leaseLimit)
 		err := lease.Check(check)
@@ -131,8 +140,28 @@ func (r *Reconciler) lead(ctx context.Context, lease *db.Lease) {
 			r.log.Warn("reconciler's lease lost", "error", err)
 			return
 		}
+		r.followNew(ctx, &wg, followed)
 		r.adoptHomeless(ctx)
 		r.homelessSnapshots(ctx)
+	}
+}
+
+// followNew begins to reconcile the hosts of the fleet that are not followed yet. What is done for a host ends with ctx, and when it leaves the fleet.
+func (r *Reconciler) followNew(ctx context.Context, wg *sync.WaitGroup, followed map[*host]bool) {
+	maps.DeleteFunc(followed, func(h *host, _ bool) bool { return h.life.Err() != nil })
+	for _, h := range r.c.Fleet.all() {
+		if followed[h] {
+			continue
+		}
+		followed[h] = true
+		until := func(do func(context.Context, *host)) {
+			ctx, cancel := context.WithCancel(ctx)
+			defer cancel()
+			defer context.AfterFunc(h.life, cancel)()
+			do(ctx, h)
+		}
+		wg.Go(func() { until(r.follow) })
+		wg.Go(func() { until(r.keepSnapshots) })
 	}
 }
 
@@ -166,6 +195,7 @@ func (r *Reconciler) host(ctx context.Context, h *host) {
 		}
 		return
 	}
+	r.leaveProbes(seen)
 	gaps := plan(known, rows, seen, time.Now(), patience{settle: r.pace.Settle, grace: r.pace.Grace})
 	var g errgroup.Group
 	g.SetLimit(remediesAtOnce)
@@ -333,6 +363,14 @@ func (r *Reconciler) letGo(ctx context.Context, client *hostclient.Client, h id.
 	return r.c.free(ctx, h, g.id)
 }
 
+// fate is what became of a host that will not come back.
+func fate(host string, removed bool) string {
+	if removed {
+		return "its host " + host + " was removed by an operator"
+	}
+	return "its host " + host + " was replaced by another one"
+}
+
 // adoptHomeless ends the rows that no host can answer for.
 func (r *Reconciler) adoptHomeless(ctx context.Context) {
 	rows, err := r.store.Homeless(ctx)
@@ -341,7 +379,7 @@ func (r *Reconciler) adoptHomeless(ctx context.Context) {
 	}
 	for _, row := range rows {
 		sb := models.Sandbox{ID: row.ID, State: row.State, Generation: row.Generation, Cold: row.Cold}
-		replaced := "its host " + row.HostName + " was replaced by another one"
+		replaced := fate(row.HostName, row.Removed)
 		switch {
 		case row.State == models.Stopping:
 			_, err = r.c.freed(ctx, system, sb)

@@ -259,7 +259,7 @@ func TestDatabaseGoesAway(t *testing.T) {
 func TestWhatIsNotKnownIsNotBelieved(t *testing.T) {
 	r := newRig(t)
 	c := r.start(r.store, Limits{}, Pace{})
-	h := c.Fleet.hosts[0]
+	h := c.Fleet.all()[0]
 	if _, _, ok := h.view(); !ok {
 		t.Error("nothing is known of a host that is connected")
 	}

@@ -61,7 +61,7 @@ type replica struct {
 }
 
 // quick makes a reconciler fast enough for tests.
-var quick = Pace{Tick: 20 * time.Millisecond, Settle: 50 * time.Millisecond, Grace: 50 * time.Millisecond, Snapshots: 20 * time.Millisecond}
+var quick = Pace{Tick: 20 * time.Millisecond, Settle: 50 * time.Millisecond, Grace: 50 * time.Millisecond, Snapshots: 20 * time.Millisecond, Tend: 20 * time.Millisecond}
 
 // start runs a replica until end is called or the test ends, and waits until it knows its host.
 func (r *rig) start(store Store, limits Limits, pace Pace) *replica {
@@ -87,7 +87,10 @@ func (r *rig) boot(store Store, limits Limits, pace Pace, beats time.Duration, h
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	fleet.hosts[0].beats = beats
+	fleet.beats = beats
+	for _, h := range fleet.hosts {
+		h.beats = beats
+	}
 	c := New(Options{Store: store, Fleet: fleet, Log: log, Limits: limits})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup

@@ -148,6 +148,7 @@ func (c *Controller) beginChange(ctx context.Context, by db.By, row models.Sandb
 			return scheduler.Anywhere(views(hosts, up), sleeper(row), c.Overcommit)
 		})
 	}
+	begun.Host = row.Host
 	return c.Store.TransitionIfRoom(ctx, begun, func(hosts []db.HostUse) error {
 		return scheduler.Wake(views(hosts, up), row.Host, row.Size, c.Overcommit)
 	})

@@ -74,7 +74,7 @@ func (c *Controller) insertSnapshot(ctx context.Context, by By, row models.Sandb
 	fit := func(hosts []db.HostUse) error {
 		return scheduler.Keep(views(hosts, up), row.Host, row.Size, c.Overcommit)
 	}
-	n := db.NewSnapshot{Account: by.Account, Sandbox: row.ID, Name: name, By: by.db(), Within: c.Limits.Create + writeLimit}
+	n := db.NewSnapshot{Account: by.Account, Sandbox: row.ID, Host: row.Host, Name: name, By: by.db(), Within: c.Limits.Create + writeLimit}
 	for try := 1; ; try++ {
 		n.ID = id.NewSnapshot()
 		made, err := c.Store.CreateSnapshot(ctx, n, fit)

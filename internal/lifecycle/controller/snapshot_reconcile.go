@@ -150,12 +150,12 @@ func (r *Reconciler) lose(ctx context.Context, n id.Snapshot, reason string) err
 	return err
 }
 
-// homelessSnapshots ends the rows of snapshots whose hosts were replaced.
+// homelessSnapshots ends the rows of snapshots whose hosts were replaced or removed.
 func (r *Reconciler) homelessSnapshots(ctx context.Context) {
 	rows, err := r.store.HomelessSnapshots(ctx)
 	for _, row := range rows {
 		if row.State == models.SnapshotReady {
-			err = errors.Join(err, r.lose(ctx, row.ID, "lost: its host "+row.HostName+" was replaced by another one"))
+			err = errors.Join(err, r.lose(ctx, row.ID, "lost: "+fate(row.HostName, row.Removed)))
 			continue
 		}
 		gone := erased(row.ID, system)

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/wrenn-sandbox/wrenn/db"
+	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/mtls"
+)
+
+func TestHostCommands(t *testing.T) {
+	dbs := setUp(t)
+	command(t, "migrate", "up")
+	store, err := db.Open(t.Context(), dbs.PostgresURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	for _, h := range []db.Host{
+		{ID: "host-00000001", Name: "one", Address: "unix:///one", Driver: "qemu", VCPUs: 4, MemoryMiB: 4096, DiskMiB: 8192},
+		{ID: "host-00000002", Name: "two", Address: "unix:///two", Driver: "qemu", VCPUs: 8, MemoryMiB: 1024, DiskMiB: 8192},
+	} {
+		if _, _, err := store.RegisterHost(t.Context(), h, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	state := func(i int) models.HostState {
+		var all []struct{ State models.HostState }
+		if err := json.Unmarshal([]byte(command(t, "host", "ls", "--json")), &all); err != nil {
+			t.Fatal(err)
+		}
+		return all[i].State
+	}
+	if out := command(t, "host", "ls"); !strings.Contains(out, "host-00000001") || !strings.Contains(out, "0/4096") || !strings.Contains(out, "unix:///two") {
+		t.Errorf("host ls printed %s", out)
+	}
+	command(t, "host", "drain", "host-00000001", "--evict")
+	if s := state(0); s != models.HostDraining {
+		t.Errorf("after drain it is %s", s)
+	}
+	command(t, "host", "undrain", "host-00000001")
+	if s := state(0); s != models.HostReady {
+		t.Errorf("after undrain it is %s", s)
+	}
+	if out, err := store.Quarantine(t.Context(), "host-00000002", "its disk is full"); err != nil || !out || state(1) != models.HostQuarantined {
+		t.Errorf("quarantine: %v, %v, and it is %s", out, err, state(1))
+	}
+	if out := command(t, "host", "ls"); !strings.Contains(out, "host-00000002 is in quarantine since") || !strings.Contains(out, "its disk is full") {
+		t.Errorf("host ls printed %s", out)
+	}
+	if out, err := store.Quarantine(t.Context(), "host-00000001", "it too"); err != nil || out {
+		t.Errorf("quarantine of the last host: %v, %v", out, err)
+	}
+	if err := store.MarkUnreachable(t.Context(), "host-00000001"); err != nil || state(0) != models.HostDown {
+		t.Errorf("an unreachable host is %s, %v", state(0), err)
+	}
+	command(t, "host", "rm", "host-00000001")
+	if out := command(t, "host", "ls"); strings.Contains(out, "host-00000001") {
+		t.Errorf("after its removal host ls printed %s", out)
+	}
+	for _, args := range [][]string{{"drain", "host-99999999"}, {"undrain", "host-00000001"}, {"rm", "host-00000001"}} {
+		if _, err := try(t, append([]string{"host"}, args...)...); models.CodeOf(err) != models.NotFound {
+			t.Errorf("%v: %v", args, err)
+		}
+	}
+	if _, err := try(t, "host", "drain", "nonsense"); models.CodeOf(err) != models.Invalid {
+		t.Errorf("drain of nonsense: %v", err)
+	}
+}
+
+// TestHostToken: a token is printed once, and not kept as it is.
+func TestHostToken(t *testing.T) {
+	dbs := setUp(t)
+	command(t, "migrate", "up")
+	store, err := db.Open(t.Context(), dbs.PostgresURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	join := func(text string, host id.Host) error {
+		token, err := mtls.ParseToken(strings.TrimSpace(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return store.JoinHost(t.Context(), db.NewMember{Token: token.Hash(), ID: host, Name: "x", Address: string(host) + ":9000"})
+	}
+	if err := join(command(t, "host", "token"), "host-00000001"); err != nil {
+		t.Error(err)
+	}
+	if err := join(command(t, "host", "token", "--host", "host-00000002"), "host-00000003"); models.CodeOf(err) != models.Forbidden {
+		t.Errorf("a token of another host: %v", err)
+	}
+	if err := join(command(t, "host", "token", "--host", "host-00000001"), "host-00000001"); err != nil {
+		t.Errorf("the host joins again: %v", err)
+	}
+	for _, args := range [][]string{{"--ttl", "0s"}, {"--ttl", "1000h"}, {"--host", "nonsense"}} {
+		if _, err := try(t, append([]string{"host", "token"}, args...)...); models.CodeOf(err) != models.Invalid {
+			t.Errorf("%v: %v", args, err)
+		}
+	}
+}

@@ -1,0 +1,147 @@
+package db
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/wrenn-sandbox/wrenn/db/dbgen"
+	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+)
+
+// HostCondition is what is wanted of a host and known of its health.
+type HostCondition struct {
+	Draining      bool // it takes no new sandboxes, and those that sleep leave it
+	Evict         bool // those that run are paused for it
+	Quarantine    string
+	QuarantinedAt time.Time // zero while it is not
+	DownAt        time.Time // since when it cannot be reached; zero while it can
+}
+
+// State is what may be expected of the host.
+func (c HostCondition) State() models.HostState {
+	switch {
+	case !c.DownAt.IsZero():
+		return models.HostDown
+	case c.Draining:
+		return models.HostDraining
+	case c.Quarantine != "":
+		return models.HostQuarantined
+	default:
+		return models.HostReady
+	}
+}
+
+// Closed says why the host takes no new sandboxes, as a verb and what follows; "" where it does, as far as its agent can be reached.
+func (c HostCondition) Closed() string {
+	switch {
+	case c.Draining:
+		return "is being drained"
+	case c.Quarantine != "":
+		return "is in quarantine"
+	default:
+		return ""
+	}
+}
+
+func condition(r dbgen.Host) HostCondition {
+	return HostCondition{
+		Draining: r.Draining, Evict: r.Evict, Quarantine: r.Quarantine, QuarantinedAt: orZero(r.QuarantinedAt), DownAt: orZero(r.DownAt),
+	}
+}
+
+// Holdings is how much lies on a host.
+type Holdings struct {
+	Running, Sleeping, Snapshots int64
+}
+
+// HeldHost is a host, what is taken of it, and what lies there.
+type HeldHost struct {
+	HostUse
+	Holds Holdings
+}
+
+// HeldHosts lists the hosts that were neither replaced nor removed. Nothing is locked.
+func (s *Store) HeldHosts(ctx context.Context) ([]HeldHost, error) {
+	return retry(ctx, func(ctx context.Context) ([]HeldHost, error) {
+		hosts, err := usedHosts(ctx, s.q)
+		if err != nil {
+			return nil, err
+		}
+		held, err := s.q.HostHoldings(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("count what hosts hold: %w", err)
+		}
+		of := map[id.Host]Holdings{}
+		for _, h := range held {
+			of[id.Host(h.HostID)] = Holdings{Running: h.Running, Sleeping: h.Sleeping, Snapshots: h.Snapshots}
+		}
+		return convert(hosts, func(h HostUse) (HeldHost, error) { return HeldHost{HostUse: h, Holds: of[h.ID]}, nil })
+	})
+}
+
+// SetDraining has a host drained, or no longer. evict has those that run paused, so that they leave it too. NotFound where there is no such host.
+func (s *Store) SetDraining(ctx context.Context, h id.Host, draining, evict bool) error {
+	n, err := retry(ctx, func(ctx context.Context) (int64, error) {
+		return s.q.SetDraining(ctx, dbgen.SetDrainingParams{ID: string(h), Draining: draining, Evict: evict})
+	})
+	if err == nil && n == 0 {
+		return missingHost(h)
+	}
+	return err
+}
+
+// Quarantine takes a host out, for a reason, unless it is the last one that takes sandboxes, and reports whether it did.
+func (s *Store) Quarantine(ctx context.Context, h id.Host, reason string) (bool, error) {
+	n, err := retry(ctx, func(ctx context.Context) (int64, error) {
+		return s.q.Quarantine(ctx, dbgen.QuarantineParams{ID: string(h), Reason: reason})
+	})
+	return n > 0, err
+}
+
+// EndQuarantine lets a host take sandboxes again, and reports whether it did not.
+func (s *Store) EndQuarantine(ctx context.Context, h id.Host) (bool, error) {
+	n, err := retry(ctx, func(ctx context.Context) (int64, error) { return s.q.EndQuarantine(ctx, string(h)) })
+	return n > 0, err
+}
+
+// RemoveHost takes a host out for good: its agent is not spoken to any more. What it holds is lost, so that without force it is Precondition where there is any.
+func (s *Store) RemoveHost(ctx context.Context, h id.Host, force bool) error {
+	_, err := retry(ctx, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error { return removeHost(ctx, s.q.WithTx(tx), h, force) })
+	})
+	return err
+}
+
+func removeHost(ctx context.Context, q *dbgen.Queries, h id.Host, force bool) error {
+	if _, err := q.LockHost(ctx, string(h)); err != nil { // no placement happens meanwhile
+		return notFound(err, missingHost(h))
+	}
+	held, err := q.HostHoldings(ctx)
+	if err != nil {
+		return fmt.Errorf("count what hosts hold: %w", err)
+	}
+	for _, n := range held {
+		if n.HostID == string(h) && !force && n.Running+n.Sleeping+n.Snapshots > 0 {
+			return models.Errorf(models.Precondition, "the host %s holds %d sandboxes that run, %d that sleep and %d snapshots", h, n.Running, n.Sleeping, n.Snapshots).
+				WithHint("drain it first; --force gives up what it holds")
+		}
+	}
+	return q.RemoveHost(ctx, string(h))
+}
+
+func missingHost(h id.Host) *models.Error {
+	return models.Errorf(models.NotFound, "there is no host %s", h)
+}
+
+// errRemoved is why a host that an operator has removed is not taken in.
+func errRemoved(err error, h string) error {
+	if !errors.Is(err, pgx.ErrNoRows) {
+		return err
+	}
+	return models.Errorf(models.Forbidden, "the host %s was removed by an operator", h).WithHint("a host with a new data folder has a new id")
+}

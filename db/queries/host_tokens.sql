@@ -1,0 +1,30 @@
+-- name: InsertHostToken :exec
+WITH old AS (
+    DELETE FROM host_tokens WHERE expires_at < now() - interval '30 days'
+)
+INSERT INTO host_tokens (hash, host_id, expires_at)
+VALUES (@hash, sqlc.narg('host_id'), now() + make_interval(secs => @ttl_seconds::float8));
+
+-- name: LockHostToken :one
+SELECT host_tokens.*, (expires_at <= now())::bool AS expired FROM host_tokens WHERE hash = @hash FOR UPDATE;
+
+-- name: SpendHostToken :exec
+UPDATE host_tokens SET used_at = now(), used_by = @host_id::text WHERE hash = @hash;
+
+-- Whether another host is at an address.
+-- name: AddressTaken :one
+SELECT EXISTS (SELECT 1 FROM hosts WHERE address = @address AND id <> @id AND state NOT IN ('replaced', 'removed'));
+
+-- name: HostByID :one
+SELECT * FROM hosts WHERE id = @id;
+
+-- A host that joins has not said yet what it has. One that was removed may come back so, without what it held.
+-- name: JoinHost :exec
+INSERT INTO hosts (id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates,
+    connects, down_at, joined_at)
+VALUES (@id, @name, @address, 'unreachable', '', '', '', '', 0, 0, 0, false, '[]', 0, now(), now())
+ON CONFLICT (id) DO UPDATE SET address = excluded.address, joined_at = now(),
+    state = CASE WHEN hosts.state IN ('removed', 'replaced') THEN 'unreachable' ELSE hosts.state END;
+
+-- name: JoinedHosts :many
+SELECT id, address FROM hosts WHERE joined_at IS NOT NULL AND state NOT IN ('replaced', 'removed') ORDER BY id;
