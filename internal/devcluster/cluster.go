@@ -100,6 +100,9 @@ func (c *Cluster) start(ctx context.Context) (err error) {
 	if c.Key, err = c.tool(ctx, "seed", "--key-file", filepath.Join(c.Dir, "dev-key")); err != nil {
 		return err
 	}
+	if err := c.dropSpare(ctx); err != nil {
+		return fmt.Errorf("drop hosts of an earlier cluster: %w", err)
+	}
 	for i := range c.Replicas {
 		if err := c.startReplica(ctx, i); err != nil {
 			return err

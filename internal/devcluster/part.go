@@ -190,6 +190,26 @@ func startPart(ctx context.Context, spec child.Spec, ready func(context.Context)
 	return nil, err
 }
 
+// dropSpare removes the hosts that an earlier cluster in the folder had and this one has not.
+func (c *Cluster) dropSpare(ctx context.Context) error {
+	for i := c.Hosts; i < maxHosts; i++ {
+		known, err := os.ReadFile(filepath.Join(c.hostDir(i), "data", "host-id"))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("read the host's id: %w", err)
+		}
+		if _, err := c.tool(ctx, "host", "rm", "--force", strings.TrimSpace(string(known))); err != nil {
+			return err
+		}
+		if err := os.RemoveAll(c.hostDir(i)); err != nil {
+			return fmt.Errorf("remove the host's folder: %w", err)
+		}
+	}
+	return nil
+}
+
 // purge ends the agent of a host, if one was left, and removes its sandboxes and what was made for them.
 func (c *Cluster) purge(ctx context.Context, dir string) error {
 	name := "host-agent-" + strings.TrimPrefix(filepath.Base(dir), "host-")
