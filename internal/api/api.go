@@ -99,6 +99,7 @@ func (s *Server) Handler() chi.Router {
 	r.Route("/v1", func(r chi.Router) {
 		r.Use(s.authenticate)
 		r.Get("/templates", s.handle(s.listTemplates))
+		r.Get("/pool", s.handle(s.getPool))
 		r.Post("/sandboxes", s.handle(s.createSandbox))
 		r.Get("/sandboxes", s.handle(s.listSandboxes))
 		r.Get(sandbox, s.handle(s.getSandbox))

@@ -21,12 +21,20 @@ type AdminStore interface {
 	RevokeKey(ctx context.Context, k id.Key, by db.By) ([32]byte, error)
 }
 
+// CheckName refuses what cannot be the name of a key or an account; what is how it is called.
+func CheckName(what, s string) error {
+	if strings.TrimSpace(s) == "" || utf8.RuneCountInString(s) > maxName || strings.ContainsFunc(s, unicode.IsControl) || !utf8.ValidString(s) {
+		return models.Errorf(models.Invalid, "%s must have 1 to %d printable characters", what, maxName)
+	}
+	return nil
+}
+
 // Keep makes secret a valid key of the account of that name, which is made if there is
 // none. The secret itself is not kept.
 func Keep(ctx context.Context, store AdminStore, account, name string, secret Secret, by db.By) (id.Key, error) {
 	for what, s := range map[string]string{"the account's name": account, "the key's name": name} {
-		if strings.TrimSpace(s) == "" || utf8.RuneCountInString(s) > maxName || strings.ContainsFunc(s, unicode.IsControl) || !utf8.ValidString(s) {
-			return "", models.Errorf(models.Invalid, "%s must have 1 to %d printable characters", what, maxName)
+		if err := CheckName(what, s); err != nil {
+			return "", err
 		}
 	}
 	owner, err := store.Account(ctx, account)

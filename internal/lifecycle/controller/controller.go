@@ -48,6 +48,7 @@ type Store interface {
 	ChangeNetwork(ctx context.Context, account id.Account, sb id.Sandbox, by db.By, change db.NetworkFunc) (models.Sandbox, error)
 	NoteNetwork(ctx context.Context, sb models.Sandbox, by db.By, outcome string) error
 	SnapshotStore
+	RoomStore
 }
 
 // Limits of operations. The zero value of each means its default.
@@ -107,6 +108,7 @@ type Controller struct {
 	Options
 	guests *guests
 	uses   *uses
+	rooms  *rooms
 	wakes  singleflight.Group // by sandbox: many requests wait for one resume
 	base   context.Context    // of all operations
 	cancel context.CancelFunc
@@ -125,6 +127,7 @@ func New(opts Options) *Controller {
 	base, cancel := context.WithCancel(context.Background())
 	opts.Lifecycle.OnTimeout = cmp.Or(opts.Lifecycle.OnTimeout, models.DestroyOnTimeout)
 	c := &Controller{Options: opts, uses: &uses{of: map[id.Sandbox]*use{}}, base: base, cancel: cancel}
+	c.rooms = &rooms{waiting: map[id.Account]map[chan struct{}]struct{}{}}
 	c.guests = &guests{dial: c.dial, kept: map[id.Sandbox]*guest{}}
 	opts.Fleet.whenLost(c.guests.idle)
 	return c
@@ -139,6 +142,7 @@ func (c *Controller) Close(ctx context.Context) {
 	defer context.AfterFunc(ctx, c.cancel)()
 	c.wg.Wait()
 	c.cancel()
+	c.rooms.wg.Wait()
 	c.guests.close()
 }
 
