@@ -23,7 +23,7 @@ type Account struct {
 
 // takePool refuses what this transaction has just taken of an account's pool when it was not there: the transaction must be given up then. It comes after the statements that
 // take, which have counted it and hold the account until the end, so that of any number of transactions each sees what the others took. No lock is taken that the
-// caller had not before: docs/adr/0023-pools-and-usage.md.
+// caller had not before: docs/adr/0023-pools.md.
 func takePool(ctx context.Context, q *dbgen.Queries, account id.Account, asked models.Room) error {
 	row, err := q.PoolOfAccount(ctx, string(account))
 	if err != nil {

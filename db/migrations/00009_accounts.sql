@@ -1,7 +1,7 @@
 -- +goose Up
 
 -- What an account may have at a time, null for without limit, and what it has. Why there are counters and a trigger, and the order of locks that they
--- need: docs/adr/0023-pools-and-usage.md.
+-- need: docs/adr/0023-pools.md.
 ALTER TABLE accounts
     ADD COLUMN pool_vcpus bigint CHECK (pool_vcpus >= 0),
     ADD COLUMN pool_memory_mib bigint CHECK (pool_memory_mib >= 0),
@@ -108,7 +108,21 @@ UPDATE accounts a SET used_disk_mib = used_disk_mib + s.disk_mib
 FROM (SELECT account_id, sum(disk_mib + memory_mib) AS disk_mib FROM snapshots WHERE state <> 'error' GROUP BY account_id) AS s
 WHERE a.id = s.account_id;
 
+-- What a key may do, in the words of internal/auth, and until when; null for ever. After a rotation the key before works on until old_expires_at.
+ALTER TABLE api_keys
+    ADD COLUMN scopes text[] NOT NULL DEFAULT '{admin}',
+    ADD COLUMN expires_at timestamptz,
+    ADD COLUMN old_hash bytea UNIQUE CHECK (octet_length(old_hash) = 32),
+    ADD COLUMN old_expires_at timestamptz,
+    ADD CHECK ((old_hash IS NULL) = (old_expires_at IS NULL));
+ALTER TABLE api_keys ALTER COLUMN scopes DROP DEFAULT;
+
 -- +goose Down
+ALTER TABLE api_keys
+    DROP COLUMN scopes,
+    DROP COLUMN expires_at,
+    DROP COLUMN old_hash,
+    DROP COLUMN old_expires_at;
 DROP TRIGGER count_snapshot ON snapshots;
 DROP TRIGGER count_sandbox_event ON sandbox_events;
 DROP FUNCTION count_snapshot();
