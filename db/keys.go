@@ -170,24 +170,3 @@ func (s *Store) SigningKey(ctx context.Context, name string) ([]byte, error) {
 		return key, err
 	})
 }
-
-// AuditEvent is one entry of the audit log.
-type AuditEvent struct {
-	Actor, Action, Target, Outcome, RequestID string
-	At                                        time.Time
-}
-
-// AuditLog returns the last events of an account, newest first.
-func (s *Store) AuditLog(ctx context.Context, account id.Account, limit int) ([]AuditEvent, error) {
-	return retry(ctx, func(ctx context.Context) ([]AuditEvent, error) {
-		rows, err := s.q.ListAudit(ctx, dbgen.ListAuditParams{AccountID: string(account), MaxRows: int32(limit)})
-		if err != nil {
-			return nil, fmt.Errorf("list audit events: %w", err)
-		}
-		return convert(rows, func(r dbgen.AuditEvent) (AuditEvent, error) {
-			return AuditEvent{
-				Actor: r.Actor, Action: r.Action, Target: r.Target, Outcome: r.Outcome, RequestID: r.RequestID, At: r.At,
-			}, nil
-		})
-	})
-}

@@ -107,6 +107,8 @@ func (f *fake) answer(w http.ResponseWriter, r *http.Request, body []byte) {
 		refuse(w, 400, "invalid", "wait_seconds must be an integer between 0 and 600", "")
 	case strings.HasPrefix(r.URL.Path, "/v1/api-keys"):
 		f.apiKey(w, r, body)
+	case r.URL.Path == "/v1/audit":
+		f.audit(w, r)
 	case r.URL.Path == "/v1/pool":
 		f.pool(w)
 	case strings.HasPrefix(r.URL.Path, "/v1/snapshots"):

@@ -13,7 +13,7 @@ import (
 func newKey(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "key", Short: "Make, list, rotate and revoke the account's API keys",
-		Long: `A key may do what its scopes say: sandboxes:read, sandboxes:write, guest (programs, files, terminals, ports), keys, or admin for all of that.
+		Long: `A key may do what its scopes say: sandboxes:read, sandboxes:write, guest (programs, files, terminals, ports), keys, audit:read, or admin for all of that.
 No key can make one that may do more than itself, or is valid for longer.`,
 		Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}

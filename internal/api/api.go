@@ -100,6 +100,7 @@ func (s *Server) Handler() chi.Router {
 		r.Use(s.authenticate)
 		r.Get("/templates", s.handle(s.listTemplates))
 		r.Get("/pool", s.handle(s.getPool))
+		r.Get("/audit", s.handle(s.listAudit))
 		r.Get("/api-keys", s.handle(s.listKeys))
 		r.Post("/api-keys", s.handle(s.createKey))
 		r.Delete("/api-keys/{id}", s.handle(s.revokeKey))

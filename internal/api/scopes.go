@@ -61,6 +61,8 @@ var scopes = map[string]auth.Scope{
 	"POST /v1/sandboxes/{id}/port-tokens":                  auth.Guest,
 	"POST /v1/sandboxes/{id}/terminal-tickets":             auth.Guest,
 
+	"GET /v1/audit": auth.ReadAudit,
+
 	"GET /v1/api-keys":              auth.Keys,
 	"POST /v1/api-keys":             auth.Keys,
 	"DELETE /v1/api-keys/{id}":      auth.Keys,

@@ -17,11 +17,12 @@ const (
 	WriteSandboxes Scope = "sandboxes:write" // make, change and end them
 	Guest          Scope = "guest"           // use what is inside: programs, files, terminals, ports
 	Keys           Scope = "keys"            // look at keys, and make, rotate and revoke them
+	ReadAudit      Scope = "audit:read"      // look at the audit log
 	Admin          Scope = "admin"           // everything in the account
 )
 
 // Scopes are all that there are.
-var Scopes = []Scope{ReadSandboxes, WriteSandboxes, Guest, Keys, Admin}
+var Scopes = []Scope{ReadSandboxes, WriteSandboxes, Guest, Keys, ReadAudit, Admin}
 
 // includes tells whether who may do s may do other.
 func (s Scope) includes(other Scope) bool {

@@ -16,6 +16,7 @@ const (
 	WriteSandboxes Scope = "sandboxes:write" // make, change and end them, and look at them
 	UseGuest       Scope = "guest"           // use what is inside: programs, files, contexts, terminals, ports
 	ManageKeys     Scope = "keys"            // look at keys, and make, rotate and revoke them
+	ReadAudit      Scope = "audit:read"      // look at the audit log
 	Admin          Scope = "admin"           // everything in the account
 )
 

@@ -14,10 +14,10 @@ func TestAPIKeys(t *testing.T) {
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(r.Body)
 		asked = append(asked, r.Method+" "+r.URL.String()+" "+string(b))
-		switch {
-		case r.Method == http.MethodDelete:
+		switch r.Method {
+		case http.MethodDelete:
 			w.WriteHeader(http.StatusNoContent)
-		case r.Method == http.MethodGet:
+		case http.MethodGet:
 			next := map[bool]string{true: "null", false: `"n"`}[r.URL.Query().Has("cursor")]
 			answer(w, http.StatusOK, `{"items":[`+key+`}],"next_cursor":`+next+`}`)
 		default:

@@ -3,6 +3,8 @@ package controller
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -60,10 +62,7 @@ func (r *rooms) wake(account id.Account) {
 // wakeAll is for when what was given back may have been missed.
 func (r *rooms) wakeAll() {
 	r.mu.Lock()
-	var all []id.Account
-	for account := range r.waiting {
-		all = append(all, account)
-	}
+	all := slices.Collect(maps.Keys(r.waiting))
 	r.mu.Unlock()
 	for _, account := range all {
 		r.wake(account)
