@@ -58,6 +58,13 @@ func TestPoolCounts(t *testing.T) {
 	step("resumed", c.Resume, sb.Size.Whole(1))
 	step("hibernated", c.Hibernate, asleep)
 	step("resumed cold", c.Resume, sb.Size.Whole(1))
+	disk, none := int64(sb.Size.DiskMiB), models.Unlimited
+	r.limit(db.PoolChange{DiskMiB: &disk})
+	if _, err := c.CreateSnapshot(t.Context(), r.request(), sb.ID, "too much"); models.CodeOf(err) != models.Exhausted {
+		t.Errorf("a snapshot without room: %v", err)
+	}
+	r.uses("without room for a snapshot", sb.Size.Whole(1))
+	r.limit(db.PoolChange{DiskMiB: &none})
 	kept, err := c.CreateSnapshot(t.Context(), r.request(), sb.ID, "kept")
 	if err != nil {
 		t.Fatal(err)
