@@ -56,6 +56,9 @@ func (s *Store) TransitionPlaced(ctx context.Context, c Change, place HostFunc) 
 			if c.Host, err = p.choose(ctx, q, place); err == nil {
 				changed, err = transition(ctx, q, c)
 			}
+			if err == nil {
+				err = takePool(ctx, q, changed.Account, changed.Size.Awake(1))
+			}
 			return err
 		})
 		return s.movedOr(ctx, c, changed, err)

@@ -28,7 +28,11 @@ func insertAll(ctx context.Context, q *dbgen.Queries, all []NewSandbox, place re
 	if err != nil {
 		return nil, err
 	}
-	return convert(all, func(n NewSandbox) (models.Sandbox, error) { return insertAt(ctx, q, n, where) })
+	made, err := convert(all, func(n NewSandbox) (models.Sandbox, error) { return insertAt(ctx, q, n, where) })
+	if err != nil || len(made) == 0 {
+		return nil, err
+	}
+	return made, takePool(ctx, q, made[0].Account, where.Size.Whole(len(made)))
 }
 
 func (s *Store) allMadeBefore(ctx context.Context, all []NewSandbox) ([]models.Sandbox, error) {

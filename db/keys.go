@@ -20,9 +20,21 @@ type Key struct {
 	Account    string // the account's name
 	Name       string
 	Prefix     string // the key's first characters
+	Scopes     []string
 	CreatedAt  time.Time
 	LastUsedAt time.Time // zero for never
-	RevokedAt  time.Time // zero for a valid key
+	ExpiresAt  time.Time // zero for never
+	RevokedAt  time.Time // zero for a key that was not
+	OldUntil   time.Time // until when the secret before the last rotation works; zero for none
+	Hash       [32]byte  // of the newest secret
+}
+
+// ValidKey is whose a key is, and what it may do.
+type ValidKey struct {
+	ID      id.Key
+	Account id.Account
+	Scopes  []string
+	Until   time.Time // it is valid; zero for ever
 }
 
 // signingKeySize is that of a signing key, in bytes.
@@ -35,6 +47,8 @@ type NewKey struct {
 	Hash    [32]byte // SHA-256 of the key
 	Prefix  string
 	Name    string
+	Scopes  []string
+	Expires time.Time // zero for never
 	By      By
 }
 
@@ -53,10 +67,7 @@ func (s *Store) Account(ctx context.Context, name string) (id.Account, error) {
 // CreateKey keeps a key, with its audit event.
 func (s *Store) CreateKey(ctx context.Context, k NewKey) error {
 	_, err := retry(ctx, func(ctx context.Context) (struct{}, error) {
-		err := s.q.InsertKey(ctx, dbgen.InsertKeyParams{
-			ID: string(k.ID), AccountID: string(k.Account), Hash: k.Hash[:], Prefix: k.Prefix, Name: k.Name,
-			Actor: k.By.Actor, RequestID: k.By.Operation,
-		})
+		err := insertKey(ctx, s.q, k)
 		if isUnique(err) { // the answer to an earlier try may have been lost
 			row, found := s.q.KeyByHash(ctx, k.Hash[:])
 			if found == nil && row.ID == string(k.ID) {
@@ -69,17 +80,35 @@ func (s *Store) CreateKey(ctx context.Context, k NewKey) error {
 	return err
 }
 
-// RevokeKey ends a key's validity, with its audit event, and returns its hash. A key that
-// does not exist or is revoked gives NotFound.
-func (s *Store) RevokeKey(ctx context.Context, k id.Key, by By) ([32]byte, error) {
-	hash, err := retry(ctx, func(ctx context.Context) ([]byte, error) {
-		h, err := s.q.RevokeKey(ctx, dbgen.RevokeKeyParams{ID: string(k), Actor: by.Actor, RequestID: by.Operation})
-		return h, notFound(err, models.Errorf(models.NotFound, "there is no valid key %s", k))
-	})
-	if err != nil {
-		return [32]byte{}, err
+func insertKey(ctx context.Context, q *dbgen.Queries, k NewKey) error {
+	p := dbgen.InsertKeyParams{
+		ID: string(k.ID), AccountID: string(k.Account), Hash: k.Hash[:], Prefix: k.Prefix, Name: k.Name, Scopes: k.Scopes,
+		Actor: k.By.Actor, RequestID: k.By.Operation,
 	}
-	return [32]byte(hash), nil
+	if !k.Expires.IsZero() {
+		p.ExpiresAt = &k.Expires
+	}
+	return q.InsertKey(ctx, p)
+}
+
+// RevokeKey ends a key's validity, with its audit event, and returns the hashes of its secrets. A key that
+// does not exist or is revoked gives NotFound, and so does one of another account, unless account is empty.
+func (s *Store) RevokeKey(ctx context.Context, account id.Account, k id.Key, by By) ([][32]byte, error) {
+	return retry(ctx, func(ctx context.Context) ([][32]byte, error) {
+		row, err := s.q.RevokeKey(ctx, dbgen.RevokeKeyParams{ID: string(k), AccountID: orNil(account), Actor: by.Actor, RequestID: by.Operation})
+		if err != nil {
+			return nil, notFound(err, noKey(k))
+		}
+		hashes := [][32]byte{[32]byte(row.Hash)}
+		if row.OldHash != nil {
+			hashes = append(hashes, [32]byte(row.OldHash))
+		}
+		return hashes, nil
+	})
+}
+
+func noKey(k id.Key) *models.Error {
+	return models.Errorf(models.NotFound, "there is no valid key %s", k)
 }
 
 // Keys lists all keys, oldest first, revoked ones too.
@@ -89,22 +118,31 @@ func (s *Store) Keys(ctx context.Context) ([]Key, error) {
 		if err != nil {
 			return nil, fmt.Errorf("list keys: %w", err)
 		}
-		return convert(rows, func(r dbgen.ListKeysRow) (Key, error) {
-			return Key{
-				ID: id.Key(r.ID), Account: r.Account, Name: r.Name, Prefix: r.Prefix,
-				CreatedAt: r.CreatedAt, LastUsedAt: orZero(r.LastUsedAt), RevokedAt: orZero(r.RevokedAt),
-			}, nil
-		})
+		return convert(rows, func(r dbgen.ListKeysRow) (Key, error) { return key(r.ApiKey, r.Account), nil })
 	})
 }
 
-// KeyByHash returns the valid key with that hash and its account, or NotFound.
-func (s *Store) KeyByHash(ctx context.Context, hash [32]byte) (id.Key, id.Account, error) {
-	row, err := retry(ctx, func(ctx context.Context) (dbgen.KeyByHashRow, error) {
+func key(r dbgen.ApiKey, account string) Key {
+	return Key{
+		ID: id.Key(r.ID), Account: account, Name: r.Name, Prefix: r.Prefix, Scopes: r.Scopes, CreatedAt: r.CreatedAt,
+		LastUsedAt: orZero(r.LastUsedAt), ExpiresAt: orZero(r.ExpiresAt), RevokedAt: orZero(r.RevokedAt), OldUntil: orZero(r.OldExpiresAt),
+		Hash: [32]byte(r.Hash),
+	}
+}
+
+// KeyByHash returns the valid key with that hash, or NotFound. A key that was rotated has two for a while.
+func (s *Store) KeyByHash(ctx context.Context, hash [32]byte) (ValidKey, error) {
+	return retry(ctx, func(ctx context.Context) (ValidKey, error) {
 		r, err := s.q.KeyByHash(ctx, hash[:])
-		return r, notFound(err, models.Errorf(models.NotFound, "there is no such key"))
+		if err != nil {
+			return ValidKey{}, notFound(err, models.Errorf(models.NotFound, "there is no such key"))
+		}
+		k := ValidKey{ID: id.Key(r.ID), Account: id.Account(r.AccountID), Scopes: r.Scopes, Until: orZero(r.ExpiresAt)}
+		if old := orZero(r.OldExpiresAt); !r.Newest && (k.Until.IsZero() || old.Before(k.Until)) {
+			k.Until = old
+		}
+		return k, nil
 	})
-	return id.Key(row.ID), id.Account(row.AccountID), err
 }
 
 // TouchKeys notes when keys were last used.
@@ -130,26 +168,5 @@ func (s *Store) SigningKey(ctx context.Context, name string) ([]byte, error) {
 			key, err = s.q.EnsureSigningKey(ctx, p)
 		}
 		return key, err
-	})
-}
-
-// AuditEvent is one entry of the audit log.
-type AuditEvent struct {
-	Actor, Action, Target, Outcome, RequestID string
-	At                                        time.Time
-}
-
-// AuditLog returns the last events of an account, newest first.
-func (s *Store) AuditLog(ctx context.Context, account id.Account, limit int) ([]AuditEvent, error) {
-	return retry(ctx, func(ctx context.Context) ([]AuditEvent, error) {
-		rows, err := s.q.ListAudit(ctx, dbgen.ListAuditParams{AccountID: string(account), MaxRows: int32(limit)})
-		if err != nil {
-			return nil, fmt.Errorf("list audit events: %w", err)
-		}
-		return convert(rows, func(r dbgen.AuditEvent) (AuditEvent, error) {
-			return AuditEvent{
-				Actor: r.Actor, Action: r.Action, Target: r.Target, Outcome: r.Outcome, RequestID: r.RequestID, At: r.At,
-			}, nil
-		})
 	})
 }

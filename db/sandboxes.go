@@ -73,7 +73,11 @@ func insertPlaced(ctx context.Context, q *dbgen.Queries, n NewSandbox, place res
 	if err != nil {
 		return models.Sandbox{}, err
 	}
-	return insertAt(ctx, q, n, where)
+	made, err := insertAt(ctx, q, n, where)
+	if err != nil {
+		return models.Sandbox{}, err
+	}
+	return made, takePool(ctx, q, n.Account, where.Size.Whole(1))
 }
 
 func insertAt(ctx context.Context, q *dbgen.Queries, n NewSandbox, where Placement) (models.Sandbox, error) {

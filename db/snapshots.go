@@ -34,6 +34,9 @@ func (s *Store) CreateSnapshot(ctx context.Context, n NewSnapshot, fit FitFunc) 
 			if err == nil {
 				made, err = insertSnapshot(ctx, q, n)
 			}
+			if err == nil {
+				err = takePool(ctx, q, n.Account, made.Size.Stored())
+			}
 			return err
 		})
 		if isUnique(err) {

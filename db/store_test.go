@@ -18,7 +18,7 @@ import (
 func TestKeys(t *testing.T) {
 	s, account, _ := open(t)
 	ctx := t.Context()
-	k := db.NewKey{ID: id.NewKey(), Account: account, Hash: [32]byte{1}, Prefix: "wrn_0000", Name: "ci", By: db.By{Actor: "operator", Operation: "req-k"}}
+	k := db.NewKey{ID: id.NewKey(), Account: account, Hash: [32]byte{1}, Prefix: "wrn_0000", Name: "ci", Scopes: []string{"admin"}, By: db.By{Actor: "operator", Operation: "req-k"}}
 	if err := s.CreateKey(ctx, k); err != nil {
 		t.Fatal(err)
 	}
@@ -30,9 +30,8 @@ func TestKeys(t *testing.T) {
 	if err := s.CreateKey(ctx, same); models.CodeOf(err) != models.Conflict {
 		t.Errorf("another key of the same hash: %v", err)
 	}
-	key, owner, err := s.KeyByHash(ctx, k.Hash)
-	if err != nil || key != k.ID || owner != account {
-		t.Errorf("KeyByHash = %s, %s, %v", key, owner, err)
+	if key, err := s.KeyByHash(ctx, k.Hash); err != nil || key.ID != k.ID || key.Account != account || !slices.Equal(key.Scopes, k.Scopes) || !key.Until.IsZero() {
+		t.Errorf("KeyByHash = %+v, %v", key, err)
 	}
 	at := time.Now().Truncate(time.Microsecond)
 	if err := s.TouchKeys(ctx, map[id.Key]time.Time{k.ID: at}); err != nil {
@@ -41,13 +40,16 @@ func TestKeys(t *testing.T) {
 	if err := s.TouchKeys(ctx, map[id.Key]time.Time{k.ID: at.Add(-time.Hour)}); err != nil {
 		t.Fatal(err)
 	}
-	if hash, err := s.RevokeKey(ctx, k.ID, k.By); err != nil || hash != k.Hash {
-		t.Errorf("RevokeKey = %v, %v", hash, err)
+	if _, err := s.RevokeKey(ctx, "acc-ffffffff", k.ID, k.By); models.CodeOf(err) != models.NotFound {
+		t.Errorf("revoke for another account: %v", err)
 	}
-	if _, err := s.RevokeKey(ctx, k.ID, k.By); models.CodeOf(err) != models.NotFound {
+	if hashes, err := s.RevokeKey(ctx, account, k.ID, k.By); err != nil || !slices.Equal(hashes, [][32]byte{k.Hash}) {
+		t.Errorf("RevokeKey = %v, %v", hashes, err)
+	}
+	if _, err := s.RevokeKey(ctx, "", k.ID, k.By); models.CodeOf(err) != models.NotFound {
 		t.Errorf("a second revoke: %v", err)
 	}
-	if _, _, err := s.KeyByHash(ctx, k.Hash); models.CodeOf(err) != models.NotFound {
+	if _, err := s.KeyByHash(ctx, k.Hash); models.CodeOf(err) != models.NotFound {
 		t.Errorf("a revoked key: %v", err)
 	}
 	keys, err := s.Keys(ctx)

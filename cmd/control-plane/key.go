@@ -39,12 +39,15 @@ func withStore(ctx context.Context, cfg *config.ControlPlane, do func(*db.Store)
 func newKey(cfg *config.ControlPlane) *cobra.Command {
 	cmd := &cobra.Command{Use: "key", Short: "Make, list and revoke API keys", Args: cobra.NoArgs}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
-	var name, account string
+	var account string
+	var k keyFlags
 	create := &cobra.Command{
 		Use: "create", Short: "Make a key and print it, once: only its hash is kept", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return createKey(cmd, cfg, account, name) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return createKey(cmd, cfg, account, k) },
 	}
-	create.Flags().StringVar(&name, "name", "", "what the key is for (required)")
+	create.Flags().StringVar(&k.name, "name", "", "what the key is for (required)")
+	create.Flags().StringSliceVar(&k.scopes, "scopes", []string{string(auth.Admin)}, "what it may do: sandboxes:read, sandboxes:write, guest, keys, audit:read, or admin for all")
+	create.Flags().DurationVar(&k.life, "expires-in", 0, "how long it is valid (0: for ever)")
 	create.Flags().StringVar(&account, "account", "default", "whose it is; made if there is none of that name")
 	_ = create.MarkFlagRequired("name") // fails only for a flag that does not exist
 	cmd.AddCommand(create,
@@ -62,10 +65,31 @@ func newKey(cfg *config.ControlPlane) *cobra.Command {
 	return cmd
 }
 
-func createKey(cmd *cobra.Command, cfg *config.ControlPlane, account, name string) error {
+// keyFlags say what a key is to be.
+type keyFlags struct {
+	name   string
+	scopes []string
+	life   time.Duration
+}
+
+func (k keyFlags) expires() time.Time {
+	if k.life == 0 {
+		return time.Time{}
+	}
+	return time.Now().Add(k.life)
+}
+
+func createKey(cmd *cobra.Command, cfg *config.ControlPlane, account string, k keyFlags) error {
+	scopes, err := auth.ParseScopes(k.scopes)
+	if err != nil {
+		return err
+	}
+	if k.life < 0 {
+		return models.Errorf(models.Invalid, "--expires-in must not be below 0")
+	}
 	secret := auth.NewSecret()
 	return withStore(cmd.Context(), cfg, func(s *db.Store) error {
-		if _, err := auth.Keep(cmd.Context(), s, account, name, secret, operator()); err != nil {
+		if _, err := auth.Keep(cmd.Context(), s, account, k.name, secret, scopes, k.expires(), operator()); err != nil {
 			return err
 		}
 		fmt.Fprintln(cmd.OutOrStdout(), string(secret))
@@ -79,9 +103,10 @@ func printKeys(cmd *cobra.Command, s *db.Store) error {
 		return err
 	}
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "ID\tKEY\tNAME\tACCOUNT\tCREATED\tLAST USED\tREVOKED")
+	fmt.Fprintln(w, "ID\tKEY\tNAME\tACCOUNT\tSCOPES\tCREATED\tLAST USED\tEXPIRES\tREVOKED")
 	for _, k := range keys {
-		fmt.Fprintf(w, "%s\t%s…\t%s\t%s\t%s\t%s\t%s\n", k.ID, k.Prefix, k.Name, k.Account, when(k.CreatedAt), when(k.LastUsedAt), when(k.RevokedAt))
+		fmt.Fprintf(w, "%s\t%s…\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", k.ID, k.Prefix, k.Name, k.Account, strings.Join(k.Scopes, ","),
+			when(k.CreatedAt), when(k.LastUsedAt), when(k.ExpiresAt), when(k.RevokedAt))
 	}
 	return w.Flush()
 }
@@ -106,7 +131,7 @@ func revokeKey(cmd *cobra.Command, cfg *config.ControlPlane, arg string) error {
 		defer cache.Close()
 	}
 	return withStore(cmd.Context(), cfg, func(s *db.Store) error {
-		return auth.Revoke(cmd.Context(), s, cache, key, operator())
+		return auth.Revoke(cmd.Context(), s, cache, "", key, operator())
 	})
 }
 
@@ -134,12 +159,12 @@ func seed(cmd *cobra.Command, cfg *config.ControlPlane, file string) error {
 		return err
 	}
 	return withStore(ctx, cfg, func(s *db.Store) error {
-		_, _, err := s.KeyByHash(ctx, secret.Hash())
+		_, err := s.KeyByHash(ctx, secret.Hash())
 		if err != nil && models.CodeOf(err) != models.NotFound {
 			return err
 		}
 		if err != nil {
-			if _, err := auth.Keep(ctx, s, devName, devName, secret, operator()); err != nil {
+			if _, err := auth.Keep(ctx, s, devName, devName, secret, []auth.Scope{auth.Admin}, time.Time{}, operator()); err != nil {
 				return fmt.Errorf("keep the development key: %w", err)
 			}
 		}

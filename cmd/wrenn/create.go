@@ -40,6 +40,7 @@ func newCreate(a *app) *cobra.Command {
 	network.declare(f)
 	life.declare(f)
 	f.DurationVar(&life.timeout, "timeout", 0, "what --on-timeout says happens so long after its start, whatever it does (0: never)")
+	f.DurationVar(&req.Wait, "wait", 0, waitHelp)
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
 		if (len(args) == 1) == (req.Snapshot != "") {

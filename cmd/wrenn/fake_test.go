@@ -103,6 +103,14 @@ func (f *fake) answer(w http.ResponseWriter, r *http.Request, body []byte) {
 	case r.URL.Path == "/v1/templates":
 		reply(w, 200, map[string]any{"items": []any{map[string]any{"name": "python311", "digest": "sha256:1",
 			"description": "Python\x1b[31m 3.11", "disk_mib": 512, "default_vcpus": 1, "default_memory_mib": 256}}})
+	case waitsTooLong(r):
+		refuse(w, 400, "invalid", "wait_seconds must be an integer between 0 and 600", "")
+	case strings.HasPrefix(r.URL.Path, "/v1/api-keys"):
+		f.apiKey(w, r, body)
+	case r.URL.Path == "/v1/audit":
+		f.audit(w, r)
+	case r.URL.Path == "/v1/pool":
+		f.pool(w)
 	case strings.HasPrefix(r.URL.Path, "/v1/snapshots"):
 		f.kept(w, r)
 	case r.URL.Path == "/v1/sandboxes" && r.Method == http.MethodPost:

@@ -20,6 +20,7 @@ an address and randomness of its own; the sandbox itself goes on too. All childr
 	f := cmd.Flags()
 	f.IntVarP(&req.Count, "count", "n", 1, "how many children, up to 16")
 	f.StringArrayVar(&metadata, "metadata", nil, "KEY=VALUE, a label of each child (default: those of the sandbox)")
+	f.DurationVar(&req.Wait, "wait", 0, waitHelp)
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
 		if f.Changed("metadata") {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,11 +18,16 @@ sandbox, and its connections, go on with the next resume. What fails does not ke
 }
 
 func newResume(a *app) *cobra.Command {
-	return a.newSleep(&cobra.Command{
+	var wait time.Duration
+	cmd := a.newSleep(&cobra.Command{
 		Use: "resume SANDBOX...", Short: "Have paused and hibernated sandboxes go on",
 		Long: `Has paused and hibernated sandboxes go on and prints the id of each once it can be used. Every request to one does so too, unless it was created with
 --auto-resume=false. "wrenn info" shows what was renewed. What fails does not keep the others; the exit status is that of the first failure.`,
-	}, "resume", (*wrenn.Client).ResumeSandbox)
+	}, "resume", func(c *wrenn.Client, ctx context.Context, id string) (*wrenn.Sandbox, error) {
+		return c.ResumeSandboxWithin(ctx, id, wait)
+	})
+	cmd.Flags().DurationVar(&wait, "wait", 0, waitHelp)
+	return cmd
 }
 
 func newHibernate(a *app) *cobra.Command {

@@ -7,6 +7,7 @@ package dbgen
 
 import (
 	"context"
+	"time"
 )
 
 const insertAudit = `-- name: InsertAudit :exec
@@ -36,16 +37,45 @@ func (q *Queries) InsertAudit(ctx context.Context, arg InsertAuditParams) error 
 }
 
 const listAudit = `-- name: ListAudit :many
-SELECT id, account_id, actor, action, target, outcome, request_id, at FROM audit_events WHERE account_id = $1 ORDER BY id DESC LIMIT $2
+SELECT id, account_id, actor, action, target, outcome, request_id, at FROM audit_events
+WHERE account_id = $1
+    AND ($2::text IS NULL OR actor = $2)
+    AND ($3::text IS NULL OR action = $3)
+    AND ($4::text IS NULL OR target = $4)
+    AND ($5::text IS NULL OR outcome = $5)
+    AND ($6::text IS NULL OR request_id = $6)
+    AND ($7::timestamptz IS NULL OR at >= $7)
+    AND ($8::timestamptz IS NULL OR at < $8)
+    AND ($9::bigint IS NULL OR id < $9)
+ORDER BY id DESC LIMIT $10
 `
 
 type ListAuditParams struct {
 	AccountID string
+	Actor     *string
+	Action    *string
+	Target    *string
+	Outcome   *string
+	RequestID *string
+	Since     *time.Time
+	Until     *time.Time
+	Before    *int64
 	MaxRows   int32
 }
 
 func (q *Queries) ListAudit(ctx context.Context, arg ListAuditParams) ([]AuditEvent, error) {
-	rows, err := q.db.Query(ctx, listAudit, arg.AccountID, arg.MaxRows)
+	rows, err := q.db.Query(ctx, listAudit,
+		arg.AccountID,
+		arg.Actor,
+		arg.Action,
+		arg.Target,
+		arg.Outcome,
+		arg.RequestID,
+		arg.Since,
+		arg.Until,
+		arg.Before,
+		arg.MaxRows,
+	)
 	if err != nil {
 		return nil, err
 	}

@@ -50,8 +50,8 @@ func (q *Queries) EnsureSigningKey(ctx context.Context, arg EnsureSigningKeyPara
 
 const insertKey = `-- name: InsertKey :exec
 WITH made AS (
-    INSERT INTO api_keys (id, account_id, hash, prefix, name)
-    VALUES ($3, $4, $5, $6, $7)
+    INSERT INTO api_keys (id, account_id, hash, prefix, name, scopes, expires_at)
+    VALUES ($3, $4, $5, $6, $7, $8, $9)
     RETURNING id, account_id
 )
 INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
@@ -66,6 +66,8 @@ type InsertKeyParams struct {
 	Hash      []byte
 	Prefix    string
 	Name      string
+	Scopes    []string
+	ExpiresAt *time.Time
 }
 
 func (q *Queries) InsertKey(ctx context.Context, arg InsertKeyParams) error {
@@ -77,40 +79,49 @@ func (q *Queries) InsertKey(ctx context.Context, arg InsertKeyParams) error {
 		arg.Hash,
 		arg.Prefix,
 		arg.Name,
+		arg.Scopes,
+		arg.ExpiresAt,
 	)
 	return err
 }
 
 const keyByHash = `-- name: KeyByHash :one
-SELECT id, account_id FROM api_keys WHERE hash = $1 AND revoked_at IS NULL
+SELECT id, account_id, scopes, expires_at, old_expires_at, (hash = $1)::bool AS newest FROM api_keys
+WHERE (hash = $1 OR old_hash = $1 AND old_expires_at > clock_timestamp()) AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > clock_timestamp())
 `
 
 type KeyByHashRow struct {
-	ID        string
-	AccountID string
+	ID           string
+	AccountID    string
+	Scopes       []string
+	ExpiresAt    *time.Time
+	OldExpiresAt *time.Time
+	Newest       bool
 }
 
 func (q *Queries) KeyByHash(ctx context.Context, hash []byte) (KeyByHashRow, error) {
 	row := q.db.QueryRow(ctx, keyByHash, hash)
 	var i KeyByHashRow
-	err := row.Scan(&i.ID, &i.AccountID)
+	err := row.Scan(
+		&i.ID,
+		&i.AccountID,
+		&i.Scopes,
+		&i.ExpiresAt,
+		&i.OldExpiresAt,
+		&i.Newest,
+	)
 	return i, err
 }
 
 const listKeys = `-- name: ListKeys :many
-SELECT k.id, k.prefix, k.name, a.name AS account, k.created_at, k.last_used_at, k.revoked_at
+SELECT k.id, k.account_id, k.hash, k.prefix, k.name, k.created_at, k.last_used_at, k.revoked_at, k.scopes, k.expires_at, k.old_hash, k.old_expires_at, a.name AS account
 FROM api_keys k JOIN accounts a ON a.id = k.account_id
 ORDER BY k.created_at, k.id
 `
 
 type ListKeysRow struct {
-	ID         string
-	Prefix     string
-	Name       string
-	Account    string
-	CreatedAt  time.Time
-	LastUsedAt *time.Time
-	RevokedAt  *time.Time
+	ApiKey  ApiKey
+	Account string
 }
 
 func (q *Queries) ListKeys(ctx context.Context) ([]ListKeysRow, error) {
@@ -123,13 +134,19 @@ func (q *Queries) ListKeys(ctx context.Context) ([]ListKeysRow, error) {
 	for rows.Next() {
 		var i ListKeysRow
 		if err := rows.Scan(
-			&i.ID,
-			&i.Prefix,
-			&i.Name,
+			&i.ApiKey.ID,
+			&i.ApiKey.AccountID,
+			&i.ApiKey.Hash,
+			&i.ApiKey.Prefix,
+			&i.ApiKey.Name,
+			&i.ApiKey.CreatedAt,
+			&i.ApiKey.LastUsedAt,
+			&i.ApiKey.RevokedAt,
+			&i.ApiKey.Scopes,
+			&i.ApiKey.ExpiresAt,
+			&i.ApiKey.OldHash,
+			&i.ApiKey.OldExpiresAt,
 			&i.Account,
-			&i.CreatedAt,
-			&i.LastUsedAt,
-			&i.RevokedAt,
 		); err != nil {
 			return nil, err
 		}
@@ -141,28 +158,169 @@ func (q *Queries) ListKeys(ctx context.Context) ([]ListKeysRow, error) {
 	return items, nil
 }
 
+const listKeysOfAccount = `-- name: ListKeysOfAccount :many
+SELECT k.id, k.account_id, k.hash, k.prefix, k.name, k.created_at, k.last_used_at, k.revoked_at, k.scopes, k.expires_at, k.old_hash, k.old_expires_at, a.name AS account
+FROM api_keys k JOIN accounts a ON a.id = k.account_id
+WHERE k.account_id = $1 AND ($2::timestamptz IS NULL OR (k.created_at, k.id) < ($2, $3::text))
+ORDER BY k.created_at DESC, k.id DESC
+LIMIT $4
+`
+
+type ListKeysOfAccountParams struct {
+	AccountID string
+	Before    *time.Time
+	BeforeID  string
+	MaxRows   int32
+}
+
+type ListKeysOfAccountRow struct {
+	ApiKey  ApiKey
+	Account string
+}
+
+func (q *Queries) ListKeysOfAccount(ctx context.Context, arg ListKeysOfAccountParams) ([]ListKeysOfAccountRow, error) {
+	rows, err := q.db.Query(ctx, listKeysOfAccount,
+		arg.AccountID,
+		arg.Before,
+		arg.BeforeID,
+		arg.MaxRows,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ListKeysOfAccountRow
+	for rows.Next() {
+		var i ListKeysOfAccountRow
+		if err := rows.Scan(
+			&i.ApiKey.ID,
+			&i.ApiKey.AccountID,
+			&i.ApiKey.Hash,
+			&i.ApiKey.Prefix,
+			&i.ApiKey.Name,
+			&i.ApiKey.CreatedAt,
+			&i.ApiKey.LastUsedAt,
+			&i.ApiKey.RevokedAt,
+			&i.ApiKey.Scopes,
+			&i.ApiKey.ExpiresAt,
+			&i.ApiKey.OldHash,
+			&i.ApiKey.OldExpiresAt,
+			&i.Account,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const lockKey = `-- name: LockKey :one
+SELECT k.id, k.account_id, k.hash, k.prefix, k.name, k.created_at, k.last_used_at, k.revoked_at, k.scopes, k.expires_at, k.old_hash, k.old_expires_at, a.name AS account FROM api_keys k JOIN accounts a ON a.id = k.account_id
+WHERE k.id = $1 AND k.account_id = $2 AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())
+FOR UPDATE OF k
+`
+
+type LockKeyParams struct {
+	ID        string
+	AccountID string
+}
+
+type LockKeyRow struct {
+	ApiKey  ApiKey
+	Account string
+}
+
+// Until the transaction ends the key is what it is.
+func (q *Queries) LockKey(ctx context.Context, arg LockKeyParams) (LockKeyRow, error) {
+	row := q.db.QueryRow(ctx, lockKey, arg.ID, arg.AccountID)
+	var i LockKeyRow
+	err := row.Scan(
+		&i.ApiKey.ID,
+		&i.ApiKey.AccountID,
+		&i.ApiKey.Hash,
+		&i.ApiKey.Prefix,
+		&i.ApiKey.Name,
+		&i.ApiKey.CreatedAt,
+		&i.ApiKey.LastUsedAt,
+		&i.ApiKey.RevokedAt,
+		&i.ApiKey.Scopes,
+		&i.ApiKey.ExpiresAt,
+		&i.ApiKey.OldHash,
+		&i.ApiKey.OldExpiresAt,
+		&i.Account,
+	)
+	return i, err
+}
+
 const revokeKey = `-- name: RevokeKey :one
 WITH revoked AS (
-    UPDATE api_keys SET revoked_at = now() WHERE api_keys.id = $1 AND revoked_at IS NULL
-    RETURNING api_keys.id, api_keys.account_id, api_keys.hash
+    UPDATE api_keys SET revoked_at = now()
+    WHERE api_keys.id = $1 AND revoked_at IS NULL AND ($2::text IS NULL OR account_id = $2)
+    RETURNING id, account_id, hash, old_hash
 ), audited AS (
     INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
-    SELECT account_id, $2, 'key.revoke', id, 'ok', $3 FROM revoked
+    SELECT account_id, $3, 'key.revoke', id, 'ok', $4 FROM revoked
 )
-SELECT hash FROM revoked
+SELECT hash, old_hash FROM revoked
 `
 
 type RevokeKeyParams struct {
 	ID        string
+	AccountID *string
 	Actor     string
 	RequestID string
 }
 
-func (q *Queries) RevokeKey(ctx context.Context, arg RevokeKeyParams) ([]byte, error) {
-	row := q.db.QueryRow(ctx, revokeKey, arg.ID, arg.Actor, arg.RequestID)
-	var hash []byte
-	err := row.Scan(&hash)
-	return hash, err
+type RevokeKeyRow struct {
+	Hash    []byte
+	OldHash []byte
+}
+
+// Both of its secrets end, if it has two.
+func (q *Queries) RevokeKey(ctx context.Context, arg RevokeKeyParams) (RevokeKeyRow, error) {
+	row := q.db.QueryRow(ctx, revokeKey,
+		arg.ID,
+		arg.AccountID,
+		arg.Actor,
+		arg.RequestID,
+	)
+	var i RevokeKeyRow
+	err := row.Scan(&i.Hash, &i.OldHash)
+	return i, err
+}
+
+const rotateKey = `-- name: RotateKey :exec
+WITH rotated AS (
+    UPDATE api_keys SET hash = $3, prefix = $4, old_hash = hash, old_expires_at = clock_timestamp() + make_interval(secs => $5::float8)
+    WHERE api_keys.id = $6
+    RETURNING id, account_id
+)
+INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
+SELECT account_id, $1, 'key.rotate', id, 'ok', $2 FROM rotated
+`
+
+type RotateKeyParams struct {
+	Actor        string
+	RequestID    string
+	Hash         []byte
+	Prefix       string
+	GraceSeconds float64
+	ID           string
+}
+
+func (q *Queries) RotateKey(ctx context.Context, arg RotateKeyParams) error {
+	_, err := q.db.Exec(ctx, rotateKey,
+		arg.Actor,
+		arg.RequestID,
+		arg.Hash,
+		arg.Prefix,
+		arg.GraceSeconds,
+		arg.ID,
+	)
+	return err
 }
 
 const touchKeys = `-- name: TouchKeys :exec

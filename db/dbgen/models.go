@@ -10,6 +10,21 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
 
+type ApiKey struct {
+	ID           string
+	AccountID    string
+	Hash         []byte
+	Prefix       string
+	Name         string
+	CreatedAt    time.Time
+	LastUsedAt   *time.Time
+	RevokedAt    *time.Time
+	Scopes       []string
+	ExpiresAt    *time.Time
+	OldHash      []byte
+	OldExpiresAt *time.Time
+}
+
 type AuditEvent struct {
 	ID        int64
 	AccountID string

@@ -100,6 +100,12 @@ func (s *Server) Handler() chi.Router {
 	r.Route("/v1", func(r chi.Router) {
 		r.Use(s.authenticate)
 		r.Get("/templates", s.handle(s.listTemplates))
+		r.Get("/pool", s.handle(s.getPool))
+		r.Get("/audit", s.handle(s.listAudit))
+		r.Get("/api-keys", s.handle(s.listKeys))
+		r.Post("/api-keys", s.handle(s.createKey))
+		r.Delete("/api-keys/{id}", s.handle(s.revokeKey))
+		r.Post("/api-keys/{id}/rotate", s.handle(s.rotateKey))
 		r.Post("/sandboxes", s.handle(s.createSandbox))
 		r.Get("/sandboxes", s.handle(s.listSandboxes))
 		r.Get(sandbox, s.handle(s.getSandbox))

@@ -14,7 +14,7 @@ type forkRequest struct {
 }
 
 func (s *Server) forkSandbox(w http.ResponseWriter, r *http.Request) error {
-	sbID, err := plainID(r)
+	sbID, wait, err := waitingID(r)
 	if err != nil {
 		return err
 	}
@@ -26,6 +26,7 @@ func (s *Server) forkSandbox(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	req.Wait = wait
 	children, err := s.Controller.Fork(r.Context(), by(r), sbID, req)
 	if err != nil {
 		return err

@@ -123,8 +123,11 @@ func decodeCursor[ID ~string](s string, parse func(string) (ID, error)) (time.Ti
 	last, idErr := parse(text)
 	// Postgres ends in the year 294276; what comes from encodeCursor is in ours.
 	if err != nil || numberErr != nil || idErr != nil || micros <= 0 || micros > 1<<52 {
-		return time.Time{}, "", models.Errorf(models.Invalid, "the cursor is not one of ours").
-			WithHint("use next_cursor of the page before as it is")
+		return time.Time{}, "", foreignCursor()
 	}
 	return time.UnixMicro(micros), last, nil
+}
+
+func foreignCursor() error {
+	return models.Errorf(models.Invalid, "the cursor is not one of ours").WithHint("use next_cursor of the page before as it is")
 }

@@ -89,7 +89,11 @@ func (s *Server) recoverPanic(next http.Handler) http.Handler {
 
 func (s *Server) authenticate(next http.Handler) http.Handler {
 	return s.handle(func(w http.ResponseWriter, r *http.Request) error {
-		if _, err := s.principal(r); err != nil {
+		p, err := s.principal(r)
+		if err == nil {
+			err = permit(r, p)
+		}
+		if err != nil {
 			return err
 		}
 		next.ServeHTTP(w, r)
@@ -119,10 +123,7 @@ func noRoute(_ http.ResponseWriter, r *http.Request) error {
 }
 
 func wrongMethod(w http.ResponseWriter, r *http.Request) error {
-	path := r.URL.RawPath // what chi routes by
-	if path == "" {
-		path = r.URL.Path
-	}
+	path := routePath(r)
 	var possible []string
 	for _, m := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete} {
 		if chi.RouteContext(r.Context()).Routes.Match(chi.NewRouteContext(), m, path) {

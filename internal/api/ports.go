@@ -109,7 +109,7 @@ type portToken struct {
 // portAccess returns whose sandbox it is, if the request has the owner's key, or a token for the port.
 func (s *Server) portAccess(r *http.Request, name portproxy.Name) (id.Account, portToken, error) {
 	if r.Header.Get(auth.Header) != "" {
-		p, err := s.principal(r)
+		p, err := s.guestKey(r)
 		return p.Account, portToken{}, err
 	}
 	err := error(models.Errorf(models.Unauthenticated, "the port is private").

@@ -122,7 +122,7 @@ func (r *rig) inBackground(fleet *controller.Fleet) {
 func (r *rig) newKey(account string) auth.Secret {
 	r.t.Helper()
 	secret := auth.NewSecret()
-	if _, err := auth.Keep(r.t.Context(), r.store, account, "test", secret, db.By{Actor: "operator", Operation: "req-0"}); err != nil {
+	if _, err := auth.Keep(r.t.Context(), r.store, account, "test", secret, []auth.Scope{auth.Admin}, time.Time{}, db.By{Actor: "operator", Operation: "req-0"}); err != nil {
 		r.t.Fatal(err)
 	}
 	return secret
@@ -281,7 +281,7 @@ func conform(t testing.TB, req *http.Request, resp *http.Response, body []byte) 
 }
 
 var (
-	routes = regexp.MustCompile(`^/(healthz|readyz|openapi.yaml|v1/(templates|hosts/join|snapshots(/[^/]+)?|sandboxes(/[^/]+(/(exec|pause|resume|hibernate|fork|snapshots|files|files/x|files/(mkdir|move|chmod)|logs|events|watch|network|network/refusals|port-tokens|tcp/[0-9]+|terminal|terminal-tickets|` +
+	routes = regexp.MustCompile(`^/(healthz|readyz|openapi.yaml|v1/(templates|hosts/join|pool|audit|api-keys(/[^/]+(/rotate)?)?|snapshots(/[^/]+)?|sandboxes(/[^/]+(/(exec|pause|resume|hibernate|fork|snapshots|files|files/x|files/(mkdir|move|chmod)|logs|events|watch|network|network/refusals|port-tokens|tcp/[0-9]+|terminal|terminal-tickets|` +
 		`processes(/[0-9]+(/(output|stdin|signal|resize|wait))?)?|contexts(/ctx-[0-9a-f]{8}(/(execute|interrupt))?)?))?)?))$`)
 	fileOperation = regexp.MustCompile(`/files/(mkdir|move|chmod)$`)
 )

@@ -86,7 +86,8 @@ type createRequest struct {
 }
 
 func (s *Server) createSandbox(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
+	wait, err := waitAsked(r)
+	if err != nil {
 		return err
 	}
 	var in createRequest
@@ -110,7 +111,7 @@ func (s *Server) createSandbox(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	sb, err := s.Controller.Create(r.Context(), by(r), controller.Request{
-		Snapshot: snapshot, SameNetwork: in.Network == nil,
+		Snapshot: snapshot, SameNetwork: in.Network == nil, Wait: wait,
 		Template: in.Template, Size: size, Env: in.Env, Metadata: in.Metadata, Name: in.Name, Network: network,
 		Lifecycle: lifecycle, ManualResume: in.AutoResume != nil && !*in.AutoResume,
 	})

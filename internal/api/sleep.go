@@ -13,10 +13,6 @@ func (s *Server) pauseSandbox(w http.ResponseWriter, r *http.Request) error {
 	return s.operate(w, r, s.Controller.Pause)
 }
 
-func (s *Server) resumeSandbox(w http.ResponseWriter, r *http.Request) error {
-	return s.operate(w, r, s.Controller.Resume)
-}
-
 func (s *Server) hibernateSandbox(w http.ResponseWriter, r *http.Request) error {
 	return s.operate(w, r, s.Controller.Hibernate)
 }
@@ -39,6 +35,10 @@ func (s *Server) operate(w http.ResponseWriter, r *http.Request, do func(context
 	if err != nil {
 		return err
 	}
+	return s.operateOn(w, r, sbID, do)
+}
+
+func (s *Server) operateOn(w http.ResponseWriter, r *http.Request, sbID id.Sandbox, do func(context.Context, controller.By, id.Sandbox) (models.Sandbox, error)) error {
 	sb, err := do(r.Context(), by(r), sbID)
 	if err != nil {
 		return err

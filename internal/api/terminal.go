@@ -120,7 +120,7 @@ func (s *Server) terminalAccess(r *http.Request, sb id.Sandbox) (id.Account, err
 		}
 		return g.Account, err
 	}
-	p, err := s.principal(r)
+	p, err := s.guestKey(r)
 	return p.Account, err
 }
 

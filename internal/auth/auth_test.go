@@ -29,7 +29,7 @@ type counted struct {
 	asked int
 }
 
-func (c *counted) KeyByHash(ctx context.Context, hash [32]byte) (id.Key, id.Account, error) {
+func (c *counted) KeyByHash(ctx context.Context, hash [32]byte) (db.ValidKey, error) {
 	c.mu.Lock()
 	c.asked++
 	c.mu.Unlock()
@@ -55,7 +55,7 @@ func setUp(t *testing.T) (store *counted, key Secret, keyID id.Key, redisURL str
 	}
 	t.Cleanup(s.Close)
 	key = NewSecret()
-	keyID, err = Keep(t.Context(), s, "acme", "ci", key, db.By{Actor: "operator"})
+	keyID, err = Keep(t.Context(), s, "acme", "ci", key, []Scope{Admin}, time.Time{}, db.By{Actor: "operator"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,6 +69,7 @@ func openCache(t *testing.T, url string) *Cache {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
+	c.keep = time.Hour // however slow the machine is
 	return c
 }
 
@@ -129,7 +130,7 @@ func TestRevokedKeyIsRefusedAtOnce(t *testing.T) {
 	if _, err := a.Authenticate(t.Context(), key); err != nil {
 		t.Fatal(err)
 	}
-	if err := Revoke(t.Context(), store, cache, keyID, db.By{Actor: "operator"}); err != nil {
+	if err := Revoke(t.Context(), store, cache, "", keyID, db.By{Actor: "operator"}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := a.Authenticate(t.Context(), key); models.CodeOf(err) != models.Unauthenticated {
@@ -214,7 +215,7 @@ func TestForeignEntryIsIgnored(t *testing.T) {
 	cache := openCache(t, redisURL)
 	a := New(store, cache, quiet)
 	defer a.Close()
-	for _, text := range []string{"", "x", "key-zz acc-1", "key-00000001", "key-00000001 "} {
+	for _, text := range []string{"", "x", "key-zz acc-1", "key-00000001", "key-00000001 ", "key-00000001 acc-1", "key-00000001 acc-1 root 0", "key-00000001 acc-1 admin x", "key-00000001  admin 0"} {
 		if err := cache.client.Set(t.Context(), entry(key.Hash()), text, 0).Err(); err != nil {
 			t.Fatal(err)
 		}
@@ -228,9 +229,81 @@ func TestKeepRefusesBadNames(t *testing.T) {
 	store, _, _, _ := setUp(t)
 	for _, bad := range []string{"", "  ", "a\nb", strings.Repeat("x", 129), "\xff"} {
 		for _, pair := range [][2]string{{bad, "ok"}, {"ok", bad}} {
-			if _, err := Keep(t.Context(), store, pair[0], pair[1], NewSecret(), db.By{}); models.CodeOf(err) != models.Invalid {
+			if _, err := Keep(t.Context(), store, pair[0], pair[1], NewSecret(), []Scope{Admin}, time.Time{}, db.By{}); models.CodeOf(err) != models.Invalid {
 				t.Errorf("account %q, name %q: %v", pair[0], pair[1], err)
 			}
+		}
+	}
+}
+
+// slow is a store whose lookups take as long as the test wants.
+type slow struct {
+	*counted
+	during func()
+}
+
+func (s slow) KeyByHash(ctx context.Context, hash [32]byte) (db.ValidKey, error) {
+	k, err := s.counted.KeyByHash(ctx, hash)
+	s.during()
+	return k, err
+}
+
+// TestRevokedKeyIsRefusedInTime: also where the cache was not told, or a lookup was under way that had found it valid, nothing is remembered for longer than CacheFor.
+func TestRevokedKeyIsRefusedInTime(t *testing.T) {
+	if CacheFor >= time.Second {
+		t.Errorf("a key is remembered for %s", CacheFor)
+	}
+	store, key, keyID, redisURL := setUp(t)
+	cache := openCache(t, redisURL)
+	cache.keep = CacheFor
+	a := New(slow{store, func() {}}, cache, quiet)
+	defer a.Close()
+	if _, err := a.Authenticate(t.Context(), key); err != nil {
+		t.Fatal(err)
+	}
+	if left := cache.client.PTTL(t.Context(), entry(key.Hash())).Val(); left > CacheFor {
+		t.Errorf("it is remembered for %s", left)
+	}
+	cache.client.FlushDB(t.Context())
+	late := New(slow{store, func() { time.Sleep(CacheFor) }}, cache, quiet)
+	defer late.Close()
+	if _, err := late.Authenticate(t.Context(), key); err != nil {
+		t.Fatal(err)
+	}
+	if n := cache.client.DBSize(t.Context()).Val(); n != 0 {
+		t.Error("what was true a while ago is remembered")
+	}
+	if err := Revoke(t.Context(), store, nil, "", keyID, db.By{Actor: "operator"}); err != nil { // by a control plane that has no Redis
+		t.Fatal(err)
+	}
+	if _, err := a.Authenticate(t.Context(), key); models.CodeOf(err) != models.Unauthenticated {
+		t.Errorf("a revoked key: %v", err)
+	}
+}
+
+// TestExpiry: a key works until it expires, remembered or not, and tells what it may do.
+func TestExpiry(t *testing.T) {
+	store, _, _, redisURL := setUp(t)
+	for name, cache := range map[string]*Cache{"with Redis": openCache(t, redisURL), "without Redis": nil} {
+		a := New(store, cache, quiet)
+		defer a.Close()
+		key, expires := NewSecret(), time.Now().Add(time.Hour)
+		if _, err := Keep(t.Context(), store, "acme", "short", key, []Scope{Guest, Keys}, expires, db.By{Actor: "operator"}); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			p, err := a.Authenticate(t.Context(), key)
+			if err != nil || p.Require(Guest) != nil || models.CodeOf(p.Require(WriteSandboxes)) != models.Forbidden || !p.until.Equal(expires.Truncate(time.Microsecond)) {
+				t.Errorf("%s: %+v, %v", name, p, err)
+			}
+		}
+		gone := NewSecret()
+		if _, err := Keep(t.Context(), store, "acme", "gone", gone, []Scope{Guest}, time.Now().Add(-time.Second), db.By{Actor: "operator"}); err != nil {
+			t.Fatal(err)
+		}
+		cache.remember(t.Context(), gone.Hash(), Principal{Key: "key-00000001", Account: "acc-00000001", Scopes: []Scope{Guest}, until: time.Now()}, time.Now())
+		if _, err := a.Authenticate(t.Context(), gone); models.CodeOf(err) != models.Unauthenticated {
+			t.Errorf("%s: an expired key: %v", name, err)
 		}
 	}
 }

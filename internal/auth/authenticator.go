@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/wrenn-sandbox/wrenn/db"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
@@ -18,8 +19,8 @@ const (
 
 // Store is where the truth about keys is.
 type Store interface {
-	// KeyByHash returns NotFound for a key that does not exist or is revoked.
-	KeyByHash(ctx context.Context, hash [32]byte) (id.Key, id.Account, error)
+	// KeyByHash returns NotFound for a key that does not exist, has expired or is revoked.
+	KeyByHash(ctx context.Context, hash [32]byte) (db.ValidKey, error)
 	TouchKeys(ctx context.Context, used map[id.Key]time.Time) error
 }
 
@@ -46,8 +47,8 @@ func New(store Store, cache *Cache, log *slog.Logger) *Authenticator {
 }
 
 // Authenticate returns whose key it is, or an Unauthenticated error that does not tell a
-// malformed key from an unknown or a revoked one by more than its form. A revoked key is
-// refused at once where Redis answers, and CacheFor later at the latest.
+// malformed key from an unknown, an expired or a revoked one by more than its form. A revoked key is
+// refused at once where Redis was told, and CacheFor later at the latest.
 func (a *Authenticator) Authenticate(ctx context.Context, key Secret) (Principal, error) {
 	if key == "" {
 		return Principal{}, models.Errorf(models.Unauthenticated, "the request has no API key").
@@ -58,14 +59,20 @@ func (a *Authenticator) Authenticate(ctx context.Context, key Secret) (Principal
 			WithHint("a key is wrn_ and 32 lower-case hexadecimal digits")
 	}
 	hash := key.Hash()
+	began := time.Now()
 	p, ok := a.cache.principal(ctx, hash)
 	if !ok {
-		var err error
-		if p.Key, p.Account, err = a.store.KeyByHash(ctx, hash); err != nil {
+		k, err := a.store.KeyByHash(ctx, hash)
+		if err != nil {
 			return Principal{}, refusal(err)
 		}
-		a.cache.remember(ctx, hash, p)
+		p = Principal{Key: k.ID, Account: k.Account, Scopes: scopesOf(k.Scopes), until: k.Until}
+		a.cache.remember(ctx, hash, p, began)
 	}
+	if !p.until.IsZero() && !began.Before(p.until) {
+		return Principal{}, refusal(models.Errorf(models.NotFound, "the key has expired"))
+	}
+	p.hash = hash
 	a.mu.Lock()
 	a.used[p.Key] = time.Now()
 	a.mu.Unlock()
@@ -77,7 +84,7 @@ func refusal(err error) error {
 		return err
 	}
 	return models.Errorf(models.Unauthenticated, "the API key is not valid").
-		WithHint("it may have been revoked; control-plane key create makes a new one")
+		WithHint("it may have expired or been revoked; control-plane key create makes a new one")
 }
 
 // run writes down the last use of keys now and then, off the path of requests.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -18,9 +19,9 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
 
-// CacheFor is how long Redis remembers whose key it is: the longest that a revoked key
-// can go on working when Redis could not be told.
-const CacheFor = 30 * time.Second
+// CacheFor is how long Redis remembers whose key it is, from when the store was asked: the longest that a revoked key
+// can go on working, at whichever replica, also when Redis could not be told or a lookup was under way. A key in use costs the store one lookup in that time.
+const CacheFor = 900 * time.Millisecond
 
 const (
 	// A Redis that answers does so within a millisecond; one that does not costs the first
@@ -35,6 +36,7 @@ const (
 // A nil Cache remembers nothing.
 type Cache struct {
 	client *redis.Client
+	keep   time.Duration
 	log    *slog.Logger
 	down   atomic.Bool
 	broken chan struct{} // wakes the prober
@@ -56,7 +58,7 @@ func OpenCache(url string, log *slog.Logger) (*Cache, error) {
 	opts.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	ctx, cancel := context.WithCancel(context.Background())
 	c := &Cache{
-		client: redis.NewClient(opts), log: log, broken: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{}),
+		client: redis.NewClient(opts), keep: CacheFor, log: log, broken: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{}),
 	}
 	go c.probe(ctx)
 	return c, nil
@@ -81,12 +83,14 @@ func (c *Cache) Check(ctx context.Context) error {
 	return nil
 }
 
-// Forget drops what is remembered of a key, after it was revoked.
-func (c *Cache) Forget(ctx context.Context, hash [32]byte) error {
-	if err := c.client.Del(ctx, entry(hash)).Err(); err != nil {
-		return models.Errorf(models.Unavailable, "Redis does not answer").WithCause(err)
+// Forget drops what is remembered of a key, after it was revoked. Where Redis does not answer the entry ends by itself.
+func (c *Cache) Forget(ctx context.Context, hash [32]byte) {
+	if c.down.Load() {
+		return
 	}
-	return nil
+	if err := c.client.Del(ctx, entry(hash)).Err(); err != nil {
+		c.fail(ctx, err)
+	}
 }
 
 func entry(hash [32]byte) string { return "wrenn:key:" + hex.EncodeToString(hash[:]) }
@@ -102,18 +106,43 @@ func (c *Cache) principal(ctx context.Context, hash [32]byte) (Principal, bool) 
 		}
 		return Principal{}, false
 	}
-	key, account, ok := strings.Cut(text, " ")
-	if _, err := id.ParseKey(key); !ok || err != nil || account == "" {
-		return Principal{}, false // not ours: the store knows better
-	}
-	return Principal{Key: id.Key(key), Account: id.Account(account)}, true
+	return decodePrincipal(text) // what is not ours the store knows better
 }
 
-func (c *Cache) remember(ctx context.Context, hash [32]byte, p Principal) {
+// encodePrincipal writes an entry: the key, the account, the scopes and until when the key is valid, in microseconds.
+func encodePrincipal(p Principal) string {
+	var until int64
+	if !p.until.IsZero() {
+		until = p.until.UnixMicro()
+	}
+	return fmt.Sprintf("%s %s %s %d", p.Key, p.Account, strings.Join(texts(p.Scopes), ","), until)
+}
+
+func decodePrincipal(text string) (Principal, bool) {
+	parts := strings.Split(text, " ")
+	if len(parts) != 4 || parts[1] == "" {
+		return Principal{}, false
+	}
+	key, keyErr := id.ParseKey(parts[0])
+	scopes, scopeErr := ParseScopes(strings.Split(parts[2], ","))
+	until, numberErr := strconv.ParseInt(parts[3], 10, 64)
+	p := Principal{Key: key, Account: id.Account(parts[1]), Scopes: scopes}
+	if until != 0 {
+		p.until = time.UnixMicro(until)
+	}
+	return p, keyErr == nil && scopeErr == nil && numberErr == nil
+}
+
+// remember keeps an entry that was true when began was.
+func (c *Cache) remember(ctx context.Context, hash [32]byte, p Principal, began time.Time) {
 	if c == nil || c.down.Load() {
 		return
 	}
-	if err := c.client.Set(ctx, entry(hash), string(p.Key)+" "+string(p.Account), CacheFor).Err(); err != nil {
+	left := c.keep - time.Since(began)
+	if left < time.Millisecond { // Redis counts in those
+		return
+	}
+	if err := c.client.Set(ctx, entry(hash), encodePrincipal(p), left).Err(); err != nil {
 		c.fail(ctx, err)
 	}
 }

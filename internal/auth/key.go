@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"regexp"
+	"time"
 
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 )
@@ -53,4 +54,7 @@ func (s Secret) WellFormed() bool { return keyForm.MatchString(string(s)) }
 type Principal struct {
 	Key     id.Key
 	Account id.Account
+	Scopes  []Scope
+	until   time.Time // the key is valid; zero for ever
+	hash    [32]byte  // of the secret that it came with
 }

@@ -11,6 +11,7 @@ import (
 type ForkRequest struct {
 	Count    int               `json:"count,omitempty"`   // 1 to 16
 	Metadata map[string]string `json:"metadata,omitzero"` // of each child; nil for that of the parent
+	Wait     time.Duration     `json:"-"`                 // for room in the account's pool, as of CreateSandboxRequest
 }
 
 // ForkSandbox makes running children of a running or paused sandbox, with the memory and the disk that it has now, and returns when all of them run: all are made, or none. A parent that
@@ -26,7 +27,7 @@ func (c *Client) ForkSandbox(ctx context.Context, id string, req ForkRequest) ([
 	var made struct {
 		Items []Sandbox `json:"items"`
 	}
-	if err := c.call(ctx, http.MethodPost, path, req, &made); err != nil {
+	if err := c.callWithin(ctx, req.Wait, path, req, &made); err != nil {
 		return nil, err
 	}
 	return made.Items, nil

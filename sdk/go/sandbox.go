@@ -77,6 +77,8 @@ type CreateSandboxRequest struct {
 	// Snapshot is the id of one to create it from. Template and size are the snapshot's then and must be left out; so are network and environment unless they are given.
 	Snapshot  string           `json:"snapshot,omitempty"`
 	Lifecycle *LifecycleChange `json:"lifecycle,omitempty"` // nil: as the service is configured; by default nothing becomes of it by itself
+
+	Wait time.Duration `json:"-"` // for room in the account's pool, up to 10 minutes, in whole seconds; 0: Exhausted at once
 }
 
 // CreateSandbox creates a sandbox and returns when it runs. It is never repeated after it was sent. When
@@ -86,7 +88,7 @@ func (c *Client) CreateSandbox(ctx context.Context, req CreateSandboxRequest) (*
 		return nil, err
 	}
 	var s Sandbox
-	if err := c.call(ctx, http.MethodPost, "/v1/sandboxes", req, &s); err != nil {
+	if err := c.callWithin(ctx, req.Wait, "/v1/sandboxes", req, &s); err != nil {
 		return nil, err
 	}
 	return &s, nil

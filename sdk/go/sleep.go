@@ -29,7 +29,20 @@ func (c *Client) PauseSandbox(ctx context.Context, id string) (*Sandbox, error) 
 // ResumeSandbox has a paused or hibernated sandbox go on and returns it once it can be used. Requests to it do so too, unless it was created with AutoResume false.
 // After an error it sleeps as it did, and its StateReason says why.
 func (c *Client) ResumeSandbox(ctx context.Context, id string) (*Sandbox, error) {
-	return c.oneSandbox(ctx, http.MethodPost, id, "resume")
+	return c.ResumeSandboxWithin(ctx, id, 0)
+}
+
+// ResumeSandboxWithin is ResumeSandbox that waits for room in the account's pool, up to 10 minutes and in whole seconds.
+func (c *Client) ResumeSandboxWithin(ctx context.Context, id string, wait time.Duration) (*Sandbox, error) {
+	path, err := sandboxPath(id, "resume")
+	if err != nil {
+		return nil, err
+	}
+	var s Sandbox
+	if err := c.callWithin(ctx, wait, path, nil, &s); err != nil {
+		return nil, err
+	}
+	return &s, nil
 }
 
 // HibernateSandbox puts a paused or running sandbox into the object store and returns it once no host holds anything of it. It goes on, on whatever host, with the next

@@ -49,6 +49,7 @@ type Store interface {
 	NoteNetwork(ctx context.Context, sb models.Sandbox, by db.By, outcome string) error
 	SnapshotStore
 	Quarantine(ctx context.Context, h id.Host, reason string) (bool, error)
+	RoomStore
 }
 
 // Limits of operations. The zero value of each means its default.
@@ -112,6 +113,7 @@ type Controller struct {
 	Options
 	guests *guests
 	uses   *uses
+	rooms  *rooms
 	wakes  singleflight.Group // by sandbox: many requests wait for one resume
 	base   context.Context    // of all operations
 	cancel context.CancelFunc
@@ -130,6 +132,7 @@ func New(opts Options) *Controller {
 	base, cancel := context.WithCancel(context.Background())
 	opts.Lifecycle.OnTimeout = cmp.Or(opts.Lifecycle.OnTimeout, models.DestroyOnTimeout)
 	c := &Controller{Options: opts, uses: &uses{of: map[id.Sandbox]*use{}}, base: base, cancel: cancel}
+	c.rooms = &rooms{waiting: map[id.Account]map[chan struct{}]struct{}{}}
 	c.guests = &guests{dial: c.dial, kept: map[id.Sandbox]*guest{}}
 	opts.Fleet.whenLost(c.guests.idle)
 	return c
@@ -144,6 +147,7 @@ func (c *Controller) Close(ctx context.Context) {
 	defer context.AfterFunc(ctx, c.cancel)()
 	c.wg.Wait()
 	c.cancel()
+	c.rooms.wg.Wait()
 	c.guests.close()
 }
 

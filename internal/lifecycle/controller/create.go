@@ -39,13 +39,17 @@ type Request struct {
 	Snapshot id.Snapshot // that it is made from, in place of a template and with its size; empty for none. Env, if not nil, replaces its environment
 	// SameNetwork takes the network policy of the snapshot in place of Network.
 	SameNetwork bool
+
+	Wait time.Duration // for room in the account's pool, at most
 }
 
 // Create makes a sandbox and returns it once it runs. When it is refused (Invalid, Forbidden, NotFound,
 // Exhausted, or Unavailable for want of a host) nothing is left; when it fails the
-// sandbox is left in state error with the reason. It goes on when ctx ends.
+// sandbox is left in state error with the reason. It goes on when ctx ends, unless it still waits for room.
 func (c *Controller) Create(ctx context.Context, by By, r Request) (models.Sandbox, error) {
-	return c.detached(ctx, func(ctx context.Context) (models.Sandbox, error) { return c.create(ctx, by, r) })
+	return withRoom(ctx, c, by.Account, r.Wait, func() (models.Sandbox, error) {
+		return c.detached(ctx, func(ctx context.Context) (models.Sandbox, error) { return c.create(ctx, by, r) })
+	})
 }
 
 func (c *Controller) create(ctx context.Context, by By, r Request) (models.Sandbox, error) {

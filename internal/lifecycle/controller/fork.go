@@ -20,12 +20,17 @@ import (
 type ForkRequest struct {
 	Count    int
 	Metadata map[string]string // of each child; nil for the parent's
+	Wait     time.Duration     // for room in the account's pool, at most
 }
 
 // Fork makes running children of a running or paused sandbox and returns them once all of them run. They have the parent's memory, disk, size, network policy
 // and, unless r says otherwise, metadata. All of them are made, or none: when it is refused there are no rows, when it fails they are stopped, and the error says why. The
-// parent stays in its state. It goes on when ctx ends.
+// parent stays in its state. It goes on when ctx ends, unless it still waits for room.
 func (c *Controller) Fork(ctx context.Context, by By, parent id.Sandbox, r ForkRequest) ([]models.Sandbox, error) {
+	return withRoom(ctx, c, by.Account, r.Wait, func() ([]models.Sandbox, error) { return c.forkOnce(ctx, by, parent, r) })
+}
+
+func (c *Controller) forkOnce(ctx context.Context, by By, parent id.Sandbox, r ForkRequest) ([]models.Sandbox, error) {
 	var children []models.Sandbox
 	_, err := c.detached(ctx, func(ctx context.Context) (_ models.Sandbox, err error) {
 		children, err = c.fork(ctx, by, parent, r)

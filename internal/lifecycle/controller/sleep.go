@@ -70,6 +70,15 @@ func (c *Controller) Pause(ctx context.Context, by By, sb id.Sandbox) (models.Sa
 // Resume has a paused or hibernated sandbox go on and returns it once it can be used. It takes room on its host again, or on any that it can go on on: Exhausted when
 // there is none. A hibernation under way is given up for it. Otherwise it is like Pause.
 func (c *Controller) Resume(ctx context.Context, by By, sb id.Sandbox) (models.Sandbox, error) {
+	return c.ResumeWithin(ctx, by, sb, 0)
+}
+
+// ResumeWithin is Resume that waits for room in the account's pool, for wait at most and as long as ctx.
+func (c *Controller) ResumeWithin(ctx context.Context, by By, sb id.Sandbox, wait time.Duration) (models.Sandbox, error) {
+	return withRoom(ctx, c, by.Account, wait, func() (models.Sandbox, error) { return c.resume(ctx, by, sb) })
+}
+
+func (c *Controller) resume(ctx context.Context, by By, sb id.Sandbox) (models.Sandbox, error) {
 	row, err := c.Store.Sandbox(ctx, by.Account, sb)
 	if err != nil || row.State == models.Running {
 		return row, err
