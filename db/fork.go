@@ -6,6 +6,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/wrenn-sandbox/wrenn/db/dbgen"
+	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
 
@@ -32,6 +33,13 @@ func insertAll(ctx context.Context, q *dbgen.Queries, all []NewSandbox, place Pl
 	}
 	where, err := place(hosts)
 	if err != nil {
+		return nil, err
+	}
+	ids := make([]id.Sandbox, len(all))
+	for i, n := range all {
+		ids[i] = n.ID
+	}
+	if err := bind(ctx, q, all[0].By.Claim, ids...); err != nil {
 		return nil, err
 	}
 	return convert(all, func(n NewSandbox) (models.Sandbox, error) { return insertAt(ctx, q, n, where) })

@@ -23,6 +23,7 @@ var ErrMoved = models.Errorf(models.Conflict, "another request has changed the s
 type By struct {
 	Actor     string // an API key's id, "operator" or "system"
 	Operation string // a request's id, or "reconcile"
+	Claim     *Claim // of the request's idempotency key, to which what is inserted is bound; nil for none
 }
 
 // NewSandbox is a sandbox that does not exist yet.
@@ -75,6 +76,9 @@ func insertPlaced(ctx context.Context, q *dbgen.Queries, n NewSandbox, place Pla
 	}
 	where, err := place(hosts)
 	if err != nil {
+		return models.Sandbox{}, err
+	}
+	if err := bind(ctx, q, n.By.Claim, n.ID); err != nil {
 		return models.Sandbox{}, err
 	}
 	return insertAt(ctx, q, n, where)

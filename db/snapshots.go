@@ -35,6 +35,9 @@ func (s *Store) CreateSnapshot(ctx context.Context, n NewSnapshot, fit FitFunc) 
 				err = fit(hosts)
 			}
 			if err == nil {
+				err = bind(ctx, q, n.By.Claim, n.ID)
+			}
+			if err == nil {
 				made, err = insertSnapshot(ctx, q, n)
 			}
 			return err

@@ -119,10 +119,11 @@ func serve(ctx context.Context, cfg config.ControlPlane, log *slog.Logger) error
 	wg.Go(func() { p.fleet.Run(behind) })
 	wg.Go(func() { controller.NewReconciler(p.ctl, p.store, controller.Pace{}).Run(behind) })
 	wg.Go(func() { controller.NewKeeper(p.ctl, p.store, controller.KeeperTick).Run(behind) })
-	handler := api.New(api.Options{Store: p.store, Auth: p.auth, Controller: p.ctl, Redis: p.cache, Log: log, Domain: cfg.Domain}).Handler()
+	server := api.New(api.Options{Store: p.store, Auth: p.auth, Controller: p.ctl, Redis: p.cache, Log: log, Domain: cfg.Domain})
+	wg.Go(func() { server.SweepAnswers(behind) })
 
 	log.Info("serving", "url", "http://"+listener.Addr().String(), "agent", cfg.Agent, "version", version)
-	err = api.Serve(ctx, listener, handler, cfg.DrainTimeout, log)
+	err = api.Serve(ctx, listener, server.Handler(), cfg.DrainTimeout, log)
 	log.Info("stopping")
 	drain, done := context.WithTimeout(behind, cfg.DrainTimeout)
 	p.ctl.Close(drain)

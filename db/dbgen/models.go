@@ -43,6 +43,21 @@ type Host struct {
 	Archive       bool
 }
 
+type IdempotencyKey struct {
+	AccountID   string
+	Key         string
+	Fingerprint []byte
+	State       string
+	Claim       string
+	LeaseUntil  time.Time
+	CutOff      bool
+	Targets     []string
+	Status      *int32
+	Headers     []byte
+	Body        []byte
+	ExpiresAt   time.Time
+}
+
 type Sandbox struct {
 	ID                   string
 	AccountID            string

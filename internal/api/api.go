@@ -33,15 +33,20 @@ type Limits struct {
 	Idle     time.Duration // without a byte in a stream, after which its connection is closed; 60 s
 	Exec     time.Duration // of a program whose request sets no timeout; 5 min
 	KeepOpen time.Duration // between the comments that keep an event stream open; 15 s
+
+	ClaimLease time.Duration // after which a request with the idempotency key of one that has not been heard of takes over; 15 s
+	ClaimWait  time.Duration // that it waits for one that is under way; 20 s
 }
 
 func (l Limits) withDefaults() Limits {
 	def := Limits{
 		JSONBody: 1 << 20, Upload: 16 << 30, Output: 1 << 20,
 		Idle: time.Minute, Exec: 5 * time.Minute, KeepOpen: 15 * time.Second,
+		ClaimLease: 15 * time.Second, ClaimWait: 20 * time.Second,
 	}
 	l.JSONBody, l.Upload, l.Output = orDefault(l.JSONBody, def.JSONBody), orDefault(l.Upload, def.Upload), orDefault(l.Output, def.Output)
 	l.Idle, l.Exec, l.KeepOpen = orDefault(l.Idle, def.Idle), orDefault(l.Exec, def.Exec), orDefault(l.KeepOpen, def.KeepOpen)
+	l.ClaimLease, l.ClaimWait = orDefault(l.ClaimLease, def.ClaimLease), orDefault(l.ClaimWait, def.ClaimWait)
 	return l
 }
 
@@ -97,7 +102,7 @@ func (s *Server) Handler() chi.Router {
 	}
 	r.Get("/v1"+sandbox+"/terminal", s.handle(s.terminal))
 	r.Route("/v1", func(r chi.Router) {
-		r.Use(s.authenticate)
+		r.Use(s.authenticate, s.idempotent)
 		r.Get("/templates", s.handle(s.listTemplates))
 		r.Post("/sandboxes", s.handle(s.createSandbox))
 		r.Get("/sandboxes", s.handle(s.listSandboxes))
@@ -176,6 +181,8 @@ type about struct {
 	requestID string
 	principal auth.Principal // zero before it is authenticated
 	cause     error          // of an error response, for the log
+	claim     *db.Claim      // of its idempotency key; nil for none
+	reached   bool           // it may have had an effect inside a sandbox
 }
 
 type aboutKey struct{}

@@ -215,7 +215,7 @@ func cursor(s string) string { return base64.RawURLEncoding.EncodeToString([]byt
 func TestAllowNamesTheMethods(t *testing.T) {
 	r := newRig(t, Limits{})
 	for path, want := range map[string]string{
-		"/v1/sandboxes": "GET, POST", "/v1/sandboxes/sb-00000000": "GET, DELETE",
+		"/v1/sandboxes": "GET, POST", "/v1/sandboxes/sb-00000000": "GET, PATCH, DELETE",
 		"/v1/sandboxes/sb-00000000/files/a%2Fb": "GET, PUT, DELETE", "/healthz": "GET",
 	} {
 		if a := r.call("TRACE", path, "{}"); a.header.Get("Allow") != want {

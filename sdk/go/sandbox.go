@@ -79,7 +79,7 @@ type CreateSandboxRequest struct {
 	Lifecycle *LifecycleChange `json:"lifecycle,omitempty"` // nil: as the service is configured; by default nothing becomes of it by itself
 }
 
-// CreateSandbox creates a sandbox and returns when it runs. It is never repeated after it was sent. When
+// CreateSandbox creates a sandbox and returns when it runs. Repeated, it is carried out once. When
 // ctx ends before the answer, the creation goes on: look for it with ListSandboxes.
 func (c *Client) CreateSandbox(ctx context.Context, req CreateSandboxRequest) (*Sandbox, error) {
 	if err := encodable("template, name, env, metadata and network", req.texts()); err != nil {

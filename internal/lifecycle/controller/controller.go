@@ -147,9 +147,12 @@ type By struct {
 	Account id.Account
 	Key     id.Key
 	Request id.Request
+	Claim   *db.Claim // of the request's idempotency key; nil for none
 }
 
-func (b By) db() db.By { return db.By{Actor: string(b.Key), Operation: string(b.Request)} }
+func (b By) db() db.By {
+	return db.By{Actor: string(b.Key), Operation: string(b.Request), Claim: b.Claim}
+}
 
 // detached runs op to its end, also when ctx ends first; then only the answer is lost.
 func (c *Controller) detached(ctx context.Context, op func(context.Context) (models.Sandbox, error)) (models.Sandbox, error) {

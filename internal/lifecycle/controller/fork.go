@@ -38,6 +38,9 @@ func (c *Controller) Fork(ctx context.Context, by By, parent id.Sandbox, r ForkR
 }
 
 func (c *Controller) fork(ctx context.Context, by By, parent id.Sandbox, r ForkRequest) ([]models.Sandbox, error) {
+	if made, err := c.madeBefore(ctx, by); err != nil || made != nil {
+		return made, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, c.Limits.Create)
 	defer cancel()
 	row, err := c.still(ctx, by.Account, parent)
