@@ -58,7 +58,7 @@ func orDefault[T comparable](v, def T) T {
 	return v
 }
 
-// Options of a Server. All but Limits, Redis and Domain are required.
+// Options of a Server. All but Limits, Redis, Limiter and Domain are required.
 type Options struct {
 	Store      *db.Store
 	Auth       *auth.Authenticator
@@ -66,7 +66,8 @@ type Options struct {
 	Redis      *auth.Cache // nil: readiness says that it is not configured
 	Log        *slog.Logger
 	Limits     Limits
-	Domain     string // below which the ports of sandboxes have host names; empty for none
+	Limiter    *auth.Limiter // nil: requests may come as often as they like
+	Domain     string        // below which the ports of sandboxes have host names; empty for none
 }
 
 // Server answers requests.
@@ -102,7 +103,7 @@ func (s *Server) Handler() chi.Router {
 	}
 	r.Get("/v1"+sandbox+"/terminal", s.handle(s.terminal))
 	r.Route("/v1", func(r chi.Router) {
-		r.Use(s.authenticate, s.idempotent)
+		r.Use(s.authenticate, s.limit, s.idempotent)
 		r.Get("/templates", s.handle(s.listTemplates))
 		r.Post("/sandboxes", s.handle(s.createSandbox))
 		r.Get("/sandboxes", s.handle(s.listSandboxes))

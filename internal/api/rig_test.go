@@ -41,6 +41,7 @@ type rig struct {
 	sim     *hostsim.Host
 	auth    *auth.Authenticator
 	logger  *slog.Logger
+	limiter *auth.Limiter
 	handler http.Handler
 	server  *httptest.Server
 	key     auth.Secret
@@ -72,6 +73,12 @@ func newRig(t testing.TB, limits Limits) *rig {
 
 func newRigOn(t testing.TB, dbs stacktest.Databases, limits Limits) *rig {
 	t.Helper()
+	return newLimitedRig(t, dbs, limits, nil)
+}
+
+// newLimitedRig is newRigOn with rates of requests; nil for no limits.
+func newLimitedRig(t testing.TB, dbs stacktest.Databases, limits Limits, rates map[string]auth.Rate) *rig {
+	t.Helper()
 	r := &rig{t: t, dbs: dbs, sim: hostsim.Start(t), log: &logBuffer{}}
 	log := slog.New(slog.NewTextHandler(r.log, nil))
 	if _, err := db.MigrateUp(t.Context(), r.dbs.PostgresURL); err != nil {
@@ -86,6 +93,7 @@ func newRigOn(t testing.TB, dbs stacktest.Databases, limits Limits) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.cache.Close() })
+	r.limiter = auth.NewLimiter(r.cache, rates)
 	keys := auth.New(r.store, r.cache, log)
 	t.Cleanup(keys.Close)
 	fleet, err := controller.NewFleet([]string{r.sim.Address()}, r.store, log)
@@ -96,7 +104,7 @@ func newRigOn(t testing.TB, dbs stacktest.Databases, limits Limits) *rig {
 	r.inBackground(fleet)
 	r.auth, r.logger = keys, log
 	r.key = r.newKey("acme")
-	r.handler = New(Options{Store: r.store, Auth: keys, Controller: r.ctl, Redis: r.cache, Log: log, Limits: limits}).Handler()
+	r.handler = New(Options{Store: r.store, Auth: keys, Controller: r.ctl, Redis: r.cache, Limiter: r.limiter, Log: log, Limits: limits}).Handler()
 	r.server = httptest.NewServer(r.handler)
 	t.Cleanup(r.server.Close)
 	return r
