@@ -13,6 +13,7 @@ import (
 // CreateForks is CreateSandbox of several at once, all in the place that place returns, for which it makes sure that there is room for all: either all of
 // them are inserted or none. They have one operation and no id in common. An id that is taken gives Conflict: draw all of them anew.
 func (s *Store) CreateForks(ctx context.Context, all []NewSandbox, place PlaceFunc) ([]models.Sandbox, error) {
+	defer s.tell()
 	return retry(ctx, func(ctx context.Context) ([]models.Sandbox, error) {
 		var made []models.Sandbox
 		err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) (err error) {

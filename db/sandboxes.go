@@ -56,6 +56,7 @@ type PlaceFunc func(hosts []HostUse) (Placement, error)
 // transaction. When place fails nothing is left and its error is returned. An id that is
 // taken gives Conflict: draw another.
 func (s *Store) CreateSandbox(ctx context.Context, n NewSandbox, place PlaceFunc) (models.Sandbox, error) {
+	defer s.tell()
 	return retry(ctx, func(ctx context.Context) (models.Sandbox, error) {
 		var made models.Sandbox
 		err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) (err error) {
@@ -157,6 +158,7 @@ func (s *Store) TransitionIfRoom(ctx context.Context, c Change, fit FitFunc) (mo
 // Transition applies c and returns the new row, or the row as it is with ErrMoved. A
 // change that its own earlier attempt had made counts as made.
 func (s *Store) Transition(ctx context.Context, c Change) (models.Sandbox, error) {
+	defer s.tell()
 	return retry(ctx, func(ctx context.Context) (models.Sandbox, error) {
 		made, err := transition(ctx, s.q, c)
 		return s.movedOr(ctx, c, made, err)
@@ -263,34 +265,6 @@ func (s *Store) List(ctx context.Context, f Filter) ([]models.Sandbox, error) {
 			return nil, fmt.Errorf("list sandboxes: %w", err)
 		}
 		return convert(rows, sandbox)
-	})
-}
-
-// Event is one change of a sandbox's state that happened.
-type Event struct {
-	From       models.State // empty for the first
-	To         models.State
-	Reason     string
-	Actor      string
-	Operation  string
-	Generation int64
-	At         time.Time
-}
-
-// Events returns the last 1000 changes of a sandbox, oldest first.
-func (s *Store) Events(ctx context.Context, sb id.Sandbox) ([]Event, error) {
-	return retry(ctx, func(ctx context.Context) ([]Event, error) {
-		rows, err := s.q.ListSandboxEvents(ctx, string(sb))
-		if err != nil {
-			return nil, fmt.Errorf("list events: %w", err)
-		}
-		return convert(rows, func(r dbgen.SandboxEvent) (Event, error) {
-			e := Event{To: r.ToState, Reason: r.Reason, Actor: r.Actor, Operation: r.Operation, Generation: r.Generation, At: r.At}
-			if r.FromState != nil {
-				e.From = *r.FromState
-			}
-			return e, nil
-		})
 	})
 }
 

@@ -28,6 +28,7 @@ import (
 type Store struct {
 	pool *pgxpool.Pool
 	q    *dbgen.Queries
+	told func() // see WhenEvents; nil for nobody
 }
 
 const (

@@ -14,6 +14,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/api"
 	"github.com/wrenn-sandbox/wrenn/internal/auth"
 	"github.com/wrenn-sandbox/wrenn/internal/config"
+	"github.com/wrenn-sandbox/wrenn/internal/eventfeed"
 	"github.com/wrenn-sandbox/wrenn/internal/lifecycle/controller"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/scheduler"
@@ -69,6 +70,7 @@ type parts struct {
 	cache *auth.Cache
 	auth  *auth.Authenticator
 	limit *auth.Limiter
+	feed  *eventfeed.Feed
 	fleet *controller.Fleet
 	ctl   *controller.Controller
 }
@@ -96,6 +98,12 @@ func assemble(ctx context.Context, cfg config.ControlPlane, log *slog.Logger) (p
 			return p, err
 		}
 	}
+	var bell eventfeed.Bell
+	if p.cache != nil {
+		bell = p.cache
+	}
+	p.feed = eventfeed.New(p.store, bell, log)
+	p.store.WhenEvents(p.feed.Notify)
 	p.limit = auth.NewLimiter(p.cache, rates)
 	p.auth = auth.New(p.store, p.cache, log) //nolint:contextcheck // likewise
 	p.ctl = controller.New(controller.Options{
@@ -135,8 +143,10 @@ func serve(ctx context.Context, cfg config.ControlPlane, log *slog.Logger) error
 	wg.Go(func() { p.fleet.Run(behind) })
 	wg.Go(func() { controller.NewReconciler(p.ctl, p.store, controller.Pace{}).Run(behind) })
 	wg.Go(func() { controller.NewKeeper(p.ctl, p.store, controller.KeeperTick).Run(behind) })
-	server := api.New(api.Options{Store: p.store, Auth: p.auth, Controller: p.ctl, Redis: p.cache, Limiter: p.limit, Log: log, Domain: cfg.Domain})
+	server := api.New(api.Options{Store: p.store, Auth: p.auth, Controller: p.ctl, Redis: p.cache, Feed: p.feed, Limiter: p.limit, Log: log, Domain: cfg.Domain})
 	wg.Go(func() { server.SweepAnswers(behind) })
+	wg.Go(func() { p.feed.Run(behind) })
+	defer context.AfterFunc(ctx, p.feed.End)() // whoever follows goes on at another replica, and holds up no end
 
 	log.Info("serving", "url", "http://"+listener.Addr().String(), "agent", cfg.Agent, "version", version)
 	err = api.Serve(ctx, listener, server.Handler(), cfg.DrainTimeout, log)

@@ -108,6 +108,7 @@ type SandboxEvent struct {
 	Operation  string
 	Generation int64
 	At         time.Time
+	AccountID  string
 }
 
 type Snapshot struct {

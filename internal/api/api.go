@@ -18,6 +18,7 @@ import (
 
 	"github.com/wrenn-sandbox/wrenn/db"
 	"github.com/wrenn-sandbox/wrenn/internal/auth"
+	"github.com/wrenn-sandbox/wrenn/internal/eventfeed"
 	"github.com/wrenn-sandbox/wrenn/internal/lifecycle/controller"
 	"github.com/wrenn-sandbox/wrenn/internal/portproxy"
 )
@@ -64,6 +65,7 @@ type Options struct {
 	Auth       *auth.Authenticator
 	Controller *controller.Controller
 	Redis      *auth.Cache // nil: readiness says that it is not configured
+	Feed       *eventfeed.Feed
 	Log        *slog.Logger
 	Limits     Limits
 	Limiter    *auth.Limiter // nil: requests may come as often as they like
@@ -152,7 +154,8 @@ func (s *Server) Handler() chi.Router {
 		r.Post(sandbox+"/port-tokens", s.handle(s.createPortToken))
 		r.Post(sandbox+"/terminal-tickets", s.handle(s.createTerminalTicket))
 		r.Get(sandbox+"/logs", s.handle(s.readLogs))
-		r.Get(sandbox+"/events", s.handle(s.listEvents))
+		r.Get(sandbox+"/events", s.handle(s.sandboxEvents))
+		r.Get("/events", s.handle(s.events))
 	})
 	return r
 }

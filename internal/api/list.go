@@ -77,13 +77,15 @@ func filter(r *http.Request) (db.Filter, error) {
 	return f, err
 }
 
-func limitAsked(q url.Values) (int, error) {
+func limitAsked(q url.Values) (int, error) { return limitOf(q, defaultPage, maxPage) }
+
+func limitOf(q url.Values, usual, most int) (int, error) {
 	if !q.Has("limit") {
-		return defaultPage, nil
+		return usual, nil
 	}
 	limit, err := strconv.Atoi(q.Get("limit"))
-	if err != nil || limit < 1 || limit > maxPage {
-		return 0, models.Errorf(models.Invalid, "limit must be an integer between 1 and %d", maxPage)
+	if err != nil || limit < 1 || limit > most {
+		return 0, models.Errorf(models.Invalid, "limit must be an integer between 1 and %d", most)
 	}
 	return limit, nil
 }

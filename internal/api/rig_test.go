@@ -24,6 +24,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/db"
 	"github.com/wrenn-sandbox/wrenn/internal/auth"
 	"github.com/wrenn-sandbox/wrenn/internal/devstack/stacktest"
+	"github.com/wrenn-sandbox/wrenn/internal/eventfeed"
 	"github.com/wrenn-sandbox/wrenn/internal/hostsim"
 	"github.com/wrenn-sandbox/wrenn/internal/lifecycle/controller"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
@@ -42,6 +43,7 @@ type rig struct {
 	auth    *auth.Authenticator
 	logger  *slog.Logger
 	limiter *auth.Limiter
+	feed    *eventfeed.Feed
 	handler http.Handler
 	server  *httptest.Server
 	key     auth.Secret
@@ -93,6 +95,8 @@ func newLimitedRig(t testing.TB, dbs stacktest.Databases, limits Limits, rates m
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.cache.Close() })
+	r.feed = eventfeed.New(r.store, r.cache, log)
+	r.store.WhenEvents(r.feed.Notify)
 	r.limiter = auth.NewLimiter(r.cache, rates)
 	keys := auth.New(r.store, r.cache, log)
 	t.Cleanup(keys.Close)
@@ -104,7 +108,7 @@ func newLimitedRig(t testing.TB, dbs stacktest.Databases, limits Limits, rates m
 	r.inBackground(fleet)
 	r.auth, r.logger = keys, log
 	r.key = r.newKey("acme")
-	r.handler = New(Options{Store: r.store, Auth: keys, Controller: r.ctl, Redis: r.cache, Limiter: r.limiter, Log: log, Limits: limits}).Handler()
+	r.handler = New(Options{Store: r.store, Auth: keys, Controller: r.ctl, Redis: r.cache, Feed: r.feed, Limiter: r.limiter, Log: log, Limits: limits}).Handler()
 	r.server = httptest.NewServer(r.handler)
 	t.Cleanup(r.server.Close)
 	return r
@@ -115,6 +119,7 @@ func (r *rig) inBackground(fleet *controller.Fleet) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { fleet.Run(ctx) })
+	wg.Go(func() { r.feed.Run(ctx) })
 	wg.Go(func() {
 		controller.NewReconciler(r.ctl, r.store, controller.Pace{Tick: 20 * time.Millisecond}).Run(ctx)
 	})
@@ -289,7 +294,7 @@ func conform(t testing.TB, req *http.Request, resp *http.Response, body []byte) 
 }
 
 var (
-	routes = regexp.MustCompile(`^/(healthz|readyz|openapi.yaml|v1/(templates|snapshots(/[^/]+)?|sandboxes(/[^/]+(/(exec|pause|resume|hibernate|fork|snapshots|files|files/x|files/(mkdir|move|chmod)|logs|events|watch|network|network/refusals|port-tokens|tcp/[0-9]+|terminal|terminal-tickets|` +
+	routes = regexp.MustCompile(`^/(healthz|readyz|openapi.yaml|v1/(templates|events|snapshots(/[^/]+)?|sandboxes(/[^/]+(/(exec|pause|resume|hibernate|fork|snapshots|files|files/x|files/(mkdir|move|chmod)|logs|events|watch|network|network/refusals|port-tokens|tcp/[0-9]+|terminal|terminal-tickets|` +
 		`processes(/[0-9]+(/(output|stdin|signal|resize|wait))?)?|contexts(/ctx-[0-9a-f]{8}(/(execute|interrupt))?)?))?)?))$`)
 	fileOperation = regexp.MustCompile(`/files/(mkdir|move|chmod)$`)
 )

@@ -204,27 +204,6 @@ func pages[T any](cursor string, list func(cursor string) (items []T, next strin
 	}
 }
 
-// Event is one change of a sandbox's state.
-type Event struct {
-	From       State     `json:"from,omitempty"` // "" for the first
-	To         State     `json:"to"`
-	Reason     string    `json:"reason,omitempty"`
-	Actor      string    `json:"actor"` // the id of the API key that asked for it, or "system"
-	At         time.Time `json:"at"`
-	Generation int64     `json:"generation"`
-}
-
-// Events returns the last 1000 changes of a sandbox's state, oldest first.
-func (c *Client) Events(ctx context.Context, id string) ([]Event, error) {
-	path, err := sandboxPath(id, "events")
-	if err != nil {
-		return nil, err
-	}
-	var list struct{ Items []Event }
-	err = c.call(ctx, http.MethodGet, path, nil, &list)
-	return list.Items, err
-}
-
 // Logs returns the last part (at most 512 KiB) of what the guest wrote to its console.
 // Bytes that are no UTF-8 are replaced by U+FFFD.
 func (c *Client) Logs(ctx context.Context, id string) (string, error) {
