@@ -98,8 +98,8 @@ func TestMigrations(t *testing.T) {
 		}
 		return n
 	}
-	if n := tables(); n != 8 {
-		t.Errorf("%d tables after up, want 8", n)
+	if n := tables(); n != 9 {
+		t.Errorf("%d tables after up, want 9", n)
 	}
 	all, err := db.Migrations(ctx, url)
 	if err != nil || len(all) == 0 || slices.ContainsFunc(all, func(m db.Migration) bool { return m.AppliedAt.IsZero() }) {

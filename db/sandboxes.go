@@ -241,8 +241,9 @@ func (s *Store) SandboxOfAny(ctx context.Context, sb id.Sandbox) (models.Sandbox
 type Filter struct {
 	Account  id.Account
 	States   []models.State
-	Template string    // "" for all
-	Before   time.Time // only those that come after (Before, BeforeID) in the list; zero for the first page
+	Template string            // "" for all
+	Metadata map[string]string // that they have, beside others
+	Before   time.Time         // only those that come after (Before, BeforeID) in the list; zero for the first page
 	BeforeID id.Sandbox
 	Limit    int
 }
@@ -255,6 +256,10 @@ func (s *Store) List(ctx context.Context, f Filter) ([]models.Sandbox, error) {
 	}
 	if f.Template != "" {
 		p.Template = &f.Template
+	}
+	var err error
+	if p.Metadata, err = json.Marshal(nonNil(f.Metadata)); err != nil {
+		return nil, fmt.Errorf("encode metadata: %w", err)
 	}
 	if !f.Before.IsZero() {
 		p.Before = &f.Before

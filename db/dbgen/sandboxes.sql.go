@@ -159,15 +159,17 @@ SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, met
 WHERE account_id = $1
     AND state::text = ANY ($2::text[])
     AND ($3::text IS NULL OR template = $3)
-    AND ($4::timestamptz IS NULL OR (created_at, id) < ($4, $5::text))
+    AND metadata @> $4::jsonb
+    AND ($5::timestamptz IS NULL OR (created_at, id) < ($5, $6::text))
 ORDER BY created_at DESC, id DESC
-LIMIT $6
+LIMIT $7
 `
 
 type ListSandboxesParams struct {
 	AccountID string
 	States    []string
 	Template  *string
+	Metadata  []byte
 	Before    *time.Time
 	BeforeID  string
 	MaxRows   int32
@@ -178,6 +180,7 @@ func (q *Queries) ListSandboxes(ctx context.Context, arg ListSandboxesParams) ([
 		arg.AccountID,
 		arg.States,
 		arg.Template,
+		arg.Metadata,
 		arg.Before,
 		arg.BeforeID,
 		arg.MaxRows,

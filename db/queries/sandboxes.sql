@@ -88,6 +88,7 @@ SELECT * FROM sandboxes
 WHERE account_id = @account_id
     AND state::text = ANY (@states::text[])
     AND (sqlc.narg('template')::text IS NULL OR template = sqlc.narg('template'))
+    AND metadata @> @metadata::jsonb
     AND (sqlc.narg('before')::timestamptz IS NULL OR (created_at, id) < (sqlc.narg('before'), @before_id::text))
 ORDER BY created_at DESC, id DESC
 LIMIT @max_rows;

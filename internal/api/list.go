@@ -57,11 +57,18 @@ func pageOf[T, V any](found []T, most int, view func(T) V, cursor func(T) string
 }
 
 func filter(r *http.Request) (db.Filter, error) {
-	q, err := query(r, []string{"template", "limit", "cursor"}, "state")
+	labels := metadataAsked(r)
+	q, err := query(r, append([]string{"template", "limit", "cursor"}, labels...), "state")
 	if err != nil {
 		return db.Filter{}, err
 	}
-	f := db.Filter{Account: by(r).Account, Template: q.Get("template")}
+	f := db.Filter{Account: by(r).Account, Template: q.Get("template"), Metadata: map[string]string{}}
+	for _, name := range labels {
+		f.Metadata[strings.TrimPrefix(name, metadataPrefix)] = q.Get(name)
+	}
+	if err := checkMetadata(f.Metadata); err != nil {
+		return f, err
+	}
 	if f.States, err = statesAsked(q); err != nil {
 		return f, err
 	}
@@ -75,6 +82,20 @@ func filter(r *http.Request) (db.Filter, error) {
 		f.Before, f.BeforeID, err = decodeCursor(q.Get("cursor"), id.ParseSandbox)
 	}
 	return f, err
+}
+
+// metadataPrefix is what the names of query parameters begin with that ask for a label: metadata.KEY=VALUE.
+const metadataPrefix = "metadata."
+
+// metadataAsked returns the names of the parameters that ask for labels.
+func metadataAsked(r *http.Request) []string {
+	var names []string
+	for name := range r.URL.Query() {
+		if strings.HasPrefix(name, metadataPrefix) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 func limitAsked(q url.Values) (int, error) { return limitOf(q, defaultPage, maxPage) }

@@ -112,15 +112,32 @@ func TestListGoesThroughAllPages(t *testing.T) {
 		answer(w, 200, `{"items":[`+sandboxJSON+`,`+sandboxJSON+`],"next_cursor":`+next+`}`)
 	})
 	n := 0
-	for s, err := range c.AllSandboxes(t.Context(), ListOptions{States: []State{Running, Stopped}, Template: "a b", Limit: 2}) {
+	for s, err := range c.AllSandboxes(t.Context(), ListOptions{States: []State{Running, Stopped}, Template: "a b", Limit: 2, Metadata: map[string]string{"k": "v"}}) {
 		if err != nil || s.ID != testID {
 			t.Fatalf("%+v, %v", s, err)
 		}
 		n++
 	}
-	want := []string{"limit=2&state=running&state=stopped&template=a+b", "cursor=p2&limit=2&state=running&state=stopped&template=a+b"}
+	want := []string{"limit=2&metadata.k=v&state=running&state=stopped&template=a+b", "cursor=p2&limit=2&metadata.k=v&state=running&state=stopped&template=a+b"}
 	if n != 4 || !reflect.DeepEqual(queries, want) {
 		t.Errorf("%d sandboxes, queries %q", n, queries)
+	}
+}
+
+func TestSetMetadata(t *testing.T) {
+	var bodies []string
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body) // what is missing is seen below
+		bodies = append(bodies, r.Method+" "+string(b))
+		answer(w, 200, sandboxJSON)
+	})
+	for _, m := range []map[string]string{{"a": "b"}, nil} {
+		if s, err := c.SetMetadata(t.Context(), testID, m); err != nil || s.ID != testID {
+			t.Errorf("%+v, %v", s, err)
+		}
+	}
+	if want := []string{`PATCH {"metadata":{"a":"b"}}`, `PATCH {"metadata":{}}`}; !reflect.DeepEqual(bodies, want) {
+		t.Errorf("sent %q", bodies)
 	}
 }
 

@@ -111,6 +111,26 @@ func (c *Client) DestroySandbox(ctx context.Context, id string) (*Sandbox, error
 	return c.oneSandbox(ctx, http.MethodDelete, id)
 }
 
+// SetMetadata gives a sandbox other labels, in whatever state it is, and returns the sandbox.
+func (c *Client) SetMetadata(ctx context.Context, id string, metadata map[string]string) (*Sandbox, error) {
+	path, err := sandboxPath(id)
+	if err != nil {
+		return nil, err
+	}
+	if err := encodable("metadata", func(yield func(string) bool) { entries(metadata, yield) }); err != nil {
+		return nil, err
+	}
+	if metadata == nil {
+		metadata = map[string]string{}
+	}
+	var s Sandbox
+	body := map[string]any{"metadata": metadata}
+	if err := c.call(ctx, http.MethodPatch, path, body, &s); err != nil {
+		return nil, err
+	}
+	return &s, nil
+}
+
 func (c *Client) oneSandbox(ctx context.Context, method, id string, below ...string) (*Sandbox, error) {
 	path, err := sandboxPath(id, below...)
 	if err != nil {
@@ -127,8 +147,9 @@ func (c *Client) oneSandbox(ctx context.Context, method, id string, below ...str
 type ListOptions struct {
 	States   []State
 	Template string
-	Limit    int    // of a page: 1 to 200; 0 means 50
-	Cursor   string // NextCursor of the page before
+	Metadata map[string]string // that they have, beside others
+	Limit    int               // of a page: 1 to 200; 0 means 50
+	Cursor   string            // NextCursor of the page before
 }
 
 // SandboxPage is a part of a list, newest first.
@@ -145,6 +166,9 @@ func (c *Client) ListSandboxes(ctx context.Context, opts ListOptions) (*SandboxP
 	}
 	if opts.Template != "" {
 		query.Set("template", opts.Template)
+	}
+	for key, value := range opts.Metadata {
+		query.Set("metadata."+key, value)
 	}
 	path := "/v1/sandboxes"
 	if len(query) > 0 {

@@ -44,6 +44,7 @@ type Store interface {
 	TransitionPlaced(ctx context.Context, c db.Change, place db.HostFunc) (models.Sandbox, error)
 	Sandbox(ctx context.Context, account id.Account, sb id.Sandbox) (models.Sandbox, error)
 	Use(ctx context.Context, account id.Account, sb id.Sandbox, lease time.Duration) (models.Sandbox, error)
+	SetMetadata(ctx context.Context, account id.Account, sb id.Sandbox, by db.By, metadata map[string]string) (models.Sandbox, error)
 	ChangeLifecycle(ctx context.Context, account id.Account, sb id.Sandbox, by db.By, restart bool, change db.LifecycleFunc) (models.Sandbox, error)
 	ChangeNetwork(ctx context.Context, account id.Account, sb id.Sandbox, by db.By, change db.NetworkFunc) (models.Sandbox, error)
 	NoteNetwork(ctx context.Context, sb models.Sandbox, by db.By, outcome string) error
