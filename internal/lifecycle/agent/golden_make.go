@@ -12,6 +12,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/filesystem"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/network"
 	"github.com/wrenn-sandbox/wrenn/internal/snapshot"
 )
 
@@ -235,7 +236,7 @@ func (a *Agent) heat(ctx context.Context, s *sandbox, tmpl filesystem.Template) 
 	if err := a.giveWay(ctx); err != nil {
 		return err
 	}
-	if err := a.exercise(ctx, guest, tmpl.DefaultUser); err != nil {
+	if err := a.exercise(ctx, s, link, tmpl.DefaultUser); err != nil {
 		return deathOr(ctx, machine, fmt.Errorf("exercise the guest: %w", err))
 	}
 	if err := guest.Scrub(ctx); err != nil {
@@ -244,12 +245,13 @@ func (a *Agent) heat(ctx context.Context, s *sandbox, tmpl filesystem.Template) 
 	return a.giveWay(ctx)
 }
 
-// exercise has the guest do once what is done first with each sandbox: what that reads of the disk is in its memory then. The scrub makes it forget the rest.
-// A guest that cannot run a program is a golden one all the same.
-func (a *Agent) exercise(ctx context.Context, guest *envdclient.Client, user string) error {
-	if err := guest.Init(ctx, envdclient.Init{Now: time.Now(), DefaultUser: user}); err != nil {
+// exercise has the guest do once what is done first with each sandbox: what that reads of the disk is in its memory then, and what it writes there is
+// written when it is scrubbed, which makes it forget the rest. A guest that cannot run a program is a golden one all the same.
+func (a *Agent) exercise(ctx context.Context, s *sandbox, link network.Link, user string) error {
+	if err := a.renew(ctx, s, link, &stopwatch{}, envdclient.Init{Token: s.token(), Hostname: string(s.id), DefaultUser: user}); err != nil {
 		return err
 	}
+	_, guest := s.machine()
 	return tryProgram(ctx, guest, envdclient.Command{Cmd: "/bin/sh", Args: []string{"-c", "true"}})
 }
 
