@@ -132,14 +132,14 @@ func noNullWithin(name string, value json.RawMessage) error {
 	_ = json.Unmarshal(value, &object) // what is no object is no matter of this
 	for key, v := range object {
 		if string(v) == "null" {
-			return models.Errorf(models.Invalid, "%s must have no null: %q is", name, key).WithHint("leave it out")
+			return models.Errorf(models.Invalid, "%s: %s must not be null", name, key).WithHint("leave it out")
 		}
 	}
 	var array []json.RawMessage
 	_ = json.Unmarshal(value, &array) // likewise
 	for i, v := range array {
 		if string(v) == "null" {
-			return models.Errorf(models.Invalid, "%s must have no null: element %d is", name, i+1)
+			return models.Errorf(models.Invalid, "%s: element %d must not be null", name, i+1)
 		}
 	}
 	return nil
