@@ -50,6 +50,7 @@ type HostFunc func(hosts []HostUse) (id.Host, error)
 // TransitionPlaced is Transition of a sandbox that takes room on a host again, the one that place chooses: when place fails nothing is changed and its error is
 // returned.
 func (s *Store) TransitionPlaced(ctx context.Context, c Change, place HostFunc) (models.Sandbox, error) {
+	defer s.tell()
 	return retry(ctx, func(ctx context.Context) (models.Sandbox, error) {
 		var changed models.Sandbox
 		err := s.placing(ctx, func(q *dbgen.Queries, p *placing) (err error) {

@@ -174,7 +174,7 @@ func TestLifeOfASandbox(t *testing.T) {
 	if _, err := s.Transition(ctx, fail); err != nil {
 		t.Fatal(err)
 	}
-	events, err := s.Events(ctx, sb.ID)
+	events, err := s.Events(ctx, sb.ID, 0, 1000)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -228,7 +228,7 @@ func TestTransitionIsCompareAndSet(t *testing.T) {
 	if len(won) != 1 {
 		t.Fatalf("%d of 20 simultaneous changes were made", len(won))
 	}
-	events, err := s.Events(ctx, sb.ID)
+	events, err := s.Events(ctx, sb.ID, 0, 1000)
 	if err != nil || len(events) != 3 {
 		t.Errorf("%d events, %v; want 3", len(events), err)
 	}

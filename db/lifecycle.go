@@ -99,6 +99,7 @@ type StillFunc func(sb models.Sandbox, now time.Time) bool
 
 // TransitionIf is Transition where still says so; otherwise the sandbox is returned as it is, with ErrMoved.
 func (s *Store) TransitionIf(ctx context.Context, c Change, still StillFunc) (models.Sandbox, error) {
+	defer s.tell()
 	return retry(ctx, func(ctx context.Context) (models.Sandbox, error) {
 		var changed models.Sandbox
 		err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) (err error) {

@@ -23,6 +23,7 @@ var ErrMoved = models.Errorf(models.Conflict, "another request has changed the s
 type By struct {
 	Actor     string // an API key's id, "operator" or "system"
 	Operation string // a request's id, or "reconcile"
+	Claim     *Claim // of the request's idempotency key, to which what is inserted is bound; nil for none
 }
 
 // NewSandbox is a sandbox that does not exist yet.
@@ -55,6 +56,7 @@ type PlaceFunc func(hosts []HostUse) (Placement, error)
 // transaction. When place fails nothing is left and its error is returned. An id that is
 // taken gives Conflict: draw another.
 func (s *Store) CreateSandbox(ctx context.Context, n NewSandbox, place PlaceFunc) (models.Sandbox, error) {
+	defer s.tell()
 	return retry(ctx, func(ctx context.Context) (models.Sandbox, error) {
 		var made models.Sandbox
 		err := s.placing(ctx, func(q *dbgen.Queries, p *placing) (err error) {
@@ -71,6 +73,9 @@ func (s *Store) CreateSandbox(ctx context.Context, n NewSandbox, place PlaceFunc
 func insertPlaced(ctx context.Context, q *dbgen.Queries, n NewSandbox, place reserveFunc) (models.Sandbox, error) {
 	where, err := place(ctx, q)
 	if err != nil {
+		return models.Sandbox{}, err
+	}
+	if err := bind(ctx, q, n.By.Claim, n.ID); err != nil {
 		return models.Sandbox{}, err
 	}
 	made, err := insertAt(ctx, q, n, where)
@@ -153,6 +158,7 @@ func (s *Store) TransitionIfRoom(ctx context.Context, c Change, fit FitFunc) (mo
 // Transition applies c and returns the new row, or the row as it is with ErrMoved. A
 // change that its own earlier attempt had made counts as made.
 func (s *Store) Transition(ctx context.Context, c Change) (models.Sandbox, error) {
+	defer s.tell()
 	return retry(ctx, func(ctx context.Context) (models.Sandbox, error) {
 		made, err := transition(ctx, s.q, c)
 		return s.movedOr(ctx, c, made, err)
@@ -235,8 +241,9 @@ func (s *Store) SandboxOfAny(ctx context.Context, sb id.Sandbox) (models.Sandbox
 type Filter struct {
 	Account  id.Account
 	States   []models.State
-	Template string    // "" for all
-	Before   time.Time // only those that come after (Before, BeforeID) in the list; zero for the first page
+	Template string            // "" for all
+	Metadata map[string]string // that they have, beside others
+	Before   time.Time         // only those that come after (Before, BeforeID) in the list; zero for the first page
 	BeforeID id.Sandbox
 	Limit    int
 }
@@ -250,6 +257,10 @@ func (s *Store) List(ctx context.Context, f Filter) ([]models.Sandbox, error) {
 	if f.Template != "" {
 		p.Template = &f.Template
 	}
+	var err error
+	if p.Metadata, err = json.Marshal(nonNil(f.Metadata)); err != nil {
+		return nil, fmt.Errorf("encode metadata: %w", err)
+	}
 	if !f.Before.IsZero() {
 		p.Before = &f.Before
 	}
@@ -259,34 +270,6 @@ func (s *Store) List(ctx context.Context, f Filter) ([]models.Sandbox, error) {
 			return nil, fmt.Errorf("list sandboxes: %w", err)
 		}
 		return convert(rows, sandbox)
-	})
-}
-
-// Event is one change of a sandbox's state that happened.
-type Event struct {
-	From       models.State // empty for the first
-	To         models.State
-	Reason     string
-	Actor      string
-	Operation  string
-	Generation int64
-	At         time.Time
-}
-
-// Events returns the last 1000 changes of a sandbox, oldest first.
-func (s *Store) Events(ctx context.Context, sb id.Sandbox) ([]Event, error) {
-	return retry(ctx, func(ctx context.Context) ([]Event, error) {
-		rows, err := s.q.ListSandboxEvents(ctx, string(sb))
-		if err != nil {
-			return nil, fmt.Errorf("list events: %w", err)
-		}
-		return convert(rows, func(r dbgen.SandboxEvent) (Event, error) {
-			e := Event{To: r.ToState, Reason: r.Reason, Actor: r.Actor, Operation: r.Operation, Generation: r.Generation, At: r.At}
-			if r.FromState != nil {
-				e.From = *r.FromState
-			}
-			return e, nil
-		})
 	})
 }
 

@@ -32,6 +32,9 @@ func (s *Store) CreateSnapshot(ctx context.Context, n NewSnapshot, fit FitFunc) 
 		err := s.placing(ctx, func(q *dbgen.Queries, p *placing) error {
 			_, err := p.choose(ctx, q, func(hosts []HostUse) (id.Host, error) { return n.Host, fit(hosts) })
 			if err == nil {
+				err = bind(ctx, q, n.By.Claim, n.ID)
+			}
+			if err == nil {
 				made, err = insertSnapshot(ctx, q, n)
 			}
 			if err == nil {

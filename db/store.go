@@ -29,6 +29,7 @@ type Store struct {
 	pool  *pgxpool.Pool
 	q     *dbgen.Queries
 	hosts hostViews
+	told  func() // see WhenEvents; nil for nobody
 }
 
 const (

@@ -177,7 +177,7 @@ func life(t *testing.T, s *db.Store, account id.Account, op db.By) {
 	if now, err := s.Transition(t.Context(), c); err != nil || now.Generation != 3 {
 		t.Errorf("transition: %+v, %v", now, err)
 	}
-	if events, err := s.Events(t.Context(), sb.ID); err != nil || len(events) != 3 {
+	if events, err := s.Events(t.Context(), sb.ID, 0, 1000); err != nil || len(events) != 3 {
 		t.Errorf("%d events, %v", len(events), err)
 	}
 }

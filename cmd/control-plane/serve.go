@@ -14,6 +14,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/api"
 	"github.com/wrenn-sandbox/wrenn/internal/auth"
 	"github.com/wrenn-sandbox/wrenn/internal/config"
+	"github.com/wrenn-sandbox/wrenn/internal/eventfeed"
 	"github.com/wrenn-sandbox/wrenn/internal/lifecycle/controller"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/scheduler"
@@ -47,6 +48,7 @@ func newServe(cfg *config.ControlPlane) *cobra.Command {
 	f.DurationVar(&cfg.AutoDestroyAfter, "auto-destroy-after", cfg.AutoDestroyAfter, "asleep, or failed, likewise")
 	f.DurationVar(&cfg.SandboxTimeout, "sandbox-timeout", cfg.SandboxTimeout, "from a sandbox's start, whatever it does, likewise")
 	f.StringVar(&cfg.OnTimeout, "on-timeout", cfg.OnTimeout, "destroy or pause: what happens then")
+	f.StringVar(&cfg.RateLimits, "rate-limits", cfg.RateLimits, "of each key: class=requests a second:at once, of the classes read, write, create and guest; off for none")
 	f.Float64Var(&cfg.VCPUOvercommit, "vcpu-overcommit", cfg.VCPUOvercommit, "how many times a host's CPUs may be promised")
 	f.Float64Var(&cfg.MemoryOvercommit, "memory-overcommit", cfg.MemoryOvercommit, "how many times its memory may be promised")
 	f.Float64Var(&cfg.DiskOvercommit, "disk-overcommit", cfg.DiskOvercommit, "how many times its disk may be promised")
@@ -67,6 +69,8 @@ type parts struct {
 	store *db.Store
 	cache *auth.Cache
 	auth  *auth.Authenticator
+	limit *auth.Limiter
+	feed  *eventfeed.Feed
 	fleet *controller.Fleet
 	ctl   *controller.Controller
 }
@@ -74,6 +78,10 @@ type parts struct {
 // assemble opens the parts. Nothing of it connects: what cannot be reached shows in /readyz.
 func assemble(ctx context.Context, cfg config.ControlPlane, log *slog.Logger) (p parts, err error) {
 	private, err := cfg.PrivatePrefixes()
+	if err != nil {
+		return p, err
+	}
+	rates, err := limits(cfg)
 	if err != nil {
 		return p, err
 	}
@@ -90,6 +98,13 @@ func assemble(ctx context.Context, cfg config.ControlPlane, log *slog.Logger) (p
 			return p, err
 		}
 	}
+	var bell eventfeed.Bell
+	if p.cache != nil {
+		bell = p.cache
+	}
+	p.feed = eventfeed.New(p.store, bell, log)
+	p.store.WhenEvents(p.feed.Notify)
+	p.limit = auth.NewLimiter(p.cache, rates)
 	p.auth = auth.New(p.store, p.cache, log) //nolint:contextcheck // likewise
 	p.ctl = controller.New(controller.Options{
 		Store: p.store, Fleet: p.fleet, Log: log,
@@ -98,6 +113,15 @@ func assemble(ctx context.Context, cfg config.ControlPlane, log *slog.Logger) (p
 		PrivateNetworks: private, Lifecycle: cfg.Lifecycle(),
 	})
 	return p, nil
+}
+
+func limits(cfg config.ControlPlane) (map[string]auth.Rate, error) {
+	configured, err := cfg.Rates()
+	rates := map[string]auth.Rate{}
+	for class, r := range configured {
+		rates[class] = auth.Rate(r)
+	}
+	return rates, err
 }
 
 // serve answers until ctx ends, then ends in order: requests, operations, background work,
@@ -119,10 +143,13 @@ func serve(ctx context.Context, cfg config.ControlPlane, log *slog.Logger) error
 	wg.Go(func() { p.fleet.Run(behind) })
 	wg.Go(func() { controller.NewReconciler(p.ctl, p.store, controller.Pace{}).Run(behind) })
 	wg.Go(func() { controller.NewKeeper(p.ctl, p.store, controller.KeeperTick).Run(behind) })
-	handler := api.New(api.Options{Store: p.store, Auth: p.auth, Controller: p.ctl, Redis: p.cache, Log: log, Domain: cfg.Domain}).Handler()
+	server := api.New(api.Options{Store: p.store, Auth: p.auth, Controller: p.ctl, Redis: p.cache, Feed: p.feed, Limiter: p.limit, Log: log, Domain: cfg.Domain})
+	wg.Go(func() { server.SweepAnswers(behind) })
+	wg.Go(func() { p.feed.Run(behind) })
+	defer context.AfterFunc(ctx, p.feed.End)() // whoever follows goes on at another replica, and holds up no end
 
 	log.Info("serving", "url", "http://"+listener.Addr().String(), "agent", cfg.Agent, "version", version)
-	err = api.Serve(ctx, listener, handler, cfg.DrainTimeout, log)
+	err = api.Serve(ctx, listener, server.Handler(), cfg.DrainTimeout, log)
 	log.Info("stopping")
 	drain, done := context.WithTimeout(behind, cfg.DrainTimeout)
 	p.ctl.Close(drain)

@@ -113,6 +113,8 @@ func (f *fake) answer(w http.ResponseWriter, r *http.Request, body []byte) {
 		f.pool(w)
 	case strings.HasPrefix(r.URL.Path, "/v1/snapshots"):
 		f.kept(w, r)
+	case r.URL.Path == "/v1/events":
+		f.events(w, r)
 	case r.URL.Path == "/v1/sandboxes" && r.Method == http.MethodPost:
 		f.create(w, body)
 	case r.URL.Path == "/v1/sandboxes":
@@ -184,6 +186,10 @@ func (f *fake) list(w http.ResponseWriter, r *http.Request) {
 	var fitting []map[string]any
 	states := r.URL.Query()["state"]
 	for _, s := range f.sandboxes {
+		team, metadata := r.URL.Query().Get("metadata.team"), s["metadata"].(map[string]any)
+		if team != "" && metadata["team"] != team {
+			continue
+		}
 		if slices.Contains(states, s["state"].(string)) || len(states) == 0 && s["state"] != "stopped" {
 			fitting = append(fitting, s)
 		}
@@ -216,8 +222,7 @@ func (f *fake) sandbox(w http.ResponseWriter, r *http.Request, id, below string,
 	case below == "":
 		reply(w, 200, s)
 	case below == "events":
-		reply(w, 200, map[string]any{"items": []any{map[string]any{"from": nil, "to": "pending", "reason": nil, "actor": "key-01234567",
-			"at": s["created_at"], "generation": 1}}})
+		reply(w, 200, map[string]any{"items": []any{eventOf(s, 1)}, "next_cursor": nil})
 	case below == "logs":
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		_, _ = io.WriteString(w, "Linux version 6.1\x1b]0;title\a\n")

@@ -29,6 +29,7 @@ func newLs(a *app) *cobra.Command {
 	quiet := f.BoolP("quiet", "q", false, "print ids only")
 	f.StringSliceVar(&only, "state", nil, "only those in these states")
 	f.StringVar(&opts.Template, "template", "", "only those of this template")
+	f.StringToStringVar(&opts.Metadata, "metadata", nil, "only those with these labels (KEY=VALUE)")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := checkForm(*quiet, *asJSON); err != nil {

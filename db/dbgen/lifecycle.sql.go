@@ -156,10 +156,10 @@ WITH noted AS (
         reason = CASE WHEN damage = $2 THEN reason ELSE $2 END,
         generation = CASE WHEN damage = $2 THEN generation ELSE generation + 1 END
     WHERE sandboxes.id = $3 AND sandboxes.state IN ('paused', 'hibernated') AND sandboxes.generation = $4
-    RETURNING id, state, generation, reason, generation > $4 AS news
+    RETURNING account_id, id, state, generation, reason, generation > $4 AS news
 ), event AS (
-    INSERT INTO sandbox_events (sandbox_id, from_state, to_state, reason, actor, operation, generation)
-    SELECT id, state, state, reason, $5, $6, generation FROM noted WHERE news
+    INSERT INTO sandbox_events (account_id, sandbox_id, from_state, to_state, reason, actor, operation, generation)
+    SELECT account_id, id, state, state, reason, $5, $6, generation FROM noted WHERE news
 )
 SELECT id FROM noted
 `

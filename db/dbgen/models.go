@@ -64,6 +64,21 @@ type Host struct {
 	JoinedAt      *time.Time
 }
 
+type IdempotencyKey struct {
+	AccountID   string
+	Key         string
+	Fingerprint []byte
+	State       string
+	Claim       string
+	LeaseUntil  time.Time
+	CutOff      bool
+	Targets     []string
+	Status      *int32
+	Headers     []byte
+	Body        []byte
+	ExpiresAt   time.Time
+}
+
 type Sandbox struct {
 	ID                   string
 	AccountID            string
@@ -114,6 +129,7 @@ type SandboxEvent struct {
 	Operation  string
 	Generation int64
 	At         time.Time
+	AccountID  string
 }
 
 type Snapshot struct {

@@ -101,8 +101,8 @@ WITH made AS (
         $17, $18, 'pending', 1, '', $19, clock_timestamp() + make_interval(secs => $20::float8))
     RETURNING id, account_id, generation, operation
 ), event AS (
-    INSERT INTO sandbox_events (sandbox_id, to_state, reason, actor, operation, generation)
-    SELECT id, 'pending', '', $1, operation, generation FROM made
+    INSERT INTO sandbox_events (account_id, sandbox_id, to_state, reason, actor, operation, generation)
+    SELECT account_id, id, 'pending', '', $1, operation, generation FROM made
 )
 INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
 SELECT account_id, $1, 'sandbox.create', id, 'accepted', operation FROM made
@@ -157,57 +157,22 @@ func (q *Queries) InsertSandbox(ctx context.Context, arg InsertSandboxParams) er
 	return err
 }
 
-const listSandboxEvents = `-- name: ListSandboxEvents :many
-SELECT id, sandbox_id, from_state, to_state, reason, actor, operation, generation, at FROM (
-    SELECT id, sandbox_id, from_state, to_state, reason, actor, operation, generation, at FROM sandbox_events WHERE sandbox_id = $1 ORDER BY generation DESC LIMIT 1000
-) AS last
-ORDER BY generation
-`
-
-func (q *Queries) ListSandboxEvents(ctx context.Context, sandboxID string) ([]SandboxEvent, error) {
-	rows, err := q.db.Query(ctx, listSandboxEvents, sandboxID)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var items []SandboxEvent
-	for rows.Next() {
-		var i SandboxEvent
-		if err := rows.Scan(
-			&i.ID,
-			&i.SandboxID,
-			&i.FromState,
-			&i.ToState,
-			&i.Reason,
-			&i.Actor,
-			&i.Operation,
-			&i.Generation,
-			&i.At,
-		); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
 const listSandboxes = `-- name: ListSandboxes :many
 SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes
 WHERE account_id = $1
     AND state::text = ANY ($2::text[])
     AND ($3::text IS NULL OR template = $3)
-    AND ($4::timestamptz IS NULL OR (created_at, id) < ($4, $5::text))
+    AND metadata @> $4::jsonb
+    AND ($5::timestamptz IS NULL OR (created_at, id) < ($5, $6::text))
 ORDER BY created_at DESC, id DESC
-LIMIT $6
+LIMIT $7
 `
 
 type ListSandboxesParams struct {
 	AccountID string
 	States    []string
 	Template  *string
+	Metadata  []byte
 	Before    *time.Time
 	BeforeID  string
 	MaxRows   int32
@@ -218,6 +183,7 @@ func (q *Queries) ListSandboxes(ctx context.Context, arg ListSandboxesParams) ([
 		arg.AccountID,
 		arg.States,
 		arg.Template,
+		arg.Metadata,
 		arg.Before,
 		arg.BeforeID,
 		arg.MaxRows,
@@ -642,8 +608,8 @@ WITH changed AS (
     WHERE sandboxes.id = $10 AND sandboxes.state = $3 AND sandboxes.generation = $11
     RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.parent_id, sandboxes.snapshot_id, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at
 ), event AS (
-    INSERT INTO sandbox_events (sandbox_id, from_state, to_state, reason, actor, operation, generation)
-    SELECT id, $3, state, reason, $12, operation, generation FROM changed
+    INSERT INTO sandbox_events (account_id, sandbox_id, from_state, to_state, reason, actor, operation, generation)
+    SELECT account_id, id, $3, state, reason, $12, operation, generation FROM changed
 ), audited AS (
     INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
     SELECT account_id, $12, $13, id, $14, operation FROM changed

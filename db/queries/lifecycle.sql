@@ -65,9 +65,9 @@ WITH noted AS (
         reason = CASE WHEN damage = @damage THEN reason ELSE @damage END,
         generation = CASE WHEN damage = @damage THEN generation ELSE generation + 1 END
     WHERE sandboxes.id = @id AND sandboxes.state IN ('paused', 'hibernated') AND sandboxes.generation = @generation
-    RETURNING id, state, generation, reason, generation > @generation AS news
+    RETURNING account_id, id, state, generation, reason, generation > @generation AS news
 ), event AS (
-    INSERT INTO sandbox_events (sandbox_id, from_state, to_state, reason, actor, operation, generation)
-    SELECT id, state, state, reason, @actor, @operation, generation FROM noted WHERE news
+    INSERT INTO sandbox_events (account_id, sandbox_id, from_state, to_state, reason, actor, operation, generation)
+    SELECT account_id, id, state, state, reason, @actor, @operation, generation FROM noted WHERE news
 )
 SELECT id FROM noted;

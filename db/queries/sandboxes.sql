@@ -9,8 +9,8 @@ WITH made AS (
         sqlc.narg('parent_id'), sqlc.narg('snapshot_id'), 'pending', 1, '', @operation, clock_timestamp() + make_interval(secs => @deadline_seconds::float8))
     RETURNING id, account_id, generation, operation
 ), event AS (
-    INSERT INTO sandbox_events (sandbox_id, to_state, reason, actor, operation, generation)
-    SELECT id, 'pending', '', @actor, operation, generation FROM made
+    INSERT INTO sandbox_events (account_id, sandbox_id, to_state, reason, actor, operation, generation)
+    SELECT account_id, id, 'pending', '', @actor, operation, generation FROM made
 )
 INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
 SELECT account_id, @actor, 'sandbox.create', id, 'accepted', operation FROM made;
@@ -53,8 +53,8 @@ WITH changed AS (
     WHERE sandboxes.id = @id AND sandboxes.state = @from_state AND sandboxes.generation = @generation
     RETURNING sandboxes.*
 ), event AS (
-    INSERT INTO sandbox_events (sandbox_id, from_state, to_state, reason, actor, operation, generation)
-    SELECT id, @from_state, state, reason, @actor, operation, generation FROM changed
+    INSERT INTO sandbox_events (account_id, sandbox_id, from_state, to_state, reason, actor, operation, generation)
+    SELECT account_id, id, @from_state, state, reason, @actor, operation, generation FROM changed
 ), audited AS (
     INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
     SELECT account_id, @actor, @audit_action, id, @audit_outcome, operation FROM changed
@@ -88,15 +88,10 @@ SELECT * FROM sandboxes
 WHERE account_id = @account_id
     AND state::text = ANY (@states::text[])
     AND (sqlc.narg('template')::text IS NULL OR template = sqlc.narg('template'))
+    AND metadata @> @metadata::jsonb
     AND (sqlc.narg('before')::timestamptz IS NULL OR (created_at, id) < (sqlc.narg('before'), @before_id::text))
 ORDER BY created_at DESC, id DESC
 LIMIT @max_rows;
-
--- name: ListSandboxEvents :many
-SELECT * FROM (
-    SELECT * FROM sandbox_events WHERE sandbox_id = @sandbox_id ORDER BY generation DESC LIMIT 1000
-) AS last
-ORDER BY generation;
 
 -- What a reconciler compares with a host: the rows that the host should know of, and
 -- those of the sandboxes that it was seen to hold (wherever they should be).

@@ -18,6 +18,7 @@ import (
 
 	"github.com/wrenn-sandbox/wrenn/db"
 	"github.com/wrenn-sandbox/wrenn/internal/auth"
+	"github.com/wrenn-sandbox/wrenn/internal/eventfeed"
 	"github.com/wrenn-sandbox/wrenn/internal/lifecycle/controller"
 	"github.com/wrenn-sandbox/wrenn/internal/portproxy"
 )
@@ -33,15 +34,20 @@ type Limits struct {
 	Idle     time.Duration // without a byte in a stream, after which its connection is closed; 60 s
 	Exec     time.Duration // of a program whose request sets no timeout; 5 min
 	KeepOpen time.Duration // between the comments that keep an event stream open; 15 s
+
+	ClaimLease time.Duration // after which a request with the idempotency key of one that has not been heard of takes over; 15 s
+	ClaimWait  time.Duration // that it waits for one that is under way; 20 s
 }
 
 func (l Limits) withDefaults() Limits {
 	def := Limits{
 		JSONBody: 1 << 20, Upload: 16 << 30, Output: 1 << 20,
 		Idle: time.Minute, Exec: 5 * time.Minute, KeepOpen: 15 * time.Second,
+		ClaimLease: 15 * time.Second, ClaimWait: 20 * time.Second,
 	}
 	l.JSONBody, l.Upload, l.Output = orDefault(l.JSONBody, def.JSONBody), orDefault(l.Upload, def.Upload), orDefault(l.Output, def.Output)
 	l.Idle, l.Exec, l.KeepOpen = orDefault(l.Idle, def.Idle), orDefault(l.Exec, def.Exec), orDefault(l.KeepOpen, def.KeepOpen)
+	l.ClaimLease, l.ClaimWait = orDefault(l.ClaimLease, def.ClaimLease), orDefault(l.ClaimWait, def.ClaimWait)
 	return l
 }
 
@@ -53,15 +59,17 @@ func orDefault[T comparable](v, def T) T {
 	return v
 }
 
-// Options of a Server. All but Limits, Redis and Domain are required.
+// Options of a Server. All but Limits, Redis, Limiter and Domain are required.
 type Options struct {
 	Store      *db.Store
 	Auth       *auth.Authenticator
 	Controller *controller.Controller
 	Redis      *auth.Cache // nil: readiness says that it is not configured
+	Feed       *eventfeed.Feed
 	Log        *slog.Logger
 	Limits     Limits
-	Domain     string // below which the ports of sandboxes have host names; empty for none
+	Limiter    *auth.Limiter // nil: requests may come as often as they like
+	Domain     string        // below which the ports of sandboxes have host names; empty for none
 }
 
 // Server answers requests.
@@ -98,7 +106,7 @@ func (s *Server) Handler() chi.Router {
 	r.Get("/v1"+sandbox+"/terminal", s.handle(s.terminal))
 	r.Post("/v1/hosts/join", s.handle(s.joinHost)) // a token says who asks
 	r.Route("/v1", func(r chi.Router) {
-		r.Use(s.authenticate)
+		r.Use(s.authenticate, s.limit, s.idempotent)
 		r.Get("/templates", s.handle(s.listTemplates))
 		r.Get("/pool", s.handle(s.getPool))
 		r.Get("/audit", s.handle(s.listAudit))
@@ -153,7 +161,8 @@ func (s *Server) Handler() chi.Router {
 		r.Post(sandbox+"/port-tokens", s.handle(s.createPortToken))
 		r.Post(sandbox+"/terminal-tickets", s.handle(s.createTerminalTicket))
 		r.Get(sandbox+"/logs", s.handle(s.readLogs))
-		r.Get(sandbox+"/events", s.handle(s.listEvents))
+		r.Get(sandbox+"/events", s.handle(s.sandboxEvents))
+		r.Get("/events", s.handle(s.events))
 	})
 	return r
 }
@@ -183,6 +192,8 @@ type about struct {
 	requestID string
 	principal auth.Principal // zero before it is authenticated
 	cause     error          // of an error response, for the log
+	claim     *db.Claim      // of its idempotency key; nil for none
+	reached   bool           // it may have had an effect inside a sandbox
 }
 
 type aboutKey struct{}

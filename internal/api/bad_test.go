@@ -36,7 +36,7 @@ func TestBadInput(t *testing.T) {
 		name   string
 		what   string // method and path
 		body   string
-		header string // "Name: value", or "Name:" to leave it out
+		header string // lines of "Name: value", or "Name:" to leave it out
 		status int
 		code   models.Code
 		says   string
@@ -102,6 +102,23 @@ func TestBadInput(t *testing.T) {
 		{"metadata of wrong type", create, `{"template":"minimal","metadata":{"a":1}}`, "", 400, models.Invalid, "metadata"},
 		{"metadata as an array", create, `{"template":"minimal","metadata":[]}`, "", 400, models.Invalid, "metadata"},
 		{"empty key of metadata", create, `{"template":"minimal","metadata":{"":"x"}}`, "", 400, models.Invalid, "metadata"},
+		{"null in metadata", create, `{"template":"minimal","metadata":{"a":null}}`, "", 400, models.Invalid, "metadata: a must not be null"},
+		{"null in env", create, `{"template":"minimal","env":{"A":null}}`, "", 400, models.Invalid, "env: A must not be null"},
+		{"null in args", exec, `{"cmd":"ls","args":["a",null]}`, "", 400, models.Invalid, "args: element 2 must not be null"},
+		{"patch of nothing", "PATCH " + sb, `{}`, "", 400, models.Invalid, "changes nothing"},
+		{"patch of what cannot be changed", "PATCH " + sb, `{"name":"x"}`, "", 400, models.Invalid, `"name"`},
+		{"patch with bad metadata", "PATCH " + sb, `{"metadata":{"":"x"}}`, "", 400, models.Invalid, "metadata"},
+		{"patch with too much metadata", "PATCH " + sb, `{"metadata":` + object(65) + `}`, "", 400, models.Invalid, "64"},
+		{"patch of an unknown sandbox", "PATCH /v1/sandboxes/sb-00000000", `{"metadata":{}}`, "", 404, models.NotFound, "sb-00000000"},
+		{"filter by no label", "GET /v1/sandboxes?metadata.=x", "", "", 400, models.Invalid, "metadata"},
+		{"filter by a label twice", "GET /v1/sandboxes?metadata.a=x&metadata.a=y", "", "", 400, models.Invalid, "twice"},
+		{"NUL in a label", "GET /v1/sandboxes?metadata.a=%00", "", "", 400, models.Invalid, "NUL"},
+		{"filter by metadata as a whole", "GET /v1/sandboxes?metadata=x", "", "", 400, models.Invalid, `"metadata"`},
+		{"body too large for a key", create, `{"template":"` + big + `"}`, "Idempotency-Key: k", 413, models.Invalid, "4096"},
+		{"blank in a key", create, `{"template":"minimal"}`, "Idempotency-Key: a b", 400, models.Invalid, "Idempotency-Key"},
+		{"key of a stream", exec, `{"cmd":"ls"}`, "Idempotency-Key: k\nAccept: text/event-stream", 400, models.Invalid, "stream"},
+		{"events after no event", "GET /v1/events", "", "Accept: text/event-stream\nLast-Event-ID: x", 400, models.Invalid, "Last-Event-ID"},
+		{"events of a malformed id", "GET /v1/events?sandbox=x", "", "", 400, models.Invalid, "sb-xxxxxxxx"},
 		{"NUL in metadata", create, `{"template":"minimal","metadata":{"a":"\u0000"}}`, "", 400, models.Invalid, "NUL"},
 		{"long value of metadata", create, `{"template":"minimal","metadata":{"a":"` + big[:1025] + `"}}`, "", 400, models.Invalid, "1024"},
 		{"too much metadata", create, `{"template":"minimal","metadata":` + object(65) + `}`, "", 400, models.Invalid, "64"},
@@ -179,9 +196,9 @@ func TestBadInput(t *testing.T) {
 			r.t = t
 			method, path, _ := strings.Cut(c.what, " ")
 			var headers []string
-			if c.header != "" {
-				name, value, _ := strings.Cut(c.header, ":")
-				headers = []string{name, strings.TrimSpace(value)}
+			for line := range strings.Lines(c.header) {
+				name, value, _ := strings.Cut(line, ":")
+				headers = append(headers, name, strings.TrimSpace(value))
 			}
 			a := r.call(method, path, c.body, headers...)
 			e := decoded[errorAnswer](t, a, c.status).Error
@@ -215,7 +232,7 @@ func cursor(s string) string { return base64.RawURLEncoding.EncodeToString([]byt
 func TestAllowNamesTheMethods(t *testing.T) {
 	r := newRig(t, Limits{})
 	for path, want := range map[string]string{
-		"/v1/sandboxes": "GET, POST", "/v1/sandboxes/sb-00000000": "GET, DELETE",
+		"/v1/sandboxes": "GET, POST", "/v1/sandboxes/sb-00000000": "GET, PATCH, DELETE",
 		"/v1/sandboxes/sb-00000000/files/a%2Fb": "GET, PUT, DELETE", "/healthz": "GET",
 	} {
 		if a := r.call("TRACE", path, "{}"); a.header.Get("Allow") != want {

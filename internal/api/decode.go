@@ -123,6 +123,25 @@ func checkMember(d *json.Decoder, known []string, seen map[string]bool) error {
 		return models.Errorf(models.Invalid, "%s must not be null", name).WithHint("leave it out")
 	}
 	seen[name] = true
+	return noNullWithin(name, value)
+}
+
+// noNullWithin refuses an object or an array with a null in it, which would be taken for an empty text.
+func noNullWithin(name string, value json.RawMessage) error {
+	var object map[string]json.RawMessage
+	_ = json.Unmarshal(value, &object) // what is no object is no matter of this
+	for key, v := range object {
+		if string(v) == "null" {
+			return models.Errorf(models.Invalid, "%s: %s must not be null", name, key).WithHint("leave it out")
+		}
+	}
+	var array []json.RawMessage
+	_ = json.Unmarshal(value, &array) // likewise
+	for i, v := range array {
+		if string(v) == "null" {
+			return models.Errorf(models.Invalid, "%s: element %d must not be null", name, i+1)
+		}
+	}
 	return nil
 }
 

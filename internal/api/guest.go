@@ -9,7 +9,11 @@ import (
 
 // guest returns the guest of a running sandbox of the caller's.
 func (s *Server) guest(r *http.Request, sb id.Sandbox) (*envdclient.Client, error) {
-	return s.Controller.Guest(r.Context(), by(r).Account, sb)
+	guest, err := s.Controller.Guest(r.Context(), by(r).Account, sb)
+	if err == nil {
+		err = enterGuest(r)
+	}
+	return guest, err
 }
 
 // connection is guest for a request that may be held open for long without being of use: used is called when it is.

@@ -13,6 +13,9 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
 
+// noStore is the Cache-Control of answers that hold secrets, or that change.
+const noStore = "no-store"
+
 // maxKeyLife is the longest that a key can be made to be valid; it may be so for ever.
 const maxKeyLife = 10 * 365 * 24 * time.Hour
 
@@ -45,7 +48,7 @@ func (s *Server) maker(r *http.Request) auth.Maker {
 
 // writeSecret answers with a key and its secret, which nobody on the way may keep.
 func (s *Server) writeSecret(w http.ResponseWriter, status int, k db.Key, secret auth.Secret) {
-	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Cache-Control", noStore)
 	v := viewOfKey(k)
 	v.Key = string(secret)
 	s.writeJSON(w, status, v)

@@ -57,11 +57,18 @@ func pageOf[T, V any](found []T, most int, view func(T) V, cursor func(T) string
 }
 
 func filter(r *http.Request) (db.Filter, error) {
-	q, err := query(r, []string{"template", "limit", "cursor"}, "state")
+	labels := metadataAsked(r)
+	q, err := query(r, append([]string{"template", "limit", "cursor"}, labels...), "state")
 	if err != nil {
 		return db.Filter{}, err
 	}
-	f := db.Filter{Account: by(r).Account, Template: q.Get("template")}
+	f := db.Filter{Account: by(r).Account, Template: q.Get("template"), Metadata: map[string]string{}}
+	for _, name := range labels {
+		f.Metadata[strings.TrimPrefix(name, metadataPrefix)] = q.Get(name)
+	}
+	if err := checkMetadata(f.Metadata); err != nil {
+		return f, err
+	}
 	if f.States, err = statesAsked(q); err != nil {
 		return f, err
 	}
@@ -77,13 +84,29 @@ func filter(r *http.Request) (db.Filter, error) {
 	return f, err
 }
 
-func limitAsked(q url.Values) (int, error) {
+// metadataPrefix is what the names of query parameters begin with that ask for a label: metadata.KEY=VALUE.
+const metadataPrefix = "metadata."
+
+// metadataAsked returns the names of the parameters that ask for labels.
+func metadataAsked(r *http.Request) []string {
+	var names []string
+	for name := range r.URL.Query() {
+		if strings.HasPrefix(name, metadataPrefix) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func limitAsked(q url.Values) (int, error) { return limitOf(q, defaultPage, maxPage) }
+
+func limitOf(q url.Values, usual, most int) (int, error) {
 	if !q.Has("limit") {
-		return defaultPage, nil
+		return usual, nil
 	}
 	limit, err := strconv.Atoi(q.Get("limit"))
-	if err != nil || limit < 1 || limit > maxPage {
-		return 0, models.Errorf(models.Invalid, "limit must be an integer between 1 and %d", maxPage)
+	if err != nil || limit < 1 || limit > most {
+		return 0, models.Errorf(models.Invalid, "limit must be an integer between 1 and %d", most)
 	}
 	return limit, nil
 }

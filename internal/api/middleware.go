@@ -114,7 +114,7 @@ func (s *Server) principal(r *http.Request) (auth.Principal, error) {
 // by returns who asks, for the controller.
 func by(r *http.Request) controller.By {
 	a := aboutOf(r.Context())
-	return controller.By{Account: a.principal.Account, Key: a.principal.Key, Request: id.Request(a.requestID)}
+	return controller.By{Account: a.principal.Account, Key: a.principal.Key, Request: id.Request(a.requestID), Claim: a.claim}
 }
 
 func noRoute(_ http.ResponseWriter, r *http.Request) error {
@@ -125,7 +125,7 @@ func noRoute(_ http.ResponseWriter, r *http.Request) error {
 func wrongMethod(w http.ResponseWriter, r *http.Request) error {
 	path := routePath(r)
 	var possible []string
-	for _, m := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete} {
+	for _, m := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
 		if chi.RouteContext(r.Context()).Routes.Match(chi.NewRouteContext(), m, path) {
 			possible = append(possible, m)
 		}

@@ -101,8 +101,9 @@ func (n *networkRequest) newNetwork() (models.NetworkPolicy, error) {
 
 // patchRequest is the schema SandboxChange.
 type patchRequest struct {
-	Network   *networkRequest   `json:"network"`
-	Lifecycle *lifecycleRequest `json:"lifecycle"`
+	Network   *networkRequest    `json:"network"`
+	Lifecycle *lifecycleRequest  `json:"lifecycle"`
+	Metadata  *map[string]string `json:"metadata"`
 }
 
 func (s *Server) changeSandbox(w http.ResponseWriter, r *http.Request) error {
@@ -124,8 +125,8 @@ func (s *Server) changeSandbox(w http.ResponseWriter, r *http.Request) error {
 
 // change makes the changes of a request, after it has read all of them.
 func (s *Server) change(r *http.Request, sbID id.Sandbox, in patchRequest) (sb models.Sandbox, err error) {
-	if in.Network == nil && in.Lifecycle == nil {
-		return sb, models.Errorf(models.Invalid, "the request changes nothing").WithHint("what can be changed: network, lifecycle")
+	if in == (patchRequest{}) {
+		return sb, models.Errorf(models.Invalid, "the request changes nothing").WithHint("what can be changed: network, lifecycle, metadata")
 	}
 	lifecycle, err := in.Lifecycle.change()
 	if err != nil {
@@ -137,7 +138,13 @@ func (s *Server) change(r *http.Request, sbID id.Sandbox, in patchRequest) (sb m
 			return sb, err
 		}
 	}
-	if in.Lifecycle != nil {
+	if in.Metadata != nil {
+		if err := checkMetadata(*in.Metadata); err != nil {
+			return sb, err
+		}
+		sb, err = s.Controller.SetMetadata(r.Context(), by(r), sbID, *in.Metadata)
+	}
+	if err == nil && in.Lifecycle != nil {
 		sb, err = s.Controller.SetLifecycle(r.Context(), by(r), sbID, lifecycle)
 	}
 	if err == nil && in.Network != nil {

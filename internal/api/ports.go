@@ -153,7 +153,7 @@ func (s *Server) keepToken(w http.ResponseWriter, r *http.Request, token portTok
 		// Lax, not Strict: a link from elsewhere to the port works. Other sites' requests in the background have it not.
 		HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: portproxy.Scheme(r) == "https",
 	})
-	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Cache-Control", noStore)
 	w.Header().Set("Referrer-Policy", "no-referrer")
 	w.Header().Set("Location", portproxy.WithoutToken(r)) // not http.Redirect, which would clean the path
 	w.WriteHeader(http.StatusSeeOther)
@@ -166,7 +166,7 @@ func (s *Server) portFailed(w http.ResponseWriter, r *http.Request, err error) {
 
 // writePortError answers people with a page, and programs as ever.
 func (s *Server) writePortError(w http.ResponseWriter, r *http.Request, err error) {
-	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Cache-Control", noStore)
 	if !navigates(r) || !accepts(r, "text/html") {
 		s.writeError(w, r, err)
 		return
@@ -237,7 +237,7 @@ func (s *Server) createPortToken(w http.ResponseWriter, r *http.Request) error {
 		name := portproxy.Name{Sandbox: sb, Port: g.Port}
 		view.URL, view.PathURL = s.portURL(r, name, text), tokenURL(r, r.Host, portPath(name), text)
 	}
-	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Cache-Control", noStore)
 	s.writeJSON(w, http.StatusCreated, view)
 	return nil
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/db"
 	"github.com/wrenn-sandbox/wrenn/internal/auth"
 	"github.com/wrenn-sandbox/wrenn/internal/devstack/stacktest"
+	"github.com/wrenn-sandbox/wrenn/internal/eventfeed"
 	"github.com/wrenn-sandbox/wrenn/internal/hostsim"
 	"github.com/wrenn-sandbox/wrenn/internal/lifecycle/controller"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
@@ -41,6 +42,8 @@ type rig struct {
 	sim     *hostsim.Host
 	auth    *auth.Authenticator
 	logger  *slog.Logger
+	limiter *auth.Limiter
+	feed    *eventfeed.Feed
 	handler http.Handler
 	server  *httptest.Server
 	key     auth.Secret
@@ -72,6 +75,12 @@ func newRig(t testing.TB, limits Limits) *rig {
 
 func newRigOn(t testing.TB, dbs stacktest.Databases, limits Limits) *rig {
 	t.Helper()
+	return newLimitedRig(t, dbs, limits, nil)
+}
+
+// newLimitedRig is newRigOn with rates of requests; nil for no limits.
+func newLimitedRig(t testing.TB, dbs stacktest.Databases, limits Limits, rates map[string]auth.Rate) *rig {
+	t.Helper()
 	r := &rig{t: t, dbs: dbs, sim: hostsim.Start(t), log: &logBuffer{}}
 	log := slog.New(slog.NewTextHandler(r.log, nil))
 	if _, err := db.MigrateUp(t.Context(), r.dbs.PostgresURL); err != nil {
@@ -86,6 +95,9 @@ func newRigOn(t testing.TB, dbs stacktest.Databases, limits Limits) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.cache.Close() })
+	r.feed = eventfeed.New(r.store, r.cache, log)
+	r.store.WhenEvents(r.feed.Notify)
+	r.limiter = auth.NewLimiter(r.cache, rates)
 	keys := auth.New(r.store, r.cache, log)
 	t.Cleanup(keys.Close)
 	fleet, err := controller.NewFleet([]string{r.sim.Address()}, r.store, log)
@@ -96,7 +108,7 @@ func newRigOn(t testing.TB, dbs stacktest.Databases, limits Limits) *rig {
 	r.inBackground(fleet)
 	r.auth, r.logger = keys, log
 	r.key = r.newKey("acme")
-	r.handler = New(Options{Store: r.store, Auth: keys, Controller: r.ctl, Redis: r.cache, Log: log, Limits: limits}).Handler()
+	r.handler = New(Options{Store: r.store, Auth: keys, Controller: r.ctl, Redis: r.cache, Feed: r.feed, Limiter: r.limiter, Log: log, Limits: limits}).Handler()
 	r.server = httptest.NewServer(r.handler)
 	t.Cleanup(r.server.Close)
 	return r
@@ -107,6 +119,7 @@ func (r *rig) inBackground(fleet *controller.Fleet) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { fleet.Run(ctx) })
+	wg.Go(func() { r.feed.Run(ctx) })
 	wg.Go(func() {
 		controller.NewReconciler(r.ctl, r.store, controller.Pace{Tick: 20 * time.Millisecond}).Run(ctx)
 	})
@@ -281,7 +294,7 @@ func conform(t testing.TB, req *http.Request, resp *http.Response, body []byte) 
 }
 
 var (
-	routes = regexp.MustCompile(`^/(healthz|readyz|openapi.yaml|v1/(templates|hosts/join|pool|audit|api-keys(/[^/]+(/rotate)?)?|snapshots(/[^/]+)?|sandboxes(/[^/]+(/(exec|pause|resume|hibernate|fork|snapshots|files|files/x|files/(mkdir|move|chmod)|logs|events|watch|network|network/refusals|port-tokens|tcp/[0-9]+|terminal|terminal-tickets|` +
+	routes = regexp.MustCompile(`^/(healthz|readyz|openapi.yaml|v1/(templates|hosts/join|pool|audit|events|api-keys(/[^/]+(/rotate)?)?|snapshots(/[^/]+)?|sandboxes(/[^/]+(/(exec|pause|resume|hibernate|fork|snapshots|files|files/x|files/(mkdir|move|chmod)|logs|events|watch|network|network/refusals|port-tokens|tcp/[0-9]+|terminal|terminal-tickets|` +
 		`processes(/[0-9]+(/(output|stdin|signal|resize|wait))?)?|contexts(/ctx-[0-9a-f]{8}(/(execute|interrupt))?)?))?)?))$`)
 	fileOperation = regexp.MustCompile(`/files/(mkdir|move|chmod)$`)
 )

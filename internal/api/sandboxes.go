@@ -207,35 +207,6 @@ func (s *Server) readLogs(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-type eventView struct {
-	From       *models.State `json:"from"`
-	To         models.State  `json:"to"`
-	Reason     *string       `json:"reason"`
-	Actor      string        `json:"actor"`
-	At         apiTime       `json:"at"`
-	Generation int64         `json:"generation"`
-}
-
-func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
-	sbID, err := plainID(r)
-	if err != nil {
-		return err
-	}
-	if _, err := s.Store.Sandbox(r.Context(), by(r).Account, sbID); err != nil {
-		return err
-	}
-	events, err := s.Store.Events(r.Context(), sbID)
-	if err != nil {
-		return err
-	}
-	items := make([]eventView, len(events))
-	for i, e := range events {
-		items[i] = eventView{From: orNull(e.From), To: e.To, Reason: orNull(e.Reason), Actor: e.Actor, At: apiTime(e.At), Generation: e.Generation}
-	}
-	s.writeJSON(w, http.StatusOK, map[string]any{"items": items})
-	return nil
-}
-
 func (s *Server) listTemplates(w http.ResponseWriter, r *http.Request) error {
 	if err := noQuery(r); err != nil {
 		return err

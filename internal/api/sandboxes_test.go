@@ -141,6 +141,36 @@ func TestList(t *testing.T) {
 	}
 }
 
+// TestMetadata: labels can be changed in every state, and lists be asked for them.
+func TestMetadata(t *testing.T) {
+	r := newRig(t, Limits{})
+	labelled := func(labels string) string {
+		return decoded[sandboxAnswer](t, r.call("POST", "/v1/sandboxes", `{"template":"minimal","metadata":`+labels+`}`), http.StatusCreated).ID
+	}
+	red, both := labelled(`{"team":"red"}`), labelled(`{"team":"red","a b.c":"ü=&"}`)
+	labelled(`{}`)
+	for query, want := range map[string][]string{
+		"?metadata.team=red": {both, red}, "?metadata.team=red&metadata.a%20b.c=%C3%BC%3D%26": {both}, "?metadata.team=blue": {}, "?metadata.team=": {},
+		"?metadata.team=red&limit=1&template=minimal": {both},
+	} {
+		if got := ids(r.list(query).Items); !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", query, got, want)
+		}
+	}
+	r.call("POST", "/v1/sandboxes/"+both+"/pause", "")
+	changed := decoded[sandboxAnswer](t, r.call("PATCH", "/v1/sandboxes/"+both, `{"metadata":{"team":"blue"}}`), http.StatusOK)
+	if len(changed.Metadata) != 1 || changed.Metadata["team"] != "blue" || changed.State != models.Paused {
+		t.Errorf("changed to %+v", changed)
+	}
+	if got := ids(r.list("?metadata.team=blue").Items); !slices.Equal(got, []string{both}) {
+		t.Errorf("blue are %v", got)
+	}
+	r.call("DELETE", "/v1/sandboxes/"+both, "")
+	if now := decoded[sandboxAnswer](t, r.call("PATCH", "/v1/sandboxes/"+both, `{"metadata":{}}`), http.StatusOK); len(now.Metadata) != 0 || now.Metadata == nil {
+		t.Errorf("of one that is stopped: %+v", now)
+	}
+}
+
 // TestAccountsDoNotSeeEachOther: for another account's key there is no such sandbox, in any call.
 func TestAccountsDoNotSeeEachOther(t *testing.T) {
 	r := newRig(t, Limits{})

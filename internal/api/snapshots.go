@@ -97,7 +97,11 @@ func (s *Server) deleteSnapshot(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := s.Controller.DeleteSnapshot(r.Context(), by(r), n); err != nil {
+	err = s.Controller.DeleteSnapshot(r.Context(), by(r), n)
+	if claim := by(r).Claim; claim != nil && claim.CutOff && models.CodeOf(err) == models.NotFound {
+		err = nil // the attempt before has deleted it
+	}
+	if err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)

@@ -56,6 +56,32 @@ func TestRoutesAndSpecAgree(t *testing.T) {
 	}
 }
 
+// TestEveryMutationTakesAKey, and says so; but for those with a body that is a stream, and what a sandbox serves.
+func TestEveryMutationTakesAKey(t *testing.T) {
+	var doc struct {
+		Paths map[string]map[string]yaml.Node `yaml:"paths"`
+	}
+	if err := yaml.Unmarshal(spec, &doc); err != nil {
+		t.Fatal(err)
+	}
+	for path, item := range doc.Paths {
+		for method, node := range item {
+			if !slices.Contains([]string{"post", "patch", "delete"}, method) || strings.Contains(path, "/ports/") || strings.HasSuffix(path, "/stdin") {
+				continue
+			}
+			var op struct {
+				Parameters []map[string]any `yaml:"parameters"`
+			}
+			if err := node.Decode(&op); err != nil {
+				t.Fatal(err)
+			}
+			if !slices.ContainsFunc(op.Parameters, func(p map[string]any) bool { return p["$ref"] == "#/components/parameters/IdempotencyKey" }) {
+				t.Errorf("%s %s: no parameter IdempotencyKey", method, path)
+			}
+		}
+	}
+}
+
 // TestConformIsStrict: the check that every test here relies on does find faults.
 func TestConformIsStrict(t *testing.T) {
 	r := newRig(t, Limits{})

@@ -140,7 +140,7 @@ func (e *events) write(text string) error {
 		e.started = true
 		h := e.w.Header()
 		h.Set("Content-Type", eventStream)
-		h.Set("Cache-Control", "no-store")
+		h.Set("Cache-Control", noStore)
 		h.Set("X-Accel-Buffering", "no") // nginx would hold events back
 	}
 	_ = e.rc.SetWriteDeadline(time.Now().Add(e.idle)) // unsupported only in unit tests

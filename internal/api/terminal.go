@@ -63,7 +63,7 @@ func (s *Server) createTerminalTicket(w http.ResponseWriter, r *http.Request) er
 	if err != nil {
 		return err
 	}
-	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Cache-Control", noStore)
 	s.writeJSON(w, http.StatusCreated, struct {
 		Ticket    string  `json:"ticket"`
 		ExpiresAt apiTime `json:"expires_at"`

@@ -33,6 +33,9 @@ type ControlPlane struct {
 	SandboxTimeout     time.Duration `yaml:"sandbox_timeout" env:"WRENN_SANDBOX_TIMEOUT"`           // from its start, whatever it does
 	OnTimeout          string        `yaml:"on_timeout" env:"WRENN_ON_TIMEOUT"`                     // destroy or pause
 
+	// How often a key may ask, by class of requests, as "class=per second:at once,…"; "off" for no limits.
+	RateLimits string `yaml:"rate_limits" env:"WRENN_RATE_LIMITS"`
+
 	// How many times what a host has may be promised to sandboxes; see scheduler.DefaultOvercommit.
 	VCPUOvercommit   float64 `yaml:"vcpu_overcommit" env:"WRENN_VCPU_OVERCOMMIT"`
 	MemoryOvercommit float64 `yaml:"memory_overcommit" env:"WRENN_MEMORY_OVERCOMMIT"`
@@ -55,6 +58,7 @@ func LoadControlPlane() (ControlPlane, error) {
 		Listen: "127.0.0.1:8000", Agent: "unix:///run/wrenn/agent.sock", LogFormat: "text",
 		CreateTimeout: 2 * time.Minute, StopGrace: 2 * time.Second, DrainTimeout: 30 * time.Second,
 		OnTimeout:      string(models.DestroyOnTimeout),
+		RateLimits:     defaultRates,
 		VCPUOvercommit: 16, MemoryOvercommit: 1, DiskOvercommit: 4,
 	}
 	return cfg, load(&cfg)
@@ -93,6 +97,9 @@ func (c ControlPlane) Check() error {
 	}
 	if err := models.CheckLifecycle(c.Lifecycle()); err != nil {
 		return models.Errorf(models.Invalid, "the lifecycle of sandboxes: %v", err)
+	}
+	if _, err := c.Rates(); err != nil {
+		return err
 	}
 	_, err := c.PrivatePrefixes()
 	return err

@@ -57,6 +57,7 @@ func TestControlPlaneWrongValuesAreNamed(t *testing.T) {
 		"auto_pause_after":  func(c *ControlPlane) { c.AutoPauseAfter = time.Second },
 		"timeout_seconds":   func(c *ControlPlane) { c.SandboxTimeout = 1500 * time.Millisecond },
 		"on_timeout":        func(c *ControlPlane) { c.OnTimeout = "hibernate" },
+		"rate_limits":       func(c *ControlPlane) { c.RateLimits = "read=1" },
 		"log_format":        func(c *ControlPlane) { c.LogFormat = "xml" },
 		"private_networks":  func(c *ControlPlane) { c.PrivateNetworks = []string{"10.0.0.0/8", "10.0.0.1/8"} },
 	} {
@@ -68,5 +69,20 @@ func TestControlPlaneWrongValuesAreNamed(t *testing.T) {
 		if err := cfg.Check(); models.CodeOf(err) != models.Invalid || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: Check returned %v", name, err)
 		}
+	}
+}
+
+func TestRates(t *testing.T) {
+	for _, text := range []string{"", "read", "read=1", "read=1:2:3", "read=0:1", "read=-1:1", "read=NaN:1", "read=1:0", "read=1:x", "reed=1:1", "=1:1", "read=1:1,read=2:2", "read=1:1,", "read=1e9:1"} {
+		if got, err := (ControlPlane{RateLimits: text}).Rates(); models.CodeOf(err) != models.Invalid {
+			t.Errorf("%q: %v, %v", text, got, err)
+		}
+	}
+	got, err := (ControlPlane{RateLimits: "create=0.5:10,guest=1000:2000"}).Rates()
+	if err != nil || len(got) != 2 || got["create"] != (Rate{0.5, 10}) || got["guest"] != (Rate{1000, 2000}) {
+		t.Errorf("%v, %v", got, err)
+	}
+	if got, err := (ControlPlane{RateLimits: NoLimits}).Rates(); err != nil || len(got) != 0 {
+		t.Errorf("off: %v, %v", got, err)
 	}
 }

@@ -112,15 +112,32 @@ func TestListGoesThroughAllPages(t *testing.T) {
 		answer(w, 200, `{"items":[`+sandboxJSON+`,`+sandboxJSON+`],"next_cursor":`+next+`}`)
 	})
 	n := 0
-	for s, err := range c.AllSandboxes(t.Context(), ListOptions{States: []State{Running, Stopped}, Template: "a b", Limit: 2}) {
+	for s, err := range c.AllSandboxes(t.Context(), ListOptions{States: []State{Running, Stopped}, Template: "a b", Limit: 2, Metadata: map[string]string{"k": "v"}}) {
 		if err != nil || s.ID != testID {
 			t.Fatalf("%+v, %v", s, err)
 		}
 		n++
 	}
-	want := []string{"limit=2&state=running&state=stopped&template=a+b", "cursor=p2&limit=2&state=running&state=stopped&template=a+b"}
+	want := []string{"limit=2&metadata.k=v&state=running&state=stopped&template=a+b", "cursor=p2&limit=2&metadata.k=v&state=running&state=stopped&template=a+b"}
 	if n != 4 || !reflect.DeepEqual(queries, want) {
 		t.Errorf("%d sandboxes, queries %q", n, queries)
+	}
+}
+
+func TestSetMetadata(t *testing.T) {
+	var bodies []string
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body) // what is missing is seen below
+		bodies = append(bodies, r.Method+" "+string(b))
+		answer(w, 200, sandboxJSON)
+	})
+	for _, m := range []map[string]string{{"a": "b"}, nil} {
+		if s, err := c.SetMetadata(t.Context(), testID, m); err != nil || s.ID != testID {
+			t.Errorf("%+v, %v", s, err)
+		}
+	}
+	if want := []string{`PATCH {"metadata":{"a":"b"}}`, `PATCH {"metadata":{}}`}; !reflect.DeepEqual(bodies, want) {
+		t.Errorf("sent %q", bodies)
 	}
 }
 
@@ -286,28 +303,47 @@ func TestRefusedConnectionIsTriedAgain(t *testing.T) {
 	}
 }
 
-func TestOnlyReadsAreRepeatedAfter503(t *testing.T) {
+// TestRepetitionsAreSafe: what is repeated only reads, or carries the same key each time.
+func TestRepetitionsAreSafe(t *testing.T) {
 	var calls atomic.Int32
+	keys := map[string]bool{}
+	status := http.StatusServiceUnavailable
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		keys[r.Header.Get("Idempotency-Key")] = true
 		if calls.Add(1) < 3 {
+			if status == 0 {
+				panic(http.ErrAbortHandler)
+			}
 			w.Header().Set("Retry-After", "0")
-			answer(w, 503, `{"error":{"code":"unavailable","message":"later","request_id":"r"}}`)
+			answer(w, status, `{"error":{"code":"unavailable","message":"later","request_id":"r"}}`)
 			return
 		}
 		answer(w, 200, sandboxJSON)
 	})
-	if _, err := c.GetSandbox(t.Context(), testID); err != nil || calls.Load() != 3 {
-		t.Errorf("%d calls, %v", calls.Load(), err)
+	all := map[string]func(context.Context) error{
+		"get": func(ctx context.Context) error { _, err := c.GetSandbox(ctx, testID); return err },
+		"create": func(ctx context.Context) error {
+			_, err := c.CreateSandbox(ctx, CreateSandboxRequest{Template: "t"})
+			return err
+		},
+		"destroy": func(ctx context.Context) error { _, err := c.DestroySandbox(ctx, testID); return err },
+		"exec":    func(ctx context.Context) error { _, err := c.Exec(ctx, testID, ExecRequest{Cmd: "true"}); return err },
 	}
-	for name, call := range map[string]func() error{
-		"create":  func() error { _, err := c.CreateSandbox(t.Context(), CreateSandboxRequest{Template: "t"}); return err },
-		"destroy": func() error { _, err := c.DestroySandbox(t.Context(), testID); return err },
-		"exec":    func() error { _, err := c.Exec(t.Context(), testID, ExecRequest{Cmd: "true"}); return err },
-	} {
-		calls.Store(0)
-		if err := call(); CodeOf(err) != Unavailable || calls.Load() != 1 {
-			t.Errorf("%s: %d calls, %v", name, calls.Load(), err)
+	for _, status = range []int{http.StatusServiceUnavailable, http.StatusTooManyRequests, http.StatusConflict, 0} {
+		for name, call := range all {
+			if name == "get" && (status == http.StatusConflict || status == 0) {
+				continue
+			}
+			clear(keys)
+			calls.Store(0)
+			if err := call(t.Context()); err != nil || calls.Load() != 3 || len(keys) != 1 || keys[""] != (name == "get") {
+				t.Errorf("%s, %d: %d calls with the keys %v, %v", name, status, calls.Load(), keys, err)
+			}
 		}
+	}
+	clear(keys)
+	if err := all["create"](WithIdempotencyKey(t.Context(), "mine")); err != nil || !keys["mine"] {
+		t.Errorf("a key of the caller's: %v, %v", keys, err)
 	}
 }
 
@@ -339,15 +375,24 @@ func TestRetriesHaveLimits(t *testing.T) {
 	}
 }
 
-// A transport error after the request was sent must not run a program twice.
-func TestBrokenConnectionIsNotRepeated(t *testing.T) {
+// TestStreamsAreNotRepeated: a transport error after the request was sent must not run a program twice, or send half a body again.
+func TestStreamsAreNotRepeated(t *testing.T) {
 	var calls atomic.Int32
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		calls.Add(1)
+		if r.Header.Get("Idempotency-Key") != "" {
+			t.Errorf("%s %s has a key", r.Method, r.URL)
+		}
 		panic(http.ErrAbortHandler)
 	})
-	if _, err := c.Exec(t.Context(), testID, ExecRequest{Cmd: "pay"}); CodeOf(err) != Unavailable || calls.Load() != 1 {
-		t.Errorf("%d calls, %v", calls.Load(), err)
+	for name, call := range map[string]func() error{
+		"exec":  func() error { _, err := c.ExecStream(t.Context(), testID, ExecRequest{Cmd: "pay"}); return err },
+		"write": func() error { _, err := c.WriteFile(t.Context(), testID, "/x", strings.NewReader("x")); return err },
+	} {
+		calls.Store(0)
+		if err := call(); CodeOf(err) != Unavailable || calls.Load() != 1 {
+			t.Errorf("%s: %d calls, %v", name, calls.Load(), err)
+		}
 	}
 }
 

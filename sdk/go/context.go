@@ -35,7 +35,7 @@ type CodeContext struct {
 }
 
 // CreateContext starts an interpreter and returns when it is ready. It lives until it is deleted, crashes or the sandbox
-// ends. It is never repeated after it was sent.
+// ends. Repeated, it is carried out at most once.
 func (c *Client) CreateContext(ctx context.Context, id string, req CreateContextRequest) (*CodeContext, error) {
 	path, err := sandboxPath(id, "contexts")
 	if err != nil {

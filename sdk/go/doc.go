@@ -11,5 +11,6 @@
 // the service are *Error values; see Code for what they mean. Sizes are in MiB (2^20 bytes).
 //
 // A request is repeated only where that is safe: when the connection was refused, so that nothing
-// was sent, and for reads that the service answered with 503 and a Retry-After header.
+// was sent, when it was refused for its rate, and after an answer 503 with a Retry-After header for what only reads or has
+// an idempotency key. Calls that change something have one, unless they stream; see WithIdempotencyKey.
 package wrenn

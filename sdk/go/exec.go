@@ -49,7 +49,7 @@ type ExecResult struct {
 }
 
 // Exec runs a program to its end. An exit status other than 0 is no error. When ctx ends, the
-// program and all that it started are killed. It is never repeated after it was sent.
+// program and all that it started are killed. Repeated, it is run at most once.
 func (c *Client) Exec(ctx context.Context, id string, req ExecRequest) (*ExecResult, error) {
 	call, err := req.call(id)
 	if err != nil {

@@ -65,7 +65,7 @@ type ExecutionError struct {
 }
 
 // Execute executes code and returns all that came of it. An error of the code is no error. When ctx ends, the code is
-// interrupted; the context stays. It is never repeated after it was sent.
+// interrupted; the context stays. Repeated, it is executed at most once.
 func (c *Client) Execute(ctx context.Context, id, contextID string, req ExecuteRequest) (*Execution, error) {
 	call, err := req.call(id, contextID)
 	if err != nil {

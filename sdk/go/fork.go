@@ -15,7 +15,7 @@ type ForkRequest struct {
 }
 
 // ForkSandbox makes running children of a running or paused sandbox, with the memory and the disk that it has now, and returns when all of them run: all are made, or none. A parent that
-// runs stands still for an instant and goes on. It is never repeated after it was sent. When ctx ends before the answer, the fork goes on: look for the children with ListSandboxes.
+// runs stands still for an instant and goes on. Repeated, it is carried out once. When ctx ends before the answer, the fork goes on: look for the children with ListSandboxes.
 func (c *Client) ForkSandbox(ctx context.Context, id string, req ForkRequest) ([]Sandbox, error) {
 	if err := encodable("metadata", func(yield func(string) bool) { entries(req.Metadata, yield) }); err != nil {
 		return nil, err
@@ -62,7 +62,7 @@ type Snapshot struct {
 	CreatedAt   time.Time     `json:"created_at"`
 }
 
-// CreateSnapshot keeps what a running or paused sandbox is now and returns when that is on its host's disk. name is the caller's own. It is never repeated after it was sent.
+// CreateSnapshot keeps what a running or paused sandbox is now and returns when that is on its host's disk. name is the caller's own. Repeated, it is carried out once.
 func (c *Client) CreateSnapshot(ctx context.Context, sandbox, name string) (*Snapshot, error) {
 	if err := encodable("name", func(yield func(string) bool) { yield(name) }); err != nil {
 		return nil, err

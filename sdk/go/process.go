@@ -79,8 +79,8 @@ func (r ProcessRequest) texts() iter.Seq[string] {
 }
 
 // StartProcess starts a program and leaves it running: until it ends, is killed, its time runs out or the sandbox ends.
-// The last part of its output (256 KiB, as long as the sandbox has the memory) is kept for ProcessOutput. It is never
-// repeated after it was sent.
+// The last part of its output (256 KiB, as long as the sandbox has the memory) is kept for ProcessOutput. Repeated,
+// it is started at most once.
 func (c *Client) StartProcess(ctx context.Context, id string, req ProcessRequest) (*Process, error) {
 	path, err := sandboxPath(id, "processes")
 	if err != nil {

@@ -31,6 +31,7 @@ type request struct {
 	body         []byte
 	stream       io.Reader // a body that cannot be sent again; excludes body
 	kind         string    // of stream; "" means application/octet-stream
+	key          string    // that makes it safe to repeat; "" for none
 }
 
 // call sends in as JSON (nil for none) and reads the answer into out (nil for none).
@@ -106,6 +107,7 @@ func (c *Client) bounded(ctx context.Context, limit time.Duration) (context.Cont
 
 // send returns a response of success, whose body the caller closes. It repeats req where that is safe.
 func (c *Client) send(ctx context.Context, req request) (*http.Response, error) {
+	req.key = idempotencyKey(ctx, req)
 	for try := 0; ; try++ {
 		resp, err := c.once(ctx, req)
 		if err == nil {
@@ -159,6 +161,9 @@ func (c *Client) build(ctx context.Context, req request) (*http.Request, error) 
 		r.Header.Set("X-API-Key", c.opts.APIKey)
 	}
 	r.Header.Set("User-Agent", c.opts.UserAgent)
+	if req.key != "" {
+		r.Header.Set("Idempotency-Key", req.key)
+	}
 	if req.accept != "" {
 		r.Header.Set("Accept", req.accept)
 	}
@@ -188,17 +193,32 @@ func (c *Client) retry(req request, try int, f *failure) (time.Duration, bool) {
 	if try >= c.opts.MaxRetries || req.stream != nil {
 		return 0, false
 	}
-	if errors.Is(f.error, syscall.ECONNREFUSED) {
+	var coded *Error
+	answered := errors.As(f.error, &coded)
+	if errors.Is(f.error, syscall.ECONNREFUSED) || !answered && req.key != "" {
 		wait := c.backoff << try
 		return wait/2 + rand.N(wait/2+1), true
 	}
 	seconds, err := strconv.Atoi(f.retryAfter)
-	var coded *Error
-	if !errors.As(f.error, &coded) || coded.Status != http.StatusServiceUnavailable || req.method != http.MethodGet || err != nil || seconds < 0 {
+	if !answered || !again(coded.Status, req) || err != nil || seconds < 0 {
 		return 0, false
 	}
 	wait := time.Duration(seconds) * time.Second
 	return wait, wait <= maxRetryAfter
+}
+
+// again tells whether an answer that says when to try again may be followed: what was refused for its rate has done nothing, and 409 says that the request with
+// the same key is under way.
+func again(status int, req request) bool {
+	switch status {
+	case http.StatusTooManyRequests:
+		return true
+	case http.StatusServiceUnavailable:
+		return req.method == http.MethodGet || req.key != ""
+	case http.StatusConflict:
+		return req.key != ""
+	}
+	return false
 }
 
 // pause waits, unless ctx would end before.

@@ -81,7 +81,7 @@ type CreateSandboxRequest struct {
 	Wait time.Duration `json:"-"` // for room in the account's pool, up to 10 minutes, in whole seconds; 0: Exhausted at once
 }
 
-// CreateSandbox creates a sandbox and returns when it runs. It is never repeated after it was sent. When
+// CreateSandbox creates a sandbox and returns when it runs. Repeated, it is carried out once. When
 // ctx ends before the answer, the creation goes on: look for it with ListSandboxes.
 func (c *Client) CreateSandbox(ctx context.Context, req CreateSandboxRequest) (*Sandbox, error) {
 	if err := encodable("template, name, env, metadata and network", req.texts()); err != nil {
@@ -113,6 +113,26 @@ func (c *Client) DestroySandbox(ctx context.Context, id string) (*Sandbox, error
 	return c.oneSandbox(ctx, http.MethodDelete, id)
 }
 
+// SetMetadata gives a sandbox other labels, in whatever state it is, and returns the sandbox.
+func (c *Client) SetMetadata(ctx context.Context, id string, metadata map[string]string) (*Sandbox, error) {
+	path, err := sandboxPath(id)
+	if err != nil {
+		return nil, err
+	}
+	if err := encodable("metadata", func(yield func(string) bool) { entries(metadata, yield) }); err != nil {
+		return nil, err
+	}
+	if metadata == nil {
+		metadata = map[string]string{}
+	}
+	var s Sandbox
+	body := map[string]any{"metadata": metadata}
+	if err := c.call(ctx, http.MethodPatch, path, body, &s); err != nil {
+		return nil, err
+	}
+	return &s, nil
+}
+
 func (c *Client) oneSandbox(ctx context.Context, method, id string, below ...string) (*Sandbox, error) {
 	path, err := sandboxPath(id, below...)
 	if err != nil {
@@ -129,8 +149,9 @@ func (c *Client) oneSandbox(ctx context.Context, method, id string, below ...str
 type ListOptions struct {
 	States   []State
 	Template string
-	Limit    int    // of a page: 1 to 200; 0 means 50
-	Cursor   string // NextCursor of the page before
+	Metadata map[string]string // that they have, beside others
+	Limit    int               // of a page: 1 to 200; 0 means 50
+	Cursor   string            // NextCursor of the page before
 }
 
 // SandboxPage is a part of a list, newest first.
@@ -147,6 +168,9 @@ func (c *Client) ListSandboxes(ctx context.Context, opts ListOptions) (*SandboxP
 	}
 	if opts.Template != "" {
 		query.Set("template", opts.Template)
+	}
+	for key, value := range opts.Metadata {
+		query.Set("metadata."+key, value)
 	}
 	path := "/v1/sandboxes"
 	if len(query) > 0 {
@@ -204,27 +228,6 @@ func pages[T any](cursor string, list func(cursor string) (items []T, next strin
 			cursor = next
 		}
 	}
-}
-
-// Event is one change of a sandbox's state.
-type Event struct {
-	From       State     `json:"from,omitempty"` // "" for the first
-	To         State     `json:"to"`
-	Reason     string    `json:"reason,omitempty"`
-	Actor      string    `json:"actor"` // the id of the API key that asked for it, or "system"
-	At         time.Time `json:"at"`
-	Generation int64     `json:"generation"`
-}
-
-// Events returns the last 1000 changes of a sandbox's state, oldest first.
-func (c *Client) Events(ctx context.Context, id string) ([]Event, error) {
-	path, err := sandboxPath(id, "events")
-	if err != nil {
-		return nil, err
-	}
-	var list struct{ Items []Event }
-	err = c.call(ctx, http.MethodGet, path, nil, &list)
-	return list.Items, err
 }
 
 // Logs returns the last part (at most 512 KiB) of what the guest wrote to its console.

@@ -21,7 +21,7 @@ type CertificateStep struct {
 }
 
 // PauseSandbox puts a running sandbox to sleep and returns it once its memory is on its host's disk. What runs in it, and its connections, go on with the
-// next resume; requests under way to it fail. It is never repeated after it was sent, but may be: the answer is the same.
+// next resume; requests under way to it fail. It may be repeated: the answer is the same.
 func (c *Client) PauseSandbox(ctx context.Context, id string) (*Sandbox, error) {
 	return c.oneSandbox(ctx, http.MethodPost, id, "pause")
 }
@@ -47,7 +47,7 @@ func (c *Client) ResumeSandboxWithin(ctx context.Context, id string, wait time.D
 
 // HibernateSandbox puts a paused or running sandbox into the object store and returns it once no host holds anything of it. It goes on, on whatever host, with the next
 // resume or request. After an error it is paused, or runs on where the object store could not be reached; the next attempt goes on where this one was. A resume ends
-// it. It is never repeated after it was sent, but may be: the answer is the same.
+// it. It may be repeated: the answer is the same.
 func (c *Client) HibernateSandbox(ctx context.Context, id string) (*Sandbox, error) {
 	return c.oneSandbox(ctx, http.MethodPost, id, "hibernate")
 }

@@ -44,6 +44,7 @@ type Store interface {
 	TransitionPlaced(ctx context.Context, c db.Change, place db.HostFunc) (models.Sandbox, error)
 	Sandbox(ctx context.Context, account id.Account, sb id.Sandbox) (models.Sandbox, error)
 	Use(ctx context.Context, account id.Account, sb id.Sandbox, lease time.Duration) (models.Sandbox, error)
+	SetMetadata(ctx context.Context, account id.Account, sb id.Sandbox, by db.By, metadata map[string]string) (models.Sandbox, error)
 	ChangeLifecycle(ctx context.Context, account id.Account, sb id.Sandbox, by db.By, restart bool, change db.LifecycleFunc) (models.Sandbox, error)
 	ChangeNetwork(ctx context.Context, account id.Account, sb id.Sandbox, by db.By, change db.NetworkFunc) (models.Sandbox, error)
 	NoteNetwork(ctx context.Context, sb models.Sandbox, by db.By, outcome string) error
@@ -156,9 +157,12 @@ type By struct {
 	Account id.Account
 	Key     id.Key
 	Request id.Request
+	Claim   *db.Claim // of the request's idempotency key; nil for none
 }
 
-func (b By) db() db.By { return db.By{Actor: string(b.Key), Operation: string(b.Request)} }
+func (b By) db() db.By {
+	return db.By{Actor: string(b.Key), Operation: string(b.Request), Claim: b.Claim}
+}
 
 // detached runs op to its end, also when ctx ends first; then only the answer is lost.
 func (c *Controller) detached(ctx context.Context, op func(context.Context) (models.Sandbox, error)) (models.Sandbox, error) {

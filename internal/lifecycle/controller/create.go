@@ -53,6 +53,9 @@ func (c *Controller) Create(ctx context.Context, by By, r Request) (models.Sandb
 }
 
 func (c *Controller) create(ctx context.Context, by By, r Request) (models.Sandbox, error) {
+	if made, err := c.madeBefore(ctx, by); err != nil || made != nil {
+		return one(made), err
+	}
 	from, err := c.origin(ctx, by, &r)
 	if err != nil {
 		return models.Sandbox{}, err

@@ -43,6 +43,9 @@ func (c *Controller) forkOnce(ctx context.Context, by By, parent id.Sandbox, r F
 }
 
 func (c *Controller) fork(ctx context.Context, by By, parent id.Sandbox, r ForkRequest) ([]models.Sandbox, error) {
+	if made, err := c.madeBefore(ctx, by); err != nil || made != nil {
+		return made, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, c.Limits.Create)
 	defer cancel()
 	row, err := c.still(ctx, by.Account, parent)

@@ -123,7 +123,7 @@ func (r *rig) unforked(parent models.Sandbox, children int) {
 	r.holds(1)
 	r.becomes(parent.ID, models.Running)
 	for _, sb := range r.all(models.Stopped) {
-		events, err := r.store.Events(r.t.Context(), sb.ID)
+		events, err := r.store.Events(r.t.Context(), sb.ID, 0, 1000)
 		if err != nil || !strings.Contains(events[2].Reason, "fork failed") {
 			r.t.Errorf("%s went the way of %+v, %v", sb.ID, events, err)
 		}

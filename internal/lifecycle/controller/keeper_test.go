@@ -113,7 +113,7 @@ func TestLifecycle(t *testing.T) {
 	r.holds(0)
 	r.path(sb.ID, models.Pending, models.Starting, models.Running, models.Pausing, models.Paused, models.Resuming, models.Running,
 		models.Pausing, models.Paused, models.Hibernating, models.Hibernated, models.Stopping, models.Stopped)
-	events, err := r.store.Events(t.Context(), sb.ID)
+	events, err := r.store.Events(t.Context(), sb.ID, 0, 1000)
 	if err != nil || events[3].Actor != "system" || events[3].Reason != "nobody used it for 1h0m0s" || !strings.HasPrefix(events[3].Operation, "req-") {
 		t.Errorf("event %+v, %v", events[3], err)
 	}

@@ -20,3 +20,10 @@ func (c *Controller) SetLifecycle(ctx context.Context, by By, sb id.Sandbox, cha
 		return l, models.CheckLifecycle(l)
 	})
 }
+
+// SetMetadata gives a sandbox other metadata, in whatever state it is, and returns the sandbox.
+func (c *Controller) SetMetadata(ctx context.Context, by By, sb id.Sandbox, metadata map[string]string) (models.Sandbox, error) {
+	ctx, cancel := context.WithTimeout(ctx, writeLimit)
+	defer cancel()
+	return c.Store.SetMetadata(ctx, by.Account, sb, by.db(), metadata)
+}

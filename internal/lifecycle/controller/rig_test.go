@@ -182,7 +182,7 @@ func (r *rig) eventually(what string, is func() bool) {
 // path asserts the states that a sandbox went through.
 func (r *rig) path(sb id.Sandbox, want ...models.State) {
 	r.t.Helper()
-	events, err := r.store.Events(r.t.Context(), sb)
+	events, err := r.store.Events(r.t.Context(), sb, 0, 1000)
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -47,6 +47,9 @@ func (c *Controller) onSnapshot(ctx context.Context, op func(context.Context) (m
 func (c *Controller) keep(ctx context.Context, by By, sb id.Sandbox, name string) (models.Snapshot, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.Limits.Create)
 	defer cancel()
+	if kept, err := c.keptBefore(ctx, by); err != nil || kept.ID != "" {
+		return kept, err
+	}
 	row, err := c.still(ctx, by.Account, sb)
 	if err != nil {
 		return models.Snapshot{}, err
