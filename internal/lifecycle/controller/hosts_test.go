@@ -204,11 +204,13 @@ func (r *rig) watchRoom(ctx context.Context) {
 	}
 }
 
-// oversold counts the hosts of which more memory is promised than they have.
+// oversold counts the hosts of which more memory is promised than they have. What is destroyed in its sleep has none.
 func (r *rig) oversold() (n int) {
 	r.query(&n, `SELECT count(*) FROM hosts h JOIN (
 		SELECT host_id, sum(memory_mib) AS memory, count(*) AS sandboxes FROM sandboxes
-		WHERE state IN ('starting', 'running', 'pausing', 'resuming', 'stopping') GROUP BY host_id
+		WHERE state IN ('starting', 'running', 'pausing', 'resuming', 'stopping') AND NOT EXISTS (SELECT 1 FROM sandbox_events e
+			WHERE e.sandbox_id = sandboxes.id AND e.generation = sandboxes.generation AND e.from_state IN ('paused', 'hibernating') AND e.to_state = 'stopping')
+		GROUP BY host_id
 	) AS s ON s.host_id = h.id WHERE s.memory + s.sandboxes * h.overhead_mib > h.memory_mib`)
 	return n
 }
