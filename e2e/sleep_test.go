@@ -93,7 +93,7 @@ func (p *platform) beat(id string) int {
 func (p *platform) heart(id string) (count int, at time.Time) {
 	p.t.Helper()
 	var seconds int64
-	if _, err := fmt.Sscan(p.shell(id, "kill -0 $(cat pid) && sleep 0.5 && until test -s beat; do :; done && cat beat"), &count, &seconds); err != nil {
+	if _, err := fmt.Sscan(p.shell(id, `kill -0 $(cat pid) && sleep 0.5 && until test -n "$beat"; do beat=$(cat beat); done && echo $beat`), &count, &seconds); err != nil {
 		p.t.Fatalf("its heart: %v", err)
 	}
 	return count, time.Unix(seconds, 0)

@@ -65,7 +65,7 @@ func (a *Agent) captureSleeping(ctx context.Context, s *sandbox, staging *snapsh
 }
 
 func (a *Agent) captureRunning(ctx context.Context, s *sandbox, staging *snapshot.Staging, what string) (snapshot.Manifest, error) {
-	machine, guest := s.machine()
+	machine, _ := s.machine()
 	if err := a.restorable(s, machine, what); err != nil {
 		return snapshot.Manifest{}, err
 	}
@@ -79,7 +79,7 @@ func (a *Agent) captureRunning(ctx context.Context, s *sandbox, staging *snapsho
 	if err := errors.Join(err, a.unfreeze(undo, s)); err != nil {
 		return snapshot.Manifest{}, err
 	}
-	a.tasks.Go(func() { a.setClock(s, guest) })
+	a.tasks.Go(func() { a.setClock(s) })
 	rec := s.update(func(*record) {})
 	manifest := rec.manifest(snapshot.Named, machine, at)
 	manifest.Token = rec.Token
@@ -115,11 +115,15 @@ func (a *Agent) flush(s *sandbox) error {
 // clockLimit bounds the wait for a guest whose clock is set.
 const clockLimit = 10 * time.Second
 
-// setClock sets the clock of a guest that stood still for a moment: it is late by that.
-func (a *Agent) setClock(s *sandbox, guest *envdclient.Client) {
+// setClock sets the clock of a guest that stood still for a while: it is late by that.
+func (a *Agent) setClock(s *sandbox) {
 	ctx, cancel := context.WithTimeout(s.ctx, clockLimit)
 	defer cancel()
+	_, guest := s.machine()
+	if guest == nil { // it has ended
+		return
+	}
 	if err := guest.Init(ctx, envdclient.Init{Now: time.Now()}); err != nil && s.ctx.Err() == nil {
-		a.log.Warn("the clock of a sandbox that stood still for a snapshot was not set", "sandbox_id", s.id, "error", err)
+		a.log.Warn("the clock of a sandbox that stood still was not set", "sandbox_id", s.id, "error", err)
 	}
 }

@@ -306,10 +306,14 @@ func TestAgentKilledDuringFork(t *testing.T) {
 		r.close()
 		if !done {
 			r.crashedInFork(s.ID, kids)
+			r.driver.inits = make(chan []byte, 8)
 		}
 		r.open()
 		r.undone()
 		r.goes(s.ID, Running)
+		if !done {
+			r.toldTheTime()
+		}
 		if all := r.agent.Sandboxes(); len(all) != map[bool]int{false: 1, true: 3}[done] {
 			t.Errorf("done %v: there are %+v", done, all)
 		}

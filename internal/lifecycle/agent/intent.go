@@ -79,6 +79,7 @@ func (a *Agent) settleIntents(ctx context.Context, all map[string]intent) error 
 			if err := a.unfreeze(ctx, s); err != nil {
 				return err
 			}
+			a.tasks.Go(func() { a.setClock(s) })
 		}
 		if err := a.intended(name); err != nil {
 			return err

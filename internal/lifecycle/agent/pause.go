@@ -136,6 +136,7 @@ func (a *Agent) goOn(ctx context.Context, s *sandbox, machine vm.Running, cause 
 		a.log.Error("pause not undone", "sandbox_id", s.id, "error", err)
 		return errors.Join(told, a.ended(undo, s, machine, "it could not be paused, and does not go on: "+whyEnded(machine)))
 	}
+	a.tasks.Go(func() { a.setClock(s) })
 	a.changes.publish(s.view())
 	a.log.Warn("sandbox could not be paused; it runs on", "sandbox_id", s.id, "error", cause)
 	return errors.Join(told, rec.write(a.dir(s.id)))

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -136,11 +137,12 @@ func TestPauseThatFails(t *testing.T) {
 		"disk full": {unix.ENOSPC, models.Exhausted, "disk is full"},
 		"other":     {errors.New("no"), models.Internal, "could not be paused"},
 	} {
-		r.driver.snapshotErr = c.err
+		r.driver.snapshotErr, r.driver.inits = c.err, make(chan []byte, 8)
 		if _, err := r.agent.Pause(t.Context(), s.ID); models.CodeOf(err) != c.code || !strings.Contains(err.Error(), c.text) {
 			t.Errorf("%s: %v", name, err)
 		}
 		r.is(s.ID, Running)
+		r.toldTheTime()
 	}
 	r.driver.snapshotErr, r.driver.killErr = nil, errors.New("no")
 	if _, err := r.agent.Pause(t.Context(), s.ID); models.CodeOf(err) != models.Internal {
@@ -327,6 +329,7 @@ func TestAgentKilledDuringChange(t *testing.T) {
 					m.end(vm.Exit{})
 				}
 			}
+			r.driver.inits = make(chan []byte, 8)
 			r.open()
 			if c.want == Failed {
 				if now, err := r.agent.Sandbox(s.ID); err != nil || now.State != Failed || now.Reason == "" {
@@ -337,10 +340,25 @@ func TestAgentKilledDuringChange(t *testing.T) {
 			r.is(s.ID, c.want)
 			if c.want == Paused {
 				r.resume(s.ID)
+			} else {
+				r.toldTheTime()
 			}
 			r.marked(s.ID, "kept")
 			r.pause(s.ID)
 		})
+	}
+}
+
+// toldTheTime waits until a guest that stood still has its clock set.
+func (r *rig) toldTheTime() {
+	r.t.Helper()
+	select {
+	case told := <-r.driver.inits:
+		if !strings.Contains(string(told), `"timestamp"`) {
+			r.t.Errorf("the guest is told %s", told)
+		}
+	case <-time.After(time.Minute):
+		r.t.Error("the clock of a guest that stood still is not set")
 	}
 }
 

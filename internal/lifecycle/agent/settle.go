@@ -27,6 +27,7 @@ func (a *Agent) settlePausing(ctx context.Context, s *sandbox) error {
 	if err := machine.Resume(ctx); err != nil {
 		return a.ended(ctx, s, machine, "its host agent ended while it was being paused, and it does not go on")
 	}
+	a.tasks.Go(func() { a.setClock(s) })
 	return s.update(func(r *record) { r.State, r.Staged = Running, "" }).write(a.dir(s.id))
 }
 

@@ -61,7 +61,7 @@ type replica struct {
 }
 
 // quick makes a reconciler fast enough for tests.
-var quick = Pace{Tick: 20 * time.Millisecond, Settle: 50 * time.Millisecond, Grace: 50 * time.Millisecond, Snapshots: 20 * time.Millisecond, Tend: 20 * time.Millisecond}
+var quick = Pace{Tick: 20 * time.Millisecond, Settle: 200 * time.Millisecond, Grace: 200 * time.Millisecond, Snapshots: 20 * time.Millisecond, Tend: 20 * time.Millisecond}
 
 // start runs a replica until end is called or the test ends, and waits until it knows its host.
 func (r *rig) start(store Store, limits Limits, pace Pace) *replica {
