@@ -154,7 +154,7 @@ func TestEveryRouteHasItsScope(t *testing.T) {
 	}
 	seen := 0
 	err := chi.Walk(r.handler.(chi.Router), func(method, route string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
-		if !strings.HasPrefix(route, "/v1/") {
+		if !strings.HasPrefix(route, "/v1/") || route == "/v1/hosts/join" { // a token says who asks
 			return nil
 		}
 		route = strings.TrimSuffix(route, "/")
