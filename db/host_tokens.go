@@ -62,8 +62,12 @@ func mayJoin(ctx context.Context, q *dbgen.Queries, n NewMember) error {
 	case token.HostID != nil && *token.HostID != string(n.ID):
 		return models.Errorf(models.Forbidden, "the token is for another host")
 	}
-	if taken, err := q.AddressTaken(ctx, dbgen.AddressTakenParams{Address: n.Address, ID: string(n.ID)}); err != nil || taken {
-		return errors.Join(err, models.Errorf(models.Conflict, "another host has the address %s", n.Address).WithHint("remove that one first, if it is no more"))
+	taken, err := q.AddressTaken(ctx, dbgen.AddressTakenParams{Address: n.Address, ID: string(n.ID)})
+	switch {
+	case err != nil:
+		return fmt.Errorf("look for a host's address: %w", err)
+	case taken:
+		return models.Errorf(models.Conflict, "another host has the address %s", n.Address).WithHint("remove that one first, if it is no more")
 	}
 	known, err := q.HostByID(ctx, string(n.ID))
 	if errors.Is(err, pgx.ErrNoRows) {

@@ -97,7 +97,7 @@ func (c *Cluster) start(ctx context.Context) (err error) {
 	if err := c.link(); err != nil {
 		return fmt.Errorf("make the network: %w", err)
 	}
-	if c.Key, err = c.tool(ctx, "seed", "--key-file", filepath.Join(c.Dir, "dev-key")); err != nil {
+	if c.Key, err = c.Tool(ctx, "seed", "--key-file", filepath.Join(c.Dir, "dev-key")); err != nil {
 		return err
 	}
 	if err := c.dropSpare(ctx); err != nil {
@@ -146,11 +146,6 @@ func (c *Cluster) ReplicaPID(replica int) int { return c.replicas[replica].PID()
 
 // Failed tells when a part cannot be kept running.
 func (c *Cluster) Failed() <-chan error { return c.failed }
-
-// Tool runs a command of the control plane on the cluster's databases and returns what it prints.
-func (c *Cluster) Tool(ctx context.Context, args ...string) (string, error) {
-	return c.tool(ctx, args...)
-}
 
 // DatabaseURL is where commands of the control plane find the cluster's database.
 func (c *Cluster) DatabaseURL() string { return c.stack.PostgresURL }

@@ -35,8 +35,8 @@ func (c *Cluster) controlEnv(extra ...string) []string {
 	return c.env(append([]string{"WRENN_DATABASE_URL=" + c.stack.PostgresURL, "WRENN_REDIS_URL=" + c.stack.RedisURL, "WRENN_AGENT=off", "WRENN_DRAIN_TIMEOUT=3s"}, extra...)...)
 }
 
-// tool runs a command of the control plane's program and returns what it prints.
-func (c *Cluster) tool(ctx context.Context, args ...string) (string, error) {
+// Tool runs a command of the control plane's program and returns what it prints.
+func (c *Cluster) Tool(ctx context.Context, args ...string) (string, error) {
 	return run(ctx, filepath.Join(c.Programs, "control-plane"), c.controlEnv(), args...)
 }
 
@@ -108,7 +108,7 @@ func (c *Cluster) hostToken(ctx context.Context, i int) (string, error) {
 	case !errors.Is(err, fs.ErrNotExist):
 		return "", fmt.Errorf("read the host's id: %w", err)
 	}
-	return c.tool(ctx, args...)
+	return c.Tool(ctx, args...)
 }
 
 // reached tells whether a control plane has a host's agent connected.
@@ -117,7 +117,7 @@ func (c *Cluster) reached(ctx context.Context, i int) bool {
 	if err != nil {
 		return false
 	}
-	text, err := c.tool(ctx, "host", "ls", "--json")
+	text, err := c.Tool(ctx, "host", "ls", "--json")
 	var hosts []struct{ ID, State string }
 	if err != nil || json.Unmarshal([]byte(text), &hosts) != nil {
 		return false
@@ -200,7 +200,7 @@ func (c *Cluster) dropSpare(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("read the host's id: %w", err)
 		}
-		if _, err := c.tool(ctx, "host", "rm", "--force", strings.TrimSpace(string(known))); err != nil {
+		if _, err := c.Tool(ctx, "host", "rm", "--force", strings.TrimSpace(string(known))); err != nil {
 			return err
 		}
 		if err := os.RemoveAll(c.hostDir(i)); err != nil {
