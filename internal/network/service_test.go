@@ -215,22 +215,30 @@ func TestPool(t *testing.T) {
 	})
 	w.must(n.Close(t.Context(), false))
 	w.wantPool(network.Config{OwnerBase: 70_000, Pool: 3, Subnet: network.DefaultSubnet})
-	for i, cfg := range []network.Config{
+	for _, cfg := range []network.Config{
 		{OwnerBase: 80_000, Pool: 2, Subnet: network.DefaultSubnet},
-		{OwnerBase: 80_000, Pool: 2, Subnet: netip.MustParsePrefix("10.9.0.0/30")}, // slot 0 only
-		{OwnerBase: 80_000, Pool: 2, Subnet: netip.MustParsePrefix("10.9.1.0/30")}, // slot 0 too
+		{OwnerBase: 80_000, Pool: 1, Subnet: netip.MustParsePrefix("10.9.0.0/30")}, // slot 0
+		{OwnerBase: 80_000, Pool: 1, Subnet: netip.MustParsePrefix("10.9.1.0/30")}, // slot 0 again
 	} {
 		n, err = w.try(cfg) // others than those that are left will do
 		w.must(err)
-		if i == 0 {
-			w.must(n.Detach(t.Context(), alice))
-		}
-		cfg.Pool = min(cfg.Pool, n.Info().Slots)
+		w.must(n.Detach(t.Context(), alice))
 		w.eventually("the pool has what is asked for", full(cfg.Pool))
-		w.must(n.Close(t.Context(), i == 2))
-		if i == 2 {
-			cfg.Pool = 0
-		}
+		w.must(n.Close(t.Context(), false))
 		w.wantPool(cfg)
 	}
+	w.must(w.open("").Close(t.Context(), true))
+	w.wantPool(network.Config{})
+}
+
+// The pool of a new agent makes no second TAP for a slot whose sandbox goes on.
+func TestPoolLeavesSlotsInUse(t *testing.T) {
+	w := newWorld(t)
+	n := w.open("10.9.0.0/29")
+	w.attach(n, alice)
+	w.must(n.Close(t.Context(), false))
+	n = w.open("10.9.0.0/29")
+	w.eventually("the pool has the TAP of the other slot", func() bool { return len(w.pooled()) == 1 })
+	w.attach(n, bob)
+	w.eventually("the pool has nothing left", func() bool { return len(w.pooled()) == 0 })
 }
