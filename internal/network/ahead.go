@@ -7,7 +7,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
 
-// Ahead makes the TAP of a slot whose sandbox is not known yet, and returns its name. The TAP is down, and has neither an address nor a policy: nothing
+// Ahead makes the TAP of a slot whose sandbox is not known yet, and returns its name. The TAP is down, and has no policy: nothing
 // passes. A VMM may have it open. Attach makes it the sandbox's, under that one's name; Forsake takes it away instead. It is Precondition when the slot is not held.
 func (n *Network) Ahead(ctx context.Context, slot Slot) (tap string, err error) {
 	end, err := n.begin(ctx)

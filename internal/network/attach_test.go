@@ -45,7 +45,7 @@ func TestAttachFinishesWhatWasCutShort(t *testing.T) {
 	w := newWorld(t)
 	n := w.open("")
 	slot, link := w.attach(n, alice)
-	w.onHost(func() error { // as if killed before the address was set and the device turned on
+	w.onHost(func() error { // as if killed before the device was made whole and turned on
 		device, err := netlink.LinkByName(link.TAP)
 		if err != nil {
 			return err
@@ -201,6 +201,8 @@ func TestCloseIsFinal(t *testing.T) {
 func TestManySandboxesLeaveNothing(t *testing.T) {
 	w := newWorld(t)
 	n := w.open("")
+	full := func() bool { return len(w.pooled()) == network.DefaultPool }
+	w.eventually("the pool is full", full)
 	routes := w.routes()
 	start := time.Now()
 	const cycles = 500
@@ -212,7 +214,7 @@ func TestManySandboxesLeaveNothing(t *testing.T) {
 	}
 	t.Logf("%d cycles, %s each", cycles, time.Since(start)/cycles)
 	w.eventually("only the pool is left", func() bool {
-		return !slices.ContainsFunc(w.devices(), func(name string) bool {
+		return full() && !slices.ContainsFunc(w.devices(), func(name string) bool {
 			return strings.HasPrefix(name, "tap-") && !strings.HasPrefix(name, "tap-free-")
 		})
 	})

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"sync"
 
@@ -124,8 +123,7 @@ func (n *Network) vacate(link netlink.Link, slot Slot) error {
 	if err := n.kernel.forgetConnections(slot); err != nil {
 		return err
 	}
-	gateway := &netlink.Addr{IPNet: &net.IPNet{IP: slot.Gateway.AsSlice(), Mask: net.CIDRMask(slotBits, 32)}}
-	if err := n.route.AddrDel(link, gateway); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+	if err := n.route.AddrDel(link, slot.gatewayAddress()); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
 		return fmt.Errorf("remove address %s: %w", slot.Gateway, err)
 	}
 	return nil

@@ -55,7 +55,7 @@ func (n *Network) routes() ([]netip.Prefix, error) {
 	}
 	ours := map[int]bool{}
 	for _, link := range links {
-		if _, ok := sandboxOf(link); ok {
+		if _, tap := link.(*netlink.Tuntap); tap && strings.HasPrefix(link.Attrs().Name, anyTAP) {
 			ours[link.Attrs().Index] = true
 		}
 	}
@@ -94,18 +94,30 @@ func destination(r netlink.Route) netip.Prefix {
 	return netip.PrefixFrom(address, bits)
 }
 
-// occupied says whether the namespace has a slot's address, or a route to it that is more
-// than one to the whole subnet. A device has its address also while it is down.
+// occupied says whether the namespace has a free slot's address, or a route to it that is more
+// than one to the whole subnet, but for the pool's own. A device has its address also while it is down.
 func (n *Network) occupied(slot Slot) (bool, error) {
-	routes, err := n.route.RouteGetWithOptions(slot.Gateway.AsSlice(), &netlink.RouteGetOptions{FIBMatch: true})
-	switch {
-	case noRoute(err):
-		return false, nil
-	case err != nil:
-		return false, err
+	device, making := n.pool.at(slot.Index)
+	if making {
+		return false, nil // the pool has looked, or does so now
 	}
-	inside := func(r netlink.Route) bool { return destination(r).Bits() >= n.info.Subnet.Bits() }
-	return slices.ContainsFunc(routes, inside), nil
+	return n.routed(slot, device)
+}
+
+// routed says whether there is such an address or route, but for those by one device. An address hides another one that is the same; the
+// guest's shows a network that came to the host after the pool's TAP had the gateway's.
+func (n *Network) routed(slot Slot, but int) (bool, error) {
+	for _, address := range []netip.Addr{slot.Gateway, slot.Guest.Addr()} {
+		routes, err := n.route.RouteGetWithOptions(address.AsSlice(), &netlink.RouteGetOptions{FIBMatch: true})
+		if err != nil && !noRoute(err) {
+			return false, err
+		}
+		inside := func(r netlink.Route) bool { return destination(r).Bits() >= n.info.Subnet.Bits() && r.LinkIndex != but }
+		if slices.ContainsFunc(routes, inside) {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // noRoute says whether there is no route (the first two), or a default route that refuses (ip-route(8)), or nothing of this family in the kernel.

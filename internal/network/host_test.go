@@ -66,11 +66,12 @@ func TestSubnetsThatDoNotCollide(t *testing.T) {
 	w.open("") // our own TAPs are no collision
 }
 
-// An address of ours that appears after Open is not handed out.
+// A network of ours that the host gets after Open, when the pool has its TAPs already, is not handed out.
 func TestReservePassesOverWhatIsThere(t *testing.T) {
 	w := newWorld(t)
 	n := w.open("10.9.0.0/29")
-	w.addDevice(func(l netlink.Link) error { return addAddress(l, "10.9.0.1/32") })
+	w.eventually("both slots have a TAP", func() bool { return len(w.pooled()) == 2 })
+	w.addDevice(func(l netlink.Link) error { return addAddress(l, "10.9.0.1/30") })
 	slot, err := n.Reserve(t.Context())
 	if err != nil || slot.Index != 1 {
 		t.Errorf("reserved %+v, %v; want the second slot", slot, err)

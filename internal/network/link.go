@@ -49,7 +49,7 @@ func GuestMAC(sandbox id.Sandbox) net.HardwareAddr {
 	return append(net.HardwareAddr{0x06, 'W'}, digits...)
 }
 
-// Attach makes the sandbox's TAP out of one of the pool, with the slot's gateway address, and turns it on. The policy holds
+// Attach makes the sandbox's TAP out of one of the pool, which has the slot's gateway address, and turns it on. The policy holds
 // before the first packet. Attaching what is attached already, also by an earlier process, makes what there is equal
 // to the policy, interrupts nothing that it allows, and gives the same answer. After an error nothing is left that
 // was not there before.
@@ -107,18 +107,13 @@ func (n *Network) attach(ctx context.Context, one attachment) error {
 	return nil
 }
 
-// connect gives a device to a sandbox: first the policy, then the name, then the way. It can be repeated.
+// connect gives a device to a sandbox: first the policy, then the name and the way. It can be repeated.
 func (n *Network) connect(one attachment) error {
 	if err := n.enforce(one); err != nil {
 		return err
 	}
 	if err := n.handOver(int(one.device), TAPName(one.sandbox)); err != nil {
 		return err
-	}
-	gateway := &net.IPNet{IP: one.slot.Gateway.AsSlice(), Mask: net.CIDRMask(slotBits, 32)}
-	link := &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: int(one.device)}}
-	if err := n.route.AddrReplace(link, &netlink.Addr{IPNet: gateway}); err != nil {
-		return fmt.Errorf("set address %s: %w", one.slot.Gateway, err)
 	}
 	if one.policy.IPv6 {
 		return n.openIPv6(one.sandbox, one.device, one.slot)
@@ -142,6 +137,9 @@ func (n *Network) reattach(one attachment) error {
 		return models.Errorf(models.Conflict, "device %s has address %s, not %s", name, address, slot.Gateway)
 	case address == slot.Gateway && link.Attrs().Flags&net.FlagUp != 0:
 		return n.resume(link, one)
+	}
+	if err := n.dress(int(one.device), slot); err != nil {
+		return err
 	}
 	return n.connect(one)
 }

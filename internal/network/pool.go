@@ -18,7 +18,8 @@ import (
 const DefaultPool = 16
 
 // pool makes TAPs ahead of the sandboxes that will have them: those of the slots that are handed out next. A TAP of
-// the pool is down and has no address; it is named after its slot. One that was used is never used again: a VMM may
+// the pool is down; it is named after its slot and has the slot's gateway address: for each address that it is given the
+// kernel looks at all that there are, which takes milliseconds beside ten thousand. One that was used is never used again: a VMM may
 // still have it open.
 type pool struct {
 	size int
@@ -84,12 +85,26 @@ func (p *pool) prepare(slot Slot) error {
 	if !p.begin(slot.Index) {
 		return nil
 	}
-	device, err := p.of.makeTAP(slot)
-	if err == nil {
-		err = p.of.held.set(uint32(device), p.of.elementsAhead(uint32(device)), false)
-	}
+	device, err := p.make(slot)
 	p.end(slot.Index, device)
 	return err
+}
+
+// make makes the TAP of a slot, unless somebody else has the slot's address.
+func (p *pool) make(slot Slot) (device int, err error) {
+	const nothing = 0
+	used, err := p.of.routed(slot, nothing)
+	if err != nil {
+		return 0, err
+	}
+	if used {
+		p.of.slots.postpone(slot.Index)
+		return 0, nil
+	}
+	if device, err = p.of.makeTAP(slot); err != nil {
+		return 0, err
+	}
+	return device, p.of.held.set(uint32(device), p.of.elementsAhead(uint32(device)), false)
 }
 
 // take returns the device of a slot that is held, which is made if it is not there yet.
@@ -121,16 +136,23 @@ func (p *pool) pick(slot int) (device int, making <-chan struct{}) {
 
 // begin notes that the TAP of a slot is being made; false when it is not needed, or no longer. Whoever holds the slot
 // takes after it has been reserved, and so sees that.
-func (p *pool) begin(slot int) bool {
+func (p *pool) begin(slot int) (begun bool) {
+	p.of.slots.whileFree(slot, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.ready[slot] == 0 && p.busy[slot] == nil {
+			p.busy[slot] = make(chan struct{})
+			begun = true
+		}
+	})
+	return begun
+}
+
+// at returns the device that is ready for a slot, 0 for none, and whether one is being made.
+func (p *pool) at(slot int) (device int, making bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	_, ready := p.ready[slot]
-	_, busy := p.busy[slot]
-	if ready || busy || !p.of.slots.isFree(slot) {
-		return false
-	}
-	p.busy[slot] = make(chan struct{})
-	return true
+	return p.ready[slot], p.busy[slot] != nil
 }
 
 func (p *pool) end(slot, device int) {
@@ -168,34 +190,51 @@ func slotOfPool(link netlink.Link) (int, bool) {
 // adopt takes over the pool of an earlier process; what does not fit is deleted, and what it was about to delete.
 func (n *Network) adopt(links []netlink.Link) error {
 	for _, link := range links {
-		if _, tap := link.(*netlink.Tuntap); tap && strings.HasPrefix(link.Attrs().Name, goneTAP) {
+		tap, ok := link.(*netlink.Tuntap)
+		if !ok {
+			continue
+		}
+		if strings.HasPrefix(tap.Name, goneTAP) {
 			if err := n.bury(link); err != nil {
 				return err
 			}
 		}
-		index, ok := slotOfPool(link)
-		if !ok {
-			continue
-		}
-		if tap := link.(*netlink.Tuntap); index < n.slots.count() && tap.Owner == n.slots.slot(index).Owner && len(n.pool.ready) < n.pool.size {
-			n.pool.ready[index] = tap.Index
-			if err := n.dress(tap.Index); err != nil {
+		if index, ok := slotOfPool(link); ok {
+			if err := n.adoptFree(tap, index); err != nil {
 				return err
 			}
-			if err := n.held.set(uint32(tap.Index), n.elementsAhead(uint32(tap.Index)), false); err != nil {
-				return err
-			}
-			n.slots.prefer(index)
-			continue
-		}
-		if err := n.discard(link.Attrs().Name); err != nil {
-			return err
 		}
 	}
 	return nil
 }
 
-// makeTAP makes the TAP of a slot, down and without an address, and returns its index.
+// adoptFree takes over the TAP of a pool, which was made for the slot of this index.
+func (n *Network) adoptFree(tap *netlink.Tuntap, index int) error {
+	fits, err := n.fits(tap, index)
+	if err != nil {
+		return err
+	}
+	if !fits {
+		return n.discard(tap.Name)
+	}
+	n.pool.ready[index] = tap.Index
+	if err := n.dress(tap.Index, n.slots.slot(index)); err != nil {
+		return err
+	}
+	n.slots.prefer(index)
+	return n.held.set(uint32(tap.Index), n.elementsAhead(uint32(tap.Index)), false)
+}
+
+// fits says whether the pool has a place for a TAP, and the TAP is what it would make for the slot, or was about to make.
+func (n *Network) fits(tap *netlink.Tuntap, index int) (bool, error) {
+	if index >= n.slots.count() || tap.Owner != n.slots.slot(index).Owner || len(n.pool.ready) >= n.pool.size {
+		return false, nil
+	}
+	gateway, err := n.address(tap.Name)
+	return !gateway.IsValid() || gateway == n.slots.slot(index).Gateway, err
+}
+
+// makeTAP makes the TAP of a slot, down, and returns its index.
 func (n *Network) makeTAP(slot Slot) (int, error) {
 	name := poolName(slot.Index)
 	index, err := n.ifindex(name)
@@ -210,12 +249,12 @@ func (n *Network) makeTAP(slot Slot) (int, error) {
 			return 0, err
 		}
 	}
-	return index, n.dress(index)
+	return index, n.dress(index, slot)
 }
 
-// dress gives a TAP the gateway's hardware address. Without a link-local address the host sends no IPv6 to the guest;
+// dress gives a TAP the gateway's addresses. Without a link-local address the host sends no IPv6 to the guest;
 // a kernel without IPv6 needs no telling.
-func (n *Network) dress(index int) error {
+func (n *Network) dress(index int, slot Slot) error {
 	link := &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}}
 	if err := n.route.LinkSetHardwareAddr(link, gatewayMAC); err != nil {
 		return fmt.Errorf("set hardware address: %w", err)
@@ -223,6 +262,9 @@ func (n *Network) dress(index int) error {
 	const none = 1 // IN6_ADDR_GEN_MODE_NONE, linux/if_link.h
 	if err := n.route.LinkSetIP6AddrGenMode(link, none); err != nil && !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EOPNOTSUPP) {
 		return fmt.Errorf("turn IPv6 addresses off: %w", err)
+	}
+	if err := n.route.AddrReplace(link, slot.gatewayAddress()); err != nil {
+		return fmt.Errorf("set address %s: %w", slot.Gateway, err)
 	}
 	return nil
 }

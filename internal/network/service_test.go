@@ -194,25 +194,18 @@ func TestARPGames(t *testing.T) {
 	g.findGateway() // and what is right is answered
 }
 
-// TAPs belong to the uid of their slot, and the pool outlives the agent.
+// TAPs belong to the uid of their slot and have its address, and the pool outlives the agent.
 func TestPool(t *testing.T) {
 	w := newWorld(t)
 	n, err := w.try(network.Config{OwnerBase: 70_000, Pool: 3})
 	w.must(err)
-	free := func() (count int) {
-		for _, name := range w.devices() {
-			if strings.HasPrefix(name, "tap-free-") {
-				count++
-			}
-		}
-		return count
-	}
-	w.eventually("the pool is full", func() bool { return free() == 3 })
+	full := func(size int) func() bool { return func() bool { return len(w.pooled()) == size } }
+	w.eventually("the pool is full", full(3))
 	_, link := w.attach(n, alice)
 	if link.Owner != 70_000+uint32(link.Index) {
 		t.Errorf("owner of slot %d = %d", link.Index, link.Owner)
 	}
-	w.eventually("the pool is full again", func() bool { return free() == 3 })
+	w.eventually("the pool is full again", full(3))
 	w.onHost(func() error {
 		device, err := netlink.LinkByName(link.TAP)
 		if err == nil && device.(*netlink.Tuntap).Owner != link.Owner {
@@ -221,14 +214,31 @@ func TestPool(t *testing.T) {
 		return err
 	})
 	w.must(n.Close(t.Context(), false))
-	if free() != 3 {
-		t.Errorf("%d TAPs of the pool are left", free())
+	w.wantPool(network.Config{OwnerBase: 70_000, Pool: 3, Subnet: network.DefaultSubnet})
+	for _, cfg := range []network.Config{
+		{OwnerBase: 80_000, Pool: 2, Subnet: network.DefaultSubnet},
+		{OwnerBase: 80_000, Pool: 1, Subnet: netip.MustParsePrefix("10.9.0.0/30")}, // slot 0
+		{OwnerBase: 80_000, Pool: 1, Subnet: netip.MustParsePrefix("10.9.1.0/30")}, // slot 0 again
+	} {
+		n, err = w.try(cfg) // others than those that are left will do
+		w.must(err)
+		w.must(n.Detach(t.Context(), alice))
+		w.eventually("the pool has what is asked for", full(cfg.Pool))
+		w.must(n.Close(t.Context(), false))
+		w.wantPool(cfg)
 	}
-	n, err = w.try(network.Config{OwnerBase: 80_000, Pool: 2}) // others than those will do
-	w.must(err)
-	w.eventually("the pool has what is asked for", func() bool { return free() == 2 })
-	w.must(n.Close(t.Context(), true))
-	if free() != 0 {
-		t.Errorf("%d TAPs are left", free())
-	}
+	w.must(w.open("").Close(t.Context(), true))
+	w.wantPool(network.Config{})
+}
+
+// The pool of a new agent makes no second TAP for a slot whose sandbox goes on.
+func TestPoolLeavesSlotsInUse(t *testing.T) {
+	w := newWorld(t)
+	n := w.open("10.9.0.0/29")
+	w.attach(n, alice)
+	w.must(n.Close(t.Context(), false))
+	n = w.open("10.9.0.0/29")
+	w.eventually("the pool has the TAP of the other slot", func() bool { return len(w.pooled()) == 1 })
+	w.attach(n, bob)
+	w.eventually("the pool has nothing left", func() bool { return len(w.pooled()) == 0 })
 }

@@ -6,8 +6,11 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"sync"
+
+	"github.com/vishvananda/netlink"
 
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
@@ -199,10 +202,13 @@ func (s *slots) next(n int) (list []int) {
 	return list
 }
 
-func (s *slots) isFree(index int) bool {
+// whileFree calls f if a slot is free, which it stays meanwhile.
+func (s *slots) whileFree(index int, f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.places[index] != nil
+	if s.places[index] != nil {
+		f()
+	}
 }
 
 // prefer makes a slot the next to be reserved, if it is free.
@@ -212,6 +218,20 @@ func (s *slots) prefer(index int) {
 	if place := s.places[index]; place != nil {
 		s.free.MoveToFront(place)
 	}
+}
+
+// postpone makes a slot the last to be reserved, if it is free.
+func (s *slots) postpone(index int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if place := s.places[index]; place != nil {
+		s.free.MoveToBack(place)
+	}
+}
+
+// gatewayAddress is the gateway's address with the /30's length, as rtnetlink(7) wants it.
+func (s Slot) gatewayAddress() *netlink.Addr {
+	return &netlink.Addr{IPNet: &net.IPNet{IP: s.Gateway.AsSlice(), Mask: net.CIDRMask(slotBits, 32)}}
 }
 
 func address(n uint32) netip.Addr {

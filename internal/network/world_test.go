@@ -3,11 +3,14 @@ package network_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -179,6 +182,42 @@ func (w *world) devices() (names []string) {
 		return err
 	})
 	return names
+}
+
+// pooled lists the TAPs of the pool.
+func (w *world) pooled() []string {
+	w.Helper()
+	return slices.DeleteFunc(w.devices(), func(name string) bool { return !strings.HasPrefix(name, "tap-free-") })
+}
+
+// wantPool checks that the pool is as large as cfg says, and that its TAPs are down, with the owner and the address of their slots.
+func (w *world) wantPool(cfg network.Config) {
+	w.Helper()
+	names := w.pooled()
+	if len(names) != cfg.Pool {
+		w.Errorf("the pool is %q, want %d", names, cfg.Pool)
+	}
+	for _, name := range names {
+		index, err := strconv.Atoi(strings.TrimPrefix(name, "tap-free-"))
+		w.must(err)
+		first := binary.BigEndian.Uint32(cfg.Subnet.Addr().AsSlice())
+		gateway := netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, first+uint32(4*index+1))))
+		var device netlink.Link
+		var addresses []netlink.Addr
+		w.onHost(func() (err error) {
+			if device, err = netlink.LinkByName(name); err != nil {
+				return err
+			}
+			addresses, err = netlink.AddrList(device, netlink.FAMILY_V4)
+			return err
+		})
+		if owner := device.(*netlink.Tuntap).Owner; owner != cfg.OwnerBase+uint32(index) || device.Attrs().Flags&net.FlagUp != 0 {
+			w.Errorf("%s belongs to %d, %s", name, owner, device.Attrs().Flags)
+		}
+		if len(addresses) != 1 || addresses[0].IPNet.String() != gateway.String()+"/30" {
+			w.Errorf("%s has %v, want %s/30", name, addresses, gateway)
+		}
+	}
 }
 
 // wantTAPs checks which TAPs the host has.
