@@ -21,11 +21,12 @@ type host struct {
 	supports func(family) (bool, error)       // whether the kernel takes a table
 	rename   func(netlink.Link, string) error // of a device that may be on: not before kernel 6.2
 	share    func() (float64, error)          // how full the table of connections is
+	knobs    func(func() error) error         // calls what reads and writes /proc/sys/net/ipv6
 }
 
 // realHost is the one that n is on.
 func (n *Network) realHost() host {
-	return host{supports: n.supports, rename: n.retire, share: n.connectionShare}
+	return host{supports: n.supports, rename: n.retire, share: n.connectionShare, knobs: func(f func() error) error { return n.ns.Do(f) }}
 }
 
 // probe finds out what the kernel can do, by a table that is made and deleted in one transaction.

@@ -1,6 +1,8 @@
 package network
 
 import (
+	"cmp"
+	"errors"
 	"maps"
 	"net"
 	"sync/atomic"
@@ -8,6 +10,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/wrenn-sandbox/wrenn/internal/vm/jail"
 )
 
 // OnOlderKernel makes the host's kernel one without nflog and tables of family arp, that renames only devices that are off.
@@ -39,8 +43,28 @@ func (c Config) Filled(share *atomic.Int64) Config {
 	return c
 }
 
+// Behind has what is read and written of /proc/sys/net/ipv6 be what mount makes of it, in a mount namespace that nobody else sees.
+func (c Config) Behind(mount func() error) Config {
+	c.pretend = func(n *Network) {
+		n.host.knobs = func(f func() error) error {
+			return jail.OnOwnThread(func() error {
+				err := errors.Join(unix.Unshare(unix.CLONE_NEWNS), unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""))
+				return errors.Join(err, n.ns.Do(func() error { return cmp.Or(mount(), f()) }))
+			})
+		}
+	}
+	return c
+}
+
 // ConnectionShare is how full the host's table of connections really is.
 func (n *Network) ConnectionShare() (float64, error) { return n.connectionShare() }
+
+// Ready is how many TAPs of the pool are whole.
+func (n *Network) Ready() int {
+	n.pool.mu.Lock()
+	defer n.pool.mu.Unlock()
+	return len(n.pool.ready)
+}
 
 // Drifted says whether the kernel's sets are not what n knows of them.
 func (n *Network) Drifted() (bool, error) {
@@ -58,6 +82,11 @@ func (n *Network) Drifted() (bool, error) {
 			}
 		}
 		if len(n.held.pins[device]) != len(now.pins[device]) {
+			return true, nil
+		}
+	}
+	for device := range now.pins { // those of no device, or of one that has none
+		if len(n.held.pins[device]) == 0 {
 			return true, nil
 		}
 	}

@@ -2,6 +2,7 @@ package network_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -70,7 +71,7 @@ func TestSubnetsThatDoNotCollide(t *testing.T) {
 func TestReservePassesOverWhatIsThere(t *testing.T) {
 	w := newWorld(t)
 	n := w.open("10.9.0.0/29")
-	w.eventually("both slots have a TAP", func() bool { return len(w.pooled()) == 2 })
+	w.eventually("both slots have a TAP", func() bool { return n.Ready() == 2 })
 	w.addDevice(func(l netlink.Link) error { return addAddress(l, "10.9.0.1/30") })
 	slot, err := n.Reserve(t.Context())
 	if err != nil || slot.Index != 1 {
@@ -142,6 +143,65 @@ func TestForeignTablesAreUntouchedAndOursIsRestored(t *testing.T) {
 		t.Errorf("after removal there is:\n%s\nwant:\n%s", got, foreign)
 	}
 	w.wantTAPs()
+}
+
+// TestHostsOwnTrafficIsLeftAlone: what the host itself sends keeps its source, and what passes our rules has no mark of ours, which the host's own
+// rules may use.
+func TestHostsOwnTrafficIsLeftAlone(t *testing.T) {
+	w, n := newIPv6World(t)
+	w.onHost(func() error {
+		lo, err := netlink.LinkByName("lo")
+		for _, address := range []string{"192.0.2.99/32", "2001:db8::99/128"} {
+			if err == nil {
+				err = addAddress(lo, address)
+			}
+		}
+		return err
+	})
+	peer, g := w.hear(), w.bootIPv6(n, withIPv6)
+	marked := w.countMarked()
+	for from, to := range map[string]string{"192.0.2.99": peerAddress, "2001:db8::99": peerIPv6} {
+		host := w.listen(w.host, netip.AddrPortFrom(netip.MustParseAddr(from), 7001).String())
+		if _, err := host.WriteToUDPAddrPort([]byte("from the host"), netip.MustParseAddrPort(onPort(to))); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.wantDatagram(peer, "from the host"); got.Addr().Unmap().String() != from {
+			t.Errorf("the host's %s was seen as %s", from, got)
+		}
+		g.say(onPort(to), "from the guest")
+		w.wantDatagram(peer, "from the guest")
+	}
+	if got := marked(); got != 0 {
+		t.Errorf("%d packets have a mark", got)
+	}
+}
+
+// countMarked makes a table that counts the packets that leave with a mark of ours: the kernel itself marks some of its own.
+func (w *world) countMarked() (count func() uint64) {
+	w.Helper()
+	conn := &nftables.Conn{}
+	table := &nftables.Table{Name: "marks", Family: nftables.TableFamilyINet}
+	chain := &nftables.Chain{Name: "out", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityFilter}
+	w.onHost(func() error {
+		conn.AddTable(table)
+		conn.AddChain(chain)
+		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyMARK, Register: 1},
+			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binary.NativeEndian.AppendUint32(nil, 1<<31), Xor: make([]byte, 4)},
+			&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)}, &expr.Counter{},
+		}})
+		return conn.Flush()
+	})
+	return func() (packets uint64) {
+		w.onHost(func() error {
+			rules, err := conn.GetRules(table, chain)
+			if err == nil {
+				packets = rules[0].Exprs[3].(*expr.Counter).Packets
+			}
+			return err
+		})
+		return packets
+	}
 }
 
 // Beside Docker's policy our own accept is not enough; the operator must be told.

@@ -96,7 +96,7 @@ func (n *Network) prepareIPv6(ctx context.Context) (why string, err error) {
 	if bad := collision(n.cfg.SubnetIPv6, routes); bad.IsValid() {
 		return fmt.Sprintf("the sandboxes' IPv6 subnet %s collides with the host's route to %s; the operator can choose another (subnet_ipv6)", n.cfg.SubnetIPv6, bad), nil
 	}
-	changed, err := enableForwardingIPv6(n.ns.Do)
+	changed, err := enableForwardingIPv6(n.host.knobs)
 	if changed {
 		n.log.InfoContext(ctx, "the host forwards IPv6 from now on, for sandboxes; its devices go on to accept router advertisements")
 	}
@@ -112,7 +112,7 @@ const (
 
 // lacksIPv6 says what of IPv6 the kernel does not have.
 func (n *Network) lacksIPv6() (why string, err error) {
-	err = n.ns.Do(func() error {
+	err = n.host.knobs(func() error {
 		text, err := os.ReadFile(disabledIPv6)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
@@ -146,7 +146,7 @@ func (n *Network) routesIPv6() (list []netip.Prefix, err error) {
 		return nil, fmt.Errorf("list IPv6 routes: %w", err)
 	}
 	for _, r := range all {
-		if ours[r.LinkIndex] || r.Dst == nil || r.Table == unix.RT_TABLE_LOCAL { // what is local has a route of another table, too
+		if ours[r.LinkIndex] || r.Dst == nil {
 			continue
 		}
 		if addr, ok := netip.AddrFromSlice(r.Dst.IP); ok && addr.Is6() {

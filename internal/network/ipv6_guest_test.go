@@ -63,9 +63,11 @@ func (g *guest) onIPv6(b []byte) {
 	switch {
 	case to != g.link.IPv6.Guest.Addr():
 	case b[6] == unix.IPPROTO_ICMPV6 && b[40] == advertises:
-		g.told.Add(1)
+		if g.told.Add(1); len(b) < 72 { // without option 2, as whoever asks the gateway itself knows where that is: RFC 4861, 4.4
+			return
+		}
 		select {
-		case g.resolve <- net.HardwareAddr(b[66:72]): // option 2, behind the address: RFC 4861, 4.4
+		case g.resolve <- net.HardwareAddr(b[66:72]):
 		default:
 		}
 	default:
@@ -114,9 +116,13 @@ func (g *guest) neighbour(kind, option byte, about netip.Addr) []byte {
 
 // asksFor asks a neighbour for its hardware address, in the group of an address.
 func (g *guest) asksFor(about, group netip.Addr) {
-	low := group.As16()
-	to := netip.AddrFrom16([16]byte{0xff, 2, 11: 1, 12: 0xff, 13: low[13], 14: low[14], 15: low[15]})
-	g.send(packet{to: to, protocol: icmpv6, payload: g.neighbour(asks, 1, about)})
+	g.send(packet{to: groupOf(group), protocol: icmpv6, payload: g.neighbour(asks, 1, about)})
+}
+
+// groupOf is the group in which an address is asked for: RFC 4291, 2.7.1.
+func groupOf(addr netip.Addr) netip.Addr {
+	low := addr.As16()
+	return netip.AddrFrom16([16]byte{0xff, 2, 11: 1, 12: 0xff, 13: low[13], 14: low[14], 15: low[15]})
 }
 
 // findIPv6 asks for the gateway until it is answered.

@@ -148,9 +148,28 @@ func probesIPv6(other, without network.Link) []probe {
 		{name: "a question for its gateway, to the world", send: func(g *guest) {
 			g.send(packet{to: addr(peerIPv6), protocol: icmpv6, payload: g.neighbour(asks, 1, g.link.IPv6.Gateway)})
 		}, want: "protocol"},
+		{name: "an advertisement of its gateway's own address", send: func(g *guest) {
+			g.send(packet{to: g.link.IPv6.Gateway, protocol: icmpv6, payload: g.neighbour(advertises, 2, g.link.IPv6.Gateway)})
+		}, want: "protocol"},
+		{name: "an advertisement to the group of its gateway", send: func(g *guest) {
+			g.send(packet{to: groupOf(g.link.IPv6.Gateway), protocol: icmpv6, payload: g.neighbour(advertises, 2, g.link.IPv6.Gateway)})
+		}, want: "multicast"},
+		{name: "a question for another sandbox, to its gateway", send: func(g *guest) {
+			g.send(packet{to: g.link.IPv6.Gateway, protocol: icmpv6, payload: g.neighbour(asks, 1, other.IPv6.Guest.Addr())})
+		}, want: "protocol"},
+		{name: "UDP with the bytes of a question", send: func(g *guest) {
+			g.send(packet{to: groupOf(g.link.IPv6.Gateway), protocol: unix.IPPROTO_UDP, payload: g.neighbour(asks, 1, g.link.IPv6.Gateway)})
+		}, want: "multicast"},
+		{name: "where its gateway is, asked of it", send: func(g *guest) {
+			g.send(packet{to: g.link.IPv6.Gateway, protocol: icmpv6, payload: g.neighbour(asks, 1, g.link.IPv6.Gateway)})
+		}, want: nothing},
 		{name: "the groups that it joins", send: message("ff02::16", 143), want: nothing},
 		{name: "where its gateway is", send: func(g *guest) { g.asksFor(g.link.IPv6.Gateway, g.link.IPv6.Gateway) }, want: nothing},
 		{name: "an answer nobody asked for", send: message(peerIPv6, 129), want: "invalid"},
+		{name: "an error about nothing: unreachable", send: message(peerIPv6, 1), want: "invalid"},
+		{name: "too big", send: message(peerIPv6, 2), want: "invalid"},
+		{name: "time exceeded", send: message(peerIPv6, 3), want: "invalid"},
+		{name: "a bad parameter", send: message(peerIPv6, 4), want: "invalid"},
 		{name: "a node's information", send: message(peerIPv6, 139), want: "protocol"},
 	}
 }
@@ -199,6 +218,10 @@ func headerProbes() []probe {
 			redirect[2], redirect[3] = byte(sum>>8), byte(sum)
 			pieces(icmpv6, redirect[:16], redirect[16:])(g)
 		}, want: "invalid"},
+		{name: "a piece of TCP", send: func(g *guest) {
+			first := syn(g.link.IPv6.Guest.Addr(), addr(peerIPv6), 7000)
+			g.send(packet{to: addr(peerIPv6), protocol: unix.IPPROTO_FRAGMENT, payload: part(unix.IPPROTO_TCP, 0, true, first)})
+		}, want: nothing},
 		{name: "a frame too short", send: func(g *guest) { g.frame(g.gateway, unix.ETH_P_IPV6, []byte{0x60, 0}) }, want: nothing},
 		{name: "a header cut", send: func(g *guest) { g.frame(g.gateway, unix.ETH_P_IPV6, g.encodeIPv6(udpTo(addr(peerIPv6), 7000))[:40]) }, want: nothing},
 	}
@@ -246,5 +269,8 @@ func policyProbesIPv6() []probe {
 			g.send(packet{from: netip.MustParseAddr("fe80::2"), to: netip.MustParseAddr("ff02::1:ff00:1"), protocol: icmpv6, payload: g.neighbour(asks, 1, netip.MustParseAddr("fd57:5245:4e4e::1"))})
 		}, want: "ipv6"},
 		probe{name: "names: another name server", policy: "names", send: datagram("["+otherIPv6+"]:53", ""), want: "dns"},
-		probe{name: "names: the same by TLS", policy: "names", send: tcpIPv6(otherIPv6, 853), want: "dns"})
+		probe{name: "names: the same by TCP", policy: "names", send: tcpIPv6(otherIPv6, 53), want: "dns"},
+		probe{name: "names: the same by TLS", policy: "names", send: tcpIPv6(otherIPv6, 853), want: "dns"},
+		probe{name: "names: the same by QUIC", policy: "names", send: datagram("["+otherIPv6+"]:853", ""), want: "dns"},
+		probe{name: "names: another server, by TCP", policy: "names", send: tcpIPv6(otherIPv6, 80), want: nothing})
 }

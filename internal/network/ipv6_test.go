@@ -1,10 +1,13 @@
 package network_test
 
 import (
+	"encoding/binary"
+	"errors"
 	"math"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -158,6 +161,100 @@ func TestRestartKeepsIPv6(t *testing.T) {
 	w.must(n.Close(t.Context(), true))
 }
 
+// TestRestartMendsIPv6: an agent that comes after one that was killed makes the gateway's address what the policy says, or takes it away with the TAP.
+func TestRestartMendsIPv6(t *testing.T) {
+	w := newWorld(t)
+	w.giveIPv6()
+	n, err := w.try(network.Config{Pool: -1})
+	w.must(err)
+	g := w.bootIPv6(n, withIPv6)
+	again := func() network.Slot {
+		w.must(n.Close(t.Context(), false))
+		n, err = w.try(network.Config{Pool: -1})
+		w.must(err)
+		slot, err := n.Take(g.link.Index)
+		w.must(err)
+		return slot
+	}
+	for _, step := range []struct {
+		policy network.Policy
+		before func(netlink.Link, *netlink.Addr) error
+		want   int
+	}{
+		{withIPv6, netlink.AddrDel, 1}, // killed before there was one
+		{network.DefaultPolicy, nil, 0},
+		{network.DefaultPolicy, netlink.AddrAdd, 0}, // killed before it was gone
+		{withIPv6, nil, 1},
+	} {
+		slot := again()
+		if step.before != nil {
+			w.onHost(func() error {
+				link, err := netlink.LinkByName(g.link.TAP)
+				if err != nil {
+					return err
+				}
+				return step.before(link, &netlink.Addr{IPNet: &net.IPNet{IP: g.link.IPv6.Gateway.AsSlice(), Mask: net.CIDRMask(126, 128)}, Flags: unix.IFA_F_NODAD})
+			})
+		}
+		_, err = n.Attach(t.Context(), alice, slot, step.policy)
+		w.must(err)
+		if got := w.ipv6Of(g.link.TAP); len(got) != step.want {
+			t.Errorf("with %+v the TAP has %v", step.policy, got)
+		}
+	}
+	again()
+	w.must(n.Detach(t.Context(), alice)) // which nobody has attached since
+	w.onHost(func() error {
+		addresses, err := netlink.AddrList(nil, netlink.FAMILY_V6)
+		for _, address := range addresses {
+			if address.IP.Equal(g.link.IPv6.Gateway.AsSlice()) {
+				t.Errorf("there is still %s", address)
+			}
+		}
+		return err
+	})
+	w.must(n.Close(t.Context(), true))
+}
+
+// TestIPv6EndsWithinAPacket: what has passed the first rules while a policy allowed IPv6 does not pass the others when it no longer does.
+func TestIPv6EndsWithinAPacket(t *testing.T) {
+	w, n := newIPv6World(t)
+	w.set("all/forwarding", "1")
+	g := w.bootWith(n, alice, network.DefaultPolicy)
+	g.link.IPv6 = placeOf(g.link.Index)
+	device := w.index(g.link.TAP)
+	w.onHost(func() error { // as the sets were a moment ago
+		conn, table := &nftables.Conn{}, &nftables.Table{Name: "wrenn", Family: nftables.TableFamilyINet}
+		for name, key := range map[string][]byte{"ipv6_devices": device, "guests_ipv6": slices.Concat(device, g.link.MAC, []byte{0, 0}, g.link.IPv6.Guest.Addr().AsSlice())} {
+			set, err := conn.GetSetByName(table, name)
+			if err != nil {
+				return err
+			}
+			if err := conn.SetAddElements(set, []nftables.SetElement{{Key: key}}); err != nil {
+				return err
+			}
+		}
+		return conn.Flush()
+	})
+	g.say(onPort(peerIPv6), "by IPv6")
+	if got := refused(t, n, g); got["ipv6"] != 1 || got["spoofed"] != 0 {
+		t.Errorf("refused %v", got)
+	}
+}
+
+// index is the number of a device of the host, as it is in the keys of the sets.
+func (w *world) index(name string) (key []byte) {
+	w.Helper()
+	w.onHost(func() error {
+		link, err := netlink.LinkByName(name)
+		if err == nil {
+			key = binary.NativeEndian.AppendUint32(nil, uint32(link.Attrs().Index))
+		}
+		return err
+	})
+	return key
+}
+
 // TestFloodWhileIPv6Flips: what a guest sends by IPv6 after that was taken, and before it is given again, never arrives; nor does what it sends
 // from the first moment.
 func TestFloodWhileIPv6Flips(t *testing.T) {
@@ -273,6 +370,11 @@ func TestHostWithoutIPv6(t *testing.T) {
 				})
 			}, "collides with the host's route to fd57:5245::/32", 1,
 		},
+		"an address in the way": {
+			func(w *world) { w.onHost(func() error { return addressInTheWay(netlink.AddrAdd) }) },
+			func(w *world) { w.onHost(func() error { return addressInTheWay(netlink.AddrDel) }) },
+			"collides with the host's route to fd57:5245:4e4e::7/128", 1,
+		},
 	} {
 		t.Run(what, func(t *testing.T) {
 			w := newWorld(t)
@@ -305,6 +407,67 @@ func TestHostWithoutIPv6(t *testing.T) {
 	}
 }
 
+// TestHostThatCannotBeConfigured: as in a container, or where the kernel was built without IPv6: the policy is in force without it, and says why.
+func TestHostThatCannotBeConfigured(t *testing.T) {
+	const ipv6 = "/proc/sys/net/ipv6"
+	for says, mount := range map[string]func() error{
+		"sysctl -w net.ipv6.conf.all.forwarding=1": func() error {
+			return errors.Join(unix.Mount(ipv6, ipv6, "", unix.MS_BIND, ""), unix.Mount("", ipv6, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+		},
+		"kernel has no IPv6": func() error { return unix.Mount("none", ipv6, "tmpfs", 0, "") },
+	} {
+		w := newWorld(t)
+		w.giveIPv6()
+		n, err := w.try(network.Config{Pool: -1}.Behind(mount))
+		w.must(err)
+		defer func() { w.must(n.Close(t.Context(), true)) }()
+		g := w.bootWith(n, alice, withIPv6)
+		if addr, why, err := n.IPv6(alice); err != nil || addr.IsValid() || !strings.Contains(why, says) || g.link.IPv6.Guest.IsValid() {
+			t.Errorf("it has %s and %+v, %q, %v, want %q", addr, g.link.IPv6, why, err, says)
+		}
+		w.must(n.SetPolicy(t.Context(), alice, network.Policy{IPv6: true}))
+		w.wantExact(n)
+	}
+}
+
+// TestKnobsThatFail: an error of the host is told, nothing is left of what was begun, and a policy that was in force still is.
+func TestKnobsThatFail(t *testing.T) {
+	w := newWorld(t)
+	w.giveIPv6()
+	n, err := w.try(network.Config{Pool: -1}.Behind(func() error { return unix.EIO }))
+	w.must(err)
+	defer func() { w.must(n.Close(t.Context(), true)) }()
+	slot, err := n.Reserve(t.Context())
+	w.must(err)
+	if _, err := n.Attach(t.Context(), alice, slot, withIPv6); !errors.Is(err, unix.EIO) {
+		t.Errorf("attached: %v", err)
+	}
+	w.wantTAPs()
+	_, err = n.Attach(t.Context(), alice, slot, network.DefaultPolicy)
+	w.must(err)
+	before := w.policies()
+	if err := n.SetPolicy(t.Context(), alice, network.Policy{IPv6: true}); !errors.Is(err, unix.EIO) {
+		t.Errorf("policy set: %v", err)
+	}
+	if now := w.policies(); now != before {
+		t.Errorf("the table is now:\n%s\nbefore:\n%s", now, before)
+	}
+}
+
+// addressInTheWay adds or removes an address of the sandboxes' network that has no route but the one that makes it local.
+func addressInTheWay(change func(netlink.Link, *netlink.Addr) error) error {
+	link, err := netlink.LinkByName("uplink")
+	if err != nil {
+		return err
+	}
+	addr, err := netlink.ParseAddr("fd57:5245:4e4e::7/128")
+	if err != nil {
+		return err
+	}
+	addr.Flags = unix.IFA_F_NODAD | unix.IFA_F_NOPREFIXROUTE
+	return change(link, addr)
+}
+
 // TestFirewallInTheWayOfIPv6IsTold: to who has IPv6, and to nobody else.
 func TestFirewallInTheWayOfIPv6IsTold(t *testing.T) {
 	w := newWorld(t)
@@ -324,18 +487,69 @@ func TestFirewallInTheWayOfIPv6IsTold(t *testing.T) {
 	}
 }
 
-// TestForwardingKeepsAdvertisements: a host that is made to forward goes on to listen to its router, and nothing is changed before it must be.
+// TestForwardingKeepsAdvertisements: a host that is made to forward goes on to listen to its router, and to no other; nothing is changed before it must be.
 func TestForwardingKeepsAdvertisements(t *testing.T) {
 	w, n := newIPv6World(t)
 	w.set("uplink/accept_ra", "1")
+	w.set("lo/accept_ra", "0")
 	w.bootWith(n, bob, network.DefaultPolicy)
 	if w.knob("all/forwarding") != "0" || w.knob("uplink/accept_ra") != "1" {
 		t.Error("the host is changed for a sandbox without IPv6")
 	}
 	w.bootIPv6(n, withIPv6)
-	if w.knob("all/forwarding") != "1" || w.knob("uplink/accept_ra") != "2" {
+	if w.knob("all/forwarding") != "1" || w.knob("uplink/accept_ra") != "2" || w.knob("lo/accept_ra") != "0" {
+		t.Errorf("forwarding %s, accept_ra %s, and %s of a device that listens to nobody", w.knob("all/forwarding"), w.knob("uplink/accept_ra"), w.knob("lo/accept_ra"))
+	}
+}
+
+// TestForwardingHostIsLeftAlone: of a host that forwards IPv6 already nothing is changed.
+func TestForwardingHostIsLeftAlone(t *testing.T) {
+	w, n := newIPv6World(t)
+	w.set("all/forwarding", "1")
+	w.set("uplink/accept_ra", "1")
+	w.bootIPv6(n, withIPv6)
+	if w.knob("all/forwarding") != "1" || w.knob("uplink/accept_ra") != "1" {
 		t.Errorf("forwarding %s, accept_ra %s", w.knob("all/forwarding"), w.knob("uplink/accept_ra"))
 	}
+}
+
+// TestNeighbourGames: what a guest says of where it is, or others are, is not believed: the host knows.
+func TestNeighbourGames(t *testing.T) {
+	w, n := newIPv6World(t)
+	g := w.bootIPv6(n, withIPv6)
+	heard := w.hear()
+	elsewhere := net.HardwareAddr{0x06, 'W', 1, 2, 3, 4}
+	lie := func(kind, option byte, from, about netip.Addr, to netip.Addr) {
+		message := g.neighbour(kind, option, about)
+		copy(message[len(message)-len(elsewhere):], elsewhere)
+		g.send(packet{from: from, to: to, protocol: icmpv6, payload: message})
+	}
+	own, gateway, peer := g.link.IPv6.Guest.Addr(), g.link.IPv6.Gateway, netip.MustParseAddr(peerIPv6)
+	lie(asks, 1, own, gateway, groupOf(gateway)) // I am there
+	lie(asks, 1, own, gateway, gateway)
+	lie(advertises, 2, own, own, gateway)
+	lie(advertises, 2, own, peer, gateway) // your router is there
+	lie(asks, 1, peer, gateway, gateway)   // I am your router
+	g.say(onPort(peerIPv6), "after all that")
+	w.wantDatagram(heard, "after all that")
+	w.onHost(func() error {
+		neighbours, err := netlink.NeighList(0, netlink.FAMILY_V6)
+		known := false
+		for _, neighbour := range neighbours {
+			device, err := netlink.LinkByIndex(neighbour.LinkIndex)
+			if err != nil || device.Attrs().Name != g.link.TAP || neighbour.State == netlink.NUD_NOARP { // a group
+				continue
+			}
+			known = true
+			if !neighbour.IP.Equal(own.AsSlice()) || neighbour.HardwareAddr.String() != g.link.MAC.String() || neighbour.State != netlink.NUD_PERMANENT {
+				t.Errorf("the host believes %+v", neighbour)
+			}
+		}
+		if !known {
+			t.Error("the host does not know where the guest is")
+		}
+		return err
+	})
 }
 
 // TestUplinkOfIPv6IsFollowed: what a sandbox sends leaves by the way that the host has, and it is told when there is none.

@@ -136,31 +136,6 @@ func TestFloodWhilePolicyFlips(t *testing.T) {
 	}
 }
 
-// What answers a connection that the policy no longer allows does not arrive either, and one that both allow
-// goes on, even if only the other side speaks.
-func TestAnswersFollowThePolicy(t *testing.T) {
-	w := newWorld(t)
-	n := w.open("")
-	g := w.bootWith(n, alice, network.DefaultPolicy)
-	peer := w.listen(w.peer, peerAddress+":7000")
-	g.say(peerAddress+":7000", "hello")
-	from := w.wantDatagram(peer, "hello")
-	answer := func(text string) {
-		if _, err := peer.WriteToUDPAddrPort([]byte(text), from); err != nil {
-			t.Fatal(err)
-		}
-	}
-	w.must(n.SetPolicy(t.Context(), alice, network.Policy{Allow: prefixes("192.0.2.0/24")}))
-	answer("still allowed")
-	if p := g.wantPacket(unix.IPPROTO_UDP); string(p.payload[8:]) != "still allowed" {
-		t.Errorf("the guest received %q", p.payload[8:])
-	}
-	w.must(n.SetPolicy(t.Context(), alice, network.Policy{}))
-	before := w.drops()["no policy lets it pass"]
-	answer("no longer")
-	w.eventually("the answer is dropped", func() bool { return w.drops()["no policy lets it pass"] == before+1 })
-}
-
 // A guest that floods from the first moment of its TAP has its policy then, by IPv4 and IPv6.
 func TestPolicyHoldsFromTheStart(t *testing.T) {
 	w, n := newIPv6World(t)

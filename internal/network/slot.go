@@ -75,7 +75,7 @@ func newSlots(subnet, ipv6 netip.Prefix, ownerBase uint32) (*slots, error) {
 		return nil, models.Errorf(models.Invalid, "sandbox subnet %s cannot be used", subnet).
 			WithHint("give the first address of an IPv4 network between /16 and /30, as in %s", DefaultSubnet)
 	}
-	if !uniqueLocal.Contains(ipv6.Addr()) || ipv6.Addr().Zone() != "" || ipv6.Bits() < 8 || ipv6.Bits() > maxIPv6Bits || ipv6 != ipv6.Masked() {
+	if !uniqueLocal.Contains(ipv6.Addr()) || ipv6.Bits() < 8 || ipv6.Bits() > maxIPv6Bits || ipv6 != ipv6.Masked() {
 		return nil, models.Errorf(models.Invalid, "sandbox IPv6 subnet %s cannot be used", ipv6).
 			WithHint("give the first address of a unique local network (RFC 4193), no longer than /%d, as in %s", maxIPv6Bits, DefaultSubnetIPv6)
 	}

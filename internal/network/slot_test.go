@@ -33,6 +33,16 @@ func TestSubnetsThatCannotBeUsed(t *testing.T) {
 			t.Errorf("%s: %v, want an invalid error", bad, err)
 		}
 	}
+	for _, bad := range []string{"2001:db8::/112", "fc00::/7", "fd00::/113", "fd00::1/112", "10.0.0.0/16"} {
+		if _, err := newSlots(DefaultSubnet, netip.MustParsePrefix(bad), 0); models.CodeOf(err) != models.Invalid {
+			t.Errorf("%s: %v, want an invalid error", bad, err)
+		}
+	}
+	for _, good := range []string{"fd00::/8", "fd00:1::/112"} {
+		if _, err := newSlots(DefaultSubnet, netip.MustParsePrefix(good), 0); err != nil {
+			t.Errorf("%s: %v", good, err)
+		}
+	}
 	for _, good := range []string{"10.0.0.0/30", "192.168.4.0/24"} {
 		if _, err := newSlots(netip.MustParsePrefix(good), DefaultSubnetIPv6, 0); err != nil {
 			t.Errorf("%s: %v", good, err)
@@ -136,5 +146,12 @@ func TestMACsAreLocalAndDiffer(t *testing.T) {
 	}
 	if slices.Equal(a[:2], gatewayMAC[:2]) {
 		t.Error("a guest could have the gateway's address")
+	}
+}
+
+// A device may go between the moment when it is listed and that when it is told to listen to its router.
+func TestKnobOfADeviceThatHasGone(t *testing.T) {
+	if err := keepAdvertisements(knobsIPv6 + "/no-such-device/accept_ra"); err != nil {
+		t.Error(err)
 	}
 }
