@@ -59,10 +59,15 @@ func (s *Server) refuse(r *http.Request) *apierror.Error {
 		return nil
 	case s.session.HasToken():
 		return s.refuseCaller(r)
-	case s.opts.Debug || r.URL.Path == "/init" || r.URL.Path == "/resume" || r.URL.Path == "/scrub":
+	case s.opts.Debug || isTakeover(r):
 		return nil
 	}
 	return apierror.New(http.StatusUnauthorized, "envd is not initialized")
+}
+
+// isTakeover reports whether a request sets the token, or has it forgotten.
+func isTakeover(r *http.Request) bool {
+	return r.URL.Path == "/init" || r.URL.Path == "/resume" || r.URL.Path == "/scrub"
 }
 
 // refuseCaller returns nil for who sends the token, or has sent it on this connection, or has a signature that
@@ -75,7 +80,7 @@ func (s *Server) refuseCaller(r *http.Request) *apierror.Error {
 	case len(r.Header.Values(headerToken)) > 0:
 	case signed(r):
 		return s.refuseSignature(r)
-	case s.granted(r) && r.URL.Path != "/init": // who was handed a connection cannot lock the host out with another token
+	case s.granted(r) && !isTakeover(r): // who was handed a connection cannot lock the host out with another token
 		return nil
 	case r.URL.Path == "/files":
 		return apierror.New(http.StatusUnauthorized, "missing signature query parameter")

@@ -83,6 +83,8 @@ func TestAuthorizedConnection(t *testing.T) {
 	b.wants(401, "GET /envs", "", "")
 
 	a.wants(401, "POST /init", "", `{"accessToken":"stolen"}`)
+	a.wants(401, "POST /resume", "", `{"accessToken":"stolen","timestamp":"2026-01-01T00:00:00Z","entropy":"`+strings.Repeat("A", 64)+`"}`)
+	a.wants(401, "POST /scrub", "", "")
 	a.wants(204, "POST /init", "first", `{"accessToken":"first"}`)
 	a.wants(200, "GET /envs", "", "")
 	a.wants(204, "POST /init", "first", `{"accessToken":"second"}`)
