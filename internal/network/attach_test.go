@@ -201,7 +201,7 @@ func TestCloseIsFinal(t *testing.T) {
 func TestManySandboxesLeaveNothing(t *testing.T) {
 	w := newWorld(t)
 	n := w.open("")
-	full := func() bool { return len(w.pooled()) == network.DefaultPool }
+	full := func() bool { return n.Ready() == network.DefaultPool }
 	w.eventually("the pool is full", full)
 	routes := w.routes()
 	start := time.Now()

@@ -97,6 +97,15 @@ func probesIPv6(other, without network.Link) []probe {
 		{name: "names from its gateway", send: func(g *guest) { datagram("["+gateway(g)+"]:53", "")(g) }, want: "host"},
 		{name: "ping of its gateway", send: func(g *guest) { message(gateway(g), 128)(g) }, want: nothing},
 		{name: "ping of another's gateway", send: message(other.IPv6.Gateway.String(), 128), want: "host"},
+		{name: "an answer nobody asked for, to its gateway", send: func(g *guest) { message(gateway(g), 129)(g) }, want: "host"},
+		{name: "UDP to its gateway with the bytes of a question", send: func(g *guest) {
+			payload := udp(7001, string(g.link.IPv6.Gateway.AsSlice()))
+			payload[0] = asks
+			g.send(packet{to: g.link.IPv6.Gateway, protocol: unix.IPPROTO_UDP, payload: payload})
+		}, want: "host"},
+		{name: "a ping of the host's uplink with the bytes of a question", send: func(g *guest) {
+			g.send(packet{to: addr(hostIPv6), protocol: icmpv6, payload: append(echoIPv6(128), g.link.IPv6.Gateway.AsSlice()...)})
+		}, want: "host"},
 		{name: "the host's uplink", send: datagram("["+hostIPv6+"]:7001", ""), want: "host"},
 		{name: "TCP to the host's uplink", send: tcpIPv6(hostIPv6, 22), want: "host"},
 		{name: "its network's anycast", send: func(g *guest) { datagram(netip.AddrPortFrom(g.link.IPv6.Gateway.Prev(), 7001).String(), "")(g) }, want: "host"},

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -113,7 +115,56 @@ func TestRefusalsNobodyReads(t *testing.T) {
 	}
 }
 
-// One guest that opens as many connections as it can is stopped at its limit, and another one is not.
+// TestNamesLimit: a guest that asks its gateway too much is refused, also where it was answered before, and from one port.
+func TestNamesLimit(t *testing.T) {
+	w := newWorld(t)
+	n := w.open("")
+	g := w.bootWith(n, alice, network.DefaultPolicy)
+	packets, streams, err := n.ListenDNS(t.Context())
+	w.must(err)
+	defer packets.Close()
+	defer streams.Close()
+	w.must(packets.SetReadDeadline(time.Now().Add(patience)))
+	g.say(g.link.Gateway.String()+":53", "who is it")
+	_, from, err := packets.ReadFrom(make([]byte, 100))
+	w.must(err)
+	_, err = packets.WriteTo([]byte("you"), from)
+	w.must(err)
+	g.wantPacket(unix.IPPROTO_UDP)
+	for range 2000 {
+		g.say(g.link.Gateway.String()+":53", "and who is it now")
+	}
+	if got := refused(t, n, g)["dns"]; got == 0 || got >= 2000 {
+		t.Errorf("%d of 2000 questions refused: %v", got, refused(t, n, g))
+	}
+}
+
+// TestRedirectsOfTheHostAreNotForGuests: what the host's own rules lead elsewhere on it is still the host.
+func TestRedirectsOfTheHostAreNotForGuests(t *testing.T) {
+	w := newWorld(t)
+	n := w.open("")
+	g := w.bootWith(n, alice, network.DefaultPolicy)
+	w.onHost(func() error {
+		conn := &nftables.Conn{}
+		table := conn.AddTable(&nftables.Table{Name: "proxy", Family: nftables.TableFamilyIPv4})
+		chain := conn.AddChain(&nftables.Chain{
+			Name: "in", Table: table, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest,
+		})
+		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, &expr.Cmp{Register: 1, Data: []byte{unix.IPPROTO_UDP}},
+			&expr.Immediate{Register: 1, Data: []byte{7001 >> 8, 7001 & 0xff}}, &expr.Redir{RegisterProtoMin: 1, RegisterProtoMax: 1},
+		}})
+		return conn.Flush()
+	})
+	for i, to := range []string{g.link.Gateway.String() + ":7005", peerAddress + ":7005"} {
+		g.say(to, "")
+		if got := refused(t, n, g)["host"]; got != uint64(i+1) {
+			t.Errorf("%s: refused %v", to, refused(t, n, g))
+		}
+	}
+}
+
+// One guest that opens as many connections as it can, to the world or to its gateway, is stopped at its limit, and another one is not.
 func TestConnectionLimit(t *testing.T) {
 	w := newWorld(t)
 	n := w.open("")
@@ -125,6 +176,16 @@ func TestConnectionLimit(t *testing.T) {
 	}
 	if got := refused(t, n, greedy)["connection_rate"]; got < 400 || got > 440 { // of 500 the next power of two
 		t.Errorf("%d connections refused, want 436", got)
+	}
+	pings := w.bootWith(n, "sb-0000b1b1", network.Policy{Internet: true, Limits: limits})
+	for number := range uint16(500) {
+		message := binary.BigEndian.AppendUint16([]byte{8, 0, 0, 0}, number)
+		message = append(message, 0, 1)
+		binary.BigEndian.PutUint16(message[2:], checksum(message))
+		pings.send(packet{to: pings.link.Gateway, protocol: unix.IPPROTO_ICMP, payload: message})
+	}
+	if got := refused(t, n, pings)["connection_rate"]; got < 400 || got > 440 {
+		t.Errorf("%d pings of the gateway refused, want 436", got)
 	}
 	peer := w.listen(w.peer, peerAddress+":7000")
 	modest.say(peerAddress+":7000", "hello")
