@@ -41,6 +41,27 @@ func TestAttachIsIdempotentAndDetachToo(t *testing.T) {
 	}
 }
 
+// TestDetachTakesAllThatBelongsToASandbox out of the table, while its VMM has the TAP open, and nothing of another one, whose connections go on.
+func TestDetachTakesAllThatBelongsToASandbox(t *testing.T) {
+	w := newWorld(t)
+	w.giveIPv6()
+	n, err := w.try(network.Config{Pool: -1})
+	w.must(err)
+	defer func() { w.must(n.Close(t.Context(), true)) }()
+	other := w.bootWith(n, bob, openly)
+	c := w.converse(n, other, netip.MustParseAddrPort(onPort(peerAddress)))
+	before := w.policies()
+	w.bootIPv6(n, network.Policy{IPv6: true, Names: true, Allow: prefixes("192.0.2.0/24", "2001:db8::/32"), Deny: prefixes("0.0.0.0/0", "::/0")})
+	w.must(n.Pin(t.Context(), alice, "a.example", []netip.Addr{netip.MustParseAddr(farAddress), netip.MustParseAddr(farIPv6)}, time.Hour))
+	w.must(n.Detach(t.Context(), alice))
+	if now := w.policies(); now != before {
+		t.Errorf("the table is now:\n%s\nbefore:\n%s", now, before)
+	}
+	w.wantExact(n)
+	c.answer("still there?")
+	other.wantAnswer("still there?", peerAddress)
+}
+
 func TestAttachFinishesWhatWasCutShort(t *testing.T) {
 	w := newWorld(t)
 	n := w.open("")

@@ -307,11 +307,11 @@ func TestOutsideDoesNotReachGuestByIPv6(t *testing.T) {
 func TestIPv6ConnectionsEndWithTheSandbox(t *testing.T) {
 	w := newWorld(t)
 	w.giveIPv6()
-	n := w.open("10.9.0.0/30") // a single slot
+	n := w.open("10.9.0.0/29")
 	peer := w.hear()
 	var last netip.AddrPort
 	for _, sandbox := range []string{"the first", "the second"} {
-		slot, err := n.Reserve(t.Context())
+		slot, err := n.Take(1) // both have it
 		w.must(err)
 		link, err := n.Attach(t.Context(), alice, slot, withIPv6)
 		w.must(err)

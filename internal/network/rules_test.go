@@ -149,8 +149,16 @@ func TestRoutesByATAPLeadNowhere(t *testing.T) {
 // What the world still sends to a sandbox that is gone does not reach the next one with its address.
 func TestConnectionsEndWithTheSandbox(t *testing.T) {
 	w := newWorld(t)
-	n := w.open("10.9.0.0/30") // a single slot
-	slot, link := w.attach(n, alice)
+	n := w.open("10.9.0.0/29")
+	const index = 1 // of the slot that both have
+	attach := func(sandbox id.Sandbox) (network.Slot, network.Link) {
+		slot, err := n.Take(index)
+		w.must(err)
+		link, err := n.Attach(t.Context(), sandbox, slot, network.DefaultPolicy)
+		w.must(err)
+		return slot, link
+	}
+	slot, link := attach(alice)
 	first := w.boot(link)
 	peer := w.listen(w.peer, peerAddress+":7000")
 	first.say(peerAddress+":7000", "hello")
@@ -159,7 +167,7 @@ func TestConnectionsEndWithTheSandbox(t *testing.T) {
 	w.must(n.Detach(t.Context(), alice))
 	n.Release(slot)
 
-	_, link = w.attach(n, bob)
+	_, link = attach(bob)
 	second := w.boot(link)
 	if _, err := peer.WriteToUDPAddrPort([]byte("for the first"), from); err != nil {
 		t.Fatal(err)

@@ -243,7 +243,8 @@ func TestTypes(t *testing.T) {
 		t.Errorf("class CH: %v", m)
 	}
 	for name, want := range map[string]int{"1.0.0.10.in-addr.arpa": dns.RcodeNameError, "254.169.254.169.in-addr.arpa": dns.RcodeNameError,
-		"x.in-addr.arpa": dns.RcodeNameError, "8.b.d.0.1.0.0.2.ip6.arpa": dns.RcodeNameError, "1.2.0.192.in-addr.arpa": dns.RcodeSuccess} {
+		"x.in-addr.arpa": dns.RcodeNameError, "8.b.d.0.1.0.0.2.ip6.arpa": dns.RcodeNameError,
+		strings.Repeat("0.", 24) + "8.b.d.0.1.0.0.2.ip6.arpa": dns.RcodeNameError, "1.2.0.192.in-addr.arpa": dns.RcodeSuccess} {
 		r.upstream.has(t, name, name+". 60 IN PTR host.example.")
 		if m := r.ask(one, name, dns.TypePTR); m.Rcode != want {
 			t.Errorf("PTR %s: %v", name, m)
@@ -256,6 +257,7 @@ func TestMalformed(t *testing.T) {
 	r := newRig(t, nil)
 	r.host.set(t, one, true, nil, nil)
 	r.upstream.has(t, "example.com", "example.com. 60 IN A 192.0.2.1")
+	r.upstream.has(t, `a\.example.com`, `a\.example.com. 60 IN A 192.0.2.1`)
 	for name, c := range map[string]struct {
 		change func(*dns.Msg)
 		rcode  int
@@ -277,7 +279,11 @@ func TestMalformed(t *testing.T) {
 		}
 	}
 	conn := r.connect("udp", one)
-	for _, junk := range [][]byte{{}, {1}, make([]byte, 11), make([]byte, 3000), append([]byte{9, 9, 0x80}, make([]byte, 20)...)} {
+	response, err := new(dns.Msg).SetReply(new(dns.Msg).SetQuestion("example.com.", dns.TypeA)).Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, junk := range [][]byte{{}, {1}, make([]byte, 11), make([]byte, 3000), response, append([]byte{9, 9, 0x80}, make([]byte, 20)...)} {
 		if _, err := conn.Conn.Write(junk); err != nil {
 			t.Fatal(err)
 		}
@@ -287,6 +293,10 @@ func TestMalformed(t *testing.T) {
 	}
 	if m, err := conn.ReadMsg(); err != nil || m.Id != 0x0707 || m.Rcode != dns.RcodeFormatError {
 		t.Errorf("a broken query is answered with %v, %v", m, err)
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+	if m, err := conn.ReadMsg(); err == nil {
+		t.Errorf("what is no query is answered with %v", m)
 	}
 	if m := r.ask(one, "example.com", dns.TypeA); len(addresses(m)) != 1 {
 		t.Errorf("after all that: %v", m)
@@ -490,6 +500,13 @@ func TestFloodHoldsUpNobody(t *testing.T) {
 	policy, _ := r.host.Policy(one)
 	if rules := r.host.refused(policy.Sandbox, ""); len(rules) == 0 || rules[0] != TooManyNames {
 		t.Errorf("the flood was refused by %v", rules)
+	}
+	asked := 0
+	for i := range 3 * queriesBurst {
+		asked += min(r.upstream.times(fmt.Sprintf("n%d.slow.example", i)), 1)
+	}
+	if asked > queriesBurst {
+		t.Errorf("of %d names %d were asked upstream", 3*queriesBurst, asked)
 	}
 	r.forwarder.clients.mu.Lock()
 	defer r.forwarder.clients.mu.Unlock()

@@ -2,6 +2,7 @@ package dns
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -53,7 +54,10 @@ func (h *fakeHost) Holds(sandbox id.Sandbox) bool {
 	return false
 }
 
-func (h *fakeHost) Pin(_ context.Context, p Policy, name string, addrs []netip.Addr, ttl time.Duration) error {
+func (h *fakeHost) Pin(ctx context.Context, p Policy, name string, addrs []netip.Addr, ttl time.Duration) error {
+	if deadline, bounded := ctx.Deadline(); !bounded || time.Until(deadline) > answerLimit {
+		return errors.New("work on a query has no end")
+	}
 	h.mu.Lock()
 	pinning := h.pinning
 	h.mu.Unlock()

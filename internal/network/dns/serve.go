@@ -93,11 +93,16 @@ func (f *Forwarder) serveStreams(ctx context.Context, streams net.Listener, wg *
 		}
 		wg.Go(func() {
 			defer f.clients.disconnect(c)
-			defer conn.Close()
-			defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-			for f.stream(ctx, conn, c) == nil {
-			}
+			f.converse(ctx, conn, c)
 		})
+	}
+}
+
+// converse answers one query of a connection after the other, until that ends or ctx does, and closes it.
+func (f *Forwarder) converse(ctx context.Context, conn net.Conn, c *client) {
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	for f.stream(ctx, conn, c) == nil {
 	}
 }
 
