@@ -317,6 +317,11 @@ func TestStrangersGetNothing(t *testing.T) {
 	if _, err := r.connect("tcp", two).Conn.Read(make([]byte, 1)); err == nil {
 		t.Error("a stranger keeps a connection")
 	}
+	r.forwarder.clients.mu.Lock()
+	defer r.forwarder.clients.mu.Unlock()
+	if len(r.forwarder.clients.of) > 0 {
+		t.Error("strangers are taken note of")
+	}
 }
 
 // TestLargeAnswers: what does not fit into a packet is had over TCP, from upstream and by the guest.

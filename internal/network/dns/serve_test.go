@@ -60,14 +60,18 @@ func TestStreamsThatAreCutOff(t *testing.T) {
 	r.host.set(t, one, false, nil, nil)
 	q := new(dns.Msg).SetQuestion("example.com.", dns.TypeA)
 	conn := r.connect("tcp", one)
-	if _, err := conn.Conn.Write(binary.BigEndian.AppendUint16(nil, maxQuery+1)); err != nil {
+	packed, err := q.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	large := append(binary.BigEndian.AppendUint16(nil, maxQuery+1), append(packed, make([]byte, maxQuery+1-len(packed))...)...)
+	if _, err := conn.Conn.Write(large); err != nil {
 		t.Fatal(err)
 	}
 	r.ended(conn, "a query too large")
 
-	gone := r.connect("tcp", two)
 	r.host.set(t, two, false, nil, nil)
-	gone = r.connect("tcp", two)
+	gone := r.connect("tcp", two)
 	r.exchange(gone, q)
 	r.host.mu.Lock()
 	delete(r.host.policies, two)
