@@ -23,6 +23,7 @@ func newDoctor(a *app) *cobra.Command {
 	f.StringVar(&o.Kernel, "kernel", os.Getenv("WRENN_KERNEL"), "guest kernel (default: that of make images)")
 	f.StringVar(&o.Images, "images", os.Getenv("WRENN_IMAGES"), "folder of template images (default: that of make images)")
 	f.StringVar(&o.Subnet, "subnet", firstOf(os.Getenv("WRENN_SUBNET"), "10.0.0.0/16"), "network of the sandboxes")
+	f.StringVar(&o.Volume, "volume", firstOf(os.Getenv("WRENN_VOLUME"), "auto"), "whether there is a volume with reflinks where the file system has none: auto or off")
 	f.StringVar(&o.Jail, "jail", firstOf(os.Getenv("WRENN_JAIL"), "on"), "whether VMMs are confined: on or off")
 	f.StringVar(&o.SeccompFilter, "seccomp-filter", os.Getenv("WRENN_SECCOMP_FILTER"), "a compiled filter, for a Firecracker that was built without one")
 	f.Uint32Var(&o.OwnerBase, "owner-base", ownerBase(), "first of the user ids of VMMs")

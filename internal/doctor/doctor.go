@@ -42,6 +42,7 @@ type Options struct {
 	Images string // the folder of template images
 	Subnet string // of the guests, such as 10.0.0.0/16
 
+	Volume    string // "off" where the operator wants none with reflinks
 	Jail      string // "off" where the operator wants no jails
 	OwnerBase uint32 // first of the users of VMMs
 

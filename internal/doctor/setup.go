@@ -15,7 +15,7 @@ func checkSetup(ctx context.Context, opts Options) ([]hostsetup.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := hostsetup.Open(hostsetup.Options{Data: data, Volume: true, SeccompFilter: opts.SeccompFilter})
+	s, err := hostsetup.Open(hostsetup.Options{Data: data, Volume: opts.Volume != "off", SeccompFilter: opts.SeccompFilter})
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -563,6 +564,12 @@ func TestLimits(t *testing.T) {
 // TestCacheIsBounded by entries and by bytes.
 func TestCacheIsBounded(t *testing.T) {
 	c := newCache()
+	for i := range 2 * maxCached {
+		c.put(cacheKey{fmt.Sprintf("small%d", i), 1}, found{size: 1})
+	}
+	if len(c.of) != maxCached {
+		t.Errorf("%d small entries, want %d", len(c.of), maxCached)
+	}
 	for i := range 10 * maxCached {
 		c.put(cacheKey{fmt.Sprintf("n%d", i), 1}, found{size: i})
 	}
@@ -575,6 +582,30 @@ func TestCacheIsBounded(t *testing.T) {
 	c.put(cacheKey{"huge", 1}, found{size: maxCachedBytes + 1})
 	if len(c.of) != 0 || c.bytes != 0 {
 		t.Errorf("after what is too large there are %d entries of %d bytes", len(c.of), c.bytes)
+	}
+}
+
+// TestLivesAreBounded: of what does not exist, and of what is given while nobody answers.
+func TestLivesAreBounded(t *testing.T) {
+	q := dns.Question{Name: "example.com.", Qtype: dns.TypeA, Qclass: dns.ClassINET}
+	soa, err := dns.NewRR("com. 900000 IN SOA a.example. b.example. 1 2 3 4 900000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := understand(&dns.Msg{Question: []dns.Question{q}, MsgHdr: dns.MsgHdr{Rcode: dns.RcodeNameError}, Ns: []dns.RR{soa}}, q.Qtype).life; got != maxNegative {
+		t.Errorf("absence is believed for %s", got)
+	}
+	empty := filepath.Join(t.TempDir(), "resolv.conf")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := New(Config{Host: &fakeHost{}, ResolvConf: empty, Logger: slog.New(slog.DiscardHandler)})
+	c := f.clients.get("sb-00000001", time.Now())
+	for age, want := range map[time.Duration]bool{2 * time.Minute: true, 2*time.Minute + staleFor: false} {
+		c.cache.put(cacheKey{"example.com", q.Qtype}, found{learned: time.Now().Add(-age), life: time.Minute})
+		if got, err := f.lookUp(t.Context(), c, q, "example.com"); (err == nil) != want || got.stale != want {
+			t.Errorf("%s after it was learned: stale %v, %v", age, got.stale, err)
+		}
 	}
 }
 
