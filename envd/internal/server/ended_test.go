@@ -6,6 +6,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/wrenn-sandbox/wrenn/envd/internal/server"
 	pb "github.com/wrenn-sandbox/wrenn/proto/gen/envd/process"
 )
 
@@ -51,6 +52,23 @@ func TestEndedProcess(t *testing.T) {
 	}
 	wantCode(t, plain.Err(), connect.CodeNotFound, "not found")
 	e.toEnded(r.pid)
+}
+
+// TestScrubForgetsWhatHasRun: a clone of a guest cannot ask what its template ran.
+func TestScrubForgetsWhatHasRun(t *testing.T) {
+	e := start(t, server.Options{Debug: true, Scrub: func() error { return nil }})
+	e.init(`{"defaultUser":"tester"}`)
+	r := e.mustBegin(shell("echo text"))
+	r.finish()
+	if list := e.listAll(); len(list) != 1 {
+		t.Fatalf("%v are listed", list)
+	}
+	if status, text := e.request("POST", "/scrub", "", nil); status != 204 {
+		t.Fatalf("scrub: %d %s", status, text)
+	}
+	if list := e.listAll(); len(list) != 0 {
+		t.Errorf("%v are listed after a scrub", list)
+	}
 }
 
 // toEnded has what reaches running processes only tell our callers that it has ended, and others that there is no such process.

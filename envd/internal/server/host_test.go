@@ -122,7 +122,10 @@ func TestInitFails(t *testing.T) {
 		`{"accessToken":"x","network":{"address":"10.0.0.2"}}`:                     400,
 		`{"accessToken":"x","timestamp":"yesterday"}`:                              400,
 		`{"accessToken":"x","hostname":"a/b"}`:                                     400,
+		`{"accessToken":"x","hostname":"` + strings.Repeat("a", 300) + `"}`:        400,
 		`{"accessToken":"x","envVars":{"A=B":"c"}}`:                                400,
+		`{"accessToken":"x","envVars":{"":"c"}}`:                                   400,
+		`{"accessToken":"x","envVars":{"A":"\u0000"}}`:                             400,
 		`{"accessToken":"x","envVars":{"A":"` + strings.Repeat("x", 1<<20) + `"}}`: 400,
 	} {
 		if status, text := e.request("POST", "/init", body, nil); status != want {

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -83,6 +85,29 @@ func TestResumeFails(t *testing.T) {
 	}
 }
 
+// TestFirstResumeWins: of many callers that would take over a guest without an owner.
+func TestFirstResumeWins(t *testing.T) {
+	e := start(t, server.Options{Resume: func(context.Context, boot.Identity) []boot.Result {
+		time.Sleep(20 * time.Millisecond) // lets others come in the meantime
+		return nil
+	}})
+	var group sync.WaitGroup
+	var won atomic.Int64
+	for range 20 {
+		group.Go(func() {
+			if status, _ := e.request("POST", "/resume", resumeBody(""), nil); status == http.StatusOK {
+				won.Add(1)
+			} else if status != http.StatusUnauthorized {
+				t.Errorf("a later one: %d", status)
+			}
+		})
+	}
+	group.Wait()
+	if won.Load() != 1 {
+		t.Errorf("%d have taken it over", won.Load())
+	}
+}
+
 func TestResumeIsRefused(t *testing.T) {
 	e := start(t, server.Options{Resume: func(context.Context, boot.Identity) []boot.Result {
 		t.Error("a request that is refused was carried out")
@@ -95,7 +120,8 @@ func TestResumeIsRefused(t *testing.T) {
 	for name, body := range map[string]string{
 		"nothing": "", "no JSON": "{", "no token": `{"timestamp":"2026-01-02T03:04:05Z","entropy":"` + entropy + `"}`,
 		"no time": `{"accessToken":"x","entropy":"` + entropy + `"}`, "little entropy": `{"accessToken":"x","timestamp":"2026-01-02T03:04:05Z","entropy":"AAAA"}`,
-		"no MAC": resumeBody(`,"mac":"02"`), "no hostname": resumeBody(`,"hostname":"a b"`),
+		"too much": resumeBody(`,"envVars":{"A":"` + strings.Repeat("x", 1<<20) + `"}`),
+		"no MAC":   resumeBody(`,"mac":"02"`), "no hostname": resumeBody(`,"hostname":"a b"`),
 	} {
 		if status, text := e.request("POST", "/resume", body, token("first")); status != http.StatusBadRequest {
 			t.Errorf("%s: %d %s", name, status, text)
