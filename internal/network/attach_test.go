@@ -142,6 +142,9 @@ func TestAttachCancelledMidway(t *testing.T) {
 			t.Errorf("after %d checks: %v, want context.Canceled", checks, err)
 		}
 		w.wantTAPs()
+		w.wantExact(n)
+		_, err = n.Counters(alice)
+		wantCode(t, err, models.NotFound, "sb-0000a11c")
 	}
 	_, err = n.Attach(t.Context(), alice, slot, network.DefaultPolicy)
 	w.must(err)
