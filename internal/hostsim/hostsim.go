@@ -236,6 +236,17 @@ func (h *Host) State(sandbox string) pb.SandboxState {
 	return pb.SandboxState_SANDBOX_STATE_GONE
 }
 
+// States returns the sandboxes that the host holds, and their states.
+func (h *Host) States() map[string]pb.SandboxState {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all := make(map[string]pb.SandboxState, len(h.sandboxes))
+	for name, sb := range h.sandboxes {
+		all[name] = sb.GetState()
+	}
+	return all
+}
+
 // Counts returns how many creates and destroys were asked for, and how many sandboxes there are.
 func (h *Host) Counts() (creates, destroys, sandboxes int) {
 	h.mu.Lock()
