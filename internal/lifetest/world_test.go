@@ -90,7 +90,22 @@ func newWorld(t testing.TB) *world {
 			w.kill(i)
 		}
 	})
+	w.awaitHosts()
 	return w
+}
+
+// awaitHosts returns once all hosts are known.
+func (w *world) awaitHosts() {
+	w.t.Helper()
+	for began := time.Now(); ; time.Sleep(5 * time.Millisecond) {
+		known, err := w.store.Hosts(w.t.Context())
+		if err == nil && len(known) == hosts {
+			return
+		}
+		if time.Since(began) > patience {
+			w.t.Fatalf("%d of %d hosts are known, %v", len(known), hosts, err)
+		}
+	}
 }
 
 func hostID(i int) id.Host { return id.Host(fmt.Sprintf("host-%08x", i+1)) }
