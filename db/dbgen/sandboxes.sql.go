@@ -94,22 +94,22 @@ const insertSandbox = `-- name: InsertSandbox :one
 WITH made AS (
     INSERT INTO sandboxes (id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, network, auto_resume,
         auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, timeout_at,
-        parent_id, snapshot_id, state, generation, reason, operation, deadline)
+        parent_id, snapshot_id, state, generation, reason, operation, deadline, carried_by)
     VALUES ($1, $2, $3::text, $4, $5, $6, $7, $8, $9, $10, $11,
         $12, $13, $14, $15::integer, $16,
         CASE WHEN $15::integer > 0 THEN clock_timestamp() + make_interval(secs => $15::integer) END,
-        $17, $18, 'starting', 2, '', $19, clock_timestamp() + make_interval(secs => $20::float8))
-    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.parent_id, sandboxes.snapshot_id, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at
+        $17, $18, 'starting', 2, '', $19, clock_timestamp() + make_interval(secs => $20::float8), $21)
+    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.parent_id, sandboxes.snapshot_id, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at, sandboxes.carried_by
 ), event AS (
     INSERT INTO sandbox_events (account_id, sandbox_id, from_state, to_state, reason, actor, operation, generation)
-    SELECT account_id, id, step.from_state, step.to_state, '', $21, operation, step.generation
+    SELECT account_id, id, step.from_state, step.to_state, '', $22, operation, step.generation
     FROM made, (VALUES (NULL::sandbox_state, 'pending'::sandbox_state, 1), ('pending', 'starting', 2)) AS step (from_state, to_state, generation)
     ORDER BY step.generation
 ), audited AS (
     INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
-    SELECT account_id, $21, 'sandbox.create', id, 'accepted', operation FROM made
+    SELECT account_id, $22, 'sandbox.create', id, 'accepted', operation FROM made
 )
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM made
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by FROM made
 `
 
 type InsertSandboxParams struct {
@@ -133,6 +133,7 @@ type InsertSandboxParams struct {
 	SnapshotID           *string
 	Operation            string
 	DeadlineSeconds      float64
+	CarriedBy            *string
 	Actor                string
 }
 
@@ -174,6 +175,7 @@ type InsertSandboxRow struct {
 	LookAt               *time.Time
 	Damage               string
 	VerifiedAt           *time.Time
+	CarriedBy            *string
 }
 
 // A sandbox is inserted with its place: that it was pending is an event alone. One statement is one round trip, in which no row is changed that was just written.
@@ -199,6 +201,7 @@ func (q *Queries) InsertSandbox(ctx context.Context, arg InsertSandboxParams) (I
 		arg.SnapshotID,
 		arg.Operation,
 		arg.DeadlineSeconds,
+		arg.CarriedBy,
 		arg.Actor,
 	)
 	var i InsertSandboxRow
@@ -240,12 +243,13 @@ func (q *Queries) InsertSandbox(ctx context.Context, arg InsertSandboxParams) (I
 		&i.LookAt,
 		&i.Damage,
 		&i.VerifiedAt,
+		&i.CarriedBy,
 	)
 	return i, err
 }
 
 const listSandboxes = `-- name: ListSandboxes :many
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by FROM sandboxes
 WHERE account_id = $1
     AND state::text = ANY ($2::text[])
     AND ($3::text IS NULL OR template = $3)
@@ -320,6 +324,7 @@ func (q *Queries) ListSandboxes(ctx context.Context, arg ListSandboxesParams) ([
 			&i.LookAt,
 			&i.Damage,
 			&i.VerifiedAt,
+			&i.CarriedBy,
 		); err != nil {
 			return nil, err
 		}
@@ -332,7 +337,7 @@ func (q *Queries) ListSandboxes(ctx context.Context, arg ListSandboxesParams) ([
 }
 
 const lockSandboxOfAccount = `-- name: LockSandboxOfAccount :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes WHERE id = $1 AND account_id = $2 FOR NO KEY UPDATE
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by FROM sandboxes WHERE id = $1 AND account_id = $2 FOR NO KEY UPDATE
 `
 
 type LockSandboxOfAccountParams struct {
@@ -382,6 +387,7 @@ func (q *Queries) LockSandboxOfAccount(ctx context.Context, arg LockSandboxOfAcc
 		&i.LookAt,
 		&i.Damage,
 		&i.VerifiedAt,
+		&i.CarriedBy,
 	)
 	return i, err
 }
@@ -389,14 +395,17 @@ func (q *Queries) LockSandboxOfAccount(ctx context.Context, arg LockSandboxOfAcc
 const rowsForHost = `-- name: RowsForHost :many
 SELECT id, host_id, state, generation, network_generation, verified_at, damage, cold, (parent_id IS NOT NULL)::bool AS forked,
     coalesce(deadline < clock_timestamp(), false)::bool AS overdue,
+    (carried_by IS NOT NULL AND pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => $1::float8)
+        AND NOT EXISTS (SELECT FROM replicas r WHERE r.id = carried_by AND r.seen_at > clock_timestamp() - make_interval(secs => $1::float8)))::bool AS forsaken,
     extract(epoch FROM clock_timestamp() - updated_at)::float8 AS age_seconds
 FROM sandboxes
-WHERE (host_id = $1 AND state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping')) OR id = ANY ($2::text[])
+WHERE (host_id = $2 AND state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping')) OR id = ANY ($3::text[])
 `
 
 type RowsForHostParams struct {
-	HostID   *string
-	Observed []string
+	SilenceSeconds float64
+	HostID         *string
+	Observed       []string
 }
 
 type RowsForHostRow struct {
@@ -410,13 +419,14 @@ type RowsForHostRow struct {
 	Cold              bool
 	Forked            bool
 	Overdue           bool
+	Forsaken          bool
 	AgeSeconds        float64
 }
 
 // What a reconciler compares with a host: the rows that the host should know of, and
 // those of the sandboxes that it was seen to hold (wherever they should be).
 func (q *Queries) RowsForHost(ctx context.Context, arg RowsForHostParams) ([]RowsForHostRow, error) {
-	rows, err := q.db.Query(ctx, rowsForHost, arg.HostID, arg.Observed)
+	rows, err := q.db.Query(ctx, rowsForHost, arg.SilenceSeconds, arg.HostID, arg.Observed)
 	if err != nil {
 		return nil, err
 	}
@@ -435,6 +445,7 @@ func (q *Queries) RowsForHost(ctx context.Context, arg RowsForHostParams) ([]Row
 			&i.Cold,
 			&i.Forked,
 			&i.Overdue,
+			&i.Forsaken,
 			&i.AgeSeconds,
 		); err != nil {
 			return nil, err
@@ -448,7 +459,7 @@ func (q *Queries) RowsForHost(ctx context.Context, arg RowsForHostParams) ([]Row
 }
 
 const sandboxByID = `-- name: SandboxByID :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes WHERE id = $1
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by FROM sandboxes WHERE id = $1
 `
 
 func (q *Queries) SandboxByID(ctx context.Context, id string) (Sandbox, error) {
@@ -492,12 +503,13 @@ func (q *Queries) SandboxByID(ctx context.Context, id string) (Sandbox, error) {
 		&i.LookAt,
 		&i.Damage,
 		&i.VerifiedAt,
+		&i.CarriedBy,
 	)
 	return i, err
 }
 
 const sandboxOfAccount = `-- name: SandboxOfAccount :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes WHERE id = $1 AND account_id = $2
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by FROM sandboxes WHERE id = $1 AND account_id = $2
 `
 
 type SandboxOfAccountParams struct {
@@ -546,6 +558,7 @@ func (q *Queries) SandboxOfAccount(ctx context.Context, arg SandboxOfAccountPara
 		&i.LookAt,
 		&i.Damage,
 		&i.VerifiedAt,
+		&i.CarriedBy,
 	)
 	return i, err
 }
@@ -554,12 +567,12 @@ const setNetwork = `-- name: SetNetwork :one
 WITH changed AS (
     UPDATE sandboxes SET network = $1, network_generation = network_generation + 1
     WHERE sandboxes.id = $2
-    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.parent_id, sandboxes.snapshot_id, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at
+    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.parent_id, sandboxes.snapshot_id, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at, sandboxes.carried_by
 ), audited AS (
     INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
     SELECT account_id, $3, 'sandbox.network', id, 'accepted', $4 FROM changed
 )
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM changed
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by FROM changed
 `
 
 type SetNetworkParams struct {
@@ -607,6 +620,7 @@ type SetNetworkRow struct {
 	LookAt               *time.Time
 	Damage               string
 	VerifiedAt           *time.Time
+	CarriedBy            *string
 }
 
 func (q *Queries) SetNetwork(ctx context.Context, arg SetNetworkParams) (SetNetworkRow, error) {
@@ -655,6 +669,7 @@ func (q *Queries) SetNetwork(ctx context.Context, arg SetNetworkParams) (SetNetw
 		&i.LookAt,
 		&i.Damage,
 		&i.VerifiedAt,
+		&i.CarriedBy,
 	)
 	return i, err
 }
@@ -669,12 +684,13 @@ WITH changed AS (
             IN (('pausing', 'paused'), ('hibernating', 'hibernated'), ('stopping', 'stopped')) THEN reason ELSE $2::text END,
         operation = $4,
         deadline = clock_timestamp() + make_interval(secs => $5::float8),
-        host_id = CASE WHEN $1::sandbox_state = 'hibernated' THEN NULL ELSE coalesce($6, host_id) END,
-        archive = coalesce($7, archive),
+        carried_by = CASE WHEN $5::float8 IS NOT NULL THEN $6::text END,
+        host_id = CASE WHEN $1::sandbox_state = 'hibernated' THEN NULL ELSE coalesce($7, host_id) END,
+        archive = coalesce($8, archive),
         cold = CASE WHEN $1::sandbox_state = 'hibernated' THEN true
             WHEN $1::sandbox_state IN ('running', 'paused') THEN false ELSE cold END,
-        timings = coalesce($8, timings),
-        certificate = coalesce($9, certificate),
+        timings = coalesce($9, timings),
+        certificate = coalesce($10, certificate),
         started_at = CASE WHEN $1::sandbox_state = 'running' THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,
         -- A sandbox counts as used when it begins to run, and its timeout then begins: at its start, and where it had ended before it slept.
         used_until = CASE WHEN $1::sandbox_state = 'running' AND $3::sandbox_state <> 'pausing'
@@ -692,17 +708,17 @@ WITH changed AS (
         verified_at = CASE WHEN $1::sandbox_state IN ('running', 'hibernated') THEN NULL ELSE verified_at END,
         damage = CASE WHEN $1::sandbox_state = 'running' THEN '' ELSE damage END,
         updated_at = clock_timestamp()
-    WHERE sandboxes.id = $10 AND sandboxes.state = $3 AND sandboxes.generation = $11
-    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.parent_id, sandboxes.snapshot_id, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at
+    WHERE sandboxes.id = $11 AND sandboxes.state = $3 AND sandboxes.generation = $12
+    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.parent_id, sandboxes.snapshot_id, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at, sandboxes.carried_by
 ), event AS (
     INSERT INTO sandbox_events (account_id, sandbox_id, from_state, to_state, reason, actor, operation, generation)
-    SELECT account_id, id, $3, state, reason, $12, operation, generation FROM changed
+    SELECT account_id, id, $3, state, reason, $13, operation, generation FROM changed
 ), audited AS (
     INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
-    SELECT account_id, $12, $13, id, $14, operation FROM changed
-    WHERE $13::text <> ''
+    SELECT account_id, $13, $14, id, $15, operation FROM changed
+    WHERE $14::text <> ''
 )
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM changed
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by FROM changed
 `
 
 type TransitionSandboxParams struct {
@@ -711,6 +727,7 @@ type TransitionSandboxParams struct {
 	FromState       models.State
 	Operation       string
 	DeadlineSeconds *float64
+	CarriedBy       *string
 	HostID          *string
 	Archive         []byte
 	Timings         []byte
@@ -760,6 +777,7 @@ type TransitionSandboxRow struct {
 	LookAt               *time.Time
 	Damage               string
 	VerifiedAt           *time.Time
+	CarriedBy            *string
 }
 
 // One statement is the compare-and-set, its event row and its audit row: they happen
@@ -771,6 +789,7 @@ func (q *Queries) TransitionSandbox(ctx context.Context, arg TransitionSandboxPa
 		arg.FromState,
 		arg.Operation,
 		arg.DeadlineSeconds,
+		arg.CarriedBy,
 		arg.HostID,
 		arg.Archive,
 		arg.Timings,
@@ -820,6 +839,7 @@ func (q *Queries) TransitionSandbox(ctx context.Context, arg TransitionSandboxPa
 		&i.LookAt,
 		&i.Damage,
 		&i.VerifiedAt,
+		&i.CarriedBy,
 	)
 	return i, err
 }

@@ -154,6 +154,7 @@ func (w *world) boot() *replica {
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
 	r.wg.Go(func() { fleet.Run(ctx) })
+	r.wg.Go(func() { controller.KeepAlive(ctx, r.store, log) })
 	r.wg.Go(func() { feed.Run(ctx) })
 	r.wg.Go(func() { controller.NewReconciler(r.ctl, r.store, quick).Run(ctx) })
 	r.wg.Go(func() { controller.NewKeeper(r.ctl, r.store, 50*time.Millisecond).Run(ctx) })
