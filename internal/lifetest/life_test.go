@@ -30,7 +30,7 @@ func TestMain(m *testing.M) { os.Exit(stacktest.Main(m)) }
 const (
 	// variable names how many operations there are to be; make test-model sets it.
 	variable = "WRENN_MODEL_OPS"
-	usual    = 1000
+	usual    = 500
 	// lanes of each round work at the same time.
 	lanes, opsOfLane = 4, 25
 )
@@ -69,6 +69,7 @@ func (w *world) round(script [][]op) (wrong []string) {
 	ctx := w.t.Context()
 	w.drained.Store(false)
 	w.evicted.Store(false)
+	w.exec(ctx, "TRUNCATE oversold")
 	account, key, err := w.user(ctx)
 	if err != nil {
 		return []string{err.Error()}

@@ -117,6 +117,8 @@ func (l *lane) do(o op) {
 	switch o.Kind {
 	case "create":
 		l.create(o.Replica, `{"template":"minimal"}`)
+	case "burst":
+		l.burst()
 	case "from snapshot":
 		if len(l.snapshots) > 0 {
 			l.create(o.Replica, fmt.Sprintf(`{"snapshot":%q}`, l.snapshots[o.Pick%len(l.snapshots)]))

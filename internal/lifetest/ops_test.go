@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"sync"
 	"time"
 
 	"pgregory.net/rapid"
@@ -26,7 +27,7 @@ type op struct {
 
 // often is how often what is done, of all.
 var often = map[string]int{
-	"create": 20, "destroy": 12, "pause": 10, "resume": 12, "hibernate": 6, "exec": 4, "fork": 5, "snapshot": 3, "from snapshot": 3, "metadata": 4, "policy": 4,
+	"create": 14, "burst": 4, "orphan": 1, "destroy": 12, "pause": 10, "resume": 12, "hibernate": 6, "exec": 4, "fork": 5, "snapshot": 3, "from snapshot": 3, "metadata": 4, "policy": 4,
 	"pool": 3, "VM dies": 2, "agent dies": 3, "drain": 1, "evict": 1, "undrain": 2, "redis is cut": 2, "postgres is cut": 3, "replica dies": 1,
 }
 
@@ -74,6 +75,20 @@ func (l *lane) create(replica int, body string) {
 		l.take(m)
 	case a.unknown():
 		l.unknown++
+	}
+}
+
+// burst creates several at once, through all replicas.
+func (l *lane) burst() {
+	alone := make([]*lane, 2*replicas)
+	var wg sync.WaitGroup
+	for i := range alone {
+		alone[i] = &lane{w: l.w, account: l.account, key: l.key}
+		wg.Go(func() { alone[i].create(i, `{"template":"minimal"}`) })
+	}
+	wg.Wait()
+	for _, one := range alone {
+		l.sandboxes, l.unknown, l.wrong = append(l.sandboxes, one.sandboxes...), l.unknown+one.unknown, append(l.wrong, one.wrong...)
 	}
 }
 
@@ -182,6 +197,8 @@ func (w *world) trouble(l *lane, o op) {
 	case "agent dies":
 		w.stopHost(o.Pick)
 		w.later(o, func() { w.startHost(o.Pick) })
+	case "orphan": // as after the restore of an old database
+		w.hosts[o.Pick%hosts].Put(string(id.NewSandbox()), pb.SandboxState_SANDBOX_STATE_RUNNING, "")
 	case "redis is cut":
 		r := w.replica(o.Replica)
 		r.redis.cut()

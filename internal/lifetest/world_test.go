@@ -29,7 +29,7 @@ import (
 const (
 	hosts, replicas = 3, 2
 	// roomOfHost is for how many sandboxes of 256 MiB a host has memory: fewer than are asked for.
-	roomOfHost = 12
+	roomOfHost = 5
 	// soon is within what an operation must have come to its end; it may come later, then it is not known how it ended.
 	soon = 3 * time.Second
 )
@@ -79,6 +79,7 @@ func newWorld(t testing.TB) *world {
 			h.Share(w.hosts[0])
 		}
 		h.Describe(func(info *pb.GetHostInfoResponse) { info.HostId, info.MemoryMib = string(hostID(i)), 256*roomOfHost })
+		hinder(h)
 		w.hosts = append(w.hosts, h)
 	}
 	t.Cleanup(w.wg.Wait)
