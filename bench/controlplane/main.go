@@ -45,8 +45,12 @@ func (b *bench) run(ctx context.Context, out string) error {
 		if err := measure(ctx); err != nil {
 			return err
 		}
+		if err := errors.Join(report.Print(b.results), report.Merge(out, b.results)); err != nil {
+			return err
+		}
+		b.results = nil
 	}
-	return errors.Join(report.Print(b.results), report.Merge(out, b.results))
+	return nil
 }
 
 func (b *bench) add(name, unit, how string, samples ...float64) {

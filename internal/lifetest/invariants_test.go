@@ -84,6 +84,11 @@ func (w *world) wrong(ctx context.Context) []string {
 	}
 	for i, h := range w.hosts {
 		wrong = append(wrong, hostWrong(string(hostID(i)), h.States(), rows, of)...)
+		for _, r := range rows {
+			if _, lasts := running[r.State]; lasts && r.Host == string(hostID(i)) && h.Network(r.ID, nil).GetPolicy().GetGeneration() != r.Network {
+				wrong = append(wrong, fmt.Sprintf("the policy of %s has generation %d, and on its host %d", r.ID, r.Network, h.Network(r.ID, nil).GetPolicy().GetGeneration()))
+			}
+		}
 	}
 	return append(append(wrong, w.snapshotsWrong(ctx)...), w.poolsWrong(ctx)...)
 }

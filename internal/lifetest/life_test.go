@@ -58,7 +58,7 @@ func TestLife(t *testing.T) {
 			t.Logf("after %d operations: %s", rounds*lanes*opsOfLane, strings.Join(wrong, "\n")) // also where the round, tried again, goes well
 			rt.Fatalf("%d things are not as they must be", len(wrong))
 		}
-		if rounds++; rounds%100 == 0 {
+		if rounds++; rounds%10 == 0 {
 			t.Logf("%d operations in %s", rounds*lanes*opsOfLane, time.Since(began).Round(time.Second))
 		}
 	})
