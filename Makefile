@@ -53,6 +53,10 @@ test-firecracker: deps-test images ## the VM suite against the real Firecracker,
 test-cycles: deps-test images build ## 1,000 cycles of pause, resume, hibernate and fork with what runs killed meanwhile (an hour or more; CYCLES=n)
 	@WRENN_CYCLES=$(or $(CYCLES),1000) go test -count=1 -timeout 6h -v -run '^TestCycles$$' ./e2e
 
+.PHONY: test-model
+test-model: deps-test ## 100,000 random operations on sandboxes of simulated hosts, held against a model (OPS=n)
+	@WRENN_MODEL_OPS=$(or $(OPS),100000) go test -count=1 -timeout 24h -v -run '^TestLife$$' ./internal/lifetest
+
 .PHONY: bench
 bench: deps images build ## measure what SPECIFICATION.md promises; writes build/bench.json
 	@scripts/install-deps.sh bench s3

@@ -14,11 +14,10 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 )
 
+// Placements share a view of the hosts for sharedFor times as long as it took to read, which is proportional to how many hosts and sandboxes there are, and for viewLife at most.
 const (
-	// manySandboxes is from how many on it takes tens of milliseconds to sum what they take, so that placements share a sum for a while.
-	manySandboxes = 5000
-	// viewLife is that while.
-	viewLife = 5 * time.Second
+	sharedFor = 20
+	viewLife  = 5 * time.Second
 )
 
 // usual is what a sandbox counts as in a view that is shared, until what its host holds is read again.
@@ -26,20 +25,19 @@ var usual = Use{Sandboxes: 1, VCPUs: 1, MemoryMiB: 512, DiskMiB: 1024}
 
 // hostViews is what placements choose by: what hosts hold, as it was a moment ago. What is chosen by it is looked at again with the host locked.
 type hostViews struct {
-	mu   sync.Mutex // guards what follows
-	all  []HostUse  // never written to
-	many bool       // it is expensive to read
-	at   time.Time
+	mu    sync.Mutex // guards what follows
+	all   []HostUse  // nil before it was read
+	until time.Time  // when it is to be read again
 }
 
 // now returns a view that may be kept and written to.
 func (v *hostViews) now(ctx context.Context, q *dbgen.Queries) (hosts []HostUse, fresh bool, err error) {
 	v.mu.Lock()
-	if v.many && time.Since(v.at) < viewLife {
+	if v.all != nil && time.Now().Before(v.until) {
 		defer v.mu.Unlock()
 		return slices.Clone(v.all), false, nil
 	}
-	v.at = time.Now() // the others take what there is meanwhile
+	v.until = time.Now().Add(viewLife) // the others take what there is meanwhile
 	v.mu.Unlock()
 	hosts, err = v.read(ctx, q)
 	return hosts, true, err
@@ -48,16 +46,13 @@ func (v *hostViews) now(ctx context.Context, q *dbgen.Queries) (hosts []HostUse,
 func (v *hostViews) read(ctx context.Context, q *dbgen.Queries) ([]HostUse, error) {
 	began := time.Now()
 	hosts, err := usedHosts(ctx, q)
-	if err != nil {
-		return nil, err
-	}
-	var sandboxes int64
-	for _, h := range hosts {
-		sandboxes += h.Use.Sandboxes
-	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.all, v.many, v.at = slices.Clone(hosts), sandboxes >= manySandboxes, began
+	if err != nil {
+		v.until = began
+		return nil, err
+	}
+	v.all, v.until = slices.Clone(hosts), began.Add(min(sharedFor*time.Since(began), viewLife))
 	return hosts, nil
 }
 
@@ -65,16 +60,11 @@ func (v *hostViews) read(ctx context.Context, q *dbgen.Queries) ([]HostUse, erro
 func (v *hostViews) note(h id.Host, change func(HostUse) HostUse) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if !v.many {
-		return // it is read anew each time
-	}
-	all := slices.Clone(v.all)
-	for i := range all {
-		if all[i].ID == h {
-			all[i] = change(all[i])
+	for i := range v.all {
+		if v.all[i].ID == h {
+			v.all[i] = change(v.all[i])
 		}
 	}
-	v.all = all
 }
 
 // errPassed means that a host which was chosen is not as it looked: another transaction chooses anew.

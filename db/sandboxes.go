@@ -97,21 +97,18 @@ func insertAt(ctx context.Context, q *dbgen.Queries, n NewSandbox, where Placeme
 	if err != nil {
 		return models.Sandbox{}, err
 	}
-	err = q.InsertSandbox(ctx, dbgen.InsertSandboxParams{
-		ID: string(n.ID), AccountID: string(n.Account), Name: n.Name, Template: n.Template,
+	row, err := q.InsertSandbox(ctx, dbgen.InsertSandboxParams{
+		ID: string(n.ID), AccountID: string(n.Account), HostID: string(where.Host), Name: n.Name, Template: n.Template,
 		VCPUs: int32(where.Size.VCPUs), MemoryMiB: int32(where.Size.MemoryMiB), DiskMiB: int32(where.Size.DiskMiB),
 		Metadata: meta, Network: policy, AutoResume: n.AutoResume, Actor: n.By.Actor, Operation: n.By.Operation, DeadlineSeconds: n.Within.Seconds(),
 		AutoPauseSeconds: seconds(n.Lifecycle.AutoPause), AutoHibernateSeconds: seconds(n.Lifecycle.AutoHibernate),
 		AutoDestroySeconds: seconds(n.Lifecycle.AutoDestroy), TimeoutSeconds: seconds(n.Lifecycle.Timeout), OnTimeout: string(cmp.Or(n.Lifecycle.OnTimeout, models.DestroyOnTimeout)),
-		ParentID: orNil(n.Parent), SnapshotID: orNil(n.Snapshot),
+		ParentID: orNil(n.Parent), SnapshotID: orNil(n.Snapshot), CarriedBy: (*string)(n.carrier),
 	})
 	if err != nil {
 		return models.Sandbox{}, fmt.Errorf("insert sandbox: %w", err)
 	}
-	return transition(ctx, q, Change{
-		ID: n.ID, From: models.Pending, Generation: 1, To: models.Starting,
-		By: n.By, Within: n.Within, Host: where.Host, carrier: n.carrier,
-	})
+	return sandbox(dbgen.Sandbox(row))
 }
 
 // madeBefore returns the sandbox when this very operation has made it: its connection

@@ -10,8 +10,10 @@ trap 'rm -rf --one-file-system "$data"' EXIT
 go build -o build/tools/bench ./bench
 go build -o build/tools/bench-network ./bench/network
 go build -o build/tools/bench-chunks ./bench/chunks
+go build -o build/tools/bench-controlplane ./bench/controlplane
 build/tools/bench-network
 build/tools/bench-chunks
+build/tools/bench-controlplane
 up() { bin/wrenn up --data "$data" --netns isolated --listen 127.0.0.1:0 -- build/tools/bench "$@"; }
 WRENN_GOLDEN_MIB=0 up "$@" # every sandbox boots
 WRENN_GOLDEN_MIB=4096 WRENN_POOL_MIB=0 up -golden "$@"

@@ -90,28 +90,32 @@ func (q *Queries) HomelessRows(ctx context.Context) ([]HomelessRowsRow, error) {
 	return items, nil
 }
 
-const insertSandbox = `-- name: InsertSandbox :exec
+const insertSandbox = `-- name: InsertSandbox :one
 WITH made AS (
-    INSERT INTO sandboxes (id, account_id, name, template, vcpus, memory_mib, disk_mib, metadata, network, auto_resume,
+    INSERT INTO sandboxes (id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, network, auto_resume,
         auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, timeout_at,
-        parent_id, snapshot_id, state, generation, reason, operation, deadline)
-    VALUES ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11,
+        parent_id, snapshot_id, state, generation, reason, operation, deadline, carried_by)
+    VALUES ($1, $2, $3::text, $4, $5, $6, $7, $8, $9, $10, $11,
         $12, $13, $14, $15::integer, $16,
         CASE WHEN $15::integer > 0 THEN clock_timestamp() + make_interval(secs => $15::integer) END,
-        $17, $18, 'pending', 1, '', $19, clock_timestamp() + make_interval(secs => $20::float8))
-    RETURNING id, account_id, generation, operation
+        $17, $18, 'starting', 2, '', $19, clock_timestamp() + make_interval(secs => $20::float8), $21)
+    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.parent_id, sandboxes.snapshot_id, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at, sandboxes.carried_by
 ), event AS (
-    INSERT INTO sandbox_events (account_id, sandbox_id, to_state, reason, actor, operation, generation)
-    SELECT account_id, id, 'pending', '', $1, operation, generation FROM made
+    INSERT INTO sandbox_events (account_id, sandbox_id, from_state, to_state, reason, actor, operation, generation)
+    SELECT account_id, id, step.from_state, step.to_state, '', $22, operation, step.generation
+    FROM made, (VALUES (NULL::sandbox_state, 'pending'::sandbox_state, 1), ('pending', 'starting', 2)) AS step (from_state, to_state, generation)
+    ORDER BY step.generation
+), audited AS (
+    INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
+    SELECT account_id, $22, 'sandbox.create', id, 'accepted', operation FROM made
 )
-INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
-SELECT account_id, $1, 'sandbox.create', id, 'accepted', operation FROM made
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by FROM made
 `
 
 type InsertSandboxParams struct {
-	Actor                string
 	ID                   string
 	AccountID            string
+	HostID               string
 	Name                 string
 	Template             string
 	VCPUs                int32
@@ -129,13 +133,57 @@ type InsertSandboxParams struct {
 	SnapshotID           *string
 	Operation            string
 	DeadlineSeconds      float64
+	CarriedBy            *string
+	Actor                string
 }
 
-func (q *Queries) InsertSandbox(ctx context.Context, arg InsertSandboxParams) error {
-	_, err := q.db.Exec(ctx, insertSandbox,
-		arg.Actor,
+type InsertSandboxRow struct {
+	ID                   string
+	AccountID            string
+	HostID               *string
+	Name                 string
+	Template             string
+	VCPUs                int32
+	MemoryMiB            int32
+	DiskMiB              int32
+	Metadata             []byte
+	State                models.State
+	Generation           int64
+	Reason               string
+	Operation            string
+	Deadline             *time.Time
+	Timings              []byte
+	CreatedAt            time.Time
+	StartedAt            *time.Time
+	UpdatedAt            time.Time
+	Network              []byte
+	NetworkGeneration    int64
+	AutoResume           bool
+	Certificate          []byte
+	Archive              []byte
+	Cold                 bool
+	ParentID             *string
+	SnapshotID           *string
+	AutoPauseSeconds     int32
+	AutoHibernateSeconds int32
+	AutoDestroySeconds   int32
+	TimeoutSeconds       int32
+	OnTimeout            string
+	UsedUntil            time.Time
+	AsleepSince          *time.Time
+	TimeoutAt            *time.Time
+	LookAt               *time.Time
+	Damage               string
+	VerifiedAt           *time.Time
+	CarriedBy            *string
+}
+
+// A sandbox is inserted with its place: that it was pending is an event alone. One statement is one round trip, in which no row is changed that was just written.
+func (q *Queries) InsertSandbox(ctx context.Context, arg InsertSandboxParams) (InsertSandboxRow, error) {
+	row := q.db.QueryRow(ctx, insertSandbox,
 		arg.ID,
 		arg.AccountID,
+		arg.HostID,
 		arg.Name,
 		arg.Template,
 		arg.VCPUs,
@@ -153,8 +201,51 @@ func (q *Queries) InsertSandbox(ctx context.Context, arg InsertSandboxParams) er
 		arg.SnapshotID,
 		arg.Operation,
 		arg.DeadlineSeconds,
+		arg.CarriedBy,
+		arg.Actor,
 	)
-	return err
+	var i InsertSandboxRow
+	err := row.Scan(
+		&i.ID,
+		&i.AccountID,
+		&i.HostID,
+		&i.Name,
+		&i.Template,
+		&i.VCPUs,
+		&i.MemoryMiB,
+		&i.DiskMiB,
+		&i.Metadata,
+		&i.State,
+		&i.Generation,
+		&i.Reason,
+		&i.Operation,
+		&i.Deadline,
+		&i.Timings,
+		&i.CreatedAt,
+		&i.StartedAt,
+		&i.UpdatedAt,
+		&i.Network,
+		&i.NetworkGeneration,
+		&i.AutoResume,
+		&i.Certificate,
+		&i.Archive,
+		&i.Cold,
+		&i.ParentID,
+		&i.SnapshotID,
+		&i.AutoPauseSeconds,
+		&i.AutoHibernateSeconds,
+		&i.AutoDestroySeconds,
+		&i.TimeoutSeconds,
+		&i.OnTimeout,
+		&i.UsedUntil,
+		&i.AsleepSince,
+		&i.TimeoutAt,
+		&i.LookAt,
+		&i.Damage,
+		&i.VerifiedAt,
+		&i.CarriedBy,
+	)
+	return i, err
 }
 
 const listSandboxes = `-- name: ListSandboxes :many

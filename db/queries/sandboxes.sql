@@ -1,19 +1,24 @@
--- name: InsertSandbox :exec
+-- A sandbox is inserted with its place: that it was pending is an event alone. One statement is one round trip, in which no row is changed that was just written.
+-- name: InsertSandbox :one
 WITH made AS (
-    INSERT INTO sandboxes (id, account_id, name, template, vcpus, memory_mib, disk_mib, metadata, network, auto_resume,
+    INSERT INTO sandboxes (id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, network, auto_resume,
         auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, timeout_at,
-        parent_id, snapshot_id, state, generation, reason, operation, deadline)
-    VALUES (@id, @account_id, @name, @template, @vcpus, @memory_mib, @disk_mib, @metadata, @network, @auto_resume,
+        parent_id, snapshot_id, state, generation, reason, operation, deadline, carried_by)
+    VALUES (@id, @account_id, @host_id::text, @name, @template, @vcpus, @memory_mib, @disk_mib, @metadata, @network, @auto_resume,
         @auto_pause_seconds, @auto_hibernate_seconds, @auto_destroy_seconds, @timeout_seconds::integer, @on_timeout,
         CASE WHEN @timeout_seconds::integer > 0 THEN clock_timestamp() + make_interval(secs => @timeout_seconds::integer) END,
-        sqlc.narg('parent_id'), sqlc.narg('snapshot_id'), 'pending', 1, '', @operation, clock_timestamp() + make_interval(secs => @deadline_seconds::float8))
-    RETURNING id, account_id, generation, operation
+        sqlc.narg('parent_id'), sqlc.narg('snapshot_id'), 'starting', 2, '', @operation, clock_timestamp() + make_interval(secs => @deadline_seconds::float8), sqlc.narg('carried_by'))
+    RETURNING sandboxes.*
 ), event AS (
-    INSERT INTO sandbox_events (account_id, sandbox_id, to_state, reason, actor, operation, generation)
-    SELECT account_id, id, 'pending', '', @actor, operation, generation FROM made
+    INSERT INTO sandbox_events (account_id, sandbox_id, from_state, to_state, reason, actor, operation, generation)
+    SELECT account_id, id, step.from_state, step.to_state, '', @actor, operation, step.generation
+    FROM made, (VALUES (NULL::sandbox_state, 'pending'::sandbox_state, 1), ('pending', 'starting', 2)) AS step (from_state, to_state, generation)
+    ORDER BY step.generation
+), audited AS (
+    INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
+    SELECT account_id, @actor, 'sandbox.create', id, 'accepted', operation FROM made
 )
-INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
-SELECT account_id, @actor, 'sandbox.create', id, 'accepted', operation FROM made;
+SELECT * FROM made;
 
 -- One statement is the compare-and-set, its event row and its audit row: they happen
 -- together or not at all, in one round trip.

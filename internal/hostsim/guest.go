@@ -14,7 +14,6 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"testing"
 
 	"github.com/wrenn-sandbox/wrenn/internal/envdclient"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
@@ -54,7 +53,7 @@ func (h *Host) Script(sandbox string, handler http.Handler) {
 	h.scripted[sandbox] = scripted
 }
 
-func listen(t testing.TB) net.Listener {
+func listen(t Owner) net.Listener {
 	t.Helper()
 	var config net.ListenConfig
 	l, err := config.Listen(context.Background(), "tcp", "127.0.0.1:0")

@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"testing"
 	"time"
 
 	"google.golang.org/grpc"
@@ -27,10 +26,18 @@ import (
 	pb "github.com/wrenn-sandbox/wrenn/proto/gen/hostagent/v1"
 )
 
+// Owner is what a host lives for, and fails: a testing.TB, or a benchmark that is a program.
+type Owner interface {
+	Helper()
+	Cleanup(end func())
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+}
+
 // Host is a simulated host. Its sandboxes survive Kill, as VMs survive their agent.
 type Host struct {
 	pb.UnimplementedHostAgentServiceServer
-	t    testing.TB
+	t    Owner
 	path string
 
 	identity *mtls.Identity // nil while it listens on a unix socket
@@ -73,7 +80,7 @@ type Host struct {
 }
 
 // Start returns a host that serves until t ends.
-func Start(t testing.TB) *Host {
+func Start(t Owner) *Host {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "hostsim-") // t.TempDir may be too long for a unix socket
 	if err != nil {
@@ -187,11 +194,24 @@ func (h *Host) OnDestroy(f func(context.Context, string) error) {
 func (h *Host) Put(sandbox string, state pb.SandboxState, reason string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	sb := &pb.Sandbox{SandboxId: sandbox, State: state, Reason: reason, CreatedAt: timestamppb.Now()}
-	h.sandboxes[sandbox] = sb
+	h.hold(&pb.Sandbox{SandboxId: sandbox, State: state, Reason: reason, CreatedAt: timestamppb.Now()})
 	if state != pb.SandboxState_SANDBOX_STATE_RUNNING {
 		h.cut(sandbox)
 	}
+}
+
+// Hold has the host hold sandboxes as they are given, which it keeps.
+func (h *Host) Hold(sandboxes ...*pb.Sandbox) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, sb := range sandboxes {
+		h.hold(sb)
+	}
+}
+
+// hold takes in a sandbox; the caller holds the lock.
+func (h *Host) hold(sb *pb.Sandbox) {
+	h.sandboxes[sb.GetSandboxId()] = sb
 	h.publish(sb)
 }
 
@@ -214,6 +234,17 @@ func (h *Host) State(sandbox string) pb.SandboxState {
 		return sb.GetState()
 	}
 	return pb.SandboxState_SANDBOX_STATE_GONE
+}
+
+// States returns the sandboxes that the host holds, and their states.
+func (h *Host) States() map[string]pb.SandboxState {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all := make(map[string]pb.SandboxState, len(h.sandboxes))
+	for name, sb := range h.sandboxes {
+		all[name] = sb.GetState()
+	}
+	return all
 }
 
 // Counts returns how many creates and destroys were asked for, and how many sandboxes there are.

@@ -127,7 +127,7 @@ func (c *Controller) callFork(ctx context.Context, parent models.Sandbox, childr
 
 // unforked ends the rows of children that were not made, or of which it is not known, and returns why for the user.
 func (c *Controller) unforked(ctx context.Context, by By, parent id.Sandbox, children []models.Sandbox, cause error) error {
-	e := c.explain(ctx, cause, childless)
+	e := c.explain(ctx, present(parent, cause), childless)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.Limits.Grace+c.Limits.Destroy)
 	defer cancel()
 	var wg sync.WaitGroup

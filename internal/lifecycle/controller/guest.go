@@ -95,8 +95,19 @@ func (c *Controller) dial(row models.Sandbox) envdclient.Dial {
 		if err != nil {
 			return nil, err
 		}
-		return c.Fleet.tunnel(ctx, now)
+		conn, err = c.Fleet.tunnel(ctx, now)
+		return conn, present(now.ID, err)
 	}
+}
+
+// present turns the word of a host that it does not have a sandbox, of one that is there for its user, into one that it cannot be used now: its VM has just ended, or it
+// is on its way, and its row says so in a moment.
+func present(sb id.Sandbox, err error) error {
+	if err == nil || models.CodeOf(err) != models.NotFound {
+		return err
+	}
+	return models.Errorf(models.Unavailable, "the host of the sandbox %s has no VM of it at this moment", sb).WithCause(err).
+		WithHint("look at its state in a few seconds")
 }
 
 func (f *Fleet) tunnel(ctx context.Context, row models.Sandbox) (net.Conn, error) {

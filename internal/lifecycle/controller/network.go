@@ -72,7 +72,7 @@ func (c *Controller) noteNetwork(ctx context.Context, by db.By, row models.Sandb
 }
 
 func notInForce(row models.Sandbox, cause error) error {
-	e := models.AsError(cause)
+	e := models.AsError(present(row.ID, cause))
 	return models.Errorf(e.Code, "the network policy of %s is recorded (generation %d) and NOT in force yet: %s", row.ID, row.Network.Generation, e.Message).
 		WithCause(cause).WithHint("until then the one before holds; the platform tries again by itself, and GET /v1/sandboxes/%s/network tells when it is in force", row.ID)
 }
@@ -100,5 +100,5 @@ func (c *Controller) Network(ctx context.Context, account id.Account, sb id.Sand
 		return Network{}, err
 	}
 	told, err := client.Network(ctx, sb)
-	return Network{Sandbox: row, Network: told}, err
+	return Network{Sandbox: row, Network: told}, present(row.ID, err)
 }

@@ -223,7 +223,7 @@ func (c *Controller) fellBack(ctx context.Context, client *hostclient.Client, by
 				return now, nil
 			}
 			if err == nil || errors.Is(err, db.ErrMoved) {
-				return now, cause
+				return now, present(row.ID, cause)
 			}
 		}
 		if !pause(ctx, hostPoll) {

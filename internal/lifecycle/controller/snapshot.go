@@ -100,7 +100,7 @@ func (c *Controller) ready(ctx context.Context, by db.By, n id.Snapshot, bytes i
 
 // notKept writes down that a snapshot was not made and returns why for the user. Where the host may have it nevertheless, the reconciler removes it.
 func (c *Controller) notKept(ctx context.Context, by By, made models.Snapshot, cause error) error {
-	e := c.explain(ctx, cause, childless)
+	e := c.explain(ctx, present(made.Sandbox, cause), childless)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeLimit)
 	defer cancel()
 	change := db.SnapshotChange{
