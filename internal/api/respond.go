@@ -67,7 +67,7 @@ func body(r *http.Request, err error) errorBody {
 func (s *Server) writeError(w http.ResponseWriter, r *http.Request, err error) {
 	aboutOf(r.Context()).cause = err
 	code := status(err)
-	if code == http.StatusServiceUnavailable {
+	if code == http.StatusServiceUnavailable && !models.AsError(err).Final {
 		w.Header().Set("Retry-After", "2")
 	}
 	s.writeJSON(w, code, struct {

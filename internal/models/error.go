@@ -33,6 +33,7 @@ type Error struct {
 	Message string
 	Hint    string
 	Cause   error
+	Final   bool // see AsFinal
 }
 
 // Errorf returns a coded error whose message is formatted from format and args.
@@ -52,6 +53,13 @@ func (e *Error) WithHint(format string, args ...any) *Error {
 func (e *Error) WithCause(cause error) *Error {
 	c := *e
 	c.Cause = cause
+	return &c
+}
+
+// AsFinal returns a copy of e for an attempt that has left something behind for its user to look at: no client should make another one by itself.
+func (e *Error) AsFinal() *Error {
+	c := *e
+	c.Final = true
 	return &c
 }
 

@@ -191,7 +191,7 @@ func (c *Controller) failed(ctx context.Context, by By, sb models.Sandbox, cause
 	if err != nil && !errors.Is(err, db.ErrMoved) {
 		c.Log.Error("failure of a create not recorded: the reconciler will", "sandbox_id", sb.ID, "op_id", by.Request, "error", err)
 	}
-	return models.Errorf(e.Code, "the sandbox %s could not be started: %s", sb.ID, e.Message).WithCause(cause).
+	return models.Errorf(e.Code, "the sandbox %s could not be started: %s", sb.ID, e.Message).WithCause(cause).AsFinal().
 		WithHint("%s", cmp.Or(e.Hint, "it stays in state error until it is destroyed; its logs may tell more"))
 }
 
