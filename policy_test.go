@@ -50,7 +50,7 @@ var layers = [][]string{
 	{"internal/scheduler", "internal/auth", "internal/eventfeed", "internal/hostclient", "internal/portproxy", "internal/hostsetup", "internal/snapshot"},
 	{"internal/chunk"},
 	{"internal/network", "internal/filesystem", "internal/envdclient", "internal/tunnel", "internal/mtls", "internal/vm", "internal/object", "db"},
-	{"internal/lifecycle", "internal/grpcerr", "internal/durable", "internal/clone", "internal/cgroup"},
+	{"internal/lifecycle", "internal/usage", "internal/grpcerr", "internal/durable", "internal/clone", "internal/cgroup"},
 	{"internal/models", "internal/meminfo"},
 	{"internal/id"},
 }

@@ -152,3 +152,17 @@ type Snapshot struct {
 	CreatedAt time.Time
 	UpdatedAt time.Time
 }
+
+type UsagePeriod struct {
+	ID         int64
+	AccountID  string
+	SandboxID  string
+	SnapshotID *string
+	Kind       string
+	VCPUs      int32
+	MemoryMiB  int64
+	StoredMiB  int64
+	BegunAt    time.Time
+	EndedAt    *time.Time
+	CutAt      *time.Time
+}
