@@ -153,6 +153,23 @@ type Snapshot struct {
 	UpdatedAt time.Time
 }
 
+type UsageOutbox struct {
+	TransactionID string
+	AccountID     string
+	SandboxID     string
+	SnapshotID    *string
+	Kind          string
+	Metric        string
+	BegunAt       time.Time
+	EndedAt       time.Time
+	Value         string
+	State         string
+	Attempts      int32
+	NextAt        time.Time
+	Error         string
+	DeliveredAt   *time.Time
+}
+
 type UsagePeriod struct {
 	ID         int64
 	AccountID  string
