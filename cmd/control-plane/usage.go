@@ -44,7 +44,7 @@ wrong is refused, with the reason, until usage retry. Delivered events are forgo
 				if n == 0 && len(args) > 0 {
 					return models.Errorf(models.NotFound, "none of them is an event that was refused").WithHint("control-plane usage ls --state refused shows those")
 				}
-				fmt.Fprintln(cmd.OutOrStdout(), n, "events are tried again")
+				fmt.Fprintln(cmd.OutOrStdout(), "tried again:", n)
 				return nil
 			})
 		},

@@ -82,7 +82,7 @@ func TestUsageCommands(t *testing.T) {
 	lago.mu.Lock()
 	lago.takes = true
 	lago.mu.Unlock()
-	if out := command(t, "usage", "retry"); out != "1 events are tried again\n" {
+	if out := command(t, "usage", "retry"); out != "tried again: 1\n" {
 		t.Errorf("usage retry printed %q", out)
 	}
 	eventually(t, "both are delivered", has(`{"state":"delivered","number":2,`))
