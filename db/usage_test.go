@@ -38,10 +38,11 @@ func exec(t *testing.T, conn *pgx.Conn, sql string, args ...any) {
 	}
 }
 
-// periods returns all periods of an account in the order in which they began.
+// periods returns all periods of an account in the order in which they end.
 func periods(t *testing.T, s *db.Store, account id.Account) (all []usage.Period) {
 	t.Helper()
-	if err := s.UsagePeriods(t.Context(), account, time.Time{}, future, func(p usage.Period) { all = append(all, p) }); err != nil {
+	add := func(p usage.Period) { all = append(all, p) }
+	if err := s.UsagePeriods(t.Context(), account, time.Time{}, future, func() func(usage.Period) { return add }); err != nil {
 		t.Fatal(err)
 	}
 	return all
@@ -156,19 +157,65 @@ func TestUsageOfSnapshots(t *testing.T) {
 	s, account, url := open(t)
 	conn := connect(t, url)
 	sb := through(t, s, create(t, s, account), models.Running)
+	of := func(snap string) (found []usage.Period) {
+		for _, p := range periods(t, s, account) {
+			if string(p.Snapshot) == snap {
+				found = append(found, p)
+			}
+		}
+		return found
+	}
 	for i, end := range []string{"UPDATE snapshots SET state = 'deleting'", "UPDATE snapshots SET state = 'error'", "DELETE FROM snapshots"} {
+		snap := fmt.Sprintf("snap-0000000%d", i)
 		exec(t, conn, `INSERT INTO snapshots (id, account_id, host_id, sandbox_id, name, template, vcpus, memory_mib, disk_mib, network, state, operation)
-			VALUES ('snap-0000000' || $1, $2, 'host-00000001', $3, 'n', 'minimal', 1, 256, 512, '{}', 'creating', '')`, fmt.Sprint(i), string(account), string(sb.ID))
+			VALUES ($1, $2, 'host-00000001', $3, 'n', 'minimal', 1, 256, 512, '{}', 'creating', '')`, snap, string(account), string(sb.ID))
+		if all := of(snap); len(all) != 0 {
+			t.Errorf("of one that is not ready: %+v", all)
+		}
 		exec(t, conn, "UPDATE snapshots SET state = 'ready' WHERE state = 'creating'")
 		exec(t, conn, "UPDATE snapshots SET state = 'ready' WHERE state = 'ready'")
-		last := func() usage.Period { all := periods(t, s, account); return all[len(all)-1] }
-		if p := last(); p.Kind != usage.Snapshot || p.StoredMiB != 768 || !p.End.IsZero() || p.Sandbox != sb.ID || string(p.Snapshot) != fmt.Sprintf("snap-0000000%d", i) {
-			t.Errorf("of one that is ready: %+v", p)
+		if all := of(snap); len(all) != 1 || all[0].Kind != usage.Snapshot || all[0].StoredMiB != 768 || !all[0].End.IsZero() || all[0].Sandbox != sb.ID {
+			t.Errorf("of one that is ready: %+v", all)
 		}
 		exec(t, conn, end)
 		exec(t, conn, "DELETE FROM snapshots")
-		if all := periods(t, s, account); len(all) != i+2 || last().End.IsZero() || !all[0].End.IsZero() {
+		if all := of(snap); len(all) != 1 || all[0].End.IsZero() {
 			t.Errorf("after %s: %+v", end, all)
+		}
+	}
+	if all := of(""); len(all) != 1 || !all[0].End.IsZero() {
+		t.Errorf("the sandbox runs on: %+v", all)
+	}
+}
+
+// TestUsagePeriodsOfATime: they are those of which something lies in it, page after page, and of one moment.
+func TestUsagePeriodsOfATime(t *testing.T) {
+	s, account, url := open(t)
+	conn := connect(t, url)
+	sb := create(t, s, account)
+	exec(t, conn, `INSERT INTO usage_periods (account_id, sandbox_id, kind, stored_mib, begun_at, ended_at)
+		SELECT $1, $2, 'paused', 1, timestamptz '2026-01-01T00:00:00Z' + n * interval '1 second', timestamptz '2026-01-01T00:00:01Z' + n * interval '1 second' FROM generate_series(0, 11999) AS n`, string(account), string(sb.ID))
+	through(t, s, sb, models.Running)
+	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		from, to time.Time
+		want     int
+	}{
+		{begin, begin.Add(time.Second), 1}, {begin.Add(time.Second), begin.Add(3 * time.Second), 2}, {begin.Add(1500 * time.Millisecond), begin.Add(2001 * time.Millisecond), 2},
+		{begin, begin.Add(12000 * time.Second), 12000}, {begin, future, 12001}, {begin.Add(12000 * time.Second), future, 1}, {begin.Add(-time.Hour), begin, 0},
+	} {
+		seen := map[int64]bool{}
+		err := s.UsagePeriods(t.Context(), account, c.from, c.to, func() func(usage.Period) {
+			return func(p usage.Period) {
+				if len(seen) == 0 { // it ends between two pages
+					exec(t, conn, "UPDATE usage_periods SET ended_at = clock_timestamp() WHERE ended_at IS NULL")
+				}
+				seen[p.ID] = true
+			}
+		})
+		exec(t, conn, "UPDATE usage_periods SET ended_at = NULL WHERE kind = 'running'")
+		if err != nil || len(seen) != c.want {
+			t.Errorf("from %s to %s: %d, want %d, %v", c.from, c.to, len(seen), c.want, err)
 		}
 	}
 }

@@ -12,26 +12,28 @@ import (
 
 const usagePeriods = `-- name: UsagePeriods :many
 SELECT id, account_id, sandbox_id, snapshot_id, kind, vcpus, memory_mib, stored_mib, begun_at, ended_at, cut_at FROM usage_periods
-WHERE account_id = $1 AND coalesce(ended_at, timestamptz 'infinity') > $2::timestamptz AND begun_at < $3 AND id > $4
-ORDER BY id
+WHERE account_id = $1 AND begun_at < $2
+    AND (coalesce(ended_at, timestamptz 'infinity'), id) > (coalesce($3::timestamptz, timestamptz 'infinity'), $4::bigint)
+ORDER BY coalesce(ended_at, timestamptz 'infinity'), id
 LIMIT $5
 `
 
 type UsagePeriodsParams struct {
 	AccountID string
-	Since     time.Time
 	Until     time.Time
-	After     int64
+	AfterEnd  *time.Time
+	AfterID   int64
 	MaxRows   int32
 }
 
-// The periods of an account that have something of [@since, @until), by pages in the order of their ids.
+// The periods of an account that begin before a time and come after (@after_end, @after_id) in the order in which they end; those that last come last. Pages are of one snapshot: what ends
+// meanwhile would else come before the page that it is looked for on.
 func (q *Queries) UsagePeriods(ctx context.Context, arg UsagePeriodsParams) ([]UsagePeriod, error) {
 	rows, err := q.db.Query(ctx, usagePeriods,
 		arg.AccountID,
-		arg.Since,
 		arg.Until,
-		arg.After,
+		arg.AfterEnd,
+		arg.AfterID,
 		arg.MaxRows,
 	)
 	if err != nil {

@@ -19,7 +19,7 @@ CREATE TABLE usage_periods (
 );
 CREATE UNIQUE INDEX usage_periods_open ON usage_periods (sandbox_id, coalesce(snapshot_id, '')) WHERE ended_at IS NULL;
 CREATE INDEX usage_periods_of ON usage_periods (sandbox_id, coalesce(snapshot_id, ''), id DESC);
-CREATE INDEX usage_periods_by_account ON usage_periods (account_id, (coalesce(ended_at, timestamptz 'infinity')));
+CREATE INDEX usage_periods_by_account ON usage_periods (account_id, (coalesce(ended_at, timestamptz 'infinity')), id);
 
 -- What a sandbox in a state uses; null for nothing. A host that makes a sandbox, wakes it or lets go of it does so at its own cost; while it puts one to sleep that still runs.
 -- +goose StatementBegin

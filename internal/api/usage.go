@@ -68,41 +68,58 @@ func (s *Server) getUsage(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	total, parts, err := s.usageOf(r.Context(), by(r).Account, asked)
+	u, err := s.usageOf(r.Context(), by(r).Account, asked)
 	if err != nil {
 		return err
 	}
-	names := slices.Sorted(maps.Keys(parts))
-	page := pageOf(names, len(names), func(name string) usageItemView { return asked.item(name, *parts[name]) }, nil)
-	if asked.by == bySandbox {
-		names = slices.DeleteFunc(names, func(name string) bool { return name <= asked.after })
-		page = pageOf(names, asked.limit, func(name string) usageItemView { return asked.item(name, *parts[name]) }, func(last string) string { return last })
-	}
-	page["from"], page["to"], page["total"] = apiTime(asked.from), apiTime(asked.to), viewOfAmount(total)
+	page := asked.page(u.parts)
+	page["from"], page["to"], page["total"] = apiTime(asked.from), apiTime(asked.to), viewOfAmount(u.total)
 	s.writeJSON(w, http.StatusOK, page)
 	return nil
 }
 
-// usageOf counts what an account has used, in all and by the names of what it is asked by.
-func (s *Server) usageOf(ctx context.Context, account id.Account, asked usageAsked) (total usage.Amount, parts map[string]*usage.Amount, err error) {
-	parts = map[string]*usage.Amount{}
-	add := func(name string, a usage.Amount) {
-		if parts[name] == nil {
-			parts[name] = &usage.Amount{}
-		}
-		*parts[name] = parts[name].Plus(a)
+// page is all days, or the sandboxes of a page.
+func (u usageAsked) page(parts map[string]*usage.Amount) map[string]any {
+	names := slices.Sorted(maps.Keys(parts))
+	most := len(names)
+	if u.by == bySandbox {
+		names = slices.DeleteFunc(names, func(name string) bool { return name <= u.after })
+		most = u.limit
 	}
-	err = s.Store.UsagePeriods(ctx, account, asked.from, asked.to, func(p usage.Period) {
-		used := p.In(asked.from, asked.to)
-		total = total.Plus(used)
-		switch asked.by {
-		case byDay:
-			p.ByDay(asked.from, asked.to, func(day time.Time, a usage.Amount) { add(day.Format(time.DateOnly), a) })
-		case bySandbox:
-			add(string(p.Sandbox), used)
+	return pageOf(names, most, func(name string) usageItemView { return u.item(name, *parts[name]) }, func(last string) string { return last })
+}
+
+// used is what an account has used, in all and by the names of what it was asked by.
+type used struct {
+	total usage.Amount
+	parts map[string]*usage.Amount
+}
+
+func (u *used) add(name string, a usage.Amount) {
+	if a == (usage.Amount{}) {
+		return
+	}
+	if u.parts[name] == nil {
+		u.parts[name] = &usage.Amount{}
+	}
+	*u.parts[name] = u.parts[name].Plus(a)
+}
+
+func (s *Server) usageOf(ctx context.Context, account id.Account, asked usageAsked) (u used, err error) {
+	err = s.Store.UsagePeriods(ctx, account, asked.from, asked.to, func() func(usage.Period) {
+		u = used{parts: map[string]*usage.Amount{}}
+		return func(p usage.Period) {
+			a := p.In(asked.from, asked.to)
+			u.total = u.total.Plus(a)
+			switch asked.by {
+			case byDay:
+				p.ByDay(asked.from, asked.to, func(day time.Time, a usage.Amount) { u.add(day.Format(time.DateOnly), a) })
+			case bySandbox:
+				u.add(string(p.Sandbox), a)
+			}
 		}
 	})
-	return total, parts, err
+	return u, err
 }
 
 func (u usageAsked) item(name string, a usage.Amount) usageItemView {

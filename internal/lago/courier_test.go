@@ -93,11 +93,13 @@ func (r *rig) owed() map[string]string {
 	add := func(d *usage.Decimal, e usage.Decimal) {
 		d.Whole, d.Nanos = d.Whole+e.Whole+(d.Nanos+e.Nanos)/1e9, (d.Nanos+e.Nanos)%1e9
 	}
-	err := r.store.UsagePeriods(r.t.Context(), r.account, time.Time{}, time.Now(), func(p usage.Period) {
-		a := p.In(p.Begin, p.End)
-		add(&sum.vcpu, a.VCPU.Per(usage.UnitSeconds))
-		add(&sum.memory, a.Memory.Per(usage.GiBSeconds))
-		add(&sum.stored, a.Paused.Per(usage.GiBHours))
+	err := r.store.UsagePeriods(r.t.Context(), r.account, time.Time{}, time.Now(), func() func(usage.Period) {
+		return func(p usage.Period) {
+			a := p.In(p.Begin, p.End)
+			add(&sum.vcpu, a.VCPU.Per(usage.UnitSeconds))
+			add(&sum.memory, a.Memory.Per(usage.GiBSeconds))
+			add(&sum.stored, a.Paused.Per(usage.GiBHours))
+		}
 	})
 	if err != nil {
 		r.t.Fatal(err)
