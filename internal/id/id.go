@@ -33,6 +33,9 @@ type Context string
 // Snapshot identifies a snapshot that was made on request: "snap-" and 8 lower-case hexadecimal digits.
 type Snapshot string
 
+// Replica identifies a process of the control plane: "rep-" and 16 lower-case hexadecimal digits.
+type Replica string
+
 // Terminal identifies a terminal in a sandbox: "term-" and 16 lower-case hexadecimal digits.
 type Terminal string
 
@@ -66,6 +69,9 @@ func NewContext() Context { return Context("ctx-" + random(4)) }
 
 // NewRequest returns a random request id.
 func NewRequest() Request { return Request("req-" + random(8)) }
+
+// NewReplica returns a random replica id.
+func NewReplica() Replica { return Replica("rep-" + random(8)) }
 
 // NewTerminal returns a random terminal id.
 func NewTerminal() Terminal { return Terminal("term-" + random(8)) }
