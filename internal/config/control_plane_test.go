@@ -63,9 +63,11 @@ func TestControlPlaneWrongValuesAreNamed(t *testing.T) {
 		"rate_limits":       func(c *ControlPlane) { c.RateLimits = "read=1" },
 		"lago_url":          func(c *ControlPlane) { c.LagoURL, c.LagoAPIKey = "https://user@lago.example/", "k" },
 		"lago_api_key":      func(c *ControlPlane) { c.LagoURL = "https://lago.example" },
-		"lago_stored_code":  func(c *ControlPlane) { c.LagoURL, c.LagoAPIKey, c.LagoStoredCode = "https://lago.example", "k", c.LagoVCPUCode },
-		"log_format":        func(c *ControlPlane) { c.LogFormat = "xml" },
-		"private_networks":  func(c *ControlPlane) { c.PrivateNetworks = []string{"10.0.0.0/8", "10.0.0.1/8"} },
+		"lago_stored_code": func(c *ControlPlane) {
+			c.LagoURL, c.LagoAPIKey, c.LagoStoredCode = "https://lago.example", "k", c.LagoVCPUCode
+		},
+		"log_format":       func(c *ControlPlane) { c.LogFormat = "xml" },
+		"private_networks": func(c *ControlPlane) { c.PrivateNetworks = []string{"10.0.0.0/8", "10.0.0.1/8"} },
 	} {
 		cfg, err := LoadControlPlane()
 		if err != nil {
