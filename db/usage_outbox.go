@@ -156,6 +156,11 @@ func (s *Store) PostponeUsage(ctx context.Context, events []usage.Event, b Backo
 	return err
 }
 
+// ReturnUsage gives events back that were claimed and not tried.
+func (s *Store) ReturnUsage(ctx context.Context, events []usage.Event) error {
+	return coded(s.q.ReturnUsageOutbox(ctx, transactions(events))) // what is not given back is free when the claim has passed
+}
+
 func transactions(events []usage.Event) []string {
 	all := make([]string, len(events))
 	for i, e := range events {

@@ -65,7 +65,8 @@ func wholeUsage(cmd *cobra.Command, client *wrenn.Client, opts wrenn.UsageOption
 }
 
 func printUsage(a *app, u *wrenn.Usage) error {
-	rows := [][]string{usageRow("total", u.Total)}
+	rows := make([][]string, 0, 1+len(u.Items))
+	rows = append(rows, usageRow("total", u.Total))
 	for _, item := range u.Items {
 		rows = append(rows, usageRow(firstOf(item.Day, item.SandboxID), item.Used))
 	}
@@ -74,11 +75,9 @@ func printUsage(a *app, u *wrenn.Usage) error {
 }
 
 func usageRow(name string, used wrenn.UsageAmount) []string {
-	row := []string{name}
-	for _, n := range []float64{used.VCPUSeconds, used.MemoryGiBSeconds, used.StoredGiBHours.Paused, used.StoredGiBHours.Hibernated, used.StoredGiBHours.Snapshot} {
-		row = append(row, strconv.FormatFloat(n, 'f', 3, 64))
-	}
-	return row
+	three := func(n float64) string { return strconv.FormatFloat(n, 'f', 3, 64) }
+	stored := used.StoredGiBHours
+	return []string{name, three(used.VCPUSeconds), three(used.MemoryGiBSeconds), three(stored.Paused), three(stored.Hibernated), three(stored.Snapshot)}
 }
 
 // dayOrTime reads the value of a flag; zero for none.

@@ -291,6 +291,15 @@ func (q *Queries) RetryUsageOutbox(ctx context.Context, arg RetryUsageOutboxPara
 	return count, err
 }
 
+const returnUsageOutbox = `-- name: ReturnUsageOutbox :exec
+UPDATE usage_outbox SET attempts = attempts - 1, next_at = clock_timestamp() WHERE transaction_id = ANY ($1::text[]) AND state = 'pending'
+`
+
+func (q *Queries) ReturnUsageOutbox(ctx context.Context, transactions []string) error {
+	_, err := q.db.Exec(ctx, returnUsageOutbox, transactions)
+	return err
+}
+
 const setCuts = `-- name: SetCuts :exec
 UPDATE usage_periods SET cut_at = c.cut
 FROM (SELECT unnest($1::bigint[]) AS id, unnest($2::timestamptz[]) AS cut) AS c

@@ -40,6 +40,9 @@ UPDATE usage_outbox SET error = @error,
     next_at = clock_timestamp() + make_interval(secs => greatest(@asked_seconds::float8, least(@longest_seconds::float8, power(2, least(attempts, 30) - 1) * @first_seconds::float8)))
 WHERE transaction_id = ANY (@transactions::text[]) AND state = 'pending';
 
+-- name: ReturnUsageOutbox :exec
+UPDATE usage_outbox SET attempts = attempts - 1, next_at = clock_timestamp() WHERE transaction_id = ANY (@transactions::text[]) AND state = 'pending';
+
 -- name: SweepUsageOutbox :execrows
 DELETE FROM usage_outbox WHERE transaction_id IN (
     SELECT o.transaction_id FROM usage_outbox o

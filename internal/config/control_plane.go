@@ -105,7 +105,7 @@ func (c ControlPlane) Check() error {
 	if _, err := c.Rates(); err != nil {
 		return err
 	}
-	if err := c.Lago.check(); err != nil {
+	if err := c.checkLago(); err != nil {
 		return err
 	}
 	_, err := c.PrivatePrefixes()

@@ -19,7 +19,7 @@ type Lago struct {
 
 var defaultLago = Lago{LagoVCPUCode: "vcpu_seconds", LagoMemoryCode: "memory_gib_seconds", LagoStoredCode: "stored_gib_hours"}
 
-func (l Lago) check() error {
+func (l Lago) checkLago() error {
 	if l.LagoURL == "" {
 		return nil
 	}

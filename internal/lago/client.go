@@ -123,10 +123,10 @@ func (c *Client) send(ctx context.Context, events []usage.Event) error {
 }
 
 func verdict(resp *http.Response, answer []byte) error {
-	switch {
-	case resp.StatusCode == http.StatusOK:
+	switch resp.StatusCode {
+	case http.StatusOK:
 		return nil
-	case resp.StatusCode == http.StatusUnprocessableEntity, resp.StatusCode == http.StatusBadRequest:
+	case http.StatusUnprocessableEntity, http.StatusBadRequest:
 		return &refusal{verdicts: verdictsOf(answer), why: whyOf(resp, answer)}
 	}
 	f := &failure{why: whyOf(resp, answer)}

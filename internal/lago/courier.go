@@ -17,6 +17,7 @@ type Store interface {
 	UsageArrived(ctx context.Context, events []usage.Event) error
 	UsageRefused(ctx context.Context, e usage.Event, why string) error
 	PostponeUsage(ctx context.Context, events []usage.Event, b db.Backoff, why string) error
+	ReturnUsage(ctx context.Context, events []usage.Event) error
 	SweepUsage(ctx context.Context, keep time.Duration, most int) (int, error)
 }
 
@@ -141,10 +142,16 @@ func (c *Courier) deliverEach(ctx context.Context, events []usage.Event, r *refu
 	}
 	for i := range events {
 		if err := c.deliver(ctx, events[i:i+1]); err != nil {
-			return errors.Join(err, c.postpone(ctx, events[i+1:], err))
+			return errors.Join(err, c.giveBack(ctx, events[i+1:]))
 		}
 	}
 	return nil
+}
+
+func (c *Courier) giveBack(ctx context.Context, events []usage.Event) error {
+	ctx, cancel := noting(ctx)
+	defer cancel()
+	return c.store.ReturnUsage(ctx, events)
 }
 
 // noting is for what must be written down although ctx may have ended.

@@ -25,6 +25,7 @@ type standIn struct {
 	mu     sync.Mutex // guards what follows
 	events map[string]wireEvent
 	calls  int
+	known  int                     // how many events it was sent that it had
 	random *rand.Rand              // nil for no faults
 	storer bool                    // it stores the good events of a batch that it refuses, as Lago did before December 2025
 	fault  func(e wireEvent) error // what is wrong with an event; nil for nothing
@@ -47,11 +48,11 @@ func (s *standIn) with(change func()) {
 	change()
 }
 
-// has returns the events that it has, and how often it was called.
-func (s *standIn) has() (events []wireEvent, calls int) {
+// has returns the events that it has, how often it was called, and how many events it was sent again.
+func (s *standIn) has() (events []wireEvent, calls, known int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Collect(maps.Values(s.events)), s.calls
+	return slices.Collect(maps.Values(s.events)), s.calls, s.known
 }
 
 func (s *standIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -75,6 +76,9 @@ func (s *standIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.random != nil {
 		fate = s.random.IntN(10)
 	}
+	if s.random != nil && s.calls == 1 {
+		fate = 2
+	}
 	if fate == 0 {
 		w.WriteHeader(http.StatusBadGateway)
 		return
@@ -83,7 +87,7 @@ func (s *standIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler) // the connection breaks before anything is stored
 	}
 	details := s.take(events)
-	if fate == 2 || fate == 3 {
+	if fate <= 5 && (fate <= 3 || !s.blunt) { // a blunt one is asked for each by itself: it may break less often
 		panic(http.ErrAbortHandler) // and here after that
 	}
 	s.answer(w, events, details)
@@ -95,6 +99,7 @@ func (s *standIn) take(events []wireEvent) map[string]map[string][]string {
 	for i, e := range events {
 		if _, there := s.events[e.Transaction]; there {
 			details[fmt.Sprint(i)] = map[string][]string{"transaction_id": {duplicate}}
+			s.known++
 		} else if s.fault != nil && s.fault(e) != nil {
 			details[fmt.Sprint(i)] = map[string][]string{"properties": {s.fault(e).Error()}}
 		}
