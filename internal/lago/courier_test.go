@@ -177,7 +177,7 @@ func TestDelivery(t *testing.T) {
 			set(r.lago)
 			sandboxes := 50
 			if r.lago.blunt { // each event of a batch is sent by itself
-				sandboxes = 10
+				sandboxes = 4
 			}
 			r.lives(sandboxes)
 			r.lago.random = rand.New(rand.NewPCG(1, 2))
