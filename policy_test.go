@@ -47,10 +47,10 @@ var layers = [][]string{
 	{"cmd/"},
 	{"internal/api", "internal/hostapi"},
 	{"internal/lifecycle/controller", "internal/lifecycle/agent", "internal/doctor"},
-	{"internal/scheduler", "internal/auth", "internal/eventfeed", "internal/hostclient", "internal/portproxy", "internal/hostsetup", "internal/snapshot"},
+	{"internal/scheduler", "internal/auth", "internal/lago", "internal/eventfeed", "internal/hostclient", "internal/portproxy", "internal/hostsetup", "internal/snapshot"},
 	{"internal/chunk"},
 	{"internal/network", "internal/filesystem", "internal/envdclient", "internal/tunnel", "internal/mtls", "internal/vm", "internal/object", "db"},
-	{"internal/lifecycle", "internal/grpcerr", "internal/durable", "internal/clone", "internal/cgroup"},
+	{"internal/lifecycle", "internal/usage", "internal/grpcerr", "internal/durable", "internal/clone", "internal/cgroup"},
 	{"internal/models", "internal/meminfo"},
 	{"internal/id"},
 }

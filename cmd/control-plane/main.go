@@ -44,8 +44,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		PersistentPreRunE: func(*cobra.Command, []string) error { return cfg.Check() },
 	}
 	declare(root, &cfg)
-	serve := newServe(&cfg)                                                                                //nolint:contextcheck // cobra hands it to the command
-	root.AddCommand(serve, newMigrate(&cfg), newAccount(&cfg), newKey(&cfg), newHost(&cfg), newSeed(&cfg)) //nolint:contextcheck // likewise
+	serve := newServe(&cfg)                                                                                                //nolint:contextcheck // cobra hands it to the command
+	root.AddCommand(serve, newMigrate(&cfg), newAccount(&cfg), newKey(&cfg), newHost(&cfg), newUsage(&cfg), newSeed(&cfg)) //nolint:contextcheck // likewise
 	root.RunE = serve.RunE
 	root.Flags().AddFlagSet(serve.Flags())
 	root.SetArgs(args)

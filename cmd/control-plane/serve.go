@@ -147,6 +147,9 @@ func serve(ctx context.Context, cfg config.ControlPlane, log *slog.Logger) error
 	server := api.New(api.Options{Store: p.store, Auth: p.auth, Controller: p.ctl, Redis: p.cache, Feed: p.feed, Limiter: p.limit, Log: log, Domain: cfg.Domain})
 	wg.Go(func() { server.SweepAnswers(behind) })
 	wg.Go(func() { p.feed.Run(behind) })
+	if cfg.LagoURL != "" {
+		wg.Go(func() { newCourier(cfg, p.store, log).Run(behind) })
+	}
 	defer context.AfterFunc(ctx, p.feed.End)() // whoever follows goes on at another replica, and holds up no end
 
 	log.Info("serving", "url", "http://"+listener.Addr().String(), "agent", cfg.Agent, "version", version)

@@ -109,6 +109,8 @@ func (f *fake) answer(w http.ResponseWriter, r *http.Request, body []byte) {
 		f.apiKey(w, r, body)
 	case r.URL.Path == "/v1/audit":
 		f.audit(w, r)
+	case r.URL.Path == "/v1/usage":
+		f.usage(w, r)
 	case r.URL.Path == "/v1/pool":
 		f.pool(w)
 	case strings.HasPrefix(r.URL.Path, "/v1/snapshots"):

@@ -153,3 +153,34 @@ type Snapshot struct {
 	CreatedAt time.Time
 	UpdatedAt time.Time
 }
+
+type UsageOutbox struct {
+	TransactionID string
+	AccountID     string
+	SandboxID     string
+	SnapshotID    *string
+	Kind          string
+	Metric        string
+	BegunAt       time.Time
+	EndedAt       time.Time
+	Value         string
+	State         string
+	Attempts      int32
+	NextAt        time.Time
+	Error         string
+	DeliveredAt   *time.Time
+}
+
+type UsagePeriod struct {
+	ID         int64
+	AccountID  string
+	SandboxID  string
+	SnapshotID *string
+	Kind       string
+	VCPUs      int32
+	MemoryMiB  int64
+	StoredMiB  int64
+	BegunAt    time.Time
+	EndedAt    *time.Time
+	CutAt      *time.Time
+}

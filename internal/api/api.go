@@ -109,6 +109,7 @@ func (s *Server) Handler() chi.Router {
 		r.Use(s.authenticate, s.limit, s.idempotent)
 		r.Get("/templates", s.handle(s.listTemplates))
 		r.Get("/pool", s.handle(s.getPool))
+		r.Get("/usage", s.handle(s.getUsage))
 		r.Get("/audit", s.handle(s.listAudit))
 		r.Get("/api-keys", s.handle(s.listKeys))
 		r.Post("/api-keys", s.handle(s.createKey))

@@ -12,6 +12,7 @@ import (
 var scopes = map[string]auth.Scope{
 	"GET /v1/templates": auth.ReadSandboxes,
 	"GET /v1/pool":      auth.ReadSandboxes,
+	"GET /v1/usage":     auth.ReadSandboxes,
 	"GET /v1/events":    auth.ReadSandboxes,
 
 	"POST /v1/sandboxes":                      auth.WriteSandboxes,

@@ -13,7 +13,7 @@ type Scope string
 
 // The scopes. To change includes to read.
 const (
-	ReadSandboxes  Scope = "sandboxes:read"  // look at sandboxes, snapshots, templates and the pool
+	ReadSandboxes  Scope = "sandboxes:read"  // look at sandboxes, snapshots, templates, the pool and what was used
 	WriteSandboxes Scope = "sandboxes:write" // make, change and end them
 	Guest          Scope = "guest"           // use what is inside: programs, files, terminals, ports
 	Keys           Scope = "keys"            // look at keys, and make, rotate and revoke them

@@ -36,6 +36,9 @@ type ControlPlane struct {
 	// How often a key may ask, by class of requests, as "class=per second:at once,…"; "off" for no limits.
 	RateLimits string `yaml:"rate_limits" env:"WRENN_RATE_LIMITS"`
 
+	// Where usage is delivered to; see lago.go.
+	Lago `yaml:",inline"`
+
 	// How many times what a host has may be promised to sandboxes; see scheduler.DefaultOvercommit.
 	VCPUOvercommit   float64 `yaml:"vcpu_overcommit" env:"WRENN_VCPU_OVERCOMMIT"`
 	MemoryOvercommit float64 `yaml:"memory_overcommit" env:"WRENN_MEMORY_OVERCOMMIT"`
@@ -59,6 +62,7 @@ func LoadControlPlane() (ControlPlane, error) {
 		CreateTimeout: 2 * time.Minute, StopGrace: 2 * time.Second, DrainTimeout: 30 * time.Second,
 		OnTimeout:      string(models.DestroyOnTimeout),
 		RateLimits:     defaultRates,
+		Lago:           defaultLago,
 		VCPUOvercommit: 16, MemoryOvercommit: 1, DiskOvercommit: 4,
 	}
 	return cfg, load(&cfg)
@@ -99,6 +103,9 @@ func (c ControlPlane) Check() error {
 		return models.Errorf(models.Invalid, "the lifecycle of sandboxes: %v", err)
 	}
 	if _, err := c.Rates(); err != nil {
+		return err
+	}
+	if err := c.checkLago(); err != nil {
 		return err
 	}
 	_, err := c.PrivatePrefixes()

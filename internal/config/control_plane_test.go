@@ -16,11 +16,14 @@ func TestControlPlaneFromEnvironment(t *testing.T) {
 	t.Setenv("WRENN_CREATE_TIMEOUT", "7s")
 	t.Setenv("WRENN_DISK_OVERCOMMIT", "1.5")
 	t.Setenv("WRENN_PRIVATE_NETWORKS", "10.1.0.0/16,192.168.7.1")
+	t.Setenv("WRENN_LAGO_URL", "https://lago.example")
+	t.Setenv("WRENN_LAGO_API_KEY", "k")
 	cfg, err := LoadControlPlane()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if cfg.Agent != "unix:///x/agent.sock" || cfg.CreateTimeout != 7*time.Second || cfg.DiskOvercommit != 1.5 || cfg.Listen != "127.0.0.1:8000" {
+	if cfg.Agent != "unix:///x/agent.sock" || cfg.CreateTimeout != 7*time.Second || cfg.DiskOvercommit != 1.5 || cfg.Listen != "127.0.0.1:8000" ||
+		cfg.LagoURL != "https://lago.example" || cfg.LagoAPIKey != "k" || cfg.LagoVCPUCode != "vcpu_seconds" {
 		t.Errorf("defaults < environment gave %+v", cfg)
 	}
 	if err := cfg.Check(); err != nil {
@@ -58,8 +61,13 @@ func TestControlPlaneWrongValuesAreNamed(t *testing.T) {
 		"timeout_seconds":   func(c *ControlPlane) { c.SandboxTimeout = 1500 * time.Millisecond },
 		"on_timeout":        func(c *ControlPlane) { c.OnTimeout = "hibernate" },
 		"rate_limits":       func(c *ControlPlane) { c.RateLimits = "read=1" },
-		"log_format":        func(c *ControlPlane) { c.LogFormat = "xml" },
-		"private_networks":  func(c *ControlPlane) { c.PrivateNetworks = []string{"10.0.0.0/8", "10.0.0.1/8"} },
+		"lago_url":          func(c *ControlPlane) { c.LagoURL, c.LagoAPIKey = "https://user@lago.example/", "k" },
+		"lago_api_key":      func(c *ControlPlane) { c.LagoURL = "https://lago.example" },
+		"lago_stored_code": func(c *ControlPlane) {
+			c.LagoURL, c.LagoAPIKey, c.LagoStoredCode = "https://lago.example", "k", c.LagoVCPUCode
+		},
+		"log_format":       func(c *ControlPlane) { c.LogFormat = "xml" },
+		"private_networks": func(c *ControlPlane) { c.PrivateNetworks = []string{"10.0.0.0/8", "10.0.0.1/8"} },
 	} {
 		cfg, err := LoadControlPlane()
 		if err != nil {
