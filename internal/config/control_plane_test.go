@@ -59,6 +59,7 @@ func TestControlPlaneWrongValuesAreNamed(t *testing.T) {
 		"on_timeout":        func(c *ControlPlane) { c.OnTimeout = "hibernate" },
 		"rate_limits":       func(c *ControlPlane) { c.RateLimits = "read=1" },
 		"log_format":        func(c *ControlPlane) { c.LogFormat = "xml" },
+		"webhook_networks":  func(c *ControlPlane) { c.WebhookNetworks = []string{"example.com"} },
 		"private_networks":  func(c *ControlPlane) { c.PrivateNetworks = []string{"10.0.0.0/8", "10.0.0.1/8"} },
 	} {
 		cfg, err := LoadControlPlane()
@@ -69,6 +70,24 @@ func TestControlPlaneWrongValuesAreNamed(t *testing.T) {
 		if err := cfg.Check(); models.CodeOf(err) != models.Invalid || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: Check returned %v", name, err)
 		}
+	}
+}
+
+// TestWebhookNetworks: none unless the operator says so.
+func TestWebhookNetworks(t *testing.T) {
+	cfg, err := LoadControlPlane()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := cfg.WebhookPrefixes(); err != nil || len(got) != 0 {
+		t.Errorf("by default: %v, %v", got, err)
+	}
+	t.Setenv("WRENN_WEBHOOK_NETWORKS", "127.0.0.1/32,fd12::/32")
+	if cfg, err = LoadControlPlane(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := cfg.WebhookPrefixes(); err != nil || len(got) != 2 || got[1].String() != "fd12::/32" {
+		t.Errorf("by the environment: %v, %v", got, err)
 	}
 }
 
