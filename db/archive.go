@@ -54,6 +54,7 @@ func (s *Store) TransitionPlaced(ctx context.Context, c Change, place HostFunc) 
 	return retry(ctx, func(ctx context.Context) (models.Sandbox, error) {
 		var changed models.Sandbox
 		err := s.placing(ctx, func(q *dbgen.Queries, p *placing) (err error) {
+			c.carrier = s.carrier()
 			if c.Host, err = p.choose(ctx, q, place); err == nil {
 				changed, err = transition(ctx, q, c)
 			}

@@ -14,6 +14,9 @@ func (s *Store) CreateForks(ctx context.Context, all []NewSandbox, place PlaceFu
 	defer s.tell()
 	return retry(ctx, func(ctx context.Context) ([]models.Sandbox, error) {
 		var made []models.Sandbox
+		for i := range all {
+			all[i].carrier = s.carrier()
+		}
 		err := s.placing(ctx, func(q *dbgen.Queries, p *placing) (err error) {
 			made, err = insertAll(ctx, q, all, p.placeFunc(place))
 			return err

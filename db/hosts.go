@@ -174,6 +174,7 @@ type Row struct {
 	State      models.State
 	Generation int64
 	Overdue    bool          // past the deadline of its state
+	Forsaken   bool          // the control plane that carried out what its state is for has died
 	Age        time.Duration // since its state last changed
 	Forked     bool          // it is the child of a fork
 
@@ -188,7 +189,7 @@ type Row struct {
 // those among observed, wherever they should be.
 func (s *Store) RowsForHost(ctx context.Context, h id.Host, observed []id.Sandbox) ([]Row, error) {
 	name := string(h)
-	p := dbgen.RowsForHostParams{HostID: &name, Observed: make([]string, len(observed))}
+	p := dbgen.RowsForHostParams{HostID: &name, SilenceSeconds: Silence.Seconds(), Observed: make([]string, len(observed))}
 	for i, sb := range observed {
 		p.Observed[i] = string(sb)
 	}
@@ -198,7 +199,7 @@ func (s *Store) RowsForHost(ctx context.Context, h id.Host, observed []id.Sandbo
 			return nil, fmt.Errorf("list sandboxes of host %s: %w", h, err)
 		}
 		return convert(rows, func(r dbgen.RowsForHostRow) (Row, error) {
-			row := Row{ID: id.Sandbox(r.ID), State: r.State, Generation: r.Generation, Overdue: r.Overdue, NetworkGeneration: r.NetworkGeneration, Cold: r.Cold, Forked: r.Forked, Verified: orZero(r.VerifiedAt), Damage: r.Damage}
+			row := Row{ID: id.Sandbox(r.ID), State: r.State, Generation: r.Generation, Overdue: r.Overdue, Forsaken: r.Forsaken, NetworkGeneration: r.NetworkGeneration, Cold: r.Cold, Forked: r.Forked, Verified: orZero(r.VerifiedAt), Damage: r.Damage}
 			row.Age = time.Duration(r.AgeSeconds * float64(time.Second))
 			if r.HostID != nil {
 				row.Host = id.Host(*r.HostID)

@@ -103,6 +103,7 @@ func (s *Store) TransitionIf(ctx context.Context, c Change, still StillFunc) (mo
 	return retry(ctx, func(ctx context.Context) (models.Sandbox, error) {
 		var changed models.Sandbox
 		err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) (err error) {
+			c.carrier = s.carrier()
 			changed, err = transitionIf(ctx, s.q.WithTx(tx), c, still)
 			return err
 		})

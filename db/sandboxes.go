@@ -41,6 +41,8 @@ type NewSandbox struct {
 	Lifecycle  models.Lifecycle
 	Parent     id.Sandbox  // that it is forked from; empty for none
 	Snapshot   id.Snapshot // that it is created from; empty for none
+
+	carrier *id.Replica // set by the store
 }
 
 // Placement is where a new sandbox goes and what it takes there.
@@ -59,6 +61,7 @@ func (s *Store) CreateSandbox(ctx context.Context, n NewSandbox, place PlaceFunc
 	defer s.tell()
 	return retry(ctx, func(ctx context.Context) (models.Sandbox, error) {
 		var made models.Sandbox
+		n.carrier = s.carrier()
 		err := s.placing(ctx, func(q *dbgen.Queries, p *placing) (err error) {
 			made, err = insertPlaced(ctx, q, n, p.placeFunc(place))
 			return err
@@ -107,7 +110,7 @@ func insertAt(ctx context.Context, q *dbgen.Queries, n NewSandbox, where Placeme
 	}
 	return transition(ctx, q, Change{
 		ID: n.ID, From: models.Pending, Generation: 1, To: models.Starting,
-		By: n.By, Within: n.Within, Host: where.Host,
+		By: n.By, Within: n.Within, Host: where.Host, carrier: n.carrier,
 	})
 }
 
@@ -137,6 +140,8 @@ type Change struct {
 	Steps      []models.Step // set when it was created; nil leaves them
 	Audit      Audit
 
+	carrier *id.Replica // set by the store
+
 	Resumed *models.Certificate // set when it was resumed, or made from a golden snapshot; nil leaves it
 	Archive *models.Archive     // set when it was stored; nil leaves it
 }
@@ -160,6 +165,7 @@ func (s *Store) TransitionIfRoom(ctx context.Context, c Change, fit FitFunc) (mo
 func (s *Store) Transition(ctx context.Context, c Change) (models.Sandbox, error) {
 	defer s.tell()
 	return retry(ctx, func(ctx context.Context) (models.Sandbox, error) {
+		c.carrier = s.carrier()
 		made, err := transition(ctx, s.q, c)
 		return s.movedOr(ctx, c, made, err)
 	})
@@ -188,7 +194,7 @@ func transition(ctx context.Context, q *dbgen.Queries, c Change) (models.Sandbox
 	}
 	if c.Within > 0 {
 		seconds := c.Within.Seconds()
-		p.DeadlineSeconds = &seconds
+		p.DeadlineSeconds, p.CarriedBy = &seconds, (*string)(c.carrier)
 	}
 	if c.Host != "" {
 		host := string(c.Host)

@@ -14,6 +14,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -21,6 +22,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/wrenn-sandbox/wrenn/db/dbgen"
+	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
 
@@ -30,6 +32,8 @@ type Store struct {
 	q     *dbgen.Queries
 	hosts hostViews
 	told  func() // see WhenEvents; nil for nobody
+
+	replica atomic.Pointer[id.Replica] // see Beat
 }
 
 const (

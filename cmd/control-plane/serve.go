@@ -148,6 +148,7 @@ func serve(ctx context.Context, cfg config.ControlPlane, log *slog.Logger) error
 	}
 	behind, cancel := context.WithCancel(context.WithoutCancel(ctx)) // work in the background outlives requests
 	var wg sync.WaitGroup
+	wg.Go(func() { controller.KeepAlive(behind, p.store, log) })
 	wg.Go(func() { p.fleet.Run(behind) })
 	wg.Go(func() { controller.NewReconciler(p.ctl, p.store, controller.Pace{}).Run(behind) })
 	wg.Go(func() { controller.NewKeeper(p.ctl, p.store, controller.KeeperTick).Run(behind) })

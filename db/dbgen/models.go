@@ -117,6 +117,7 @@ type Sandbox struct {
 	LookAt               *time.Time
 	Damage               string
 	VerifiedAt           *time.Time
+	CarriedBy            *string
 }
 
 type SandboxEvent struct {

@@ -158,7 +158,7 @@ func (q *Queries) InsertSandbox(ctx context.Context, arg InsertSandboxParams) er
 }
 
 const listSandboxes = `-- name: ListSandboxes :many
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by FROM sandboxes
 WHERE account_id = $1
     AND state::text = ANY ($2::text[])
     AND ($3::text IS NULL OR template = $3)
@@ -233,6 +233,7 @@ func (q *Queries) ListSandboxes(ctx context.Context, arg ListSandboxesParams) ([
 			&i.LookAt,
 			&i.Damage,
 			&i.VerifiedAt,
+			&i.CarriedBy,
 		); err != nil {
 			return nil, err
 		}
@@ -245,7 +246,7 @@ func (q *Queries) ListSandboxes(ctx context.Context, arg ListSandboxesParams) ([
 }
 
 const lockSandboxOfAccount = `-- name: LockSandboxOfAccount :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes WHERE id = $1 AND account_id = $2 FOR NO KEY UPDATE
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by FROM sandboxes WHERE id = $1 AND account_id = $2 FOR NO KEY UPDATE
 `
 
 type LockSandboxOfAccountParams struct {
@@ -295,6 +296,7 @@ func (q *Queries) LockSandboxOfAccount(ctx context.Context, arg LockSandboxOfAcc
 		&i.LookAt,
 		&i.Damage,
 		&i.VerifiedAt,
+		&i.CarriedBy,
 	)
 	return i, err
 }
@@ -302,14 +304,17 @@ func (q *Queries) LockSandboxOfAccount(ctx context.Context, arg LockSandboxOfAcc
 const rowsForHost = `-- name: RowsForHost :many
 SELECT id, host_id, state, generation, network_generation, verified_at, damage, cold, (parent_id IS NOT NULL)::bool AS forked,
     coalesce(deadline < clock_timestamp(), false)::bool AS overdue,
+    (carried_by IS NOT NULL AND pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => $1::float8)
+        AND NOT EXISTS (SELECT FROM replicas r WHERE r.id = carried_by AND r.seen_at > clock_timestamp() - make_interval(secs => $1::float8)))::bool AS forsaken,
     extract(epoch FROM clock_timestamp() - updated_at)::float8 AS age_seconds
 FROM sandboxes
-WHERE (host_id = $1 AND state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping')) OR id = ANY ($2::text[])
+WHERE (host_id = $2 AND state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping')) OR id = ANY ($3::text[])
 `
 
 type RowsForHostParams struct {
-	HostID   *string
-	Observed []string
+	SilenceSeconds float64
+	HostID         *string
+	Observed       []string
 }
 
 type RowsForHostRow struct {
@@ -323,13 +328,14 @@ type RowsForHostRow struct {
 	Cold              bool
 	Forked            bool
 	Overdue           bool
+	Forsaken          bool
 	AgeSeconds        float64
 }
 
 // What a reconciler compares with a host: the rows that the host should know of, and
 // those of the sandboxes that it was seen to hold (wherever they should be).
 func (q *Queries) RowsForHost(ctx context.Context, arg RowsForHostParams) ([]RowsForHostRow, error) {
-	rows, err := q.db.Query(ctx, rowsForHost, arg.HostID, arg.Observed)
+	rows, err := q.db.Query(ctx, rowsForHost, arg.SilenceSeconds, arg.HostID, arg.Observed)
 	if err != nil {
 		return nil, err
 	}
@@ -348,6 +354,7 @@ func (q *Queries) RowsForHost(ctx context.Context, arg RowsForHostParams) ([]Row
 			&i.Cold,
 			&i.Forked,
 			&i.Overdue,
+			&i.Forsaken,
 			&i.AgeSeconds,
 		); err != nil {
 			return nil, err
@@ -361,7 +368,7 @@ func (q *Queries) RowsForHost(ctx context.Context, arg RowsForHostParams) ([]Row
 }
 
 const sandboxByID = `-- name: SandboxByID :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes WHERE id = $1
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by FROM sandboxes WHERE id = $1
 `
 
 func (q *Queries) SandboxByID(ctx context.Context, id string) (Sandbox, error) {
@@ -405,12 +412,13 @@ func (q *Queries) SandboxByID(ctx context.Context, id string) (Sandbox, error) {
 		&i.LookAt,
 		&i.Damage,
 		&i.VerifiedAt,
+		&i.CarriedBy,
 	)
 	return i, err
 }
 
 const sandboxOfAccount = `-- name: SandboxOfAccount :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM sandboxes WHERE id = $1 AND account_id = $2
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by FROM sandboxes WHERE id = $1 AND account_id = $2
 `
 
 type SandboxOfAccountParams struct {
@@ -459,6 +467,7 @@ func (q *Queries) SandboxOfAccount(ctx context.Context, arg SandboxOfAccountPara
 		&i.LookAt,
 		&i.Damage,
 		&i.VerifiedAt,
+		&i.CarriedBy,
 	)
 	return i, err
 }
@@ -467,12 +476,12 @@ const setNetwork = `-- name: SetNetwork :one
 WITH changed AS (
     UPDATE sandboxes SET network = $1, network_generation = network_generation + 1
     WHERE sandboxes.id = $2
-    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.parent_id, sandboxes.snapshot_id, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at
+    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.parent_id, sandboxes.snapshot_id, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at, sandboxes.carried_by
 ), audited AS (
     INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
     SELECT account_id, $3, 'sandbox.network', id, 'accepted', $4 FROM changed
 )
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM changed
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by FROM changed
 `
 
 type SetNetworkParams struct {
@@ -520,6 +529,7 @@ type SetNetworkRow struct {
 	LookAt               *time.Time
 	Damage               string
 	VerifiedAt           *time.Time
+	CarriedBy            *string
 }
 
 func (q *Queries) SetNetwork(ctx context.Context, arg SetNetworkParams) (SetNetworkRow, error) {
@@ -568,6 +578,7 @@ func (q *Queries) SetNetwork(ctx context.Context, arg SetNetworkParams) (SetNetw
 		&i.LookAt,
 		&i.Damage,
 		&i.VerifiedAt,
+		&i.CarriedBy,
 	)
 	return i, err
 }
@@ -582,12 +593,13 @@ WITH changed AS (
             IN (('pausing', 'paused'), ('hibernating', 'hibernated'), ('stopping', 'stopped')) THEN reason ELSE $2::text END,
         operation = $4,
         deadline = clock_timestamp() + make_interval(secs => $5::float8),
-        host_id = CASE WHEN $1::sandbox_state = 'hibernated' THEN NULL ELSE coalesce($6, host_id) END,
-        archive = coalesce($7, archive),
+        carried_by = CASE WHEN $5::float8 IS NOT NULL THEN $6::text END,
+        host_id = CASE WHEN $1::sandbox_state = 'hibernated' THEN NULL ELSE coalesce($7, host_id) END,
+        archive = coalesce($8, archive),
         cold = CASE WHEN $1::sandbox_state = 'hibernated' THEN true
             WHEN $1::sandbox_state IN ('running', 'paused') THEN false ELSE cold END,
-        timings = coalesce($8, timings),
-        certificate = coalesce($9, certificate),
+        timings = coalesce($9, timings),
+        certificate = coalesce($10, certificate),
         started_at = CASE WHEN $1::sandbox_state = 'running' THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,
         -- A sandbox counts as used when it begins to run, and its timeout then begins: at its start, and where it had ended before it slept.
         used_until = CASE WHEN $1::sandbox_state = 'running' AND $3::sandbox_state <> 'pausing'
@@ -605,17 +617,17 @@ WITH changed AS (
         verified_at = CASE WHEN $1::sandbox_state IN ('running', 'hibernated') THEN NULL ELSE verified_at END,
         damage = CASE WHEN $1::sandbox_state = 'running' THEN '' ELSE damage END,
         updated_at = clock_timestamp()
-    WHERE sandboxes.id = $10 AND sandboxes.state = $3 AND sandboxes.generation = $11
-    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.parent_id, sandboxes.snapshot_id, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at
+    WHERE sandboxes.id = $11 AND sandboxes.state = $3 AND sandboxes.generation = $12
+    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.parent_id, sandboxes.snapshot_id, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at, sandboxes.carried_by
 ), event AS (
     INSERT INTO sandbox_events (account_id, sandbox_id, from_state, to_state, reason, actor, operation, generation)
-    SELECT account_id, id, $3, state, reason, $12, operation, generation FROM changed
+    SELECT account_id, id, $3, state, reason, $13, operation, generation FROM changed
 ), audited AS (
     INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
-    SELECT account_id, $12, $13, id, $14, operation FROM changed
-    WHERE $13::text <> ''
+    SELECT account_id, $13, $14, id, $15, operation FROM changed
+    WHERE $14::text <> ''
 )
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at FROM changed
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by FROM changed
 `
 
 type TransitionSandboxParams struct {
@@ -624,6 +636,7 @@ type TransitionSandboxParams struct {
 	FromState       models.State
 	Operation       string
 	DeadlineSeconds *float64
+	CarriedBy       *string
 	HostID          *string
 	Archive         []byte
 	Timings         []byte
@@ -673,6 +686,7 @@ type TransitionSandboxRow struct {
 	LookAt               *time.Time
 	Damage               string
 	VerifiedAt           *time.Time
+	CarriedBy            *string
 }
 
 // One statement is the compare-and-set, its event row and its audit row: they happen
@@ -684,6 +698,7 @@ func (q *Queries) TransitionSandbox(ctx context.Context, arg TransitionSandboxPa
 		arg.FromState,
 		arg.Operation,
 		arg.DeadlineSeconds,
+		arg.CarriedBy,
 		arg.HostID,
 		arg.Archive,
 		arg.Timings,
@@ -733,6 +748,7 @@ func (q *Queries) TransitionSandbox(ctx context.Context, arg TransitionSandboxPa
 		&i.LookAt,
 		&i.Damage,
 		&i.VerifiedAt,
+		&i.CarriedBy,
 	)
 	return i, err
 }

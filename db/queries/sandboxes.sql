@@ -27,6 +27,7 @@ WITH changed AS (
             IN (('pausing', 'paused'), ('hibernating', 'hibernated'), ('stopping', 'stopped')) THEN reason ELSE @reason::text END,
         operation = @operation,
         deadline = clock_timestamp() + make_interval(secs => sqlc.narg('deadline_seconds')::float8),
+        carried_by = CASE WHEN sqlc.narg('deadline_seconds')::float8 IS NOT NULL THEN sqlc.narg('carried_by')::text END,
         host_id = CASE WHEN @to_state::sandbox_state = 'hibernated' THEN NULL ELSE coalesce(sqlc.narg('host_id'), host_id) END,
         archive = coalesce(sqlc.narg('archive'), archive),
         cold = CASE WHEN @to_state::sandbox_state = 'hibernated' THEN true
@@ -98,6 +99,8 @@ LIMIT @max_rows;
 -- name: RowsForHost :many
 SELECT id, host_id, state, generation, network_generation, verified_at, damage, cold, (parent_id IS NOT NULL)::bool AS forked,
     coalesce(deadline < clock_timestamp(), false)::bool AS overdue,
+    (carried_by IS NOT NULL AND pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => @silence_seconds::float8)
+        AND NOT EXISTS (SELECT FROM replicas r WHERE r.id = carried_by AND r.seen_at > clock_timestamp() - make_interval(secs => @silence_seconds::float8)))::bool AS forsaken,
     extract(epoch FROM clock_timestamp() - updated_at)::float8 AS age_seconds
 FROM sandboxes
 WHERE (host_id = @host_id AND state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping')) OR id = ANY (@observed::text[]);

@@ -39,6 +39,9 @@ type Webhook string
 // Message identifies what is sent to a webhook, each time that it is sent: "msg-" and 16 lower-case hexadecimal digits.
 type Message string
 
+// Replica identifies a process of the control plane: "rep-" and 16 lower-case hexadecimal digits.
+type Replica string
+
 // Terminal identifies a terminal in a sandbox: "term-" and 16 lower-case hexadecimal digits.
 type Terminal string
 
@@ -80,6 +83,9 @@ func NewWebhook() Webhook { return Webhook("wh-" + random(4)) }
 
 // NewMessage returns a random message id.
 func NewMessage() Message { return Message("msg-" + random(8)) }
+
+// NewReplica returns a random replica id.
+func NewReplica() Replica { return Replica("rep-" + random(8)) }
 
 // NewTerminal returns a random terminal id.
 func NewTerminal() Terminal { return Terminal("term-" + random(8)) }

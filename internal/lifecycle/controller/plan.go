@@ -69,32 +69,34 @@ func plan(h id.Host, rows []db.Row, seen map[id.Sandbox]sighting, now time.Time,
 func compare(row db.Row, s sighting, here bool, now time.Time, p patience) remedy {
 	settled := here && now.Sub(s.since) >= p.settle
 	lasted := settled && row.Age >= p.settle
+	forsaken := row.Forsaken && row.Age >= p.settle
+	late := row.Overdue || forsaken
 	switch row.State {
 	case models.Running:
 		return compareLasting(row, s, here, lasted, hostclient.Running, hostclient.Paused)
 	case models.Paused:
 		return compareLasting(row, s, here, lasted, hostclient.Paused, hostclient.Running)
 	case models.Pausing:
-		return comparePassing(row, s, here, lasted, hostclient.Paused)
+		return comparePassing(late, s, here, lasted, hostclient.Paused)
 	case models.Resuming:
 		if row.Cold && (!here && row.Age >= p.grace || lasted && s.State == hostclient.Paused) {
 			return ask // who was to have it fetched, or resumed, has gone
 		}
-		return comparePassing(row, s, here, lasted, hostclient.Running)
+		return comparePassing(late, s, here, lasted, hostclient.Running)
 	case models.Hibernating:
 		if here && s.State == hostclient.Paused && s.Archive == nil && row.Age >= p.grace && now.Sub(s.since) >= p.grace {
 			return ask // likewise: who was to have it stored
 		}
-		return comparePassing(row, s, here, lasted && s.Archive != nil, hostclient.Paused)
+		return comparePassing(late, s, here, lasted && s.Archive != nil, hostclient.Paused)
 	case models.Starting:
 		if s.State == hostclient.Running && settled {
 			return markStart
 		}
-		if row.Overdue {
+		if row.Overdue || forsaken && s.State != hostclient.Starting { // what its host is at ends by itself
 			return ask
 		}
 	case models.Stopping:
-		if row.Overdue || !here && row.Age >= p.settle {
+		if late || !here && row.Age >= p.settle {
 			return finish
 		}
 	case models.Failed: // its remains are kept until it is destroyed, but it must not run
@@ -128,9 +130,9 @@ func compareLasting(row db.Row, s sighting, here, lasted bool, like, other hostc
 	}
 }
 
-// comparePassing compares a row on its way to where its host is already, when it has arrived.
-func comparePassing(row db.Row, s sighting, here, lasted bool, arrived hostclient.State) remedy {
-	if row.Overdue || here && (s.State == hostclient.Failed || lasted && s.State == arrived) {
+// comparePassing compares a row on its way to where its host is already, when it has arrived; late is one whose end nobody sees to any more.
+func comparePassing(late bool, s sighting, here, lasted bool, arrived hostclient.State) remedy {
+	if late || here && (s.State == hostclient.Failed || lasted && s.State == arrived) {
 		return ask
 	}
 	return ""

@@ -15,8 +15,9 @@ func TestCompare(t *testing.T) {
 	now := time.Now()
 	p := patience{settle: 5 * time.Second, grace: 30 * time.Second}
 	const absent = hostclient.State("")
-	type when struct{ overdue, settled bool }
+	type when struct{ overdue, forsaken, settled bool }
 	fresh, settled, overdue := when{}, when{settled: true}, when{overdue: true, settled: true}
+	forsaken, forsakenNow := when{forsaken: true, settled: true}, when{forsaken: true}
 	for _, c := range []struct {
 		row  models.State
 		host hostclient.State
@@ -34,6 +35,8 @@ func TestCompare(t *testing.T) {
 
 		{models.Pausing, hostclient.Running, settled, ""},
 		{models.Pausing, hostclient.Running, overdue, ask},
+		{models.Pausing, hostclient.Running, forsaken, ask},
+		{models.Pausing, hostclient.Running, forsakenNow, ""},
 		{models.Pausing, hostclient.Pausing, settled, ""},
 		{models.Pausing, hostclient.Pausing, overdue, ask},
 		{models.Pausing, hostclient.Paused, fresh, ""},
@@ -51,6 +54,7 @@ func TestCompare(t *testing.T) {
 
 		{models.Resuming, hostclient.Paused, settled, ""},
 		{models.Resuming, hostclient.Paused, overdue, ask},
+		{models.Resuming, hostclient.Paused, forsaken, ask},
 		{models.Resuming, hostclient.Resuming, overdue, ask},
 		{models.Resuming, hostclient.Running, fresh, ""},
 		{models.Resuming, hostclient.Running, settled, ask},
@@ -60,12 +64,15 @@ func TestCompare(t *testing.T) {
 		{models.Hibernating, hostclient.Paused, settled, ""},
 		{models.Hibernating, hostclient.Storing, settled, ""},
 		{models.Hibernating, hostclient.Storing, overdue, ask},
+		{models.Hibernating, hostclient.Paused, forsaken, ask},
 		{models.Hibernating, hostclient.Failed, fresh, ask},
 		{models.Hibernating, absent, settled, ""},
 		{models.Hibernating, absent, overdue, ask},
 
 		{models.Starting, hostclient.Starting, settled, ""},
 		{models.Starting, hostclient.Starting, overdue, ask},
+		{models.Starting, hostclient.Starting, forsaken, ""},
+		{models.Starting, hostclient.Starting, when{overdue: true, forsaken: true, settled: true}, ask},
 		{models.Starting, hostclient.Running, fresh, ""},
 		{models.Starting, hostclient.Running, settled, markStart},
 		{models.Starting, hostclient.Running, overdue, markStart},
@@ -73,9 +80,13 @@ func TestCompare(t *testing.T) {
 		{models.Starting, hostclient.Failed, overdue, ask},
 		{models.Starting, absent, settled, ""},
 		{models.Starting, absent, overdue, ask},
+		{models.Starting, absent, forsaken, ask},
+		{models.Starting, absent, forsakenNow, ""},
 
 		{models.Stopping, hostclient.Running, settled, ""},
 		{models.Stopping, hostclient.Running, overdue, finish},
+		{models.Stopping, hostclient.Running, forsaken, finish},
+		{models.Stopping, hostclient.Running, forsakenNow, ""},
 		{models.Stopping, hostclient.Failed, overdue, finish},
 		{models.Stopping, absent, fresh, ""},
 		{models.Stopping, absent, settled, finish},
@@ -95,7 +106,7 @@ func TestCompare(t *testing.T) {
 		{models.Stopped, hostclient.Paused, settled, remove},
 		{models.Stopped, absent, settled, ""},
 	} {
-		row := db.Row{ID: "sb-00000001", Host: "host-00000001", State: c.row, Overdue: c.overdue}
+		row := db.Row{ID: "sb-00000001", Host: "host-00000001", State: c.row, Overdue: c.overdue, Forsaken: c.forsaken}
 		seen := map[id.Sandbox]sighting{}
 		s := sighting{Sandbox: hostclient.Sandbox{ID: row.ID, State: c.host}, since: now}
 		if c.settled {
