@@ -28,8 +28,8 @@ type Message struct {
 
 // AnyWebhook tells whether there is a webhook that is enabled.
 func (s *Store) AnyWebhook(ctx context.Context) (bool, error) {
-	any, err := s.q.AnyWebhook(ctx)
-	return any, coded(err)
+	there, err := s.q.AnyWebhook(ctx)
+	return there, coded(err)
 }
 
 // ClaimWebhooks returns up to most webhooks that there is something to send to, of events up to horizon too. Nobody else gets them before the lease has ended or was released.

@@ -123,7 +123,7 @@ func (s *Sender) look(ctx context.Context) error {
 	}
 	limited, cancel := context.WithTimeout(ctx, storeLimit)
 	defer cancel()
-	if any, err := s.Store.AnyWebhook(limited); err != nil || !any {
+	if there, err := s.Store.AnyWebhook(limited); err != nil || !there {
 		return err
 	}
 	horizon, err := s.Store.EventHorizon(limited)
