@@ -212,8 +212,7 @@ func (n *Network) open(ctx context.Context) error {
 	if n.info.ForwardingEnabled, err = enableForwarding(n.ns); err != nil {
 		return err
 	}
-	var missing []string
-	if n.can, missing, err = n.probe(); err != nil {
+	if n.can, n.missing, err = n.probe(); err != nil {
 		return err
 	}
 	n.held.kernel, n.held.sets = n.kernel, perDevice(n.can)
@@ -223,7 +222,7 @@ func (n *Network) open(ctx context.Context) error {
 	if err := n.recall(); err != nil {
 		return err
 	}
-	return n.start(ctx, missing)
+	return n.start(ctx)
 }
 
 // recall finds what an earlier process left: the policies of sandboxes that are attached, and the pool.
@@ -245,7 +244,7 @@ func (n *Network) recall() error {
 }
 
 // start begins what goes on in the background until Close.
-func (n *Network) start(ctx context.Context, missing []string) error {
+func (n *Network) start(ctx context.Context) error {
 	ctx, n.stop = context.WithCancel(context.WithoutCancel(ctx))
 	for _, begin := range []func(context.Context) error{n.watchUplink, n.watchRefusals, n.watchConnections} {
 		if err := begin(ctx); err != nil {
@@ -256,7 +255,7 @@ func (n *Network) start(ctx context.Context, missing []string) error {
 	}
 	n.background.Go(func() { n.pool.run(ctx) })
 	n.background.Go(func() { n.gone.run(ctx) })
-	return n.look(ctx, missing)
+	return nil
 }
 
 // acquire opens what n needs of the namespace of the calling thread.

@@ -20,6 +20,9 @@ func (n *Network) watchUplink(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("watch the host's routes: %w", err)
 	}
+	if err := n.look(ctx); err != nil {
+		return errors.Join(err, conn.Close())
+	}
 	changed := make(chan struct{}, 1)
 	n.background.Go(func() { receive(conn, func([]mdnetlink.Message) { notify(changed) }) })
 	n.background.Go(func() {
@@ -63,14 +66,13 @@ func (n *Network) onRoutes(ctx context.Context) {
 		return
 	}
 	n.log.InfoContext(ctx, "the host's uplink has changed", "from", info.Uplink, "to", uplink, "ipv6_from", info.UplinkIPv6, "ipv6_to", ipv6)
-	if err := n.look(ctx, n.missing); err != nil {
+	if err := n.look(ctx); err != nil {
 		n.log.WarnContext(ctx, "cannot see what keeps sandboxes from the network", "error", err)
 	}
 }
 
 // look finds the uplink and what is in the way of sandboxes, and logs what it has not logged yet.
-func (n *Network) look(ctx context.Context, missing []string) error {
-	n.missing = missing
+func (n *Network) look(ctx context.Context) error {
 	uplink, ipv6, err := n.uplinks()
 	if err != nil {
 		return err
@@ -79,7 +81,7 @@ func (n *Network) look(ctx context.Context, missing []string) error {
 	if err != nil {
 		return err
 	}
-	warnings = append(slices.Clone(missing), warnings...)
+	warnings = append(slices.Clone(n.missing), warnings...)
 	if uplink == "" {
 		warnings = append(warnings, "the host has no default route, so that sandboxes reach nothing beyond its own networks; add one when it is to have one")
 	}

@@ -184,16 +184,28 @@ func (w *world) devices() (names []string) {
 	return names
 }
 
-// pooled lists the TAPs of the pool.
-func (w *world) pooled() []string {
+// pooled lists the TAPs of the pool that are ready: they have their address.
+func (w *world) pooled() (names []string) {
 	w.Helper()
-	return slices.DeleteFunc(w.devices(), func(name string) bool { return !strings.HasPrefix(name, "tap-free-") })
+	w.onHost(func() error {
+		links, err := netlink.LinkList()
+		for errors.Is(err, netlink.ErrDumpInterrupted) {
+			links, err = netlink.LinkList()
+		}
+		for _, link := range links {
+			if addresses, _ := netlink.AddrList(link, netlink.FAMILY_V4); strings.HasPrefix(link.Attrs().Name, "tap-free-") && len(addresses) > 0 {
+				names = append(names, link.Attrs().Name)
+			}
+		}
+		return err
+	})
+	return names
 }
 
 // wantPool checks that the pool is as large as cfg says, and that its TAPs are down, with the owner and the address of their slots.
 func (w *world) wantPool(cfg network.Config) {
 	w.Helper()
-	names := w.pooled()
+	names := slices.DeleteFunc(w.devices(), func(name string) bool { return !strings.HasPrefix(name, "tap-free-") })
 	if len(names) != cfg.Pool {
 		w.Errorf("the pool is %q, want %d", names, cfg.Pool)
 	}
