@@ -47,7 +47,7 @@ var layers = [][]string{
 	{"cmd/"},
 	{"internal/api", "internal/hostapi"},
 	{"internal/lifecycle/controller", "internal/lifecycle/agent", "internal/doctor"},
-	{"internal/scheduler", "internal/auth", "internal/lago", "internal/eventfeed", "internal/hostclient", "internal/portproxy", "internal/hostsetup", "internal/snapshot"},
+	{"internal/scheduler", "internal/auth", "internal/lago", "internal/eventfeed", "internal/webhook", "internal/hostclient", "internal/portproxy", "internal/hostsetup", "internal/snapshot"},
 	{"internal/chunk"},
 	{"internal/network", "internal/filesystem", "internal/envdclient", "internal/tunnel", "internal/mtls", "internal/vm", "internal/object", "db"},
 	{"internal/lifecycle", "internal/usage", "internal/grpcerr", "internal/durable", "internal/clone", "internal/cgroup"},

@@ -46,7 +46,7 @@ func newKey(cfg *config.ControlPlane) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return createKey(cmd, cfg, account, k) },
 	}
 	create.Flags().StringVar(&k.name, "name", "", "what the key is for (required)")
-	create.Flags().StringSliceVar(&k.scopes, "scopes", []string{string(auth.Admin)}, "what it may do: sandboxes:read, sandboxes:write, guest, keys, audit:read, or admin for all")
+	create.Flags().StringSliceVar(&k.scopes, "scopes", []string{string(auth.Admin)}, "what it may do: sandboxes:read, sandboxes:write, guest, keys, audit:read, webhooks, or admin for all")
 	create.Flags().DurationVar(&k.life, "expires-in", 0, "how long it is valid (0: for ever)")
 	create.Flags().StringVar(&account, "account", "default", "whose it is; made if there is none of that name")
 	_ = create.MarkFlagRequired("name") // fails only for a flag that does not exist

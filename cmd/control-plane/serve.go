@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 
 	"github.com/spf13/cobra"
@@ -18,6 +19,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/lifecycle/controller"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/scheduler"
+	"github.com/wrenn-sandbox/wrenn/internal/webhook"
 )
 
 func newServe(cfg *config.ControlPlane) *cobra.Command {
@@ -39,6 +41,7 @@ func newServe(cfg *config.ControlPlane) *cobra.Command {
 	f.StringVar(&cfg.Listen, "listen", cfg.Listen, "host:port of the API")
 	f.StringVar(&cfg.Domain, "domain", cfg.Domain, "below which ports of sandboxes have host names; *.domain must lead here")
 	f.StringSliceVar(&cfg.PrivateNetworks, "private-networks", cfg.PrivateNetworks, "private IPv4 networks that users may let their sandboxes reach")
+	f.StringSliceVar(&cfg.WebhookNetworks, "webhook-networks", cfg.WebhookNetworks, "networks that are not public, to which webhooks may lead")
 	f.StringVar(&cfg.Agent, "agent", cfg.Agent, `host agents of this machine, separated by commas: unix:///path; "off" where all hosts join`)
 	f.DurationVar(&cfg.CreateTimeout, "create-timeout", cfg.CreateTimeout, "until a new sandbox must run")
 	f.DurationVar(&cfg.StopGrace, "stop-grace", cfg.StopGrace, "that a guest has to end in order")
@@ -73,12 +76,17 @@ type parts struct {
 	feed  *eventfeed.Feed
 	fleet *controller.Fleet
 	ctl   *controller.Controller
+
+	hookNetworks []netip.Prefix // that are not public, to which webhooks may lead
 }
 
 // assemble opens the parts. Nothing of it connects: what cannot be reached shows in /readyz.
 func assemble(ctx context.Context, cfg config.ControlPlane, log *slog.Logger) (p parts, err error) {
 	private, err := cfg.PrivatePrefixes()
 	if err != nil {
+		return p, err
+	}
+	if p.hookNetworks, err = cfg.WebhookPrefixes(); err != nil {
 		return p, err
 	}
 	rates, err := limits(cfg)
@@ -144,7 +152,11 @@ func serve(ctx context.Context, cfg config.ControlPlane, log *slog.Logger) error
 	wg.Go(func() { p.fleet.Run(behind) })
 	wg.Go(func() { controller.NewReconciler(p.ctl, p.store, controller.Pace{}).Run(behind) })
 	wg.Go(func() { controller.NewKeeper(p.ctl, p.store, controller.KeeperTick).Run(behind) })
-	server := api.New(api.Options{Store: p.store, Auth: p.auth, Controller: p.ctl, Redis: p.cache, Feed: p.feed, Limiter: p.limit, Log: log, Domain: cfg.Domain})
+	server := api.New(api.Options{
+		Store: p.store, Auth: p.auth, Controller: p.ctl, Redis: p.cache, Feed: p.feed, Limiter: p.limit, Log: log, Domain: cfg.Domain, WebhookNetworks: p.hookNetworks,
+	})
+	sender := webhook.NewSender(webhook.Options{Store: p.store, View: api.EncodeEvent, Allowed: p.hookNetworks, Log: log, Version: version})
+	wg.Go(func() { sender.Run(behind) })
 	wg.Go(func() { server.SweepAnswers(behind) })
 	wg.Go(func() { p.feed.Run(behind) })
 	if cfg.LagoURL != "" {

@@ -105,6 +105,8 @@ func (f *fake) answer(w http.ResponseWriter, r *http.Request, body []byte) {
 			"description": "Python\x1b[31m 3.11", "disk_mib": 512, "default_vcpus": 1, "default_memory_mib": 256}}})
 	case waitsTooLong(r):
 		refuse(w, 400, "invalid", "wait_seconds must be an integer between 0 and 600", "")
+	case strings.HasPrefix(r.URL.Path, "/v1/webhooks"):
+		f.webhook(w, r, body)
 	case strings.HasPrefix(r.URL.Path, "/v1/api-keys"):
 		f.apiKey(w, r, body)
 	case r.URL.Path == "/v1/audit":

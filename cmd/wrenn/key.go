@@ -13,7 +13,7 @@ import (
 func newKey(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "key", Short: "Make, list, rotate and revoke the account's API keys",
-		Long: `A key may do what its scopes say: sandboxes:read, sandboxes:write, guest (programs, files, terminals, ports), keys, audit:read, or admin for all of that.
+		Long: `A key may do what its scopes say: sandboxes:read, sandboxes:write, guest (programs, files, terminals, ports), keys, audit:read, webhooks, or admin for all of that.
 No key can make one that may do more than itself, or is valid for longer.`,
 		Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -101,13 +101,15 @@ func keyRow(k wrenn.APIKey) []string {
 	for i, s := range k.Scopes {
 		scopes[i] = string(s)
 	}
-	at := func(t time.Time) string {
-		if t.IsZero() {
-			return ""
-		}
-		return t.Format(time.RFC3339)
-	}
 	return []string{k.ID, k.Prefix + "…", k.Name, strings.Join(scopes, ","), age(k.CreatedAt, time.Now()), at(k.LastUsedAt), at(k.ExpiresAt), at(k.RevokedAt)}
+}
+
+// at is empty for a time that is zero.
+func at(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.Format(time.RFC3339)
 }
 
 func newKeyRm(a *app) *cobra.Command {

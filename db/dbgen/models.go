@@ -184,3 +184,38 @@ type UsagePeriod struct {
 	EndedAt    *time.Time
 	CutAt      *time.Time
 }
+
+type Webhook struct {
+	ID           string
+	AccountID    string
+	Url          string
+	Events       []string
+	Secret       []byte
+	OldSecret    []byte
+	OldUntil     *time.Time
+	Enabled      bool
+	Cursor       int64
+	Failures     int32
+	FailingSince *time.Time
+	Failure      string
+	RetryAt      *time.Time
+	Lease        *string
+	LeaseUntil   *time.Time
+	CreatedAt    time.Time
+}
+
+type WebhookDelivery struct {
+	Seq       int64
+	ID        string
+	WebhookID string
+	EventID   *int64
+	SandboxID *string
+	State     string
+	Attempts  int32
+	Status    *int32
+	Error     string
+	FirstAt   *time.Time
+	LastAt    *time.Time
+	NextAt    *time.Time
+	CreatedAt time.Time
+}

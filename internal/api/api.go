@@ -12,6 +12,7 @@ import (
 	_ "embed" // for openapi.yaml
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -59,7 +60,7 @@ func orDefault[T comparable](v, def T) T {
 	return v
 }
 
-// Options of a Server. All but Limits, Redis, Limiter and Domain are required.
+// Options of a Server. All but Limits, Redis, Limiter, Domain and WebhookNetworks are required.
 type Options struct {
 	Store      *db.Store
 	Auth       *auth.Authenticator
@@ -70,6 +71,8 @@ type Options struct {
 	Limits     Limits
 	Limiter    *auth.Limiter // nil: requests may come as often as they like
 	Domain     string        // below which the ports of sandboxes have host names; empty for none
+
+	WebhookNetworks []netip.Prefix // that are not public, to which webhooks may lead
 }
 
 // Server answers requests.
@@ -164,6 +167,16 @@ func (s *Server) Handler() chi.Router {
 		r.Get(sandbox+"/logs", s.handle(s.readLogs))
 		r.Get(sandbox+"/events", s.handle(s.sandboxEvents))
 		r.Get("/events", s.handle(s.events))
+		const hook = "/webhooks/{id}"
+		r.Post("/webhooks", s.handle(s.createWebhook))
+		r.Get("/webhooks", s.handle(s.listWebhooks))
+		r.Get(hook, s.handle(s.getWebhook))
+		r.Patch(hook, s.handle(s.changeWebhook))
+		r.Delete(hook, s.handle(s.deleteWebhook))
+		r.Post(hook+"/rotate", s.handle(s.rotateWebhook))
+		r.Post(hook+"/ping", s.handle(s.pingWebhook))
+		r.Get(hook+"/deliveries", s.handle(s.listDeliveries))
+		r.Post(hook+"/deliveries/{delivery}/retry", s.handle(s.retryDelivery))
 	})
 	return r
 }

@@ -168,7 +168,7 @@ func TestEveryRouteHasItsScope(t *testing.T) {
 		default:
 			seen++
 		}
-		path := strings.NewReplacer("{id}", "sb-00000001", "{pid}", "1", "{context}", "ctx-00000001", "{port}", "80", "*", "x").Replace(route)
+		path := strings.NewReplacer("{id}", "sb-00000001", "{pid}", "1", "{context}", "ctx-00000001", "{delivery}", "msg-0000000000000001", "{port}", "80", "*", "x").Replace(route)
 		_, a := r.do(r.request(method, path, "", auth.Header, keys[scope]))
 		if method == http.MethodHead {
 			a.body = fmt.Appendf(nil, "%q", models.Forbidden)

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"os"
 	"regexp"
@@ -28,9 +29,13 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/hostsim"
 	"github.com/wrenn-sandbox/wrenn/internal/lifecycle/controller"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/webhook"
 )
 
 func TestMain(m *testing.M) { os.Exit(stacktest.Main(m)) }
+
+// loopback is where the receivers of webhooks are in tests; the rest of 127.0.0.0/8 is as it is elsewhere.
+var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
 
 // rig is a whole control plane on a real database and Redis, before a simulated host.
 type rig struct {
@@ -44,6 +49,7 @@ type rig struct {
 	logger  *slog.Logger
 	limiter *auth.Limiter
 	feed    *eventfeed.Feed
+	sender  *webhook.Sender
 	handler http.Handler
 	server  *httptest.Server
 	key     auth.Secret
@@ -105,10 +111,13 @@ func newLimitedRig(t testing.TB, dbs stacktest.Databases, limits Limits, rates m
 		t.Fatal(err)
 	}
 	r.ctl = controller.New(controller.Options{Store: r.store, Fleet: fleet, Log: log, Limits: controller.Limits{Use: 40 * time.Millisecond}})
+	r.sender = webhook.NewSender(webhook.Options{Store: r.store, View: EncodeEvent, Allowed: loopback, Log: log, Pace: webhook.Pace{Tick: 20 * time.Millisecond, First: 20 * time.Millisecond}})
 	r.inBackground(fleet)
 	r.auth, r.logger = keys, log
 	r.key = r.newKey("acme")
-	r.handler = New(Options{Store: r.store, Auth: keys, Controller: r.ctl, Redis: r.cache, Feed: r.feed, Limiter: r.limiter, Log: log, Limits: limits}).Handler()
+	r.handler = New(Options{
+		Store: r.store, Auth: keys, Controller: r.ctl, Redis: r.cache, Feed: r.feed, Limiter: r.limiter, Log: log, Limits: limits, WebhookNetworks: loopback,
+	}).Handler()
 	r.server = httptest.NewServer(r.handler)
 	t.Cleanup(r.server.Close)
 	return r
@@ -120,6 +129,7 @@ func (r *rig) inBackground(fleet *controller.Fleet) {
 	var wg sync.WaitGroup
 	wg.Go(func() { fleet.Run(ctx) })
 	wg.Go(func() { r.feed.Run(ctx) })
+	wg.Go(func() { r.sender.Run(ctx) })
 	wg.Go(func() {
 		controller.NewReconciler(r.ctl, r.store, controller.Pace{Tick: 20 * time.Millisecond}).Run(ctx)
 	})
@@ -294,7 +304,7 @@ func conform(t testing.TB, req *http.Request, resp *http.Response, body []byte) 
 }
 
 var (
-	routes = regexp.MustCompile(`^/(healthz|readyz|openapi.yaml|v1/(templates|hosts/join|pool|usage|audit|events|api-keys(/[^/]+(/rotate)?)?|snapshots(/[^/]+)?|sandboxes(/[^/]+(/(exec|pause|resume|hibernate|fork|snapshots|files|files/x|files/(mkdir|move|chmod)|logs|events|watch|network|network/refusals|port-tokens|tcp/[0-9]+|terminal|terminal-tickets|` +
+	routes = regexp.MustCompile(`^/(healthz|readyz|openapi.yaml|v1/(templates|hosts/join|webhooks(/[^/]+(/(rotate|ping|deliveries(/[^/]+/retry)?))?)?|pool|usage|audit|events|api-keys(/[^/]+(/rotate)?)?|snapshots(/[^/]+)?|sandboxes(/[^/]+(/(exec|pause|resume|hibernate|fork|snapshots|files|files/x|files/(mkdir|move|chmod)|logs|events|watch|network|network/refusals|port-tokens|tcp/[0-9]+|terminal|terminal-tickets|` +
 		`processes(/[0-9]+(/(output|stdin|signal|resize|wait))?)?|contexts(/ctx-[0-9a-f]{8}(/(execute|interrupt))?)?))?)?))$`)
 	fileOperation = regexp.MustCompile(`/files/(mkdir|move|chmod)$`)
 )

@@ -63,6 +63,16 @@ var scopes = map[string]auth.Scope{
 	"POST /v1/sandboxes/{id}/port-tokens":                  auth.Guest,
 	"POST /v1/sandboxes/{id}/terminal-tickets":             auth.Guest,
 
+	"GET /v1/webhooks":                                   auth.Webhooks,
+	"POST /v1/webhooks":                                  auth.Webhooks,
+	"GET /v1/webhooks/{id}":                              auth.Webhooks,
+	"PATCH /v1/webhooks/{id}":                            auth.Webhooks,
+	"DELETE /v1/webhooks/{id}":                           auth.Webhooks,
+	"POST /v1/webhooks/{id}/rotate":                      auth.Webhooks,
+	"POST /v1/webhooks/{id}/ping":                        auth.Webhooks,
+	"GET /v1/webhooks/{id}/deliveries":                   auth.Webhooks,
+	"POST /v1/webhooks/{id}/deliveries/{delivery}/retry": auth.Webhooks,
+
 	"GET /v1/audit": auth.ReadAudit,
 
 	"GET /v1/api-keys":              auth.Keys,

@@ -18,11 +18,12 @@ const (
 	Guest          Scope = "guest"           // use what is inside: programs, files, terminals, ports
 	Keys           Scope = "keys"            // look at keys, and make, rotate and revoke them
 	ReadAudit      Scope = "audit:read"      // look at the audit log
+	Webhooks       Scope = "webhooks"        // look at webhooks, and make, change and delete them
 	Admin          Scope = "admin"           // everything in the account
 )
 
 // Scopes are all that there are.
-var Scopes = []Scope{ReadSandboxes, WriteSandboxes, Guest, Keys, ReadAudit, Admin}
+var Scopes = []Scope{ReadSandboxes, WriteSandboxes, Guest, Keys, ReadAudit, Webhooks, Admin}
 
 // includes tells whether who may do s may do other.
 func (s Scope) includes(other Scope) bool {

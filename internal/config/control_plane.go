@@ -22,6 +22,9 @@ type ControlPlane struct {
 	// Private IPv4 networks that users may let their sandboxes reach; none by default.
 	PrivateNetworks []string `yaml:"private_networks" env:"WRENN_PRIVATE_NETWORKS"`
 
+	// Networks that are not public, to which webhooks may lead; none by default.
+	WebhookNetworks []string `yaml:"webhook_networks" env:"WRENN_WEBHOOK_NETWORKS"`
+
 	CreateTimeout time.Duration `yaml:"create_timeout" env:"WRENN_CREATE_TIMEOUT"` // until a new sandbox must run
 	StopGrace     time.Duration `yaml:"stop_grace" env:"WRENN_STOP_GRACE"`         // that a guest has to end in order
 	DrainTimeout  time.Duration `yaml:"drain_timeout" env:"WRENN_DRAIN_TIMEOUT"`   // for requests under way at the end
@@ -108,6 +111,9 @@ func (c ControlPlane) Check() error {
 	if err := c.checkLago(); err != nil {
 		return err
 	}
+	if _, err := c.WebhookPrefixes(); err != nil {
+		return err
+	}
 	_, err := c.PrivatePrefixes()
 	return err
 }
@@ -149,11 +155,20 @@ func (c ControlPlane) Lifecycle() models.Lifecycle {
 
 // PrivatePrefixes returns the private networks that users may let their sandboxes reach.
 func (c ControlPlane) PrivatePrefixes() ([]netip.Prefix, error) {
-	prefixes := make([]netip.Prefix, len(c.PrivateNetworks))
-	for i, text := range c.PrivateNetworks {
+	return prefixesOf("private_networks", c.PrivateNetworks)
+}
+
+// WebhookPrefixes returns the networks that are not public, to which webhooks may lead.
+func (c ControlPlane) WebhookPrefixes() ([]netip.Prefix, error) {
+	return prefixesOf("webhook_networks", c.WebhookNetworks)
+}
+
+func prefixesOf(setting string, texts []string) ([]netip.Prefix, error) {
+	prefixes := make([]netip.Prefix, len(texts))
+	for i, text := range texts {
 		d, err := models.ParseDestination(text)
 		if err != nil || d.Name != "" {
-			return nil, models.Errorf(models.Invalid, "private_networks must be networks such as 10.1.0.0/16 or fd12::/32, not %q", text).WithCause(err)
+			return nil, models.Errorf(models.Invalid, "%s must be networks such as 10.1.0.0/16 or fd12::/32, not %q", setting, text).WithCause(err)
 		}
 		prefixes[i] = d.Prefix
 	}

@@ -68,6 +68,7 @@ func TestControlPlaneWrongValuesAreNamed(t *testing.T) {
 		},
 		"log_format":       func(c *ControlPlane) { c.LogFormat = "xml" },
 		"private_networks": func(c *ControlPlane) { c.PrivateNetworks = []string{"10.0.0.0/8", "10.0.0.1/8"} },
+		"webhook_networks": func(c *ControlPlane) { c.WebhookNetworks = []string{"example.com"} },
 	} {
 		cfg, err := LoadControlPlane()
 		if err != nil {
@@ -77,6 +78,24 @@ func TestControlPlaneWrongValuesAreNamed(t *testing.T) {
 		if err := cfg.Check(); models.CodeOf(err) != models.Invalid || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: Check returned %v", name, err)
 		}
+	}
+}
+
+// TestWebhookNetworks: none unless the operator says so.
+func TestWebhookNetworks(t *testing.T) {
+	cfg, err := LoadControlPlane()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := cfg.WebhookPrefixes(); err != nil || len(got) != 0 {
+		t.Errorf("by default: %v, %v", got, err)
+	}
+	t.Setenv("WRENN_WEBHOOK_NETWORKS", "127.0.0.1/32,fd12::/32")
+	if cfg, err = LoadControlPlane(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := cfg.WebhookPrefixes(); err != nil || len(got) != 2 || got[1].String() != "fd12::/32" {
+		t.Errorf("by the environment: %v, %v", got, err)
 	}
 }
 

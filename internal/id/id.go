@@ -33,6 +33,12 @@ type Context string
 // Snapshot identifies a snapshot that was made on request: "snap-" and 8 lower-case hexadecimal digits.
 type Snapshot string
 
+// Webhook identifies a webhook: "wh-" and 8 lower-case hexadecimal digits.
+type Webhook string
+
+// Message identifies what is sent to a webhook, each time that it is sent: "msg-" and 16 lower-case hexadecimal digits.
+type Message string
+
 // Replica identifies a process of the control plane: "rep-" and 16 lower-case hexadecimal digits.
 type Replica string
 
@@ -46,6 +52,8 @@ var (
 	terminalForm = regexp.MustCompile(`^term-[0-9a-f]{16}$`)
 	snapshotForm = regexp.MustCompile(`^snap-[0-9a-f]{8}$`)
 	keyForm      = regexp.MustCompile(`^key-[0-9a-f]{8}$`)
+	webhookForm  = regexp.MustCompile(`^wh-[0-9a-f]{8}$`)
+	messageForm  = regexp.MustCompile(`^msg-[0-9a-f]{16}$`)
 )
 
 // NewSandbox returns a random sandbox id. With 32 bits of randomness two can be
@@ -69,6 +77,12 @@ func NewContext() Context { return Context("ctx-" + random(4)) }
 
 // NewRequest returns a random request id.
 func NewRequest() Request { return Request("req-" + random(8)) }
+
+// NewWebhook returns a random webhook id.
+func NewWebhook() Webhook { return Webhook("wh-" + random(4)) }
+
+// NewMessage returns a random message id.
+func NewMessage() Message { return Message("msg-" + random(8)) }
 
 // NewReplica returns a random replica id.
 func NewReplica() Replica { return Replica("rep-" + random(8)) }
@@ -122,6 +136,22 @@ func ParseKey(s string) (Key, error) {
 		return "", fmt.Errorf("key id %q is not of the form key-xxxxxxxx", s)
 	}
 	return Key(s), nil
+}
+
+// ParseWebhook checks the form of a webhook id.
+func ParseWebhook(s string) (Webhook, error) {
+	if !webhookForm.MatchString(s) {
+		return "", fmt.Errorf("webhook id %q is not of the form wh-xxxxxxxx", s)
+	}
+	return Webhook(s), nil
+}
+
+// ParseMessage checks the form of a message id.
+func ParseMessage(s string) (Message, error) {
+	if !messageForm.MatchString(s) {
+		return "", fmt.Errorf("message id %q is not of the form msg-xxxxxxxxxxxxxxxx", s)
+	}
+	return Message(s), nil
 }
 
 func random(n int) string {

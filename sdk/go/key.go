@@ -17,6 +17,7 @@ const (
 	UseGuest       Scope = "guest"           // use what is inside: programs, files, contexts, terminals, ports
 	ManageKeys     Scope = "keys"            // look at keys, and make, rotate and revoke them
 	ReadAudit      Scope = "audit:read"      // look at the audit log
+	ManageWebhooks Scope = "webhooks"        // look at webhooks, and make, change and delete them
 	Admin          Scope = "admin"           // everything in the account
 )
 
