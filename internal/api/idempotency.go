@@ -90,12 +90,12 @@ func (s *Server) newClaim(w http.ResponseWriter, r *http.Request, key string) (d
 		return db.NewClaim{}, err
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
-	print := sha256.New()
-	fmt.Fprintf(print, "%s %s?%s\n%s\n", r.Method, r.URL.EscapedPath(), r.URL.RawQuery, r.Header.Get("Content-Type"))
-	print.Write(body) // never fails
+	fingerprint := sha256.New()
+	fmt.Fprintf(fingerprint, "%s %s?%s\n%s\n", r.Method, r.URL.EscapedPath(), r.URL.RawQuery, r.Header.Get("Content-Type"))
+	fingerprint.Write(body) // never fails
 	// The attempt has a name of its own: that of a request may be its client's.
 	return db.NewClaim{
-		Account: by(r).Account, Key: key, Fingerprint: [32]byte(print.Sum(nil)), Attempt: id.NewRequest(), Lease: s.Limits.ClaimLease, Keep: keepAnswers,
+		Account: by(r).Account, Key: key, Fingerprint: [32]byte(fingerprint.Sum(nil)), Attempt: id.NewRequest(), Lease: s.Limits.ClaimLease, Keep: keepAnswers,
 	}, nil
 }
 

@@ -58,7 +58,7 @@ func EventType(s models.State) string { return eventPrefix + string(s) }
 // sign sets the headers by which a receiver knows a message: signatures of it with each of the secrets.
 func sign(h http.Header, message id.Message, at time.Time, body []byte, secrets ...[]byte) {
 	seconds := strconv.FormatInt(at.Unix(), 10)
-	var signatures []string
+	signatures := make([]string, 0, len(secrets))
 	for _, secret := range secrets {
 		mac := hmac.New(sha256.New, secret)
 		fmt.Fprintf(mac, "%s.%s.%s", message, seconds, body) // never fails
