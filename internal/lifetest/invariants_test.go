@@ -3,6 +3,7 @@ package lifetest
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -229,4 +230,50 @@ func (w *world) oversold(ctx context.Context) []string {
 		return []string{err.Error()}
 	}
 	return what
+}
+
+// used is how a sandbox that is in a state is used.
+var used = map[models.State]string{
+	models.Running: "running", models.Pausing: "running", models.Paused: "paused", models.Resuming: "paused", models.Hibernating: "paused", models.Hibernated: "hibernated",
+}
+
+// usageWrong compares the usage that is kept of the sandboxes of an account, all of which have ended, with what their events say: no time is lost or counted twice.
+func (w *world) usageWrong(ctx context.Context, account id.Account) (wrong []string) {
+	for _, r := range w.rows(ctx, fmt.Sprintf("WHERE account_id = '%s'", account)) {
+		path, err := w.store.Events(ctx, id.Sandbox(r.ID), 0, 10_000)
+		if err != nil {
+			return []string{err.Error()}
+		}
+		want := map[string]time.Duration{}
+		for i, e := range path[:max(1, len(path))-1] {
+			if kind := used[e.To]; kind != "" {
+				want[kind] += path[i+1].At.Sub(e.At)
+			}
+		}
+		got, err := w.usage(ctx, r.ID)
+		if err != nil {
+			return []string{err.Error()}
+		}
+		if !maps.Equal(got, want) {
+			wrong = append(wrong, fmt.Sprintf("the usage of %s is kept as %v, and its events say %v", r.ID, got, want))
+		}
+	}
+	return wrong
+}
+
+// usage is how long a sandbox is said to have been used, by kinds. A period that still lasts counts as one of an hour too little.
+func (w *world) usage(ctx context.Context, sandbox string) (map[string]time.Duration, error) {
+	rows, err := w.pool.Query(ctx, `SELECT kind, sum(coalesce(extract(epoch FROM ended_at - begun_at) * 1000000, -3600000000))::bigint
+		FROM usage_periods WHERE sandbox_id = $1 AND snapshot_id IS NULL GROUP BY kind`, sandbox)
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]time.Duration{}
+	var kind string
+	var micros int64
+	_, err = pgx.ForEachRow(rows, []any{&kind, &micros}, func() error {
+		all[kind] = time.Duration(micros) * time.Microsecond
+		return nil
+	})
+	return all, err
 }

@@ -91,6 +91,7 @@ func (w *world) round(script [][]op) (wrong []string) {
 	wrong = append(w.settle(ctx), w.oversold(ctx)...)
 	wrong = append(wrong, w.disagrees(ctx, account, all)...)
 	wrong = append(wrong, w.clear(ctx, account)...)
+	wrong = append(wrong, w.usageWrong(ctx, account)...)
 	return append(wrong, w.pathsWrong(ctx, account)...)
 }
 
