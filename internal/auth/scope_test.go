@@ -12,7 +12,7 @@ import (
 
 func TestMay(t *testing.T) {
 	want := map[Scope][]Scope{
-		ReadSandboxes: {ReadSandboxes}, WriteSandboxes: {ReadSandboxes, WriteSandboxes}, Guest: {Guest}, Keys: {Keys}, ReadAudit: {ReadAudit}, Admin: Scopes,
+		ReadSandboxes: {ReadSandboxes}, WriteSandboxes: {ReadSandboxes, WriteSandboxes}, Guest: {Guest}, Keys: {Keys}, ReadAudit: {ReadAudit}, Webhooks: {Webhooks}, Admin: Scopes,
 	}
 	for _, has := range Scopes {
 		for _, s := range Scopes {

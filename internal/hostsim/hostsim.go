@@ -98,6 +98,7 @@ func Start(t Owner) *Host {
 	h.Restart()
 	t.Cleanup(func() {
 		h.Kill()
+		h.starting.Do(func() {}) // nobody starts it any more
 		if h.shared != nil {
 			h.shared.close()
 		}
