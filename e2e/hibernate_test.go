@@ -153,7 +153,7 @@ func (h *sleeper) during(op func(context.Context, string) (*wrenn.Sandbox, error
 	release, held := h.way.hold()
 	ended := make(chan error, 1)
 	go func() {
-		_, err := op(h.context(), h.id)
+		_, err := op(wrenn.WithIdempotencyKey(h.context(), ""), h.id) // the first answer is looked at, not that to a repetition
 		ended <- err
 	}()
 	h.is(state)

@@ -345,6 +345,11 @@ func TestRepetitionsAreSafe(t *testing.T) {
 	if err := all["create"](WithIdempotencyKey(t.Context(), "mine")); err != nil || !keys["mine"] {
 		t.Errorf("a key of the caller's: %v, %v", keys, err)
 	}
+	calls.Store(0)
+	status = http.StatusServiceUnavailable
+	if err := all["create"](WithIdempotencyKey(t.Context(), "")); err == nil || calls.Load() != 1 {
+		t.Errorf("without a key it was sent %d times, %v", calls.Load(), err)
+	}
 }
 
 func TestRetriesHaveLimits(t *testing.T) {

@@ -13,7 +13,8 @@ import (
 type idempotencyContext struct{}
 
 // WithIdempotencyKey has the one call that ctx is given to use key in place of one that the client makes, so that it can be repeated by a caller that was
-// itself started anew. A key is 1 to 255 visible ASCII characters, and is for one call with the same parameters.
+// itself started anew. A key is 1 to 255 visible ASCII characters, and is for one call with the same parameters. With an empty one the call has none, and is
+// not repeated once the service may have got it.
 func WithIdempotencyKey(ctx context.Context, key string) context.Context {
 	return context.WithValue(ctx, idempotencyContext{}, key)
 }
