@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"strings"
 	"time"
 
@@ -37,7 +36,7 @@ func newKeyCreate(a *app) *cobra.Command {
 		for i, s := range scopes {
 			asked[i] = wrenn.Scope(s)
 		}
-		return a.printSecret(*asJSON, "make the key", func(c *wrenn.Client) (*wrenn.APIKey, error) {
+		return printMade(a, *asJSON, "make the key", secretOf, func(c *wrenn.Client) (*wrenn.APIKey, error) {
 			return c.CreateAPIKey(cmd.Context(), args[0], asked, life)
 		})
 	}
@@ -52,48 +51,16 @@ func newKeyRotate(a *app) *cobra.Command {
 	grace := cmd.Flags().Duration("grace", 0, "how long the secret before works on, up to 168h")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return a.printSecret(*asJSON, "rotate "+args[0], func(c *wrenn.Client) (*wrenn.APIKey, error) { return c.RotateAPIKey(cmd.Context(), args[0], *grace) })
+		return printMade(a, *asJSON, "rotate "+args[0], secretOf, func(c *wrenn.Client) (*wrenn.APIKey, error) { return c.RotateAPIKey(cmd.Context(), args[0], *grace) })
 	}
 	return cmd
 }
 
-// printSecret prints the key that do makes.
-func (a *app) printSecret(asJSON bool, what string, do func(*wrenn.Client) (*wrenn.APIKey, error)) error {
-	client, err := a.client()
-	if err != nil {
-		return err
-	}
-	k, err := do(client)
-	if err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	if asJSON {
-		return printJSON(a.stdout, k)
-	}
-	_, err = fmt.Fprintln(a.stdout, printable(k.Key))
-	return err
-}
+func secretOf(k *wrenn.APIKey) []string { return []string{k.Key} }
 
 func newKeyLs(a *app) *cobra.Command {
 	cmd := &cobra.Command{Use: "ls", Aliases: []string{"list"}, Short: "List keys, newest first, those that are not valid any more too", Args: cobra.NoArgs}
-	quiet := cmd.Flags().BoolP("quiet", "q", false, "print ids only")
-	asJSON := jsonFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := checkForm(*quiet, *asJSON); err != nil {
-			return err
-		}
-		client, err := a.client()
-		if err != nil {
-			return err
-		}
-		list, err := gather(client.APIKeys(cmd.Context()))
-		if err != nil {
-			return fmt.Errorf("list keys: %w", err)
-		}
-		header := []string{"ID", "KEY", "NAME", "SCOPES", "AGE", "LAST USED", "EXPIRES", "REVOKED"}
-		return printList(a.stdout, list, *quiet, *asJSON, header, keyRow)
-	}
-	return cmd
+	return listing(a, cmd, "keys", (*wrenn.Client).APIKeys, []string{"ID", "KEY", "NAME", "SCOPES", "AGE", "LAST USED", "EXPIRES", "REVOKED"}, keyRow)
 }
 
 func keyRow(k wrenn.APIKey) []string {

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"iter"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -70,6 +72,44 @@ func checkForm(quiet, asJSON bool) error {
 		return models.Errorf(models.Invalid, "--json and --quiet exclude each other")
 	}
 	return nil
+}
+
+// listing makes cmd print all of a list.
+func listing[T any](a *app, cmd *cobra.Command, what string, all func(*wrenn.Client, context.Context) iter.Seq2[T, error], header []string, row func(T) []string) *cobra.Command {
+	quiet := cmd.Flags().BoolP("quiet", "q", false, "print ids only")
+	asJSON := jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := checkForm(*quiet, *asJSON); err != nil {
+			return err
+		}
+		client, err := a.client()
+		if err != nil {
+			return err
+		}
+		list, err := gather(all(client, cmd.Context()))
+		if err != nil {
+			return fmt.Errorf("list %s: %w", what, err)
+		}
+		return printList(a.stdout, list, *quiet, *asJSON, header, row)
+	}
+	return cmd
+}
+
+// printMade prints what do makes: as JSON, or its words.
+func printMade[T any](a *app, asJSON bool, what string, words func(*T) []string, do func(*wrenn.Client) (*T, error)) error {
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	made, err := do(client)
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	if asJSON {
+		return printJSON(a.stdout, made)
+	}
+	_, err = fmt.Fprintln(a.stdout, printable(strings.Join(words(made), " ")))
+	return err
 }
 
 // gather reads all pages of a list, which is never nil.

@@ -30,19 +30,10 @@ func newSnapshotCreate(a *app) *cobra.Command {
 	}
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		client, err := a.client()
-		if err != nil {
-			return err
-		}
-		made, err := client.CreateSnapshot(cmd.Context(), args[0], args[1])
-		if err != nil {
-			return fmt.Errorf("keep %s in a snapshot: %w", args[0], err)
-		}
-		if *asJSON {
-			return printJSON(a.stdout, made)
-		}
-		_, err = fmt.Fprintln(a.stdout, printable(made.ID))
-		return err
+		what, snapshotID := "keep "+args[0]+" in a snapshot", func(made *wrenn.Snapshot) []string { return []string{made.ID} }
+		return printMade(a, *asJSON, what, snapshotID, func(c *wrenn.Client) (*wrenn.Snapshot, error) {
+			return c.CreateSnapshot(cmd.Context(), args[0], args[1])
+		})
 	}
 	return cmd
 }

@@ -30,7 +30,7 @@ func newWebhookCreate(a *app) *cobra.Command {
 	events := cmd.Flags().StringSlice("events", nil, "types of events, such as sandbox.running (default: all)")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return a.printWebhook(*asJSON, "make the webhook", func(c *wrenn.Client) (*wrenn.Webhook, error) { return c.CreateWebhook(cmd.Context(), args[0], *events) })
+		return printMade(a, *asJSON, "make the webhook", idAndSecret, func(c *wrenn.Client) (*wrenn.Webhook, error) { return c.CreateWebhook(cmd.Context(), args[0], *events) })
 	}
 	return cmd
 }
@@ -40,47 +40,16 @@ func newWebhookRotate(a *app) *cobra.Command {
 	grace := cmd.Flags().Duration("grace", 0, "how long messages are signed with the secret before, too, up to 168h")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return a.printWebhook(*asJSON, "rotate "+args[0], func(c *wrenn.Client) (*wrenn.Webhook, error) { return c.RotateWebhook(cmd.Context(), args[0], *grace) })
+		return printMade(a, *asJSON, "rotate "+args[0], idAndSecret, func(c *wrenn.Client) (*wrenn.Webhook, error) { return c.RotateWebhook(cmd.Context(), args[0], *grace) })
 	}
 	return cmd
 }
 
-// printWebhook prints the id and the secret of the webhook that do makes.
-func (a *app) printWebhook(asJSON bool, what string, do func(*wrenn.Client) (*wrenn.Webhook, error)) error {
-	client, err := a.client()
-	if err != nil {
-		return err
-	}
-	w, err := do(client)
-	if err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	if asJSON {
-		return printJSON(a.stdout, w)
-	}
-	_, err = fmt.Fprintln(a.stdout, printable(w.ID), printable(w.Secret))
-	return err
-}
+func idAndSecret(w *wrenn.Webhook) []string { return []string{w.ID, w.Secret} }
 
 func newWebhookLs(a *app) *cobra.Command {
 	cmd := &cobra.Command{Use: "ls", Aliases: []string{"list"}, Short: "List webhooks, newest first, and whether they work", Args: cobra.NoArgs}
-	quiet := cmd.Flags().BoolP("quiet", "q", false, "print ids only")
-	asJSON := jsonFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := checkForm(*quiet, *asJSON); err != nil {
-			return err
-		}
-		client, err := a.client()
-		if err != nil {
-			return err
-		}
-		list, err := gather(client.Webhooks(cmd.Context()))
-		if err != nil {
-			return fmt.Errorf("list webhooks: %w", err)
-		}
-		return printList(a.stdout, list, *quiet, *asJSON, []string{"ID", "STATE", "URL", "EVENTS", "AGE", "FAILURE"}, webhookRow)
-	}
-	return cmd
+	return listing(a, cmd, "webhooks", (*wrenn.Client).Webhooks, []string{"ID", "STATE", "URL", "EVENTS", "AGE", "FAILURE"}, webhookRow)
 }
 
 func webhookRow(w wrenn.Webhook) []string {

@@ -96,9 +96,9 @@ func (s *Server) context(r *http.Request) (*envdclient.Client, id.Context, error
 	if err != nil {
 		return nil, "", err
 	}
-	name, err := id.ParseContext(chi.URLParam(r, "context"))
+	name, err := named(chi.URLParam(r, "context"), id.ParseContext)
 	if err != nil {
-		return nil, "", models.Errorf(models.Invalid, "%v", err)
+		return nil, "", err
 	}
 	guest, err := s.guest(r, sb)
 	return guest, name, err

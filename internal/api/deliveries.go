@@ -46,7 +46,7 @@ func viewOfDelivery(d db.Delivery) deliveryView {
 var deliveryStates = []db.DeliveryState{db.DeliveryPending, db.Delivered, db.DeliveryFailed}
 
 func (s *Server) listDeliveries(w http.ResponseWriter, r *http.Request) error {
-	hook, err := webhookID(r)
+	hook, err := named(chi.URLParam(r, "id"), id.ParseWebhook)
 	if err != nil {
 		return err
 	}
@@ -114,9 +114,9 @@ func (s *Server) pingWebhook(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) retryDelivery(w http.ResponseWriter, r *http.Request) error {
-	message, err := id.ParseMessage(chi.URLParam(r, "delivery"))
+	message, err := named(chi.URLParam(r, "delivery"), id.ParseMessage)
 	if err != nil {
-		return models.Errorf(models.Invalid, "%v", err)
+		return err
 	}
 	hook, err := s.enabledWebhook(r)
 	if err != nil {

@@ -5,8 +5,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/go-chi/chi/v5"
-
 	"github.com/wrenn-sandbox/wrenn/db"
 	"github.com/wrenn-sandbox/wrenn/internal/auth"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
@@ -96,20 +94,8 @@ func (in createKeyRequest) expires(now time.Time) (time.Time, error) {
 	return now.Add(time.Duration(*in.ExpiresIn) * time.Second), nil
 }
 
-// plainKeyID returns the key of a request that has no query.
-func plainKeyID(r *http.Request) (id.Key, error) {
-	if err := noQuery(r); err != nil {
-		return "", err
-	}
-	k, err := id.ParseKey(chi.URLParam(r, "id"))
-	if err != nil {
-		return "", models.Errorf(models.Invalid, "%v", err)
-	}
-	return k, nil
-}
-
 func (s *Server) rotateKey(w http.ResponseWriter, r *http.Request) error {
-	k, err := plainKeyID(r)
+	k, err := plain(r, id.ParseKey)
 	if err != nil {
 		return err
 	}
@@ -131,7 +117,7 @@ func (s *Server) rotateKey(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) revokeKey(w http.ResponseWriter, r *http.Request) error {
-	k, err := plainKeyID(r)
+	k, err := plain(r, id.ParseKey)
 	if err != nil {
 		return err
 	}
@@ -149,13 +135,8 @@ func (s *Server) listKeys(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	f := db.KeyFilter{Account: by(r).Account}
-	if f.Limit, err = limitAsked(q); err != nil {
+	if f.Limit, f.Before, f.BeforeID, err = pageAsked(q, id.ParseKey); err != nil {
 		return err
-	}
-	if q.Has("cursor") {
-		if f.Before, f.BeforeID, err = decodeCursor(q.Get("cursor"), id.ParseKey); err != nil {
-			return err
-		}
 	}
 	most := f.Limit
 	f.Limit++ // see pageOf

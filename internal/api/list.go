@@ -75,13 +75,16 @@ func filter(r *http.Request) (db.Filter, error) {
 	if err := checkText("template", f.Template, 0); err != nil {
 		return f, err
 	}
-	if f.Limit, err = limitAsked(q); err != nil {
-		return f, err
-	}
-	if q.Has("cursor") {
-		f.Before, f.BeforeID, err = decodeCursor(q.Get("cursor"), id.ParseSandbox)
-	}
+	f.Limit, f.Before, f.BeforeID, err = pageAsked(q, id.ParseSandbox)
 	return f, err
+}
+
+// pageAsked returns how much of a list is asked for, and after which item; that is zero for the first page.
+func pageAsked[ID ~string](q url.Values, parse func(string) (ID, error)) (limit int, before time.Time, beforeID ID, err error) {
+	if limit, err = limitAsked(q); err == nil && q.Has("cursor") {
+		before, beforeID, err = decodeCursor(q.Get("cursor"), parse)
+	}
+	return limit, before, beforeID, err
 }
 
 // metadataPrefix is what the names of query parameters begin with that ask for a label: metadata.KEY=VALUE.

@@ -157,23 +157,31 @@ func (in createRequest) origin() (id.Snapshot, error) {
 			return "", models.Errorf(models.Invalid, "snapshot excludes template, vcpus, memory_mib and disk_mib: they are the snapshot's").WithHint("leave out %s", name)
 		}
 	}
-	return parseSnapshot(*in.Snapshot)
+	return named(*in.Snapshot, id.ParseSnapshot)
 }
 
 func sandboxID(r *http.Request) (id.Sandbox, error) {
-	sb, err := id.ParseSandbox(chi.URLParam(r, "id"))
-	if err != nil {
-		return "", models.Errorf(models.Invalid, "%v", err)
-	}
-	return sb, nil
+	return named(chi.URLParam(r, "id"), id.ParseSandbox)
 }
 
 // plainID returns the sandbox of a request that has no query.
-func plainID(r *http.Request) (id.Sandbox, error) {
+func plainID(r *http.Request) (id.Sandbox, error) { return plain(r, id.ParseSandbox) }
+
+// plain returns what the path of a request that has no query names.
+func plain[ID ~string](r *http.Request, parse func(string) (ID, error)) (ID, error) {
 	if err := noQuery(r); err != nil {
 		return "", err
 	}
-	return sandboxID(r)
+	return named(chi.URLParam(r, "id"), parse)
+}
+
+// named is parse for what a request says.
+func named[ID ~string](text string, parse func(string) (ID, error)) (ID, error) {
+	name, err := parse(text)
+	if err != nil {
+		return "", models.Errorf(models.Invalid, "%v", err)
+	}
+	return name, nil
 }
 
 func (s *Server) getSandbox(w http.ResponseWriter, r *http.Request) error {

@@ -4,8 +4,6 @@ import (
 	"net/http"
 	"net/url"
 
-	"github.com/go-chi/chi/v5"
-
 	"github.com/wrenn-sandbox/wrenn/db"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
@@ -63,24 +61,8 @@ func (s *Server) createSnapshot(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// plainSnapshotID returns the snapshot of a request that has no query.
-func plainSnapshotID(r *http.Request) (id.Snapshot, error) {
-	if err := noQuery(r); err != nil {
-		return "", err
-	}
-	return parseSnapshot(chi.URLParam(r, "id"))
-}
-
-func parseSnapshot(text string) (id.Snapshot, error) {
-	n, err := id.ParseSnapshot(text)
-	if err != nil {
-		return "", models.Errorf(models.Invalid, "%v", err)
-	}
-	return n, nil
-}
-
 func (s *Server) getSnapshot(w http.ResponseWriter, r *http.Request) error {
-	n, err := plainSnapshotID(r)
+	n, err := plain(r, id.ParseSnapshot)
 	if err != nil {
 		return err
 	}
@@ -93,7 +75,7 @@ func (s *Server) getSnapshot(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) deleteSnapshot(w http.ResponseWriter, r *http.Request) error {
-	n, err := plainSnapshotID(r)
+	n, err := plain(r, id.ParseSnapshot)
 	if err != nil {
 		return err
 	}
@@ -145,9 +127,5 @@ func sandboxAsked(q url.Values) (id.Sandbox, error) {
 	if !q.Has("sandbox") {
 		return "", nil
 	}
-	sb, err := id.ParseSandbox(q.Get("sandbox"))
-	if err != nil {
-		return "", models.Errorf(models.Invalid, "%v", err)
-	}
-	return sb, nil
+	return named(q.Get("sandbox"), id.ParseSandbox)
 }

@@ -6,8 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/go-chi/chi/v5"
-
 	"github.com/wrenn-sandbox/wrenn/db"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
@@ -120,22 +118,8 @@ func allEventTypes() []string {
 	return all
 }
 
-// webhookID returns the webhook of a request.
-func webhookID(r *http.Request) (id.Webhook, error) {
-	hook, err := id.ParseWebhook(chi.URLParam(r, "id"))
-	if err != nil {
-		return "", models.Errorf(models.Invalid, "%v", err)
-	}
-	return hook, nil
-}
-
-// plainWebhookID is webhookID for a request that has no query.
-func plainWebhookID(r *http.Request) (id.Webhook, error) {
-	if err := noQuery(r); err != nil {
-		return "", err
-	}
-	return webhookID(r)
-}
+// plainWebhookID returns the webhook of a request that has no query.
+func plainWebhookID(r *http.Request) (id.Webhook, error) { return plain(r, id.ParseWebhook) }
 
 func (s *Server) getWebhook(w http.ResponseWriter, r *http.Request) error {
 	hook, err := plainWebhookID(r)
@@ -156,13 +140,8 @@ func (s *Server) listWebhooks(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	f := db.WebhookFilter{Account: by(r).Account}
-	if f.Limit, err = limitAsked(q); err != nil {
+	if f.Limit, f.Before, f.BeforeID, err = pageAsked(q, id.ParseWebhook); err != nil {
 		return err
-	}
-	if q.Has("cursor") {
-		if f.Before, f.BeforeID, err = decodeCursor(q.Get("cursor"), id.ParseWebhook); err != nil {
-			return err
-		}
 	}
 	most := f.Limit
 	f.Limit++ // see pageOf

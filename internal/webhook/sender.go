@@ -182,6 +182,10 @@ func (s *Sender) batch(ctx context.Context, w db.LeasedWebhook, horizon int64) (
 	if err != nil || len(next) == 0 {
 		return more, err
 	}
+	// Once more, now that it is known what to send: what was asked for after a rotation is signed with the secret that came of it.
+	if w, still, err = s.Store.StillLeased(limited, w); err != nil || !still {
+		return false, err
+	}
 	var sending sync.WaitGroup
 	var worst atomic.Pointer[db.Attempt]
 	for _, m := range next {
