@@ -330,3 +330,45 @@ func TestSweep(t *testing.T) {
 		t.Errorf("left: %+v", left)
 	}
 }
+
+// rotating is a store of which a webhook's secret is changed at the moment when it is known what to send.
+type rotating struct {
+	*db.Store
+	rotate func()
+}
+
+// NextMessages implements Store.
+func (s rotating) NextMessages(ctx context.Context, w db.LeasedWebhook, most int) ([]db.Message, error) {
+	next, err := s.Store.NextMessages(ctx, w, most)
+	if len(next) > 0 {
+		s.rotate()
+	}
+	return next, err
+}
+
+// TestRotatedMeanwhile: from a rotation on nothing is sent that the new secret has not signed.
+func TestRotatedMeanwhile(t *testing.T) {
+	b := newBench(t)
+	headers := make(chan http.Header, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { headers <- r.Header }))
+	t.Cleanup(server.Close)
+	w := b.hook(server.URL)
+	by := db.By{Actor: "key-00000001", Operation: "req-2"}
+	rotate := sync.OnceFunc(func() {
+		if _, err := b.store.RotateWebhook(t.Context(), b.account, w.ID, by, NewSecret(), time.Hour); err != nil {
+			t.Error(err)
+		}
+	})
+	s := NewSender(Options{Store: rotating{b.store, rotate}, Allowed: loopback, Log: slog.New(slog.DiscardHandler), Pace: quick})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); s.Run(ctx) }()
+	if _, err := b.store.PingWebhook(t.Context(), b.account, w.ID, by); err != nil {
+		t.Fatal(err)
+	}
+	if header := <-headers; len(strings.Fields(header.Get(headerSignature))) != 2 {
+		t.Errorf("it is signed by one of the two secrets alone: %v", header)
+	}
+	cancel()
+	<-done
+}
