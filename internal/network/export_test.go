@@ -66,6 +66,9 @@ func (n *Network) Ready() int {
 	return len(n.pool.ready)
 }
 
+// BeginTAP has the pool begin with the TAP of a slot, and get no further.
+func (n *Network) BeginTAP(slot int) { n.pool.begin(slot) }
+
 // Drifted says whether the kernel's sets are not what n knows of them.
 func (n *Network) Drifted() (bool, error) {
 	n.held.mu.Lock()

@@ -97,11 +97,17 @@ func destination(r netlink.Route) netip.Prefix {
 // occupied says whether the namespace has a free slot's address, or a route to it that is more
 // than one to the whole subnet, but for the pool's own. A device has its address also while it is down.
 func (n *Network) occupied(slot Slot) (bool, error) {
-	device, making := n.pool.at(slot.Index)
-	if making {
-		return false, nil // the pool has looked, or does so now
+	for {
+		device, unused := n.pool.at(slot.Index)
+		if unused {
+			return false, nil // the pool has looked
+		}
+		used, err := n.routed(slot, device)
+		if now, unused := n.pool.at(slot.Index); !used || now == device && !unused {
+			return used, err
+		}
+		// The pool has made a TAP meanwhile: the address may be that one's.
 	}
-	return n.routed(slot, device)
 }
 
 // routed says whether there is such an address or route, but for those by one device. An address hides another one that is the same; the

@@ -81,6 +81,22 @@ func TestReservePassesOverWhatIsThere(t *testing.T) {
 	wantCode(t, err, models.Exhausted, "2")
 }
 
+// A slot that the pool has begun to work on, and has not looked at yet, may be somebody else's all the same.
+func TestReservePassesOverWhatThePoolIsAboutToLookAt(t *testing.T) {
+	w := newWorld(t)
+	n, err := w.try(network.Config{Subnet: netip.MustParsePrefix("10.9.0.0/29"), Pool: -1})
+	w.must(err)
+	w.addDevice(func(l netlink.Link) error { return addAddress(l, "10.9.0.1/30") })
+	n.BeginTAP(0)
+	n.BeginTAP(1)
+	slot, err := n.Reserve(t.Context())
+	if err != nil || slot.Index != 1 {
+		t.Errorf("reserved %+v, %v; want the second slot", slot, err)
+	}
+	_, err = n.Reserve(t.Context())
+	wantCode(t, err, models.Exhausted, "2")
+}
+
 func TestForwardingIsTurnedOnAndStaysOn(t *testing.T) {
 	w := newWorld(t)
 	forwarding := func() string {

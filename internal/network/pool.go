@@ -27,9 +27,15 @@ type pool struct {
 
 	mu    sync.Mutex
 	ready map[int]int // slot: device
-	busy  map[int]chan struct{}
+	busy  map[int]*making
 
 	wake chan struct{}
+}
+
+// making is the work on the TAP of a slot.
+type making struct {
+	done   chan struct{}
+	unused bool // nobody else has the slot's address: what has it from now on is the TAP
 }
 
 // poolPrefix begins the names of the pool's TAPs.
@@ -38,7 +44,7 @@ const poolPrefix = anyTAP + "free-"
 func poolName(slot int) string { return poolPrefix + strconv.Itoa(slot) }
 
 func newPool(of *Network, size int) *pool {
-	return &pool{size: size, of: of, ready: map[int]int{}, busy: map[int]chan struct{}{}, wake: make(chan struct{}, 1)}
+	return &pool{size: size, of: of, ready: map[int]int{}, busy: map[int]*making{}, wake: make(chan struct{}, 1)}
 }
 
 // run refills the pool until ctx ends.
@@ -101,6 +107,7 @@ func (p *pool) make(slot Slot) (device int, err error) {
 		p.of.slots.postpone(slot.Index)
 		return 0, nil
 	}
+	p.unused(slot.Index)
 	if device, err = p.of.makeTAP(slot); err != nil {
 		return 0, err
 	}
@@ -131,7 +138,10 @@ func (p *pool) pick(slot int) (device int, making <-chan struct{}) {
 	defer p.mu.Unlock()
 	device = p.ready[slot]
 	delete(p.ready, slot)
-	return device, p.busy[slot]
+	if busy := p.busy[slot]; busy != nil {
+		making = busy.done
+	}
+	return device, making
 }
 
 // begin notes that the TAP of a slot is being made; false when it is not needed, or no longer. Whoever holds the slot
@@ -141,24 +151,32 @@ func (p *pool) begin(slot int) (begun bool) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if p.ready[slot] == 0 && p.busy[slot] == nil {
-			p.busy[slot] = make(chan struct{})
+			p.busy[slot] = &making{done: make(chan struct{})}
 			begun = true
 		}
 	})
 	return begun
 }
 
-// at returns the device that is ready for a slot, 0 for none, and whether one is being made.
-func (p *pool) at(slot int) (device int, making bool) {
+// unused notes that a slot whose TAP is being made is nobody else's.
+func (p *pool) unused(slot int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.ready[slot], p.busy[slot] != nil
+	p.busy[slot].unused = true
+}
+
+// at returns the device that is ready for a slot, 0 for none, and whether one is being made, the slot having been found unused.
+func (p *pool) at(slot int) (device int, unused bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	busy := p.busy[slot]
+	return p.ready[slot], busy != nil && busy.unused
 }
 
 func (p *pool) end(slot, device int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	close(p.busy[slot])
+	close(p.busy[slot].done)
 	delete(p.busy, slot)
 	if device != 0 {
 		p.ready[slot] = device
