@@ -20,6 +20,7 @@ type HostCondition struct {
 	Quarantine    string
 	QuarantinedAt time.Time // zero while it is not
 	DownAt        time.Time // since when it cannot be reached; zero while it can
+	Since         time.Time // it is in its state
 }
 
 // State is what may be expected of the host.
@@ -51,6 +52,7 @@ func (c HostCondition) Closed() string {
 func condition(r dbgen.Host) HostCondition {
 	return HostCondition{
 		Draining: r.Draining, Evict: r.Evict, Quarantine: r.Quarantine, QuarantinedAt: orZero(r.QuarantinedAt), DownAt: orZero(r.DownAt),
+		Since: r.StateSince,
 	}
 }
 
@@ -84,10 +86,10 @@ func (s *Store) HeldHosts(ctx context.Context) ([]HeldHost, error) {
 	})
 }
 
-// SetDraining has a host drained, or no longer. evict has those that run paused, so that they leave it too. NotFound where there is no such host.
-func (s *Store) SetDraining(ctx context.Context, h id.Host, draining, evict bool) error {
+// SetDraining has a host drained, or no longer, with its audit event. evict has those that run paused, so that they leave it too. NotFound where there is no such host.
+func (s *Store) SetDraining(ctx context.Context, h id.Host, by By, draining, evict bool) error {
 	n, err := retry(ctx, func(ctx context.Context) (int64, error) {
-		return s.q.SetDraining(ctx, dbgen.SetDrainingParams{ID: string(h), Draining: draining, Evict: evict})
+		return s.q.SetDraining(ctx, dbgen.SetDrainingParams{ID: string(h), Draining: draining, Evict: evict, Actor: by.Actor, RequestID: by.Operation})
 	})
 	if err == nil && n == 0 {
 		return missingHost(h)
@@ -95,7 +97,7 @@ func (s *Store) SetDraining(ctx context.Context, h id.Host, draining, evict bool
 	return err
 }
 
-// Quarantine takes a host out, for a reason, unless it is the last one that takes sandboxes, and reports whether it did.
+// Quarantine takes a host out, for a reason, unless it is the last one that takes sandboxes, and reports whether it did, with the audit event.
 func (s *Store) Quarantine(ctx context.Context, h id.Host, reason string) (bool, error) {
 	n, err := retry(ctx, func(ctx context.Context) (int64, error) {
 		return s.q.Quarantine(ctx, dbgen.QuarantineParams{ID: string(h), Reason: reason})
@@ -109,29 +111,45 @@ func (s *Store) EndQuarantine(ctx context.Context, h id.Host) (bool, error) {
 	return n > 0, err
 }
 
-// RemoveHost takes a host out for good: its agent is not spoken to any more. What it holds is lost, so that without force it is Precondition where there is any.
-func (s *Store) RemoveHost(ctx context.Context, h id.Host, force bool) error {
-	_, err := retry(ctx, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error { return removeHost(ctx, s.q.WithTx(tx), h, force) })
+// RemoveHost takes a host out for good: its agent is not spoken to any more. What it holds is lost, so that without force it is Precondition where there is any. Either is written
+// into the audit log.
+func (s *Store) RemoveHost(ctx context.Context, h id.Host, by By, force bool) error {
+	refused, err := retry(ctx, func(ctx context.Context) (refused error, err error) {
+		err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+			refused, err = removeHost(ctx, s.q.WithTx(tx), h, by, force)
+			return err
+		})
+		return refused, err
 	})
+	if err == nil {
+		err = refused
+	}
 	return err
 }
 
-func removeHost(ctx context.Context, q *dbgen.Queries, h id.Host, force bool) error {
+func removeHost(ctx context.Context, q *dbgen.Queries, h id.Host, by By, force bool) (refused, err error) {
 	if _, err := q.LockHost(ctx, string(h)); err != nil { // no placement happens meanwhile
-		return notFound(err, missingHost(h))
+		return nil, notFound(err, missingHost(h))
 	}
-	held, err := q.HostHoldings(ctx)
+	held, err := q.HeldBy(ctx, []string{string(h)})
 	if err != nil {
-		return fmt.Errorf("count what hosts hold: %w", err)
+		return nil, fmt.Errorf("count what the host holds: %w", err)
 	}
-	for _, n := range held {
-		if n.HostID == string(h) && !force && n.Running+n.Sleeping+n.Snapshots > 0 {
-			return models.Errorf(models.Precondition, "the host %s holds %d sandboxes that run, %d that sleep and %d snapshots", h, n.Running, n.Sleeping, n.Snapshots).
-				WithHint("drain it first; --force gives up what it holds")
+	audit := dbgen.InsertHostAuditParams{Actor: by.Actor, Action: "host.remove", Target: string(h), Outcome: "ok", RequestID: by.Operation}
+	if len(held) > 0 {
+		n := held[0]
+		holds := fmt.Sprintf("%d sandboxes that run, %d that sleep and %d snapshots", n.Running, n.Sleeping, n.Snapshots)
+		if !force {
+			audit.Outcome, audit.Detail = string(models.Precondition), "it holds "+holds
+			refused = models.Errorf(models.Precondition, "the host %s holds %s", h, holds).WithHint("drain it first; force gives up what it holds")
+			return refused, q.InsertHostAudit(ctx, audit)
 		}
+		audit.Detail = "gives up " + holds
 	}
-	return q.RemoveHost(ctx, string(h))
+	if err := q.RemoveHost(ctx, string(h)); err != nil {
+		return nil, fmt.Errorf("remove the host %s: %w", h, err)
+	}
+	return nil, q.InsertHostAudit(ctx, audit)
 }
 
 func missingHost(h id.Host) *models.Error {

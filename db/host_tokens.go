@@ -2,6 +2,7 @@ package db
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -13,16 +14,36 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
 
-// CreateHostToken keeps the hash of a token with which one host may join within ttl: h, or if that is empty one that is not known yet.
-func (s *Store) CreateHostToken(ctx context.Context, hash [32]byte, h id.Host, ttl time.Duration) error {
-	_, err := retry(ctx, func(ctx context.Context) (struct{}, error) {
-		err := s.q.InsertHostToken(ctx, dbgen.InsertHostTokenParams{Hash: hash[:], HostID: orNil(h), TtlSeconds: ttl.Seconds()})
-		if isUnique(err) { // the answer to an earlier try was lost: it is random
-			err = nil
+// NewHostToken is a token with which one host may join.
+type NewHostToken struct {
+	Hash [32]byte
+	Host id.Host       // the only one that may; empty for one that is not known yet
+	TTL  time.Duration // within which it must
+	By   By
+}
+
+// hostTokenID is how the audit log names a token.
+func hostTokenID(hash [32]byte) string { return "token-" + hex.EncodeToString(hash[:8]) }
+
+// HostToken is a token that is kept.
+type HostToken struct {
+	ID        string  // how the audit log names it
+	Host      id.Host // see NewHostToken
+	ExpiresAt time.Time
+}
+
+// CreateHostToken keeps the hash of a token, with its audit event.
+func (s *Store) CreateHostToken(ctx context.Context, n NewHostToken) (HostToken, error) {
+	p := dbgen.InsertHostTokenParams{
+		Hash: n.Hash[:], HostID: orNil(n.Host), TtlSeconds: n.TTL.Seconds(), Token: hostTokenID(n.Hash), Actor: n.By.Actor, RequestID: n.By.Operation,
+	}
+	return retry(ctx, func(ctx context.Context) (HostToken, error) {
+		expires, err := s.q.InsertHostToken(ctx, p)
+		if err != nil {
+			return HostToken{}, fmt.Errorf("keep a host's token: %w", err)
 		}
-		return struct{}{}, err
+		return HostToken{ID: p.Token, Host: n.Host, ExpiresAt: expires}, nil
 	})
-	return err
 }
 
 // NewMember is a host that wants to join.
@@ -31,9 +52,10 @@ type NewMember struct {
 	ID      id.Host
 	Name    string
 	Address string // where its agent listens
+	Request string // by which it asked for that
 }
 
-// JoinHost spends a token for a host, which is then one of JoinedHosts. It is Unauthenticated with a token that is not valid, or not any more, Forbidden with one that is for another
+// JoinHost spends a token for a host, which is then one of JoinedHosts, with its audit event. It is Unauthenticated with a token that is not valid, or not any more, Forbidden with one that is for another
 // host, and Conflict where the host exists already, or another one has its address. It is not tried again, as nobody can tell who has used a token.
 func (s *Store) JoinHost(ctx context.Context, n NewMember) error {
 	return coded(pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
@@ -44,7 +66,12 @@ func (s *Store) JoinHost(ctx context.Context, n NewMember) error {
 		if err := q.SpendHostToken(ctx, dbgen.SpendHostTokenParams{Hash: n.Token[:], HostID: string(n.ID)}); err != nil {
 			return fmt.Errorf("spend a host's token: %w", err)
 		}
-		return q.JoinHost(ctx, dbgen.JoinHostParams{ID: string(n.ID), Name: n.Name, Address: n.Address})
+		if err := q.JoinHost(ctx, dbgen.JoinHostParams{ID: string(n.ID), Name: n.Name, Address: n.Address}); err != nil {
+			return fmt.Errorf("let the host %s join: %w", n.ID, err)
+		}
+		return q.InsertHostAudit(ctx, dbgen.InsertHostAuditParams{
+			Actor: hostTokenID(n.Token), Action: "host.join", Target: string(n.ID), Outcome: "ok", Detail: n.Address, RequestID: n.Request,
+		})
 	}))
 }
 

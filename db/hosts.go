@@ -31,6 +31,8 @@ type Host struct {
 	Archive       bool  // whether it has an object store
 	Connects      int64 // how often a control plane has connected to it
 	LastSeenAt    time.Time
+	CreatedAt     time.Time // it was heard of first
+	JoinedAt      time.Time // with a token; zero for one that is in the settings
 	HostCondition
 }
 
@@ -118,7 +120,7 @@ func host(r dbgen.Host) (Host, error) {
 		ID: id.Host(r.ID), Name: r.Name, Address: r.Address, AgentVersion: r.AgentVersion,
 		Driver: r.Driver, DriverVersion: r.DriverVersion, Accelerator: r.Accelerator,
 		VCPUs: int(r.VCPUs), MemoryMiB: r.MemoryMiB, OverheadMiB: r.OverheadMiB, DiskMiB: r.DiskMiB, Reflinks: r.Reflinks,
-		Archive: r.Archive, Connects: r.Connects, LastSeenAt: r.LastSeenAt, HostCondition: condition(r),
+		Archive: r.Archive, Connects: r.Connects, LastSeenAt: r.LastSeenAt, CreatedAt: r.CreatedAt, JoinedAt: orZero(r.JoinedAt), HostCondition: condition(r),
 	}
 	if err := json.Unmarshal(r.Templates, &h.Templates); err != nil {
 		return h, fmt.Errorf("decode templates of %s: %w", r.ID, err)

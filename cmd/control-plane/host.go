@@ -34,21 +34,21 @@ cannot be reached). It keeps what it holds in all of them. These commands write 
 	drain := &cobra.Command{
 		Use: "drain HOST-ID", Short: "Have a host take no new sandboxes, and those that sleep leave it for the object store", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withHost(cmd, cfg, args[0], func(s *db.Store, h id.Host) error { return s.SetDraining(cmd.Context(), h, true, evict) })
+			return withHost(cmd, cfg, args[0], func(s *db.Store, h id.Host) error { return s.SetDraining(cmd.Context(), h, operator(), true, evict) })
 		},
 	}
 	drain.Flags().BoolVar(&evict, "evict", false, "pause those that run, so that they leave it too; without it they stay until they end or sleep")
 	remove := &cobra.Command{
 		Use: "rm HOST-ID", Aliases: []string{"remove"}, Short: "Remove a host for good; it must hold nothing", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withHost(cmd, cfg, args[0], func(s *db.Store, h id.Host) error { return s.RemoveHost(cmd.Context(), h, force) })
+			return withHost(cmd, cfg, args[0], func(s *db.Store, h id.Host) error { return s.RemoveHost(cmd.Context(), h, operator(), force) })
 		},
 	}
 	remove.Flags().BoolVar(&force, "force", false, "give up the sandboxes and snapshots that it holds")
 	cmd.AddCommand(newHostToken(cfg), list, drain, &cobra.Command{
 		Use: "undrain HOST-ID", Short: "Have it take sandboxes again", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withHost(cmd, cfg, args[0], func(s *db.Store, h id.Host) error { return s.SetDraining(cmd.Context(), h, false, false) })
+			return withHost(cmd, cfg, args[0], func(s *db.Store, h id.Host) error { return s.SetDraining(cmd.Context(), h, operator(), false, false) })
 		},
 	}, remove)
 	return cmd

@@ -61,6 +61,9 @@ func TestHostCommands(t *testing.T) {
 	if out := command(t, "host", "ls"); strings.Contains(out, "host-00000001") {
 		t.Errorf("after its removal host ls printed %s", out)
 	}
+	if got := audited(t, store, "host-00000001"); got != "operator host.remove ok, operator host.undrain ok, operator host.drain ok" {
+		t.Errorf("audit: %s", got)
+	}
 	for _, args := range [][]string{{"drain", "host-99999999"}, {"undrain", "host-00000001"}, {"rm", "host-00000001"}} {
 		if _, err := try(t, append([]string{"host"}, args...)...); models.CodeOf(err) != models.NotFound {
 			t.Errorf("%v: %v", args, err)
@@ -69,6 +72,23 @@ func TestHostCommands(t *testing.T) {
 	if _, err := try(t, "host", "drain", "nonsense"); models.CodeOf(err) != models.Invalid {
 		t.Errorf("drain of nonsense: %v", err)
 	}
+}
+
+// audited is who has done what to a host or a token, newest first.
+func audited(t *testing.T, store *db.Store, target string) string {
+	t.Helper()
+	events, err := store.HostAudit(t.Context(), db.AuditFilter{Target: target, Limit: 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, e := range events {
+		if !strings.HasPrefix(e.RequestID, "req-") {
+			t.Errorf("an event of no request: %+v", e)
+		}
+		all = append(all, e.Actor+" "+e.Action+" "+e.Outcome)
+	}
+	return strings.Join(all, ", ")
 }
 
 // TestHostToken: a token is printed once, and not kept as it is.
@@ -85,7 +105,7 @@ func TestHostToken(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return store.JoinHost(t.Context(), db.NewMember{Token: token.Hash(), ID: host, Name: "x", Address: string(host) + ":9000"})
+		return store.JoinHost(t.Context(), db.NewMember{Token: token.Hash(), ID: host, Name: "x", Address: string(host) + ":9000", Request: "req-1"})
 	}
 	if err := join(command(t, "host", "token"), "host-00000001"); err != nil {
 		t.Error(err)
@@ -95,6 +115,10 @@ func TestHostToken(t *testing.T) {
 	}
 	if err := join(command(t, "host", "token", "--host", "host-00000001"), "host-00000001"); err != nil {
 		t.Errorf("the host joins again: %v", err)
+	}
+	joins, err := store.HostAudit(t.Context(), db.AuditFilter{Action: "host.join", Limit: 10})
+	if err != nil || len(joins) != 2 || joins[0].Target != "host-00000001" || audited(t, store, joins[0].Actor) != "operator host.token ok" {
+		t.Errorf("audit: %+v, %v", joins, err)
 	}
 	for _, args := range [][]string{{"--ttl", "0s"}, {"--ttl", "1000h"}, {"--host", "nonsense"}} {
 		if _, err := try(t, append([]string{"host", "token"}, args...)...); models.CodeOf(err) != models.Invalid {

@@ -12,11 +12,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/lifecycle/controller"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
-	"github.com/wrenn-sandbox/wrenn/internal/mtls"
 )
-
-// maxTokenLife bounds how long a token lies about.
-const maxTokenLife = 7 * 24 * time.Hour
 
 func newHostToken(cfg *config.ControlPlane) *cobra.Command {
 	var ttl time.Duration
@@ -37,9 +33,6 @@ longer than a week needs another token, of --host.`,
 }
 
 func createHostToken(cmd *cobra.Command, cfg *config.ControlPlane, host string, ttl time.Duration) error {
-	if ttl <= 0 || ttl > maxTokenLife {
-		return models.Errorf(models.Invalid, "--ttl must be above 0 and at most %s, not %s", maxTokenLife, ttl)
-	}
 	var bound id.Host
 	if host != "" {
 		var err error
@@ -52,12 +45,8 @@ func createHostToken(cmd *cobra.Command, cfg *config.ControlPlane, host string, 
 		if err != nil {
 			return err
 		}
-		authority, err := fleet.Authority(cmd.Context())
+		token, _, err := fleet.NewToken(cmd.Context(), s, bound, operator(), ttl)
 		if err != nil {
-			return err
-		}
-		token := mtls.NewToken(authority)
-		if err := s.CreateHostToken(cmd.Context(), token.Hash(), bound, ttl); err != nil {
 			return err
 		}
 		_, err = fmt.Fprintln(cmd.OutOrStdout(), string(token))

@@ -46,7 +46,7 @@ func newKey(cfg *config.ControlPlane) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return createKey(cmd, cfg, account, k) },
 	}
 	create.Flags().StringVar(&k.name, "name", "", "what the key is for (required)")
-	create.Flags().StringSliceVar(&k.scopes, "scopes", []string{string(auth.Admin)}, "what it may do: sandboxes:read, sandboxes:write, guest, keys, audit:read, webhooks, or admin for all")
+	create.Flags().StringSliceVar(&k.scopes, "scopes", []string{string(auth.Admin)}, "what it may do: sandboxes:read, sandboxes:write, guest, keys, audit:read, webhooks, or admin for all of that; hosts:read or hosts, which are for whoever runs the service, and no key of an account has or gives without having them")
 	create.Flags().DurationVar(&k.life, "expires-in", 0, "how long it is valid (0: for ever)")
 	create.Flags().StringVar(&account, "account", "default", "whose it is; made if there is none of that name")
 	_ = create.MarkFlagRequired("name") // fails only for a flag that does not exist
@@ -141,7 +141,7 @@ func newSeed(cfg *config.ControlPlane) *cobra.Command {
 		Use: "seed", Short: "See to a development account with a key, and print the key", Args: cobra.NoArgs,
 		Long: `See to a migrated database with the account "dev" and a key of it, and print the key.
 
-The key is the one in WRENN_API_KEY, else the one in the key file; when there is none, one is
+It may do everything, also to hosts. The key is the one in WRENN_API_KEY, else the one in the key file; when there is none, one is
 made and written there. Repeated, nothing changes.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return seed(cmd, cfg, file) },
 	}
@@ -164,7 +164,7 @@ func seed(cmd *cobra.Command, cfg *config.ControlPlane, file string) error {
 			return err
 		}
 		if err != nil {
-			if _, err := auth.Keep(ctx, s, devName, devName, secret, []auth.Scope{auth.Admin}, time.Time{}, operator()); err != nil {
+			if _, err := auth.Keep(ctx, s, devName, devName, secret, []auth.Scope{auth.Admin, auth.Hosts}, time.Time{}, operator()); err != nil {
 				return fmt.Errorf("keep the development key: %w", err)
 			}
 		}

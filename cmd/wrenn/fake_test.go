@@ -109,6 +109,8 @@ func (f *fake) answer(w http.ResponseWriter, r *http.Request, body []byte) {
 		f.webhook(w, r, body)
 	case strings.HasPrefix(r.URL.Path, "/v1/api-keys"):
 		f.apiKey(w, r, body)
+	case strings.HasPrefix(r.URL.Path, "/v1/hosts"):
+		f.host(w, r, body)
 	case r.URL.Path == "/v1/audit":
 		f.audit(w, r)
 	case r.URL.Path == "/v1/usage":

@@ -34,7 +34,7 @@ that "wrenn up" keeps in its data folder (WRENN_DATA, else /var/lib/wrenn).`,
 	root.PersistentFlags().StringVar(&a.key, "key", "", "API key (other users of this machine can see it; WRENN_API_KEY is safer)")
 	root.AddCommand(
 		newCreate(a), newLs(a), newInfo(a), newExec(a), newShell(a), newRunCode(a), newPs(a), newKill(a), newPort(a), newNet(a), newCp(a), newLogs(a), newEvents(a), newPause(a), newResume(a), newHibernate(a), newTimeout(a), newFork(a), newSnapshot(a), newRm(a), newTemplates(a),
-		newPool(a), newUsage(a), newKey(a), newAudit(a), newWebhook(a),
+		newPool(a), newUsage(a), newKey(a), newAudit(a), newWebhook(a), newHost(a),
 		newUp(a), newDoctor(a), newInfra(a), newVersion(a), exitStatusTopic(),
 	)
 	return root

@@ -28,7 +28,7 @@ func (q *Queries) AddressTaken(ctx context.Context, arg AddressTakenParams) (boo
 }
 
 const hostByID = `-- name: HostByID :one
-SELECT id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib, archive, draining, evict, quarantine, quarantined_at, down_at, joined_at FROM hosts WHERE id = $1
+SELECT id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib, archive, draining, evict, quarantine, quarantined_at, down_at, joined_at, state_since FROM hosts WHERE id = $1
 `
 
 func (q *Queries) HostByID(ctx context.Context, id string) (Host, error) {
@@ -60,27 +60,48 @@ func (q *Queries) HostByID(ctx context.Context, id string) (Host, error) {
 		&i.QuarantinedAt,
 		&i.DownAt,
 		&i.JoinedAt,
+		&i.StateSince,
 	)
 	return i, err
 }
 
-const insertHostToken = `-- name: InsertHostToken :exec
+const insertHostToken = `-- name: InsertHostToken :one
 WITH old AS (
     DELETE FROM host_tokens WHERE expires_at < now() - interval '30 days'
+), made AS (
+    INSERT INTO host_tokens (hash, host_id, expires_at)
+    VALUES ($1, $2, now() + make_interval(secs => $3::float8))
+    ON CONFLICT (hash) DO NOTHING
+    RETURNING host_id, expires_at
+), audited AS (
+    INSERT INTO host_audit_events (actor, action, target, outcome, detail, request_id)
+    SELECT $4, 'host.token', $5::text, 'ok', 'for ' || coalesce(host_id, 'a new host'), $6 FROM made
 )
-INSERT INTO host_tokens (hash, host_id, expires_at)
-VALUES ($1, $2, now() + make_interval(secs => $3::float8))
+SELECT expires_at FROM made UNION ALL SELECT expires_at FROM host_tokens WHERE hash = $1 LIMIT 1
 `
 
 type InsertHostTokenParams struct {
 	Hash       []byte
 	HostID     *string
 	TtlSeconds float64
+	Actor      string
+	Token      string
+	RequestID  string
 }
 
-func (q *Queries) InsertHostToken(ctx context.Context, arg InsertHostTokenParams) error {
-	_, err := q.db.Exec(ctx, insertHostToken, arg.Hash, arg.HostID, arg.TtlSeconds)
-	return err
+// The hash is random: where it is there already, the answer to an earlier try was lost.
+func (q *Queries) InsertHostToken(ctx context.Context, arg InsertHostTokenParams) (time.Time, error) {
+	row := q.db.QueryRow(ctx, insertHostToken,
+		arg.Hash,
+		arg.HostID,
+		arg.TtlSeconds,
+		arg.Actor,
+		arg.Token,
+		arg.RequestID,
+	)
+	var expires_at time.Time
+	err := row.Scan(&expires_at)
+	return expires_at, err
 }
 
 const joinHost = `-- name: JoinHost :exec

@@ -97,7 +97,11 @@ func (q *Queries) AllotmentsOf(ctx context.Context, hostID string) (AllotmentsOf
 }
 
 const endQuarantine = `-- name: EndQuarantine :execrows
-UPDATE hosts SET quarantine = '', quarantined_at = NULL WHERE id = $1 AND quarantine <> ''
+WITH changed AS (
+    UPDATE hosts SET quarantine = '', quarantined_at = NULL WHERE hosts.id = $1 AND quarantine <> '' RETURNING id
+)
+INSERT INTO host_audit_events (actor, action, target, outcome, request_id)
+SELECT 'system', 'host.unquarantine', id, 'ok', 'reconcile' FROM changed
 `
 
 func (q *Queries) EndQuarantine(ctx context.Context, id string) (int64, error) {
@@ -156,7 +160,7 @@ func (q *Queries) HostHoldings(ctx context.Context) ([]HostHoldingsRow, error) {
 }
 
 const listHosts = `-- name: ListHosts :many
-SELECT id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib, archive, draining, evict, quarantine, quarantined_at, down_at, joined_at FROM hosts WHERE state NOT IN ('replaced', 'removed') ORDER BY id
+SELECT id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib, archive, draining, evict, quarantine, quarantined_at, down_at, joined_at, state_since FROM hosts WHERE state NOT IN ('replaced', 'removed') ORDER BY id
 `
 
 func (q *Queries) ListHosts(ctx context.Context) ([]Host, error) {
@@ -194,6 +198,7 @@ func (q *Queries) ListHosts(ctx context.Context) ([]Host, error) {
 			&i.QuarantinedAt,
 			&i.DownAt,
 			&i.JoinedAt,
+			&i.StateSince,
 		); err != nil {
 			return nil, err
 		}
@@ -206,7 +211,7 @@ func (q *Queries) ListHosts(ctx context.Context) ([]Host, error) {
 }
 
 const lockHost = `-- name: LockHost :one
-SELECT id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib, archive, draining, evict, quarantine, quarantined_at, down_at, joined_at FROM hosts WHERE id = $1 AND state NOT IN ('replaced', 'removed') FOR NO KEY UPDATE
+SELECT id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib, archive, draining, evict, quarantine, quarantined_at, down_at, joined_at, state_since FROM hosts WHERE id = $1 AND state NOT IN ('replaced', 'removed') FOR NO KEY UPDATE
 `
 
 // Placements on a host take this lock one after the other, so that two never use the same room. It
@@ -240,6 +245,7 @@ func (q *Queries) LockHost(ctx context.Context, id string) (Host, error) {
 		&i.QuarantinedAt,
 		&i.DownAt,
 		&i.JoinedAt,
+		&i.StateSince,
 	)
 	return i, err
 }
@@ -254,11 +260,16 @@ func (q *Queries) MarkUnreachable(ctx context.Context, id string) error {
 }
 
 const quarantine = `-- name: Quarantine :execrows
-UPDATE hosts SET quarantine = $1, quarantined_at = now()
-WHERE hosts.id = $2 AND hosts.quarantine = '' AND EXISTS (
-    SELECT 1 FROM hosts AS other
-    WHERE other.id <> $2 AND other.state = 'ready' AND NOT other.draining AND other.quarantine = ''
+WITH changed AS (
+    UPDATE hosts SET quarantine = $1, quarantined_at = now()
+    WHERE hosts.id = $2 AND hosts.quarantine = '' AND EXISTS (
+        SELECT 1 FROM hosts AS other
+        WHERE other.id <> $2 AND other.state = 'ready' AND NOT other.draining AND other.quarantine = ''
+    )
+    RETURNING id, quarantine
 )
+INSERT INTO host_audit_events (actor, action, target, outcome, detail, request_id)
+SELECT 'system', 'host.quarantine', id, 'ok', quarantine, 'reconcile' FROM changed
 `
 
 type QuarantineParams struct {
@@ -285,7 +296,13 @@ func (q *Queries) RemoveHost(ctx context.Context, id string) error {
 }
 
 const replaceHosts = `-- name: ReplaceHosts :many
-UPDATE hosts SET state = 'replaced' WHERE address = $1 AND id <> $2 AND state NOT IN ('replaced', 'removed') RETURNING id
+WITH replaced AS (
+    UPDATE hosts SET state = 'replaced' WHERE address = $1 AND hosts.id <> $2 AND state NOT IN ('replaced', 'removed') RETURNING id
+), audited AS (
+    INSERT INTO host_audit_events (actor, action, target, outcome, detail, request_id)
+    SELECT 'system', 'host.replace', id, 'ok', $2::text || ' answers at its address', 'reconcile' FROM replaced
+)
+SELECT id FROM replaced
 `
 
 type ReplaceHostsParams struct {
@@ -314,18 +331,31 @@ func (q *Queries) ReplaceHosts(ctx context.Context, arg ReplaceHostsParams) ([]s
 }
 
 const setDraining = `-- name: SetDraining :execrows
-UPDATE hosts SET draining = $1, evict = $1 AND $2
-WHERE id = $3 AND state NOT IN ('replaced', 'removed')
+WITH changed AS (
+    UPDATE hosts SET draining = $3, evict = $3::bool AND $4::bool
+    WHERE hosts.id = $5 AND state NOT IN ('replaced', 'removed')
+    RETURNING hosts.id, hosts.draining, hosts.evict
+)
+INSERT INTO host_audit_events (actor, action, target, outcome, detail, request_id)
+SELECT $1, CASE WHEN draining THEN 'host.drain' ELSE 'host.undrain' END, id, 'ok', CASE WHEN evict THEN 'evict' ELSE '' END, $2 FROM changed
 `
 
 type SetDrainingParams struct {
-	Draining bool
-	Evict    bool
-	ID       string
+	Actor     string
+	RequestID string
+	Draining  bool
+	Evict     bool
+	ID        string
 }
 
 func (q *Queries) SetDraining(ctx context.Context, arg SetDrainingParams) (int64, error) {
-	result, err := q.db.Exec(ctx, setDraining, arg.Draining, arg.Evict, arg.ID)
+	result, err := q.db.Exec(ctx, setDraining,
+		arg.Actor,
+		arg.RequestID,
+		arg.Draining,
+		arg.Evict,
+		arg.ID,
+	)
 	if err != nil {
 		return 0, err
 	}
@@ -346,7 +376,7 @@ ON CONFLICT (id) DO UPDATE SET
     connected_at = CASE WHEN $15::bigint > 0 THEN now() ELSE hosts.connected_at END,
     last_seen_at = now(), down_at = NULL
 WHERE hosts.state <> 'removed'
-RETURNING id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib, archive, draining, evict, quarantine, quarantined_at, down_at, joined_at
+RETURNING id, name, address, state, agent_version, driver, driver_version, accelerator, vcpus, memory_mib, disk_mib, reflinks, templates, connects, created_at, connected_at, last_seen_at, overhead_mib, archive, draining, evict, quarantine, quarantined_at, down_at, joined_at, state_since
 `
 
 type UpsertHostParams struct {
@@ -413,6 +443,7 @@ func (q *Queries) UpsertHost(ctx context.Context, arg UpsertHostParams) (Host, e
 		&i.QuarantinedAt,
 		&i.DownAt,
 		&i.JoinedAt,
+		&i.StateSince,
 	)
 	return i, err
 }

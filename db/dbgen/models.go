@@ -62,6 +62,18 @@ type Host struct {
 	QuarantinedAt *time.Time
 	DownAt        *time.Time
 	JoinedAt      *time.Time
+	StateSince    time.Time
+}
+
+type HostAuditEvent struct {
+	ID        int64
+	Actor     string
+	Action    string
+	Target    string
+	Outcome   string
+	Detail    string
+	RequestID string
+	At        time.Time
 }
 
 type IdempotencyKey struct {

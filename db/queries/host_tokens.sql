@@ -1,9 +1,17 @@
--- name: InsertHostToken :exec
+-- The hash is random: where it is there already, the answer to an earlier try was lost.
+-- name: InsertHostToken :one
 WITH old AS (
     DELETE FROM host_tokens WHERE expires_at < now() - interval '30 days'
+), made AS (
+    INSERT INTO host_tokens (hash, host_id, expires_at)
+    VALUES (@hash, sqlc.narg('host_id'), now() + make_interval(secs => @ttl_seconds::float8))
+    ON CONFLICT (hash) DO NOTHING
+    RETURNING host_id, expires_at
+), audited AS (
+    INSERT INTO host_audit_events (actor, action, target, outcome, detail, request_id)
+    SELECT @actor, 'host.token', @token::text, 'ok', 'for ' || coalesce(host_id, 'a new host'), @request_id FROM made
 )
-INSERT INTO host_tokens (hash, host_id, expires_at)
-VALUES (@hash, sqlc.narg('host_id'), now() + make_interval(secs => @ttl_seconds::float8));
+SELECT expires_at FROM made UNION ALL SELECT expires_at FROM host_tokens WHERE hash = @hash LIMIT 1;
 
 -- name: LockHostToken :one
 SELECT host_tokens.*, (expires_at <= now())::bool AS expired FROM host_tokens WHERE hash = @hash FOR UPDATE;

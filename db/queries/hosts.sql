@@ -1,5 +1,11 @@
 -- name: ReplaceHosts :many
-UPDATE hosts SET state = 'replaced' WHERE address = @address AND id <> @id AND state NOT IN ('replaced', 'removed') RETURNING id;
+WITH replaced AS (
+    UPDATE hosts SET state = 'replaced' WHERE address = @address AND hosts.id <> @id AND state NOT IN ('replaced', 'removed') RETURNING id
+), audited AS (
+    INSERT INTO host_audit_events (actor, action, target, outcome, detail, request_id)
+    SELECT 'system', 'host.replace', id, 'ok', @id::text || ' answers at its address', 'reconcile' FROM replaced
+)
+SELECT id FROM replaced;
 
 -- One that was removed stays so: then there is no row.
 -- name: UpsertHost :one
@@ -42,19 +48,33 @@ FROM (
 GROUP BY host_id;
 
 -- name: SetDraining :execrows
-UPDATE hosts SET draining = @draining, evict = @draining AND @evict
-WHERE id = @id AND state NOT IN ('replaced', 'removed');
+WITH changed AS (
+    UPDATE hosts SET draining = @draining, evict = @draining::bool AND @evict::bool
+    WHERE hosts.id = @id AND state NOT IN ('replaced', 'removed')
+    RETURNING hosts.id, hosts.draining, hosts.evict
+)
+INSERT INTO host_audit_events (actor, action, target, outcome, detail, request_id)
+SELECT @actor, CASE WHEN draining THEN 'host.drain' ELSE 'host.undrain' END, id, 'ok', CASE WHEN evict THEN 'evict' ELSE '' END, @request_id FROM changed;
 
 -- The last host that takes sandboxes is left in: one that fails now and then is better than none.
 -- name: Quarantine :execrows
-UPDATE hosts SET quarantine = @reason, quarantined_at = now()
-WHERE hosts.id = @id AND hosts.quarantine = '' AND EXISTS (
-    SELECT 1 FROM hosts AS other
-    WHERE other.id <> @id AND other.state = 'ready' AND NOT other.draining AND other.quarantine = ''
-);
+WITH changed AS (
+    UPDATE hosts SET quarantine = @reason, quarantined_at = now()
+    WHERE hosts.id = @id AND hosts.quarantine = '' AND EXISTS (
+        SELECT 1 FROM hosts AS other
+        WHERE other.id <> @id AND other.state = 'ready' AND NOT other.draining AND other.quarantine = ''
+    )
+    RETURNING id, quarantine
+)
+INSERT INTO host_audit_events (actor, action, target, outcome, detail, request_id)
+SELECT 'system', 'host.quarantine', id, 'ok', quarantine, 'reconcile' FROM changed;
 
 -- name: EndQuarantine :execrows
-UPDATE hosts SET quarantine = '', quarantined_at = NULL WHERE id = @id AND quarantine <> '';
+WITH changed AS (
+    UPDATE hosts SET quarantine = '', quarantined_at = NULL WHERE hosts.id = @id AND quarantine <> '' RETURNING id
+)
+INSERT INTO host_audit_events (actor, action, target, outcome, request_id)
+SELECT 'system', 'host.unquarantine', id, 'ok', 'reconcile' FROM changed;
 
 -- Placements on a host take this lock one after the other, so that two never use the same room. It
 -- conflicts with no foreign key that points to the host.

@@ -177,6 +177,7 @@ func (s *Server) Handler() chi.Router {
 		r.Post(hook+"/ping", s.handle(s.pingWebhook))
 		r.Get(hook+"/deliveries", s.handle(s.listDeliveries))
 		r.Post(hook+"/deliveries/{delivery}/retry", s.handle(s.retryDelivery))
+		s.hostRoutes(r)
 	})
 	return r
 }

@@ -56,6 +56,7 @@ func (s *Server) joinHost(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	member.Request = aboutOf(r.Context()).requestID
 	if err := s.Store.JoinHost(r.Context(), member); err != nil {
 		return err
 	}

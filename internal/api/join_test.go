@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/wrenn-sandbox/wrenn/db"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/mtls"
@@ -30,8 +31,8 @@ func TestJoinOverREST(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	token := mtls.NewToken(authority)
-	if err := r.store.CreateHostToken(t.Context(), token.Hash(), "", time.Hour); err != nil {
+	token, _, err := r.ctl.Fleet.NewToken(t.Context(), r.store, "", db.By{Actor: "operator", Operation: "req-0"}, time.Hour)
+	if err != nil {
 		t.Fatal(err)
 	}
 	body := func(change func(map[string]any)) string {

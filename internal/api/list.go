@@ -128,7 +128,7 @@ func statesAsked(q url.Values) ([]models.State, error) {
 	return asked, nil
 }
 
-func joined(all []models.State) string {
+func joined[S ~string](all []S) string {
 	names := make([]string, len(all))
 	for i, s := range all {
 		names[i] = string(s)

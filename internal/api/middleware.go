@@ -117,7 +117,9 @@ func by(r *http.Request) controller.By {
 	return controller.By{Account: a.principal.Account, Key: a.principal.Key, Request: id.Request(a.requestID), Claim: a.claim}
 }
 
-func noRoute(_ http.ResponseWriter, r *http.Request) error {
+func noRoute(_ http.ResponseWriter, r *http.Request) error { return nothingHere(r) }
+
+func nothingHere(r *http.Request) error {
 	return models.Errorf(models.NotFound, "there is no %s here", r.URL.Path).
 		WithHint("GET /openapi.yaml lists what there is")
 }

@@ -79,9 +79,18 @@ var scopes = map[string]auth.Scope{
 	"POST /v1/api-keys":             auth.Keys,
 	"DELETE /v1/api-keys/{id}":      auth.Keys,
 	"POST /v1/api-keys/{id}/rotate": auth.Keys,
+
+	"GET /v1/hosts":               auth.ReadHosts,
+	"GET /v1/hosts/audit":         auth.ReadHosts,
+	"GET /v1/hosts/{id}":          auth.ReadHosts,
+	"DELETE /v1/hosts/{id}":       auth.Hosts,
+	"POST /v1/hosts/{id}/drain":   auth.Hosts,
+	"POST /v1/hosts/{id}/undrain": auth.Hosts,
+	"POST /v1/hosts/tokens":       auth.Hosts,
 }
 
-// permit refuses a request whose key does not have the scope of its route. What is no route is for whoever answers that there is none.
+// permit refuses a request whose key does not have the scope of its route. What is no route is for whoever answers that there is none; what is of no account is none to a key that has
+// nothing to do with that, like what is of another one.
 func permit(r *http.Request, p auth.Principal) error {
 	found := chi.NewRouteContext()
 	if !chi.RouteContext(r.Context()).Routes.Match(found, r.Method, routePath(r)) {
@@ -90,6 +99,9 @@ func permit(r *http.Request, p auth.Principal) error {
 	scope, known := scopes[r.Method+" "+found.RoutePattern()]
 	if !known {
 		scope = auth.Admin
+	}
+	if scope.OfOperators() && !p.Operates() {
+		return nothingHere(r)
 	}
 	return p.Require(scope)
 }

@@ -20,15 +20,32 @@ const (
 	ReadAudit      Scope = "audit:read"      // look at the audit log
 	Webhooks       Scope = "webhooks"        // look at webhooks, and make, change and delete them
 	Admin          Scope = "admin"           // everything in the account
+	ReadHosts      Scope = "hosts:read"      // look at hosts, which are of no account, and at what was done to them
+	Hosts          Scope = "hosts"           // drain and remove them, and let them join
 )
 
+// operators are the scopes of whoever runs the service, which no other includes.
+var operators = []Scope{ReadHosts, Hosts}
+
 // Scopes are all that there are.
-var Scopes = []Scope{ReadSandboxes, WriteSandboxes, Guest, Keys, ReadAudit, Webhooks, Admin}
+var Scopes = []Scope{ReadSandboxes, WriteSandboxes, Guest, Keys, ReadAudit, Webhooks, Admin, ReadHosts, Hosts}
 
 // includes tells whether who may do s may do other.
 func (s Scope) includes(other Scope) bool {
-	return s == other || s == Admin || s == WriteSandboxes && other == ReadSandboxes
+	switch {
+	case s == other:
+		return true
+	case slices.Contains(operators, other):
+		return s == Hosts
+	}
+	return s == Admin || s == WriteSandboxes && other == ReadSandboxes
 }
+
+// Operates tells whether p may look at what is of no account.
+func (p Principal) Operates() bool { return May(p.Scopes, ReadHosts) }
+
+// OfOperators tells whether s is about what is of no account.
+func (s Scope) OfOperators() bool { return slices.Contains(operators, s) }
 
 // May tells whether one of the scopes includes s.
 func May(scopes []Scope, s Scope) bool {

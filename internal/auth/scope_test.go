@@ -12,7 +12,9 @@ import (
 
 func TestMay(t *testing.T) {
 	want := map[Scope][]Scope{
-		ReadSandboxes: {ReadSandboxes}, WriteSandboxes: {ReadSandboxes, WriteSandboxes}, Guest: {Guest}, Keys: {Keys}, ReadAudit: {ReadAudit}, Webhooks: {Webhooks}, Admin: Scopes,
+		ReadSandboxes: {ReadSandboxes}, WriteSandboxes: {ReadSandboxes, WriteSandboxes}, Guest: {Guest}, Keys: {Keys}, ReadAudit: {ReadAudit}, Webhooks: {Webhooks},
+		Admin:     {ReadSandboxes, WriteSandboxes, Guest, Keys, ReadAudit, Webhooks, Admin}, // of the account, and nothing else
+		ReadHosts: {ReadHosts}, Hosts: {ReadHosts, Hosts},
 	}
 	for _, has := range Scopes {
 		for _, s := range Scopes {

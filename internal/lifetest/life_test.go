@@ -17,7 +17,6 @@ import (
 
 	"pgregory.net/rapid"
 
-	"github.com/wrenn-sandbox/wrenn/db"
 	"github.com/wrenn-sandbox/wrenn/internal/auth"
 	"github.com/wrenn-sandbox/wrenn/internal/devstack/stacktest"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
@@ -98,7 +97,7 @@ func (w *world) round(script [][]op) (wrong []string) {
 // user makes an account with a key.
 func (w *world) user(ctx context.Context) (id.Account, auth.Secret, error) {
 	secret, name := auth.NewSecret(), string(id.NewRequest())
-	if _, err := auth.Keep(ctx, w.store, name, "model", secret, []auth.Scope{auth.Admin}, time.Time{}, db.By{Actor: "operator", Operation: "req-0"}); err != nil {
+	if _, err := auth.Keep(ctx, w.store, name, "model", secret, []auth.Scope{auth.Admin}, time.Time{}, operator); err != nil {
 		return "", "", err
 	}
 	account, err := w.store.AccountNamed(ctx, name)

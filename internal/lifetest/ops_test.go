@@ -17,6 +17,9 @@ import (
 	pb "github.com/wrenn-sandbox/wrenn/proto/gen/hostagent/v1"
 )
 
+// operator is who makes keys, sets pools and drains hosts.
+var operator = db.By{Actor: "operator", Operation: "req-0"}
+
 // op is one thing that a user does, or that befalls the deployment.
 type op struct {
 	Kind    string
@@ -214,12 +217,12 @@ func (w *world) trouble(l *lane, o op) {
 		if o.Kind == "evict" {
 			w.evicted.Store(true)
 		}
-		err = w.store.SetDraining(ctx, hostID(o.Pick%hosts), true, o.Kind == "evict")
+		err = w.store.SetDraining(ctx, hostID(o.Pick%hosts), operator, true, o.Kind == "evict")
 	case "undrain":
-		err = w.store.SetDraining(ctx, hostID(o.Pick%hosts), false, false)
+		err = w.store.SetDraining(ctx, hostID(o.Pick%hosts), operator, false, false)
 	case "pool":
 		most := int64(1 + o.Arg%(hosts*roomOfHost))
-		err = w.store.SetPool(ctx, l.account, db.By{Actor: "operator", Operation: "req-0"}, db.PoolChange{Sandboxes: &most})
+		err = w.store.SetPool(ctx, l.account, operator, db.PoolChange{Sandboxes: &most})
 	default:
 		l.fault("nothing is called %q", o.Kind)
 	}

@@ -246,7 +246,7 @@ func (w *world) turn(i int, down bool) {
 func (w *world) heal(ctx context.Context) {
 	for i := range hosts {
 		w.startHost(i)
-		if err := w.store.SetDraining(ctx, hostID(i), false, false); err != nil {
+		if err := w.store.SetDraining(ctx, hostID(i), operator, false, false); err != nil {
 			w.t.Errorf("undrain: %v", err)
 		}
 	}

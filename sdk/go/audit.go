@@ -4,6 +4,7 @@ import (
 	"context"
 	"iter"
 	"net/http"
+	"net/url"
 	"time"
 )
 
@@ -26,6 +27,19 @@ type AuditOptions struct {
 	Cursor                                    string // NextCursor of the page before
 }
 
+func (o AuditOptions) query() url.Values {
+	query := pageQuery(o.Limit, o.Cursor)
+	for name, value := range map[string]string{
+		"actor": o.Actor, "action": o.Action, "target": o.Target, "outcome": o.Outcome, "request_id": o.RequestID,
+		"since": timeText(o.Since), "until": timeText(o.Until),
+	} {
+		if value != "" {
+			query.Set(name, value)
+		}
+	}
+	return query
+}
+
 // AuditPage is a part of the audit log, newest first.
 type AuditPage struct {
 	Items      []AuditEvent `json:"items"`
@@ -34,21 +48,8 @@ type AuditPage struct {
 
 // ListAudit returns one page of the account's audit log.
 func (c *Client) ListAudit(ctx context.Context, opts AuditOptions) (*AuditPage, error) {
-	query := pageQuery(opts.Limit, opts.Cursor)
-	for name, value := range map[string]string{
-		"actor": opts.Actor, "action": opts.Action, "target": opts.Target, "outcome": opts.Outcome, "request_id": opts.RequestID,
-		"since": timeText(opts.Since), "until": timeText(opts.Until),
-	} {
-		if value != "" {
-			query.Set(name, value)
-		}
-	}
-	path := "/v1/audit"
-	if len(query) > 0 {
-		path += "?" + query.Encode()
-	}
 	var page AuditPage
-	if err := c.call(ctx, http.MethodGet, path, nil, &page); err != nil {
+	if err := c.call(ctx, http.MethodGet, withQuery("/v1/audit", opts.query()), nil, &page); err != nil {
 		return nil, err
 	}
 	return &page, nil

@@ -19,6 +19,8 @@ const (
 	ReadAudit      Scope = "audit:read"      // look at the audit log
 	ManageWebhooks Scope = "webhooks"        // look at webhooks, and make, change and delete them
 	Admin          Scope = "admin"           // everything in the account
+	ReadHosts      Scope = "hosts:read"      // look at hosts, which are of no account; only an operator gives it
+	ManageHosts    Scope = "hosts"           // drain and remove them, let them join, and look at them; likewise
 )
 
 // APIKey is a key as the service knows it. What is not known is zero.

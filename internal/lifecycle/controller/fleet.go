@@ -165,6 +165,8 @@ type HostStatus struct {
 	Up       bool    // it can be reached now
 	Answered bool    // it has answered this process at least once
 	Err      error   // why it cannot be reached
+
+	CertificateUntil time.Time // the end of what it has shown here; zero for none
 }
 
 // Status tells of each host.
@@ -172,11 +174,28 @@ func (f *Fleet) Status() []HostStatus {
 	hosts := f.all()
 	all := make([]HostStatus, 0, len(hosts))
 	for _, h := range hosts {
-		h.mu.Lock()
-		all = append(all, HostStatus{Address: h.address, ID: h.id, Up: h.reachable, Answered: h.answered, Err: h.lastErr})
-		h.mu.Unlock()
+		all = append(all, h.status())
 	}
 	return all
+}
+
+// StatusOf tells of one host, and whether it is known here.
+func (f *Fleet) StatusOf(want id.Host) (HostStatus, bool) {
+	h := f.find(want)
+	if h == nil {
+		return HostStatus{}, false
+	}
+	return h.status(), true
+}
+
+func (h *host) status() HostStatus {
+	h.mu.Lock()
+	s := HostStatus{Address: h.address, ID: h.id, Up: h.reachable, Answered: h.answered, Err: h.lastErr}
+	h.mu.Unlock()
+	if shown := h.client.Certificate(); shown != nil {
+		s.CertificateUntil = shown.NotAfter
+	}
+	return s
 }
 
 func (h *host) known() id.Host {

@@ -75,6 +75,9 @@ func (r *rig) host(h id.Host) db.HeldHost {
 
 const simID = id.Host("host-0000abcd")
 
+// operator is who drains and removes hosts.
+var operator = db.By{Actor: "operator", Operation: "req-0"}
+
 // TestCreatesSpread: each create goes to the host that is the least full.
 func TestCreatesSpread(t *testing.T) {
 	r := newRig(t)
@@ -291,7 +294,7 @@ func TestDrain(t *testing.T) {
 	if _, err := c.Pause(t.Context(), r.request(), sleeping.ID); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.store.SetDraining(t.Context(), simID, true, false); err != nil {
+	if err := r.store.SetDraining(t.Context(), simID, operator, true, false); err != nil {
 		t.Fatal(err)
 	}
 	if now := r.becomes(sleeping.ID, models.Hibernated); now.Reason != reasonDrained || now.Host != "" {
@@ -309,21 +312,21 @@ func TestDrain(t *testing.T) {
 	if now, err := r.store.Sandbox(t.Context(), r.by.Account, running.ID); err != nil || now.State != models.Running {
 		t.Errorf("what ran: %+v, %v", now, err)
 	}
-	if err := r.store.RemoveHost(t.Context(), simID, false); models.CodeOf(err) != models.Precondition || !strings.Contains(err.Error(), "1 sandboxes that run") {
+	if err := r.store.RemoveHost(t.Context(), simID, operator, false); models.CodeOf(err) != models.Precondition || !strings.Contains(err.Error(), "1 sandboxes that run") {
 		t.Errorf("removal of a host that holds something: %v", err)
 	}
-	if err := r.store.SetDraining(t.Context(), simID, true, true); err != nil {
+	if err := r.store.SetDraining(t.Context(), simID, operator, true, true); err != nil {
 		t.Fatal(err)
 	}
 	r.becomes(running.ID, models.Hibernated)
 	r.holds(0)
-	if err := r.store.SetDraining(t.Context(), simID, false, false); err != nil {
+	if err := r.store.SetDraining(t.Context(), simID, operator, false, false); err != nil {
 		t.Fatal(err)
 	}
 	if sb := r.create(c); sb.Host != simID {
 		t.Errorf("afterwards a sandbox went to %s", sb.Host)
 	}
-	if err := r.store.SetDraining(t.Context(), "host-99999999", true, false); models.CodeOf(err) != models.NotFound {
+	if err := r.store.SetDraining(t.Context(), "host-99999999", operator, true, false); models.CodeOf(err) != models.NotFound {
 		t.Errorf("drain of no host: %v", err)
 	}
 }
@@ -337,7 +340,7 @@ func TestDrainWithoutItsStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.sim.Objects().Down(models.Errorf(models.Unavailable, "no store"))
-	if err := r.store.SetDraining(t.Context(), simID, true, false); err != nil {
+	if err := r.store.SetDraining(t.Context(), simID, operator, true, false); err != nil {
 		t.Fatal(err)
 	}
 	if pause(t.Context(), 5*quick.Tend); r.becomes(sb.ID, models.Paused).Generation != 5 {
@@ -357,7 +360,7 @@ func TestRemovedHost(t *testing.T) {
 	if sb.Host != "host-00000001" {
 		t.Fatalf("it is on %s", sb.Host)
 	}
-	if err := r.store.RemoveHost(t.Context(), sb.Host, true); err != nil {
+	if err := r.store.RemoveHost(t.Context(), sb.Host, operator, true); err != nil {
 		t.Fatal(err)
 	}
 	if now := r.becomes(sb.ID, models.Failed); !strings.HasPrefix(now.Reason, "lost: ") || !strings.Contains(now.Reason, "removed by an operator") {
@@ -372,7 +375,7 @@ func TestRemovedHost(t *testing.T) {
 	if now, err := c.Resume(t.Context(), r.request(), kept.ID); err != nil || now.Host != simID {
 		t.Errorf("what was hibernated: %+v, %v", now, err)
 	}
-	if err := r.store.RemoveHost(t.Context(), sb.Host, true); models.CodeOf(err) != models.NotFound {
+	if err := r.store.RemoveHost(t.Context(), sb.Host, operator, true); models.CodeOf(err) != models.NotFound {
 		t.Errorf("a second removal: %v", err)
 	}
 }

@@ -55,7 +55,7 @@ func (r *rig) member(host id.Host, life time.Duration) *hostsim.Host {
 func (r *rig) join(host id.Host, address string, bound id.Host) error {
 	r.t.Helper()
 	token := sha256.Sum256([]byte(id.NewRequest()))
-	if err := r.store.CreateHostToken(r.t.Context(), token, bound, time.Hour); err != nil {
+	if _, err := r.store.CreateHostToken(r.t.Context(), db.NewHostToken{Hash: token, Host: bound, TTL: time.Hour, By: operator}); err != nil {
 		r.t.Fatal(err)
 	}
 	return r.store.JoinHost(r.t.Context(), db.NewMember{Token: token, ID: host, Name: "sim", Address: address})
@@ -90,13 +90,16 @@ func TestMembers(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.eventually("its certificate is renewed", func() bool { return time.Until(client.Certificate().NotAfter) > mtls.HostLife/2 })
+	if told, known := first.Fleet.StatusOf(host); !known || !told.CertificateUntil.Equal(client.Certificate().NotAfter) {
+		t.Errorf("its certificate, as it is told: %+v", told)
+	}
 	if _, err := g.Metrics(t.Context()); err != nil || r.host(host).Connects != connects {
 		t.Errorf("after that: %v, and connections %d, before %d", err, r.host(host).Connects, connects)
 	}
 	sim.Kill()
 	sim.Restart()
 	r.eventually("it is back, with the new certificate", func() bool { return first.Fleet.reachable()[host] && r.host(host).Connects > connects })
-	if err := r.store.RemoveHost(t.Context(), host, true); err != nil {
+	if err := r.store.RemoveHost(t.Context(), host, operator, true); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []*replica{first, second} {
@@ -147,7 +150,7 @@ func TestJoin(t *testing.T) {
 	if err := join(token, "host-00000001", "10.0.0.1:9000"); models.CodeOf(err) != models.Unauthenticated {
 		t.Errorf("a token that was never made: %v", err)
 	}
-	if err := r.store.CreateHostToken(ctx, token, "", time.Hour); err != nil {
+	if _, err := r.store.CreateHostToken(ctx, db.NewHostToken{Hash: token, TTL: time.Hour, By: operator}); err != nil {
 		t.Fatal(err)
 	}
 	if err := join(token, "host-00000001", "10.0.0.1:9000"); err != nil {
@@ -157,7 +160,7 @@ func TestJoin(t *testing.T) {
 		t.Errorf("a token that was used: %v", err)
 	}
 	old := sha256.Sum256([]byte("b"))
-	if err := r.store.CreateHostToken(ctx, old, "", -time.Second); err != nil {
+	if _, err := r.store.CreateHostToken(ctx, db.NewHostToken{Hash: old, TTL: -time.Second, By: operator}); err != nil {
 		t.Fatal(err)
 	}
 	if err := join(old, "host-00000002", "10.0.0.2:9000"); models.CodeOf(err) != models.Unauthenticated {
