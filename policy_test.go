@@ -50,7 +50,7 @@ var layers = [][]string{
 	{"internal/scheduler", "internal/auth", "internal/lago", "internal/eventfeed", "internal/webhook", "internal/hostclient", "internal/portproxy", "internal/hostsetup", "internal/snapshot"},
 	{"internal/chunk"},
 	{"internal/network", "internal/filesystem", "internal/envdclient", "internal/tunnel", "internal/mtls", "internal/vm", "internal/object", "db"},
-	{"internal/lifecycle", "internal/usage", "internal/grpcerr", "internal/durable", "internal/clone", "internal/cgroup"},
+	{"internal/lifecycle", "internal/usage", "internal/grpcerr", "internal/durable", "internal/clone", "internal/cgroup", "internal/metrics"},
 	{"internal/models", "internal/meminfo"},
 	{"internal/id"},
 }
@@ -121,6 +121,17 @@ func TestImportsRunDownward(t *testing.T) {
 				t.Errorf("%s imports %s, which is above it", pkg.ImportPath, dep)
 			case to == from:
 				t.Errorf("%s imports %s of its own layer: something above composes them", pkg.ImportPath, dep)
+			}
+		}
+	}
+}
+
+// TestOnlyMetricsKnowsPrometheus: what counts is the same everywhere, and another library is one package's work.
+func TestOnlyMetricsKnowsPrometheus(t *testing.T) {
+	for _, pkg := range everyPackage(t) {
+		for _, dep := range pkg.Imports {
+			if strings.HasPrefix(dep, "github.com/prometheus/") && pkg.ImportPath != module+"internal/metrics" {
+				t.Errorf("%s imports %s: internal/metrics does that for all", pkg.ImportPath, dep)
 			}
 		}
 	}

@@ -138,7 +138,7 @@ func (l *lines) Write(p []byte) (int, error) {
 func (l *lines) url() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if m := regexp.MustCompile(`url=(\S+)`).FindStringSubmatch(l.text.String()); m != nil {
+	if m := regexp.MustCompile(`msg=serving url=(\S+)`).FindStringSubmatch(l.text.String()); m != nil {
 		return m[1]
 	}
 	return ""
@@ -155,7 +155,7 @@ func TestServe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.Listen, cfg.Agent = "127.0.0.1:0", sim.Address()
+	cfg.Listen, cfg.Agent, cfg.MetricsListen = "127.0.0.1:0", sim.Address(), "127.0.0.1:0"
 	log := &lines{}
 	ctx, cancel := context.WithCancel(t.Context())
 	served := make(chan error, 1)
@@ -189,6 +189,7 @@ func TestServe(t *testing.T) {
 	if err := json.Unmarshal([]byte(body), &sb); err != nil || code != http.StatusCreated || sb.State != "running" {
 		t.Errorf("create: %d %s", code, body)
 	}
+	checkMetrics(t, log)
 	if code, body := ask("DELETE", "/v1/sandboxes/"+sb.ID, ""); code != http.StatusOK {
 		t.Errorf("destroy: %d %s", code, body)
 	}
@@ -198,10 +199,49 @@ func TestServe(t *testing.T) {
 	}
 }
 
+// checkMetrics looks at what a control plane tells that has one sandbox, on one host.
+func checkMetrics(t *testing.T, log *lines) {
+	t.Helper()
+	log.mu.Lock()
+	url := regexp.MustCompile(`msg="serving metrics" url=(\S+)`).FindStringSubmatch(log.text.String())
+	log.mu.Unlock()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url[1], nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, _ := io.ReadAll(resp.Body)
+	for _, line := range []string{
+		`wrenn_sandboxes{state="running"} 1`, `wrenn_hosts{state="ready"} 1`, `wrenn_hosts{state="down"} 0`, `wrenn_hosts_promised{resource="vcpus"} 1`, "wrenn_hosts_known 1", "wrenn_hosts_reachable 1",
+		"wrenn_redis_up 1", "wrenn_webhook_deliveries_pending 0", "wrenn_usage_events_pending 0", `wrenn_operations_total{kind="create",outcome="ok"} 1`,
+		`wrenn_operations_total{kind="create",outcome="unavailable"} 1`, `wrenn_http_requests_total{class="create",status="201"} 1`, `wrenn_http_requests_total{class="create",status="503"} 1`,
+	} {
+		if !strings.Contains(string(text), line+"\n") {
+			t.Errorf("%s is not told", line)
+		}
+	}
+	for _, name := range []string{`wrenn_hosts_room{resource="memory"} `, `wrenn_database_connections{state="used"} `, "wrenn_database_connections_max ", `wrenn_build_info{`} {
+		if !strings.Contains(string(text), "\n"+name) {
+			t.Errorf("%s is not told", name)
+		}
+	}
+	if strings.Contains(string(text), "wrenn_metrics_failures_total{") {
+		t.Error("a part could not be read")
+	}
+	if t.Failed() {
+		t.Logf("%s", text)
+	}
+}
+
 func TestServeRefuses(t *testing.T) {
 	setUp(t)
 	for name, args := range map[string][]string{
-		"listen": {"serve", "--listen", "8000"}, "log_format": {"--log-format", "xml"}, "unknown command": {"sevre"},
+		"listen": {"serve", "--listen", "8000"}, "metrics_listen": {"--metrics-listen", "9464"}, "a port that is no port": {"--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:99999"},
+		"log_format": {"--log-format", "xml"}, "unknown command": {"sevre"},
 		"unknown flag": {"serve", "--lisen", "x"}, "database": {"serve", "--database-url", "postgres:///x?host=/nonexistent"},
 		"Redis": {"serve", "--redis-url", "http://x", "--listen", "127.0.0.1:0"},
 	} {

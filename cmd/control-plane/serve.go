@@ -17,6 +17,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/config"
 	"github.com/wrenn-sandbox/wrenn/internal/eventfeed"
 	"github.com/wrenn-sandbox/wrenn/internal/lifecycle/controller"
+	"github.com/wrenn-sandbox/wrenn/internal/metrics"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/scheduler"
 	"github.com/wrenn-sandbox/wrenn/internal/webhook"
@@ -39,6 +40,7 @@ func newServe(cfg *config.ControlPlane) *cobra.Command {
 	f := cmd.Flags()
 	f.BoolVar(&noMigrate, "no-migrate", false, "take the database's schema as it is")
 	f.StringVar(&cfg.Listen, "listen", cfg.Listen, "host:port of the API")
+	f.StringVar(&cfg.MetricsListen, "metrics-listen", cfg.MetricsListen, "host:port of GET /metrics, which asks for no key; empty: none")
 	f.StringVar(&cfg.Domain, "domain", cfg.Domain, "below which ports of sandboxes have host names; *.domain must lead here")
 	f.StringSliceVar(&cfg.PrivateNetworks, "private-networks", cfg.PrivateNetworks, "private IPv4 networks that users may let their sandboxes reach")
 	f.StringSliceVar(&cfg.WebhookNetworks, "webhook-networks", cfg.WebhookNetworks, "networks that are not public, to which webhooks may lead")
@@ -77,6 +79,8 @@ type parts struct {
 	fleet *controller.Fleet
 	ctl   *controller.Controller
 
+	metrics *metrics.Set
+
 	hookNetworks []netip.Prefix // that are not public, to which webhooks may lead
 }
 
@@ -114,12 +118,15 @@ func assemble(ctx context.Context, cfg config.ControlPlane, log *slog.Logger) (p
 	p.store.WhenEvents(p.feed.Notify)
 	p.limit = auth.NewLimiter(p.cache, rates)
 	p.auth = auth.New(p.store, p.cache, log) //nolint:contextcheck // likewise
+	p.metrics = metrics.New(version)
+	over := scheduler.Overcommit{VCPU: cfg.VCPUOvercommit, Memory: cfg.MemoryOvercommit, Disk: cfg.DiskOvercommit}
 	p.ctl = controller.New(controller.Options{
 		Store: p.store, Fleet: p.fleet, Log: log,
 		Limits:          controller.Limits{Create: cfg.CreateTimeout, Grace: cfg.StopGrace},
-		Overcommit:      scheduler.Overcommit{VCPU: cfg.VCPUOvercommit, Memory: cfg.MemoryOvercommit, Disk: cfg.DiskOvercommit},
-		PrivateNetworks: private, Lifecycle: cfg.Lifecycle(),
+		Overcommit:      over,
+		PrivateNetworks: private, Lifecycle: cfg.Lifecycle(), Meter: controller.NewMeter(p.metrics),
 	})
+	lookAround(p.metrics, p, over, log) //nolint:contextcheck // each look has a limit of its own
 	return p, nil
 }
 
@@ -146,6 +153,10 @@ func serve(ctx context.Context, cfg config.ControlPlane, log *slog.Logger) error
 			WithHint("another process may be using the port: choose one with --listen")
 		return errors.Join(err, p.close())
 	}
+	counted, err := listenForMetrics(ctx, cfg)
+	if err != nil {
+		return errors.Join(err, listener.Close(), p.close())
+	}
 	behind, cancel := context.WithCancel(context.WithoutCancel(ctx)) // work in the background outlives requests
 	var wg sync.WaitGroup
 	wg.Go(func() { controller.KeepAlive(behind, p.store, log) })
@@ -154,6 +165,7 @@ func serve(ctx context.Context, cfg config.ControlPlane, log *slog.Logger) error
 	wg.Go(func() { controller.NewKeeper(p.ctl, p.store, controller.KeeperTick).Run(behind) })
 	server := api.New(api.Options{
 		Store: p.store, Auth: p.auth, Controller: p.ctl, Redis: p.cache, Feed: p.feed, Limiter: p.limit, Log: log, Domain: cfg.Domain, WebhookNetworks: p.hookNetworks,
+		Meter: api.NewMeter(p.metrics),
 	})
 	sender := webhook.NewSender(webhook.Options{Store: p.store, View: api.EncodeEvent, Allowed: p.hookNetworks, Log: log, Version: version})
 	wg.Go(func() { sender.Run(behind) })
@@ -161,6 +173,9 @@ func serve(ctx context.Context, cfg config.ControlPlane, log *slog.Logger) error
 	wg.Go(func() { p.feed.Run(behind) })
 	if cfg.LagoURL != "" {
 		wg.Go(func() { newCourier(cfg, p.store, log).Run(behind) })
+	}
+	if counted != nil {
+		wg.Go(func() { p.metrics.Serve(behind, counted, log) })
 	}
 	defer context.AfterFunc(ctx, p.feed.End)() // whoever follows goes on at another replica, and holds up no end
 
@@ -173,6 +188,14 @@ func serve(ctx context.Context, cfg config.ControlPlane, log *slog.Logger) error
 	cancel()
 	wg.Wait()
 	return errors.Join(err, p.close())
+}
+
+// listenForMetrics opens the listener of metrics, nil where they are told nobody.
+func listenForMetrics(ctx context.Context, cfg config.ControlPlane) (net.Listener, error) {
+	if cfg.MetricsListen == "" {
+		return nil, nil
+	}
+	return metrics.Listen(ctx, cfg.MetricsListen)
 }
 
 func (p parts) close() error {

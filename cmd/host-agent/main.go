@@ -88,6 +88,7 @@ func declare(cmd *cobra.Command, cfg *config.Agent) {
 	f.StringVar(&cfg.Objects.Place, "objects", cfg.Objects.Place, "where hibernated sandboxes go: a folder, or s3://bucket or s3://bucket/prefix (WRENN_S3_… has the rest); empty for nowhere")
 	f.IntVar(&cfg.Objects.CacheMiB, "chunk-cache-mib", cfg.Objects.CacheMiB, "MiB of the disk for what was fetched from S3; 0 for none")
 	f.StringVar(&cfg.SeccompFilter, "seccomp-filter", cfg.SeccompFilter, "a filter compiled by seccompiler-bin, for a Firecracker that was built without one")
+	f.StringVar(&cfg.MetricsListen, "metrics-listen", cfg.MetricsListen, "host:port of GET /metrics, which asks for no key; empty: none")
 	f.StringVar(&cfg.LogFormat, "log-format", cfg.LogFormat, "text or json")
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/filesystem"
 	"github.com/wrenn-sandbox/wrenn/internal/hostapi"
 	"github.com/wrenn-sandbox/wrenn/internal/lifecycle/agent"
+	"github.com/wrenn-sandbox/wrenn/internal/metrics"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/network"
 	"github.com/wrenn-sandbox/wrenn/internal/tunnel"
@@ -36,6 +37,8 @@ type parts struct {
 	images *filesystem.Store
 	agent  *agent.Agent
 	names  *nameServer // nil where nothing is served
+
+	metrics *metrics.Set
 }
 
 func serve(ctx context.Context, cfg config.Agent) error {
@@ -60,7 +63,12 @@ func serve(ctx context.Context, cfg config.Agent) error {
 	if err != nil {
 		return errors.Join(err, p.close())
 	}
-	server := hostapi.New(p.agent, host.info, identity, log)
+	lookAround(p.metrics, p, log)
+	stopMetrics, err := serveMetrics(ctx, cfg, p.metrics, log)
+	if err != nil {
+		return errors.Join(err, ln.Close(), p.close())
+	}
+	server := hostapi.New(p.agent, host.info, identity, hostapi.NewMeter(p.metrics), log)
 	log.Info("host agent ready", "listen", cfg.Listen, "host_id", host.id, "driver", p.driver.Info().Driver,
 		"driver_version", p.driver.Info().Version, "accelerator", p.driver.Info().Accelerator, "memory_may_come_later", p.driver.Info().Lazy)
 	served := make(chan error, 1)
@@ -72,6 +80,7 @@ func serve(ctx context.Context, cfg config.Agent) error {
 		p.agent.EndWatches() // at which control planes give up the connections to guests that nobody uses
 		err = drain(server, served, log)
 	}
+	stopMetrics()
 	return errors.Join(err, p.close())
 }
 
@@ -88,7 +97,7 @@ func drain(server *tunnel.Server, served <-chan error, log *slog.Logger) error {
 
 // assemble opens the parts in order; on an error those that were opened are closed.
 func assemble(ctx context.Context, cfg config.Agent, log *slog.Logger) (p *parts, err error) {
-	p = &parts{}
+	p = &parts{metrics: metrics.New(version)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.close())
@@ -136,7 +145,7 @@ func assemble(ctx context.Context, cfg config.Agent, log *slog.Logger) (p *parts
 	}
 	p.agent, err = agent.Open(ctx, agent.Config{
 		Dir: p.volume.Dir, Kernel: kernel, Driver: p.driver, Network: p.net, Images: p.images, Jails: jails, GoldenMiB: cfg.GoldenMiB, PoolMiB: cfg.PoolMiB,
-		ScrubMiBs: cfg.ScrubMiBs, ScrubEvery: cfg.ScrubEvery, Archive: stored, MemorySource: sources, Logger: log,
+		ScrubMiBs: cfg.ScrubMiBs, ScrubEvery: cfg.ScrubEvery, Archive: stored, MemorySource: sources, Refused: countRefusals(p.metrics), Logger: log,
 	})
 	return p, err
 }

@@ -60,7 +60,7 @@ func orDefault[T comparable](v, def T) T {
 	return v
 }
 
-// Options of a Server. All but Limits, Redis, Limiter, Domain and WebhookNetworks are required.
+// Options of a Server. All but Limits, Redis, Limiter, Meter, Domain and WebhookNetworks are required.
 type Options struct {
 	Store      *db.Store
 	Auth       *auth.Authenticator
@@ -70,6 +70,7 @@ type Options struct {
 	Log        *slog.Logger
 	Limits     Limits
 	Limiter    *auth.Limiter // nil: requests may come as often as they like
+	Meter      Meter         // zero: nobody counts them
 	Domain     string        // below which the ports of sandboxes have host names; empty for none
 
 	WebhookNetworks []netip.Prefix // that are not public, to which webhooks may lead
@@ -209,6 +210,7 @@ type about struct {
 	cause     error          // of an error response, for the log
 	claim     *db.Claim      // of its idempotency key; nil for none
 	reached   bool           // it may have had an effect inside a sandbox
+	port      bool           // it goes to a port of one
 }
 
 type aboutKey struct{}

@@ -51,6 +51,7 @@ func (s *Server) limit(next http.Handler) http.Handler {
 		h.Set("RateLimit-Policy", fmt.Sprintf("%q;q=%d;w=%d", class, rate.Burst, auth.WholeSeconds(rate.Window())))
 		h.Set("RateLimit", fmt.Sprintf("%q;r=%d;t=%d", class, d.Remaining, auth.WholeSeconds(d.Reset)))
 		if !d.Allowed {
+			s.Meter.refused.Add(1, class)
 			h.Set("Retry-After", strconv.Itoa(auth.WholeSeconds(d.Retry)))
 			return models.Errorf(models.Exhausted, "this key sends more requests than it may of the class %q", class).
 				WithHint("%d at once and %v a second are allowed; wait as long as Retry-After says", rate.Burst, rate.PerSecond)

@@ -60,6 +60,7 @@ func (s *Server) logAccess(next http.Handler) http.Handler {
 				level = slog.LevelError
 			}
 			s.Log.Log(r.Context(), level, "request", attrs...)
+			s.Meter.observe(r, rec.Status(), rec.Header(), time.Since(began))
 		}()
 		next.ServeHTTP(rec, r)
 	})

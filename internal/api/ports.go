@@ -27,6 +27,7 @@ var portMethods = []string{
 // handlePort is handle for what a browser may show to a person.
 func (s *Server) handlePort(h handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		aboutOf(r.Context()).port = true
 		if err := h(w, r); err != nil {
 			s.writePortError(w, r, err)
 		}

@@ -28,6 +28,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/eventfeed"
 	"github.com/wrenn-sandbox/wrenn/internal/hostsim"
 	"github.com/wrenn-sandbox/wrenn/internal/lifecycle/controller"
+	"github.com/wrenn-sandbox/wrenn/internal/metrics"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/webhook"
 )
@@ -54,6 +55,7 @@ type rig struct {
 	server  *httptest.Server
 	key     auth.Secret
 	log     *logBuffer
+	metrics *metrics.Set
 }
 
 // logBuffer keeps what is logged.
@@ -87,7 +89,7 @@ func newRigOn(t testing.TB, dbs stacktest.Databases, limits Limits) *rig {
 // newLimitedRig is newRigOn with rates of requests; nil for no limits.
 func newLimitedRig(t testing.TB, dbs stacktest.Databases, limits Limits, rates map[string]auth.Rate) *rig {
 	t.Helper()
-	r := &rig{t: t, dbs: dbs, sim: hostsim.Start(t), log: &logBuffer{}}
+	r := &rig{t: t, dbs: dbs, sim: hostsim.Start(t), log: &logBuffer{}, metrics: metrics.New("")}
 	log := slog.New(slog.NewTextHandler(r.log, nil))
 	if _, err := db.MigrateUp(t.Context(), r.dbs.PostgresURL); err != nil {
 		t.Fatal(err)
@@ -110,13 +112,14 @@ func newLimitedRig(t testing.TB, dbs stacktest.Databases, limits Limits, rates m
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.ctl = controller.New(controller.Options{Store: r.store, Fleet: fleet, Log: log, Limits: controller.Limits{Use: 40 * time.Millisecond}})
+	r.ctl = controller.New(controller.Options{Store: r.store, Fleet: fleet, Log: log, Limits: controller.Limits{Use: 40 * time.Millisecond}, Meter: controller.NewMeter(r.metrics)})
 	r.sender = webhook.NewSender(webhook.Options{Store: r.store, View: EncodeEvent, Allowed: loopback, Log: log, Pace: webhook.Pace{Tick: 20 * time.Millisecond, First: 20 * time.Millisecond}})
 	r.inBackground(fleet)
 	r.auth, r.logger = keys, log
 	r.key = r.newKey("acme")
 	r.handler = New(Options{
 		Store: r.store, Auth: keys, Controller: r.ctl, Redis: r.cache, Feed: r.feed, Limiter: r.limiter, Log: log, Limits: limits, WebhookNetworks: loopback,
+		Meter: NewMeter(r.metrics),
 	}).Handler()
 	r.server = httptest.NewServer(r.handler)
 	t.Cleanup(r.server.Close)

@@ -37,6 +37,8 @@ type Agent struct {
 	GoldenMiB  int      `yaml:"golden_mib" env:"WRENN_GOLDEN_MIB"` // MiB of the disk that golden snapshots may take, from which sandboxes are made without booting; 0: there are none
 	PoolMiB    int      `yaml:"pool_mib" env:"WRENN_POOL_MIB"`     // MiB of the memory that VMs may take which were restored from golden snapshots before anybody asked for them; 0: there are none
 	LogFormat  string   `yaml:"log_format" env:"WRENN_LOG_FORMAT"` // text or json
+	// MetricsListen is as that of the control plane, which may be on the same machine.
+	MetricsListen string `yaml:"agent_metrics_listen" env:"WRENN_AGENT_METRICS_LISTEN"`
 	// Stored snapshots are read in turn, to see whether they are whole, at so many MiB a second, each so often. 0: they are not.
 	ScrubMiBs  int           `yaml:"scrub_mib_s" env:"WRENN_SCRUB_MIB_S"`
 	ScrubEvery time.Duration `yaml:"scrub_every" env:"WRENN_SCRUB_EVERY"`
@@ -95,6 +97,9 @@ func (c Agent) Check() error {
 		return models.Errorf(models.Invalid, "scrub_every must be at least a minute, not %s", c.ScrubEvery)
 	case c.LogFormat != "text" && c.LogFormat != "json":
 		return models.Errorf(models.Invalid, "log_format must be text or json, not %q", c.LogFormat)
+	}
+	if err := checkMetricsListen("agent_metrics_listen", c.MetricsListen); err != nil {
+		return err
 	}
 	if err := c.checkJoin(); err != nil {
 		return err

@@ -19,6 +19,9 @@ type ControlPlane struct {
 	Agent       string `yaml:"agent" env:"WRENN_AGENT"`               // host agents of this machine, separated by commas: unix:///path; "off" for none, where all hosts join
 	LogFormat   string `yaml:"log_format" env:"WRENN_LOG_FORMAT"`     // text or json
 
+	// host:port of GET /metrics, for Prometheus. It asks for no key, so nobody else should reach it; empty for none.
+	MetricsListen string `yaml:"metrics_listen" env:"WRENN_METRICS_LISTEN"`
+
 	// Private IPv4 networks that users may let their sandboxes reach; none by default.
 	PrivateNetworks []string `yaml:"private_networks" env:"WRENN_PRIVATE_NETWORKS"`
 
@@ -77,6 +80,9 @@ func (c ControlPlane) Check() error {
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return models.Errorf(models.Invalid, "listen must be host:port, not %q", c.Listen)
 	}
+	if err := checkMetricsListen("metrics_listen", c.MetricsListen); err != nil {
+		return err
+	}
 	if err := c.checkAgents(); err != nil {
 		return err
 	}
@@ -116,6 +122,14 @@ func (c ControlPlane) Check() error {
 	}
 	_, err := c.PrivatePrefixes()
 	return err
+}
+
+// checkMetricsListen is for both binaries.
+func checkMetricsListen(setting, address string) error {
+	if _, _, err := net.SplitHostPort(address); address != "" && err != nil {
+		return models.Errorf(models.Invalid, "%s must be host:port, or empty for none, not %q", setting, address)
+	}
+	return nil
 }
 
 // Agents returns the addresses of the host agents that are in the settings.

@@ -49,6 +49,7 @@ func TestControlPlaneWrongValuesAreNamed(t *testing.T) {
 	t.Setenv(FileVariable, "")
 	for name, change := range map[string]func(*ControlPlane){
 		"listen":            func(c *ControlPlane) { c.Listen = "8000" },
+		"metrics_listen":    func(c *ControlPlane) { c.MetricsListen = "9464" },
 		"create_timeout":    func(c *ControlPlane) { c.CreateTimeout = 0 },
 		"stop_grace":        func(c *ControlPlane) { c.StopGrace = -1 },
 		"drain_timeout":     func(c *ControlPlane) { c.DrainTimeout = 0 },

@@ -32,8 +32,8 @@ type Server struct {
 
 // New returns a server of calls and tunnels that serves a, and the identity of a host that has joined; nil for none. Whoever can connect to it owns every sandbox of the
 // host: it belongs on a unix socket or behind mutual TLS.
-func New(a *agent.Agent, info HostInfo, identity pb.IdentityServiceServer, log *slog.Logger) *tunnel.Server {
-	g := grpc.NewServer(grpc.UnaryInterceptor(grpcerr.UnaryServer(log)), grpc.StreamInterceptor(grpcerr.StreamServer(log)))
+func New(a *agent.Agent, info HostInfo, identity pb.IdentityServiceServer, meter Meter, log *slog.Logger) *tunnel.Server {
+	g := grpc.NewServer(grpc.ChainUnaryInterceptor(grpcerr.UnaryServer(log), meter.unary), grpc.StreamInterceptor(grpcerr.StreamServer(log)))
 	s := &Server{agent: a, info: info, open: &tunnels{of: map[id.Sandbox]int{}}}
 	pb.RegisterHostAgentServiceServer(g, s)
 	pb.RegisterArchiveServiceServer(g, &archiveServer{agent: a})

@@ -62,7 +62,9 @@ type Config struct {
 	ScrubEvery time.Duration
 	// MemorySource says, in the words of the driver's pager, where the memory of a stored snapshot comes from; nil where no memory may come later.
 	MemorySource func(key string) (json.RawMessage, error)
-	Logger       *slog.Logger
+	// Refused is told of what the network of a sandbox has refused, by the rule; nil where nobody counts that. It must not block.
+	Refused func(rule string, count int64)
+	Logger  *slog.Logger
 
 	prioritize func(vm.Saved, priority) error
 	scrubTick  time.Duration                              // between looks for a snapshot that is to be read; a minute

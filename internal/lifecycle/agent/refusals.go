@@ -54,6 +54,9 @@ func refusal(r network.Refusal) models.NetworkRefusal {
 
 // note adds a refusal to the journal of its sandbox, if that is still there.
 func (a *Agent) note(sb id.Sandbox, r models.NetworkRefusal) {
+	if a.cfg.Refused != nil {
+		a.cfg.Refused(r.Rule, r.Count)
+	}
 	if s, err := a.find(sb); err == nil {
 		s.journal.Add(r)
 	}

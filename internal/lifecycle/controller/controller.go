@@ -20,6 +20,7 @@ import (
 
 	"github.com/wrenn-sandbox/wrenn/db"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/lifecycle"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/scheduler"
 )
@@ -107,6 +108,8 @@ type Options struct {
 	PrivateNetworks []netip.Prefix // that policies of sandboxes may allow
 
 	Lifecycle models.Lifecycle // of sandboxes whose creation does not say
+
+	Meter Meter // zero: nobody counts what is done
 }
 
 // Controller carries out operations. All methods may be called at the same time.
@@ -164,8 +167,8 @@ func (b By) db() db.By {
 	return db.By{Actor: string(b.Key), Operation: string(b.Request), Claim: b.Claim}
 }
 
-// detached runs op to its end, also when ctx ends first; then only the answer is lost.
-func (c *Controller) detached(ctx context.Context, op func(context.Context) (models.Sandbox, error)) (models.Sandbox, error) {
+// detached runs an operation to its end, also when ctx ends first; then only the answer is lost.
+func (c *Controller) detached(ctx context.Context, op lifecycle.Operation, do func(context.Context) (models.Sandbox, error)) (models.Sandbox, error) {
 	c.mu.Lock()
 	if c.closed {
 		c.mu.Unlock()
@@ -177,7 +180,10 @@ func (c *Controller) detached(ctx context.Context, op func(context.Context) (mod
 	out := make(chan outcome, 1)
 	go func() {
 		defer c.wg.Done()
-		out <- c.guarded(op)
+		began := time.Now()
+		o := c.guarded(do)
+		c.Meter.observe(op, o.err, time.Since(began))
+		out <- o
 	}()
 	select {
 	case o := <-out:

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/wrenn-sandbox/wrenn/internal/lifecycle"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	pb "github.com/wrenn-sandbox/wrenn/proto/gen/hostagent/v1"
 )
@@ -344,7 +345,7 @@ func TestClose(t *testing.T) {
 func TestPanicInAnOperation(t *testing.T) {
 	r := newRig(t)
 	c := r.start(r.store, Limits{}, Pace{})
-	_, err := c.detached(t.Context(), func(context.Context) (models.Sandbox, error) { panic("secret") })
+	_, err := c.detached(t.Context(), lifecycle.CreateOp, func(context.Context) (models.Sandbox, error) { panic("secret") })
 	if e := models.AsError(err); e.Code != models.Internal || strings.Contains(e.Message, "secret") {
 		t.Errorf("a panic became %+v", e)
 	}

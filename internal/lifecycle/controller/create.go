@@ -48,7 +48,7 @@ type Request struct {
 // sandbox is left in state error with the reason. It goes on when ctx ends, unless it still waits for room.
 func (c *Controller) Create(ctx context.Context, by By, r Request) (models.Sandbox, error) {
 	return withRoom(ctx, c, by.Account, r.Wait, func() (models.Sandbox, error) {
-		return c.detached(ctx, func(ctx context.Context) (models.Sandbox, error) { return c.create(ctx, by, r) })
+		return c.detached(ctx, lifecycle.CreateOp, func(ctx context.Context) (models.Sandbox, error) { return c.create(ctx, by, r) })
 	})
 }
 

@@ -18,7 +18,7 @@ func (c *Controller) Destroy(ctx context.Context, by By, sb id.Sandbox) (models.
 	if err != nil || row.State == models.Stopped {
 		return row, err
 	}
-	return c.detached(ctx, func(ctx context.Context) (models.Sandbox, error) { return c.destroy(ctx, by, row) })
+	return c.detached(ctx, lifecycle.DestroyOp, func(ctx context.Context) (models.Sandbox, error) { return c.destroy(ctx, by, row) })
 }
 
 func (c *Controller) destroy(ctx context.Context, by By, sb models.Sandbox) (models.Sandbox, error) {

@@ -32,7 +32,7 @@ func (c *Controller) Fork(ctx context.Context, by By, parent id.Sandbox, r ForkR
 
 func (c *Controller) forkOnce(ctx context.Context, by By, parent id.Sandbox, r ForkRequest) ([]models.Sandbox, error) {
 	var children []models.Sandbox
-	_, err := c.detached(ctx, func(ctx context.Context) (_ models.Sandbox, err error) {
+	_, err := c.detached(ctx, forkOp, func(ctx context.Context) (_ models.Sandbox, err error) {
 		children, err = c.fork(ctx, by, parent, r)
 		return models.Sandbox{}, err
 	})

@@ -10,6 +10,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/db"
 	"github.com/wrenn-sandbox/wrenn/internal/envdclient"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/lifecycle"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 )
 
@@ -68,7 +69,7 @@ func (c *Controller) awake(ctx context.Context, row models.Sandbox) (models.Sand
 	defer cancel()
 	resumed := c.wakes.DoChan(string(row.ID), func() (any, error) {
 		by := db.By{Actor: waker, Operation: string(id.NewRequest())}
-		return c.detached(c.base, func(ctx context.Context) (models.Sandbox, error) { return c.carry(ctx, row.Account, by, row, resuming) })
+		return c.detached(c.base, lifecycle.ResumeOp, func(ctx context.Context) (models.Sandbox, error) { return c.carry(ctx, row.Account, by, row, resuming) })
 	})
 	select {
 	case r := <-resumed:

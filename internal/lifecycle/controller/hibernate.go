@@ -26,7 +26,7 @@ func (c *Controller) Hibernate(ctx context.Context, by By, sb id.Sandbox) (model
 	if err != nil || row.State == models.Hibernated {
 		return row, err
 	}
-	return c.detached(ctx, func(ctx context.Context) (models.Sandbox, error) {
+	return c.detached(ctx, lifecycle.HibernateOp, func(ctx context.Context) (models.Sandbox, error) {
 		row, err := c.layDown(ctx, by, row)
 		if err != nil && row.State != models.Hibernating && row.State != models.Hibernated { // another one was faster
 			return row, err

@@ -156,7 +156,7 @@ func (c *Controller) take(ctx context.Context, row models.Sandbox, step lifecycl
 		due, is := lifecycle.Due(sb, now)
 		return is && due.Operation == step.Operation
 	}
-	return c.detached(ctx, func(ctx context.Context) (models.Sandbox, error) {
+	return c.detached(ctx, step.Operation, func(ctx context.Context) (models.Sandbox, error) {
 		if step.Operation == lifecycle.DestroyOp {
 			return c.destroyIf(ctx, by, row, step.Reason, still)
 		}

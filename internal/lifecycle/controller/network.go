@@ -14,7 +14,7 @@ import (
 // reconciler goes on. Precondition when the sandbox is neither, Conflict when the policy has another generation
 // than the change is for. It goes on when ctx ends.
 func (c *Controller) SetNetwork(ctx context.Context, by By, sb id.Sandbox, change models.NetworkChange) (models.Sandbox, error) {
-	return c.detached(ctx, func(ctx context.Context) (models.Sandbox, error) {
+	return c.detached(ctx, networkOp, func(ctx context.Context) (models.Sandbox, error) {
 		row, err := c.recordNetwork(ctx, by, sb, change)
 		if err != nil {
 			return models.Sandbox{}, err

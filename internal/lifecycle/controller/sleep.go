@@ -62,7 +62,7 @@ func (c *Controller) Pause(ctx context.Context, by By, sb id.Sandbox) (models.Sa
 	if err != nil || row.State == models.Paused {
 		return row, err
 	}
-	return c.detached(ctx, func(ctx context.Context) (models.Sandbox, error) {
+	return c.detached(ctx, lifecycle.PauseOp, func(ctx context.Context) (models.Sandbox, error) {
 		return c.carry(ctx, by.Account, by.db(), row, pausing)
 	})
 }
@@ -83,7 +83,7 @@ func (c *Controller) resume(ctx context.Context, by By, sb id.Sandbox) (models.S
 	if err != nil || row.State == models.Running {
 		return row, err
 	}
-	return c.detached(ctx, func(ctx context.Context) (models.Sandbox, error) {
+	return c.detached(ctx, lifecycle.ResumeOp, func(ctx context.Context) (models.Sandbox, error) {
 		return c.carry(ctx, by.Account, by.db(), row, resuming)
 	})
 }

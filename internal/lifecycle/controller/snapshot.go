@@ -8,6 +8,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/db"
 	"github.com/wrenn-sandbox/wrenn/internal/grpcerr"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/lifecycle"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	"github.com/wrenn-sandbox/wrenn/internal/scheduler"
 )
@@ -29,13 +30,13 @@ type SnapshotStore interface {
 // CreateSnapshot keeps what a running or paused sandbox is now in a snapshot and returns it once it is on its host's disk. It takes room there: Exhausted when there is none. When
 // it fails there is no snapshot. It goes on when ctx ends.
 func (c *Controller) CreateSnapshot(ctx context.Context, by By, sb id.Sandbox, name string) (models.Snapshot, error) {
-	return c.onSnapshot(ctx, func(ctx context.Context) (models.Snapshot, error) { return c.keep(ctx, by, sb, name) })
+	return c.onSnapshot(ctx, keepOp, func(ctx context.Context) (models.Snapshot, error) { return c.keep(ctx, by, sb, name) })
 }
 
-func (c *Controller) onSnapshot(ctx context.Context, op func(context.Context) (models.Snapshot, error)) (models.Snapshot, error) {
+func (c *Controller) onSnapshot(ctx context.Context, op lifecycle.Operation, do func(context.Context) (models.Snapshot, error)) (models.Snapshot, error) {
 	var made models.Snapshot
-	_, err := c.detached(ctx, func(ctx context.Context) (_ models.Sandbox, err error) {
-		made, err = op(ctx)
+	_, err := c.detached(ctx, op, func(ctx context.Context) (_ models.Sandbox, err error) {
+		made, err = do(ctx)
 		return models.Sandbox{}, err
 	})
 	if err != nil {
@@ -122,7 +123,7 @@ func (c *Controller) notKept(ctx context.Context, by By, made models.Snapshot, c
 // DeleteSnapshot removes a snapshot; sandboxes that were created from it go on. When its host cannot be reached it stays in state deleting until the reconciler
 // can finish, and the error says so. It goes on when ctx ends.
 func (c *Controller) DeleteSnapshot(ctx context.Context, by By, n id.Snapshot) error {
-	_, err := c.onSnapshot(ctx, func(ctx context.Context) (models.Snapshot, error) { return models.Snapshot{}, c.discard(ctx, by, n) })
+	_, err := c.onSnapshot(ctx, discardOp, func(ctx context.Context) (models.Snapshot, error) { return models.Snapshot{}, c.discard(ctx, by, n) })
 	return err
 }
 

@@ -127,7 +127,7 @@ func (r *Reconciler) leave(ctx context.Context, h id.Host, sb id.Sandbox, ch cha
 	ch.why = reasonDrained
 	ch.still = func(sb models.Sandbox, _ time.Time) bool { return sb.Host == h && sb.State == ch.from[0] }
 	by := db.By{Actor: system.Actor, Operation: string(id.NewRequest())}
-	_, err = r.c.detached(ctx, func(ctx context.Context) (models.Sandbox, error) {
+	_, err = r.c.detached(ctx, ch.op, func(ctx context.Context) (models.Sandbox, error) {
 		if ch.op == lifecycle.HibernateOp {
 			if err := r.c.storable(ctx, row); err != nil {
 				return row, err
