@@ -61,7 +61,7 @@ while True:
 // TestNetworkPolicyWholeWay: what a sandbox may reach is what its policy says, from its first packet on, while the policy changes and while the
 // agent is killed and comes back; and its user can read what was refused.
 func TestNetworkPolicyWholeWay(t *testing.T) {
-	p := start(t, with("WRENN_DNS", gatewayOfHost))
+	p := start(t, with("WRENN_DNS", gatewayOfHost), with("WRENN_AGENT_METRICS_LISTEN", agentMetrics))
 	w := newWorld(t, p)
 	sb, err := p.client.CreateSandbox(p.context(), wrenn.CreateSandboxRequest{
 		Template: "python311", MemoryMiB: 256, Network: &wrenn.NetworkPolicy{Internet: wrenn.Off},
@@ -90,6 +90,10 @@ func TestNetworkPolicyWholeWay(t *testing.T) {
 	first, second := p.background(id, "reader.py", "allowed.example"), p.background(id, "reader.py", "x.cdn.example")
 	p.ticks(id, first, 3)
 	p.ticks(id, second, 3)
+	p.agentTells(`wrenn_agent_sandboxes{state="running"} 1`, `wrenn_agent_sandbox_memory_bytes 2.68435456e\+08`, `wrenn_agent_calls_total{call="CreateSandbox",outcome="ok"} 1`,
+		`wrenn_agent_call_duration_seconds_count{call="SetNetworkPolicy"} [1-9][0-9]*`, `wrenn_agent_create_step_duration_seconds_count{step="boot_guest"} 1`,
+		`wrenn_agent_network_refusals_total{rule="[a-z_-]+"} [1-9][0-9.e+]*`, `wrenn_agent_memory_bytes{kind="available"} [1-9].*`, `wrenn_agent_disk_bytes{kind="total"} [1-9].*`,
+		`wrenn_agent_golden_snapshots 0`, `wrenn_agent_pool_vms 0`)
 
 	p.agent.stop(syscall.SIGKILL)
 	p.startAgent()

@@ -135,10 +135,18 @@ func (l *lines) Write(p []byte) (int, error) {
 	return l.text.Write(p)
 }
 
-func (l *lines) url() string {
+var (
+	serves        = regexp.MustCompile(`msg=serving url=(\S+)`)
+	servesMetrics = regexp.MustCompile(`msg="serving metrics" url=(\S+)`)
+)
+
+func (l *lines) url() string { return l.find(serves) }
+
+// find returns what the group of a line is, empty where there is none yet.
+func (l *lines) find(line *regexp.Regexp) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if m := regexp.MustCompile(`msg=serving url=(\S+)`).FindStringSubmatch(l.text.String()); m != nil {
+	if m := line.FindStringSubmatch(l.text.String()); m != nil {
 		return m[1]
 	}
 	return ""
@@ -202,10 +210,8 @@ func TestServe(t *testing.T) {
 // checkMetrics looks at what a control plane tells that has one sandbox, on one host.
 func checkMetrics(t *testing.T, log *lines) {
 	t.Helper()
-	log.mu.Lock()
-	url := regexp.MustCompile(`msg="serving metrics" url=(\S+)`).FindStringSubmatch(log.text.String())
-	log.mu.Unlock()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url[1], nil)
+	eventually(t, "it serves metrics", func() bool { return log.find(servesMetrics) != "" })
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, log.find(servesMetrics), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
