@@ -17,7 +17,7 @@ FROM (
     SELECT host_id, (NOT asleep)::int AS running, asleep::int AS sleeping, 0 AS snapshots,
         CASE WHEN asleep THEN 0 ELSE vcpus END AS vcpus, CASE WHEN asleep THEN 0 ELSE memory_mib END AS memory_mib,
         disk_mib + CASE WHEN asleep OR state IN ('pausing', 'resuming') THEN memory_mib ELSE 0 END AS disk_mib
-    FROM (SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by, state IN ('paused', 'hibernating') AS asleep FROM sandboxes WHERE host_id = ANY($1::text[])) AS placed
+    FROM (SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by, network_changed_at, state IN ('paused', 'hibernating') AS asleep FROM sandboxes WHERE host_id = ANY($1::text[])) AS placed
     WHERE state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping')
     UNION ALL
     SELECT host_id, 0, 0, 1, 0, 0, disk_mib + memory_mib FROM snapshots WHERE host_id = ANY($1::text[]) AND state <> 'error'
