@@ -23,7 +23,7 @@ func TestMeter(t *testing.T) {
 		t.Helper()
 		info := &grpc.UnaryServerInfo{FullMethod: "/wrenn.hostagent.v1.HostAgentService/" + method}
 		got, gotErr := m.unary(t.Context(), nil, info, func(context.Context, any) (any, error) { return resp, err })
-		if got != resp || gotErr != err { //nolint:errorlint // it must be the same one
+		if got != resp || gotErr != err {
 			t.Errorf("%s: %v, %v", method, got, gotErr)
 		}
 	}
