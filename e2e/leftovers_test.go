@@ -43,7 +43,10 @@ const users = 1 << 14
 func ownUsers() uint32 { return 1 << 20 * (1 + rand.Uint32N(1000)) }
 
 // processes lists the VMMs of this platform, which it has users of its own for.
-func (p *platform) processes() []string {
+func (p *platform) processes() []string { return processesOf(p.users, users) }
+
+// processesOf lists the processes of users from the first on.
+func processesOf(first, count uint32) []string {
 	tasks, _ := filepath.Glob("/proc/[0-9]*/status") // the pattern is well formed
 	var found []string
 	for _, path := range tasks {
@@ -53,7 +56,7 @@ func (p *platform) processes() []string {
 		}
 		var user uint32
 		_, line, _ := strings.Cut(string(status), "\nUid:")
-		if _, err := fmt.Sscan(line, &user); err == nil && user >= p.users && user < p.users+users {
+		if _, err := fmt.Sscan(line, &user); err == nil && user >= first && user < first+count {
 			found = append(found, "process "+filepath.Base(filepath.Dir(path)))
 		}
 	}
