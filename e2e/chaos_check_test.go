@@ -151,18 +151,18 @@ func (x *chaos) disagrees() (wrong []string) {
 		if err != nil {
 			return append(wrong, err.Error())
 		}
-		if sb.State == wrenn.Stopped || sb.State == wrenn.Failed {
-			continue
-		}
-		if sb.ParentID == "" {
+		lives := sb.State != wrenn.Stopped && sb.State != wrenn.Failed
+		if lives && sb.ParentID == "" {
 			if other := names[sb.Name]; other != "" {
 				wrong = append(wrong, fmt.Sprintf("%s and %s were made for one request, %s", other, sb.ID, sb.Name))
 			}
 			names[sb.Name] = sb.ID
 		}
-		if !known[sb.ID] {
+		if lives && !known[sb.ID] {
 			extra++
-			x.journal.note("nobody was told of %s, named %q, a child of %q", sb.ID, sb.Name, sb.ParentID)
+		}
+		if sb.State != wrenn.Stopped && !known[sb.ID] {
+			x.journal.note("nobody was told of %s, named %q, a child of %q: %s", sb.ID, sb.Name, sb.ParentID, sb.State)
 			x.destroyBox(newBox(sb.ID, noCargo()))
 		}
 	}

@@ -81,7 +81,7 @@ func (x *chaos) draw(random *rand.Rand) fault {
 	agent, control := "agent "+strconv.Itoa(host), "replica "+strconv.Itoa(replica)
 	lasts := time.Second/2 + upTo(random, faultLasts)
 	silent := lasts
-	if random.IntN(3) == 0 {
+	if x.roundTime == longRound && random.IntN(3) == 0 {
 		silent = longSilence
 	}
 	all := []fault{

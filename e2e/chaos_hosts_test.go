@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -118,7 +119,7 @@ func (h *hostParts) strays() (all []string) {
 			all = append(all, filepath.Join(filepath.Dir(pattern), name))
 		}
 	}
-	return all
+	return append(all, slices.DeleteFunc(mountsBelow(h.data), func(found string) bool { return found == "mount "+filepath.Join(h.data, "volume") })...)
 }
 
 // all is what a host has on which there is nothing.

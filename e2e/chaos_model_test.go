@@ -109,7 +109,8 @@ type outcome int
 
 const (
 	done    outcome = iota
-	refused         // nothing was done
+	refused         // its state does not allow it
+	short           // there is no room
 	unknown         // perhaps it was done, or will be
 )
 
@@ -121,10 +122,12 @@ func outcomeOf(err error) (o outcome, wrong bool) {
 		return done, false
 	case !errors.As(err, &coded):
 		return unknown, false
-	case coded.Status == http.StatusConflict || coded.Status >= http.StatusInternalServerError:
-		return unknown, coded.Code == wrenn.Internal
-	case coded.Code == wrenn.Precondition || coded.Code == wrenn.Exhausted:
+	case coded.Code == wrenn.Precondition:
 		return refused, false
+	case coded.Code == wrenn.Exhausted:
+		return short, false
+	case coded.Code == wrenn.Conflict || coded.Status >= http.StatusInternalServerError:
+		return unknown, coded.Code == wrenn.Internal
 	}
 	return refused, true // wrong keys, wrong requests, and what is not there
 }
@@ -160,7 +163,7 @@ func (u *user) ask(what string, do func(context.Context, *wrenn.Client) error) (
 		time.Sleep(time.Duration(try) * 500 * time.Millisecond) // a replica starts
 	}
 	kind, _, _ := strings.Cut(what, " ")
-	u.x.count(kind + []string{"", " refused", " unknown"}[o])
+	u.x.count(kind + []string{"", " refused", " short", " unknown"}[o])
 	return o, try
 }
 
@@ -192,6 +195,11 @@ func (x *chaos) allows(b *box, state wrenn.State) bool {
 		return (b.auto || x.drained.Load()) && (b.may[wrenn.Paused] || sleeps && b.may[wrenn.Running])
 	}
 	return false
+}
+
+// mayHaveEnded tells whether a sandbox may be destroyed, or have failed.
+func (x *chaos) mayHaveEnded(b *box) bool {
+	return b.may[wrenn.Stopped] || x.allows(b, wrenn.Failed)
 }
 
 // states names those that a sandbox may be in.

@@ -87,7 +87,7 @@ type chaos struct {
 	evicted atomic.Bool    // what ran there was put to sleep
 
 	mu     sync.Mutex           // guards what follows
-	killed map[string]bool      // sandboxes whose VMM was
+	killed map[string]bool      // sandboxes whose VMM was, in this round
 	ids    map[string]bool      // of all that were ever made
 	busy   map[string]time.Time // what something has befallen, and until when it is left alone
 	done   map[string]int       // how often what was done, and how often it came to its end
@@ -96,13 +96,13 @@ type chaos struct {
 func newChaos(t *testing.T, seed uint64) *chaos {
 	t.Helper()
 	overcommit := float64(mostOfHost*takenOfHost) / float64(memoryMiB(t))
-	c := startCluster(t, fmt.Sprintf("WRENN_MEMORY_OVERCOMMIT=%g", overcommit), "WRENN_RATE_LIMITS=off", "WRENN_DRAIN_TIMEOUT=10s")
+	c := startCluster(t, fmt.Sprintf("WRENN_MEMORY_OVERCOMMIT=%g", overcommit), "WRENN_RATE_LIMITS=off")
 	x := &chaos{
 		cluster: c, seed: seed, roundTime: shortRound, journal: newJournal(), hosts: hostsOf(t, c),
 		killed: map[string]bool{}, ids: map[string]bool{}, busy: map[string]time.Time{}, done: map[string]int{},
 	}
-	t.Cleanup(x.explain)
 	x.openTables(overcommit)
+	t.Cleanup(x.explain)
 	if text, err := c.Tool(x.context(), "account", "pool", "dev", "--sandboxes", strconv.Itoa(mostAwake)); err != nil {
 		t.Fatalf("%v: %s", err, text)
 	}
@@ -153,6 +153,9 @@ func (x *chaos) round() {
 	x.journal.note("round %d begins", x.number)
 	x.drained.Store(false)
 	x.evicted.Store(false)
+	x.mu.Lock()
+	clear(x.killed)
+	x.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), x.roundTime)
 	defer cancel()
 	var wg sync.WaitGroup

@@ -125,14 +125,20 @@ func (u *user) write(b *box) {
 	u.used(b, o)
 }
 
-// used says that a request needed the guest, which woke it.
+// used says that a request needed the guest, which woke it. One of a sandbox that has not ended is held until it is awake, and not refused.
 func (u *user) used(b *box, o outcome) {
 	switch o {
 	case done:
 		b.is(wrenn.Running)
 	case unknown:
 		b.perhaps(wrenn.Running)
-	case refused:
+	case refused, short:
+		if b.may[wrenn.Hibernated] {
+			b.may[wrenn.Paused] = true // fetched, and no more
+		}
+		if o == refused && !u.x.mayHaveEnded(b) {
+			u.x.fail([]string{fmt.Sprintf("a request for the guest of %s is refused, which may be %v", b.id, b.states())})
+		}
 	}
 }
 
@@ -189,6 +195,10 @@ func (u *user) change(what string, b *box, do func(*wrenn.Client, context.Contex
 		b.is(to)
 	case o == unknown || again > 0:
 		b.perhaps(append(others, to)...)
+	default: // it may have come a part of the way
+		for _, state := range others {
+			b.may[state] = true
+		}
 	}
 }
 
@@ -235,10 +245,10 @@ func (u *user) keep(b *box) {
 		}
 		return
 	}
-	holds := b.holds.clone()
+	holds, name := b.holds.clone(), u.name()
 	var made *wrenn.Snapshot
 	o, _ := u.ask("keep "+b.id, func(ctx context.Context, c *wrenn.Client) (err error) {
-		made, err = c.CreateSnapshot(ctx, b.id, u.name())
+		made, err = c.CreateSnapshot(ctx, b.id, name)
 		return err
 	})
 	if o == done {

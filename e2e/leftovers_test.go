@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/wrenn-sandbox/wrenn/internal/network/netns"
@@ -86,15 +87,18 @@ func (p *platform) devices() []string {
 }
 
 func (p *platform) mounts() []string {
+	return slices.DeleteFunc(mountsBelow(p.dir), func(found string) bool { return found == "mount "+p.netns })
+}
+
+func mountsBelow(dir string) []string {
 	text, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return []string{err.Error()}
 	}
 	var found []string
 	for line := range strings.Lines(string(text)) {
-		fields := strings.Fields(line)
-		if strings.HasPrefix(fields[4], p.dir) && fields[4] != p.netns {
-			found = append(found, "mount "+fields[4])
+		if at := strings.Fields(line)[4]; strings.HasPrefix(at, dir) {
+			found = append(found, "mount "+at)
 		}
 	}
 	return found
