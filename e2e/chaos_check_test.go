@@ -181,7 +181,7 @@ func (x *chaos) agree(b *box) (wrong []string) {
 	if !x.allows(b, sb.State) {
 		wrong = append(wrong, fmt.Sprintf("%s is %s (%s), and can be %v", b.id, sb.State, sb.StateReason, b.states()))
 	}
-	b.may, b.stormy = map[wrenn.State]bool{sb.State: true}, false
+	b.may, b.stormy, b.auto = map[wrenn.State]bool{sb.State: true}, false, false
 	return wrong
 }
 

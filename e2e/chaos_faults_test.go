@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/wrenn-sandbox/wrenn/sdk/go"
 )
 
 const (
@@ -190,5 +192,23 @@ func (x *chaos) heal() {
 	case err := <-x.Failed():
 		x.t.Fatalf("a part does not run any more: %v", err)
 	default:
+	}
+	x.calm()
+}
+
+// calm has no sandbox do anything by itself any more.
+func (x *chaos) calm() {
+	never := time.Duration(0)
+	for _, u := range x.users {
+		for _, b := range u.boxes {
+			if !b.auto {
+				continue
+			}
+			_, err := x.clients[0].SetLifecycle(x.context(), b.id, wrenn.LifecycleChange{AutoPauseAfter: &never, AutoHibernateAfter: &never})
+			x.journal.note("calmly: tend %s: %s", b.id, said(err))
+			if err != nil && !x.mayHaveEnded(b) {
+				x.fail([]string{fmt.Sprintf("the lifecycle of %s cannot be changed, while nothing is amiss: %s", b.id, said(err))})
+			}
+		}
 	}
 }

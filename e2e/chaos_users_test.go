@@ -33,6 +33,7 @@ type user struct {
 type kept struct {
 	id    string
 	holds cargo
+	auto  bool // so are what is made from it
 }
 
 // work does what comes, as long as ctx.
@@ -62,8 +63,10 @@ func (u *user) name() string {
 }
 
 // take takes a sandbox that was made, whose id is new.
-func (u *user) take(sb *wrenn.Sandbox, holds cargo) {
-	u.boxes = append(u.boxes, newBox(sb.ID, holds))
+func (u *user) take(sb *wrenn.Sandbox, holds cargo, auto bool) {
+	b := newBox(sb.ID, holds)
+	b.auto = auto
+	u.boxes = append(u.boxes, b)
 	u.x.mu.Lock()
 	defer u.x.mu.Unlock()
 	if u.x.ids[sb.ID] {
@@ -74,11 +77,12 @@ func (u *user) take(sb *wrenn.Sandbox, holds cargo) {
 
 // make makes a sandbox, from a snapshot if there is one.
 func (u *user) make() {
-	req, holds := wrenn.CreateSandboxRequest{Name: u.name(), Template: "minimal", MemoryMiB: memoryOfChaos}, noCargo()
+	req, holds, auto := wrenn.CreateSandboxRequest{Name: u.name(), Template: "minimal", MemoryMiB: memoryOfChaos}, noCargo(), false
 	what := "create " + req.Name
 	if len(u.kept) > 0 && u.random.IntN(2) == 0 {
 		from := u.kept[u.random.IntN(len(u.kept))]
 		req, holds, what = wrenn.CreateSandboxRequest{Name: req.Name, Snapshot: from.id}, from.holds.clone(), "create_from "+from.id+" "+req.Name
+		auto = from.auto
 	}
 	if u.random.IntN(3) == 0 {
 		req.Wait = 5 * time.Second
@@ -91,7 +95,7 @@ func (u *user) make() {
 	switch {
 	case o == done:
 		u.x.journal.note("user %d: %s is %s", u.number, req.Name, sb.ID)
-		u.take(sb, holds)
+		u.take(sb, holds, auto)
 	case o == unknown || again > 0:
 		u.unknown++
 	}
@@ -228,7 +232,7 @@ func (u *user) fork(b *box) {
 	switch {
 	case o == done && len(children) == 1:
 		u.x.journal.note("user %d: the child of %s is %s", u.number, b.id, children[0].ID)
-		u.take(&children[0], holds)
+		u.take(&children[0], holds, b.auto)
 	case o == done:
 		u.x.fail([]string{fmt.Sprintf("a fork of %s has the children %+v", b.id, children)})
 	case o == unknown || again > 0:
@@ -253,7 +257,7 @@ func (u *user) keep(b *box) {
 	})
 	if o == done {
 		u.x.journal.note("user %d: the snapshot of %s is %s", u.number, b.id, made.ID)
-		u.kept = append(u.kept, kept{made.ID, holds})
+		u.kept = append(u.kept, kept{made.ID, holds, b.auto})
 	}
 }
 
