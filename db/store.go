@@ -74,7 +74,7 @@ func (s *Store) Ping(ctx context.Context) error {
 	return coded(s.pool.Ping(ctx))
 }
 
-// retry runs f until it succeeds or fails for a reason other than the connection, for
+// retry runs f until it succeeds or fails for a reason other than the connection and what others did at the same time, for
 // retryFor at most. f must be safe to repeat after it failed with its outcome unknown.
 func retry[T any](ctx context.Context, f func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, statementLimit)
@@ -82,7 +82,7 @@ func retry[T any](ctx context.Context, f func(context.Context) (T, error)) (T, e
 	end := time.Now().Add(retryFor)
 	for wait := retryFirst; ; wait = min(2*wait, retryMost) {
 		v, err := f(ctx)
-		if err == nil || !disconnected(err) || time.Now().Add(wait).After(end) || !sleep(ctx, wait) {
+		if err == nil || !disconnected(err) && !collided(err) || time.Now().Add(wait).After(end) || !sleep(ctx, wait) {
 			return v, coded(err)
 		}
 	}
@@ -113,6 +113,17 @@ func disconnected(err error) bool {
 	return errors.As(err, &connect) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, net.ErrClosed) || pgconn.SafeToRetry(err) ||
 		errors.As(err, &network) && !errors.Is(err, context.DeadlineExceeded)
+}
+
+// collided tells whether the server undid a transaction for what another one did at the same time.
+func collided(err error) bool {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return false
+	}
+	// 40001: serialization failure; 40P01: deadlock. The last is an internal error of Postgres 15 (multixact.c) where two transactions come to a row at once that both lock and change it,
+	// as accounts are by foreign keys and by what counts in their pools.
+	return pg.Code == "40001" || pg.Code == "40P01" || pg.Code == "XX000" && strings.HasPrefix(pg.Message, "new multixact has more than one updating member")
 }
 
 func coded(err error) error {
