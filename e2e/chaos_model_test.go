@@ -193,8 +193,9 @@ func (x *chaos) allows(b *box, state wrenn.State) bool {
 		return sleeps && b.may[wrenn.Running]
 	case wrenn.Hibernated:
 		return (b.auto || x.drained.Load()) && (b.may[wrenn.Paused] || sleeps && b.may[wrenn.Running])
+	default:
+		return false
 	}
-	return false
 }
 
 // mayHaveEnded tells whether a sandbox may be destroyed, or have failed.

@@ -31,11 +31,10 @@ func told(ctx context.Context, err error) error {
 	if !errors.Is(context.Cause(ctx), errStopping) {
 		return err
 	}
-	switch models.CodeOf(err) {
-	case models.Unavailable, models.Deadline, models.Internal:
+	if code := models.CodeOf(err); code == models.Unavailable || code == models.Deadline || code == models.Internal {
 		return errStopping.WithCause(err)
 	}
-	return err
+	return err // it has another reason
 }
 
 // hangUpAt says on a WebSocket, when at ends, that this control plane stops, and ends it. A context of the WebSocket's own ends it without a word, so that cancel comes last.
