@@ -185,20 +185,40 @@ type Row struct {
 	Damage   string    // of that
 }
 
+// PolicyNews is for how long after a change of a sandbox's network policy Unsettled returns it.
+const PolicyNews = 2 * time.Minute
+
 // RowsForHost returns the sandboxes that h should hold (all but pending and ended ones) and
 // those among observed, wherever they should be.
 func (s *Store) RowsForHost(ctx context.Context, h id.Host, observed []id.Sandbox) ([]Row, error) {
-	name := string(h)
-	p := dbgen.RowsForHostParams{HostID: &name, SilenceSeconds: Silence.Seconds(), Observed: make([]string, len(observed))}
-	for i, sb := range observed {
-		p.Observed[i] = string(sb)
+	rows, err := s.reconcileRows(ctx, dbgen.ReconcileRowsParams{HostID: string(h)}, observed)
+	if err != nil {
+		return nil, fmt.Errorf("list sandboxes of host %s: %w", h, err)
+	}
+	return rows, nil
+}
+
+// Unsettled returns the sandboxes of all hosts of which anything is on its way: those in a passing state, those whose network policy was changed within PolicyNews,
+// and those among observed.
+func (s *Store) Unsettled(ctx context.Context, observed []id.Sandbox) ([]Row, error) {
+	rows, err := s.reconcileRows(ctx, dbgen.ReconcileRowsParams{Passing: true, PolicySeconds: PolicyNews.Seconds()}, observed)
+	if err != nil {
+		return nil, fmt.Errorf("list sandboxes that are on their way: %w", err)
+	}
+	return rows, nil
+}
+
+func (s *Store) reconcileRows(ctx context.Context, p dbgen.ReconcileRowsParams, named []id.Sandbox) ([]Row, error) {
+	p.SilenceSeconds, p.Named = Silence.Seconds(), make([]string, len(named))
+	for i, sb := range named {
+		p.Named[i] = string(sb)
 	}
 	return retry(ctx, func(ctx context.Context) ([]Row, error) {
-		rows, err := s.q.RowsForHost(ctx, p)
+		rows, err := s.q.ReconcileRows(ctx, p)
 		if err != nil {
-			return nil, fmt.Errorf("list sandboxes of host %s: %w", h, err)
+			return nil, err
 		}
-		return convert(rows, func(r dbgen.RowsForHostRow) (Row, error) {
+		return convert(rows, func(r dbgen.ReconcileRowsRow) (Row, error) {
 			row := Row{ID: id.Sandbox(r.ID), State: r.State, Generation: r.Generation, Overdue: r.Overdue, Forsaken: r.Forsaken, NetworkGeneration: r.NetworkGeneration, Cold: r.Cold, Forked: r.Forked, Verified: orZero(r.VerifiedAt), Damage: r.Damage}
 			row.Age = time.Duration(r.AgeSeconds * float64(time.Second))
 			if r.HostID != nil {

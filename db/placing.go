@@ -15,9 +15,11 @@ import (
 )
 
 // Placements share a view of the hosts for sharedFor times as long as it took to read, which is proportional to how many hosts and sandboxes there are, and for viewLife at most.
+// Then one of them has it read anew, for those that come after; only where it is older than viewOld does it wait for that.
 const (
 	sharedFor = 20
 	viewLife  = 5 * time.Second
+	viewOld   = 2 * viewLife
 )
 
 // usual is what a sandbox counts as in a view that is shared, until what its host holds is read again.
@@ -25,22 +27,35 @@ var usual = Use{Sandboxes: 1, VCPUs: 1, MemoryMiB: 512, DiskMiB: 1024}
 
 // hostViews is what placements choose by: what hosts hold, as it was a moment ago. What is chosen by it is looked at again with the host locked.
 type hostViews struct {
+	pool *dbgen.Queries // by a connection of its own
+
 	mu    sync.Mutex // guards what follows
-	all   []HostUse  // nil before it was read
-	until time.Time  // when it is to be read again
+	all   []HostUse
+	began time.Time // when it was read; zero before
+	until time.Time // when it is to be read again
 }
 
 // now returns a view that may be kept and written to.
 func (v *hostViews) now(ctx context.Context, q *dbgen.Queries) (hosts []HostUse, fresh bool, err error) {
 	v.mu.Lock()
-	if v.all != nil && time.Now().Before(v.until) {
-		defer v.mu.Unlock()
-		return slices.Clone(v.all), false, nil
+	if time.Since(v.began) > viewOld {
+		v.mu.Unlock()
+		hosts, err = v.read(ctx, q)
+		return hosts, true, err
 	}
-	v.until = time.Now().Add(viewLife) // the others take what there is meanwhile
-	v.mu.Unlock()
-	hosts, err = v.read(ctx, q)
-	return hosts, true, err
+	defer v.mu.Unlock()
+	if time.Now().After(v.until) {
+		v.until = time.Now().Add(viewLife) // the others take what there is meanwhile
+		go v.refresh()
+	}
+	return slices.Clone(v.all), false, nil
+}
+
+// refresh reads the view for whoever comes next, who looks for himself if it fails.
+func (v *hostViews) refresh() {
+	ctx, cancel := context.WithTimeout(context.Background(), statementLimit)
+	defer cancel()
+	_, _ = v.read(ctx, v.pool)
 }
 
 func (v *hostViews) read(ctx context.Context, q *dbgen.Queries) ([]HostUse, error) {
@@ -52,7 +67,7 @@ func (v *hostViews) read(ctx context.Context, q *dbgen.Queries) ([]HostUse, erro
 		v.until = began
 		return nil, err
 	}
-	v.all, v.until = slices.Clone(hosts), began.Add(min(sharedFor*time.Since(began), viewLife))
+	v.all, v.began, v.until = slices.Clone(hosts), began, began.Add(min(sharedFor*time.Since(began), viewLife))
 	return hosts, nil
 }
 

@@ -63,7 +63,8 @@ func Open(ctx context.Context, url string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the database: %w", err)
 	}
-	return &Store{pool: pool, q: dbgen.New(pool)}, nil
+	q := dbgen.New(pool)
+	return &Store{pool: pool, q: q, hosts: hostViews{pool: q}}, nil
 }
 
 // Close waits for the connections in use and closes them all.

@@ -18,7 +18,7 @@ WHERE id IN (
     SELECT s.id FROM sandboxes s WHERE s.look_at <= clock_timestamp()
     ORDER BY s.look_at LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
 )
-RETURNING id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by
+RETURNING id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by, network_changed_at
 `
 
 type ClaimDueParams struct {
@@ -75,6 +75,7 @@ func (q *Queries) ClaimDue(ctx context.Context, arg ClaimDueParams) ([]Sandbox, 
 			&i.Damage,
 			&i.VerifiedAt,
 			&i.CarriedBy,
+			&i.NetworkChangedAt,
 		); err != nil {
 			return nil, err
 		}
@@ -87,7 +88,7 @@ func (q *Queries) ClaimDue(ctx context.Context, arg ClaimDueParams) ([]Sandbox, 
 }
 
 const lockSandbox = `-- name: LockSandbox :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by FROM sandboxes WHERE id = $1 FOR NO KEY UPDATE
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by, network_changed_at FROM sandboxes WHERE id = $1 FOR NO KEY UPDATE
 `
 
 func (q *Queries) LockSandbox(ctx context.Context, id string) (Sandbox, error) {
@@ -132,6 +133,7 @@ func (q *Queries) LockSandbox(ctx context.Context, id string) (Sandbox, error) {
 		&i.Damage,
 		&i.VerifiedAt,
 		&i.CarriedBy,
+		&i.NetworkChangedAt,
 	)
 	return i, err
 }
@@ -263,12 +265,12 @@ WITH changed AS (
             WHEN $4 > 0 THEN clock_timestamp() + make_interval(secs => $4) END,
         look_at = CASE WHEN state IN ('running', 'paused', 'hibernated', 'error') THEN clock_timestamp() END
     WHERE sandboxes.id = $7
-    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.parent_id, sandboxes.snapshot_id, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at, sandboxes.carried_by
+    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.parent_id, sandboxes.snapshot_id, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at, sandboxes.carried_by, sandboxes.network_changed_at
 ), audited AS (
     INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
     SELECT account_id, $8, 'sandbox.lifecycle', id, 'ok', $9 FROM changed
 )
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by FROM changed
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by, network_changed_at FROM changed
 `
 
 type SetLifecycleParams struct {
@@ -322,6 +324,7 @@ type SetLifecycleRow struct {
 	Damage               string
 	VerifiedAt           *time.Time
 	CarriedBy            *string
+	NetworkChangedAt     *time.Time
 }
 
 // Idle time counts from when it is first wanted, a timeout from when it is set.
@@ -377,6 +380,7 @@ func (q *Queries) SetLifecycle(ctx context.Context, arg SetLifecycleParams) (Set
 		&i.Damage,
 		&i.VerifiedAt,
 		&i.CarriedBy,
+		&i.NetworkChangedAt,
 	)
 	return i, err
 }
@@ -384,7 +388,7 @@ func (q *Queries) SetLifecycle(ctx context.Context, arg SetLifecycleParams) (Set
 const useSandbox = `-- name: UseSandbox :one
 UPDATE sandboxes SET used_until = greatest(used_until, clock_timestamp() + make_interval(secs => $1::float8))
 WHERE id = $2 AND account_id = $3
-RETURNING id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by
+RETURNING id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by, network_changed_at
 `
 
 type UseSandboxParams struct {
@@ -436,6 +440,7 @@ func (q *Queries) UseSandbox(ctx context.Context, arg UseSandboxParams) (Sandbox
 		&i.Damage,
 		&i.VerifiedAt,
 		&i.CarriedBy,
+		&i.NetworkChangedAt,
 	)
 	return i, err
 }

@@ -15,12 +15,12 @@ import (
 const setMetadata = `-- name: SetMetadata :one
 WITH changed AS (
     UPDATE sandboxes SET metadata = $1 WHERE sandboxes.id = $2 AND sandboxes.account_id = $3
-    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.parent_id, sandboxes.snapshot_id, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at, sandboxes.carried_by
+    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.parent_id, sandboxes.snapshot_id, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at, sandboxes.carried_by, sandboxes.network_changed_at
 ), audited AS (
     INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
     SELECT account_id, $4, 'sandbox.metadata', id, 'ok', $5 FROM changed
 )
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by FROM changed
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by, network_changed_at FROM changed
 `
 
 type SetMetadataParams struct {
@@ -70,6 +70,7 @@ type SetMetadataRow struct {
 	Damage               string
 	VerifiedAt           *time.Time
 	CarriedBy            *string
+	NetworkChangedAt     *time.Time
 }
 
 func (q *Queries) SetMetadata(ctx context.Context, arg SetMetadataParams) (SetMetadataRow, error) {
@@ -120,6 +121,7 @@ func (q *Queries) SetMetadata(ctx context.Context, arg SetMetadataParams) (SetMe
 		&i.Damage,
 		&i.VerifiedAt,
 		&i.CarriedBy,
+		&i.NetworkChangedAt,
 	)
 	return i, err
 }

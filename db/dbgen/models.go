@@ -118,6 +118,7 @@ type Sandbox struct {
 	Damage               string
 	VerifiedAt           *time.Time
 	CarriedBy            *string
+	NetworkChangedAt     *time.Time
 }
 
 type SandboxEvent struct {

@@ -44,11 +44,12 @@ func (q *Queries) ArchivedRows(ctx context.Context, ids []string) ([]ArchivedRow
 }
 
 const homelessRows = `-- name: HomelessRows :many
-SELECT s.id, s.state, s.generation, s.cold, (s.parent_id IS NOT NULL)::bool AS forked, coalesce(h.name, '')::text AS host_name,
-    coalesce(h.state = 'removed', false)::bool AS host_removed
-FROM sandboxes s LEFT JOIN hosts h ON h.id = s.host_id
-WHERE (s.state IN ('pending', 'stopping') AND s.host_id IS NULL AND s.deadline < clock_timestamp())
-    OR (h.state IN ('replaced', 'removed') AND s.state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping'))
+SELECT s.id, s.state, s.generation, s.cold, (s.parent_id IS NOT NULL)::bool AS forked, '' AS host_name, false AS host_removed
+FROM sandboxes s WHERE s.state IN ('pending', 'stopping') AND s.host_id IS NULL AND s.deadline < now()
+UNION ALL
+SELECT s.id, s.state, s.generation, s.cold, (s.parent_id IS NOT NULL)::bool, h.name, h.state = 'removed'
+FROM hosts h JOIN sandboxes s ON s.host_id = h.id
+WHERE h.state IN ('replaced', 'removed') AND s.state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping')
 `
 
 type HomelessRowsRow struct {
@@ -99,7 +100,7 @@ WITH made AS (
         $12, $13, $14, $15::integer, $16,
         CASE WHEN $15::integer > 0 THEN clock_timestamp() + make_interval(secs => $15::integer) END,
         $17, $18, 'starting', 2, '', $19, clock_timestamp() + make_interval(secs => $20::float8), $21)
-    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.parent_id, sandboxes.snapshot_id, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at, sandboxes.carried_by
+    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.parent_id, sandboxes.snapshot_id, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at, sandboxes.carried_by, sandboxes.network_changed_at
 ), event AS (
     INSERT INTO sandbox_events (account_id, sandbox_id, from_state, to_state, reason, actor, operation, generation)
     SELECT account_id, id, step.from_state, step.to_state, '', $22, operation, step.generation
@@ -109,7 +110,7 @@ WITH made AS (
     INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
     SELECT account_id, $22, 'sandbox.create', id, 'accepted', operation FROM made
 )
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by FROM made
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by, network_changed_at FROM made
 `
 
 type InsertSandboxParams struct {
@@ -176,6 +177,7 @@ type InsertSandboxRow struct {
 	Damage               string
 	VerifiedAt           *time.Time
 	CarriedBy            *string
+	NetworkChangedAt     *time.Time
 }
 
 // A sandbox is inserted with its place: that it was pending is an event alone. One statement is one round trip, in which no row is changed that was just written.
@@ -244,12 +246,13 @@ func (q *Queries) InsertSandbox(ctx context.Context, arg InsertSandboxParams) (I
 		&i.Damage,
 		&i.VerifiedAt,
 		&i.CarriedBy,
+		&i.NetworkChangedAt,
 	)
 	return i, err
 }
 
 const listSandboxes = `-- name: ListSandboxes :many
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by FROM sandboxes
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by, network_changed_at FROM sandboxes
 WHERE account_id = $1
     AND state::text = ANY ($2::text[])
     AND ($3::text IS NULL OR template = $3)
@@ -325,6 +328,7 @@ func (q *Queries) ListSandboxes(ctx context.Context, arg ListSandboxesParams) ([
 			&i.Damage,
 			&i.VerifiedAt,
 			&i.CarriedBy,
+			&i.NetworkChangedAt,
 		); err != nil {
 			return nil, err
 		}
@@ -337,7 +341,7 @@ func (q *Queries) ListSandboxes(ctx context.Context, arg ListSandboxesParams) ([
 }
 
 const lockSandboxOfAccount = `-- name: LockSandboxOfAccount :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by FROM sandboxes WHERE id = $1 AND account_id = $2 FOR NO KEY UPDATE
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by, network_changed_at FROM sandboxes WHERE id = $1 AND account_id = $2 FOR NO KEY UPDATE
 `
 
 type LockSandboxOfAccountParams struct {
@@ -388,27 +392,36 @@ func (q *Queries) LockSandboxOfAccount(ctx context.Context, arg LockSandboxOfAcc
 		&i.Damage,
 		&i.VerifiedAt,
 		&i.CarriedBy,
+		&i.NetworkChangedAt,
 	)
 	return i, err
 }
 
-const rowsForHost = `-- name: RowsForHost :many
+const reconcileRows = `-- name: ReconcileRows :many
+WITH wanted AS (
+    SELECT s.id FROM sandboxes s
+    WHERE host_id = $2::text AND state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping')
+    UNION SELECT unnest($3::text[])
+    UNION SELECT s.id FROM sandboxes s
+    WHERE $4::bool AND (deadline IS NOT NULL OR network_changed_at > now() - make_interval(secs => $5::float8))
+)
 SELECT id, host_id, state, generation, network_generation, verified_at, damage, cold, (parent_id IS NOT NULL)::bool AS forked,
     coalesce(deadline < clock_timestamp(), false)::bool AS overdue,
     (carried_by IS NOT NULL AND pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => $1::float8)
         AND NOT EXISTS (SELECT FROM replicas r WHERE r.id = carried_by AND r.seen_at > clock_timestamp() - make_interval(secs => $1::float8)))::bool AS forsaken,
     extract(epoch FROM clock_timestamp() - updated_at)::float8 AS age_seconds
-FROM sandboxes
-WHERE (host_id = $2 AND state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping')) OR id = ANY ($3::text[])
+FROM sandboxes WHERE sandboxes.id IN (SELECT wanted.id FROM wanted)
 `
 
-type RowsForHostParams struct {
+type ReconcileRowsParams struct {
 	SilenceSeconds float64
-	HostID         *string
-	Observed       []string
+	HostID         string
+	Named          []string
+	Passing        bool
+	PolicySeconds  float64
 }
 
-type RowsForHostRow struct {
+type ReconcileRowsRow struct {
 	ID                string
 	HostID            *string
 	State             models.State
@@ -423,17 +436,23 @@ type RowsForHostRow struct {
 	AgeSeconds        float64
 }
 
-// What a reconciler compares with a host: the rows that the host should know of, and
-// those of the sandboxes that it was seen to hold (wherever they should be).
-func (q *Queries) RowsForHost(ctx context.Context, arg RowsForHostParams) ([]RowsForHostRow, error) {
-	rows, err := q.db.Query(ctx, rowsForHost, arg.SilenceSeconds, arg.HostID, arg.Observed)
+// What a reconciler compares with hosts: the rows that one host should know of, those of the sandboxes that are named (wherever they should be), and
+// where they are wanted those of which anything is on its way, on all hosts: a passing state, or a policy that was changed a short while ago.
+func (q *Queries) ReconcileRows(ctx context.Context, arg ReconcileRowsParams) ([]ReconcileRowsRow, error) {
+	rows, err := q.db.Query(ctx, reconcileRows,
+		arg.SilenceSeconds,
+		arg.HostID,
+		arg.Named,
+		arg.Passing,
+		arg.PolicySeconds,
+	)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var items []RowsForHostRow
+	var items []ReconcileRowsRow
 	for rows.Next() {
-		var i RowsForHostRow
+		var i ReconcileRowsRow
 		if err := rows.Scan(
 			&i.ID,
 			&i.HostID,
@@ -459,7 +478,7 @@ func (q *Queries) RowsForHost(ctx context.Context, arg RowsForHostParams) ([]Row
 }
 
 const sandboxByID = `-- name: SandboxByID :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by FROM sandboxes WHERE id = $1
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by, network_changed_at FROM sandboxes WHERE id = $1
 `
 
 func (q *Queries) SandboxByID(ctx context.Context, id string) (Sandbox, error) {
@@ -504,12 +523,13 @@ func (q *Queries) SandboxByID(ctx context.Context, id string) (Sandbox, error) {
 		&i.Damage,
 		&i.VerifiedAt,
 		&i.CarriedBy,
+		&i.NetworkChangedAt,
 	)
 	return i, err
 }
 
 const sandboxOfAccount = `-- name: SandboxOfAccount :one
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by FROM sandboxes WHERE id = $1 AND account_id = $2
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by, network_changed_at FROM sandboxes WHERE id = $1 AND account_id = $2
 `
 
 type SandboxOfAccountParams struct {
@@ -559,20 +579,21 @@ func (q *Queries) SandboxOfAccount(ctx context.Context, arg SandboxOfAccountPara
 		&i.Damage,
 		&i.VerifiedAt,
 		&i.CarriedBy,
+		&i.NetworkChangedAt,
 	)
 	return i, err
 }
 
 const setNetwork = `-- name: SetNetwork :one
 WITH changed AS (
-    UPDATE sandboxes SET network = $1, network_generation = network_generation + 1
+    UPDATE sandboxes SET network = $1, network_generation = network_generation + 1, network_changed_at = clock_timestamp()
     WHERE sandboxes.id = $2
-    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.parent_id, sandboxes.snapshot_id, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at, sandboxes.carried_by
+    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.parent_id, sandboxes.snapshot_id, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at, sandboxes.carried_by, sandboxes.network_changed_at
 ), audited AS (
     INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
     SELECT account_id, $3, 'sandbox.network', id, 'accepted', $4 FROM changed
 )
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by FROM changed
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by, network_changed_at FROM changed
 `
 
 type SetNetworkParams struct {
@@ -621,6 +642,7 @@ type SetNetworkRow struct {
 	Damage               string
 	VerifiedAt           *time.Time
 	CarriedBy            *string
+	NetworkChangedAt     *time.Time
 }
 
 func (q *Queries) SetNetwork(ctx context.Context, arg SetNetworkParams) (SetNetworkRow, error) {
@@ -670,6 +692,7 @@ func (q *Queries) SetNetwork(ctx context.Context, arg SetNetworkParams) (SetNetw
 		&i.Damage,
 		&i.VerifiedAt,
 		&i.CarriedBy,
+		&i.NetworkChangedAt,
 	)
 	return i, err
 }
@@ -709,7 +732,7 @@ WITH changed AS (
         damage = CASE WHEN $1::sandbox_state = 'running' THEN '' ELSE damage END,
         updated_at = clock_timestamp()
     WHERE sandboxes.id = $11 AND sandboxes.state = $3 AND sandboxes.generation = $12
-    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.parent_id, sandboxes.snapshot_id, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at, sandboxes.carried_by
+    RETURNING sandboxes.id, sandboxes.account_id, sandboxes.host_id, sandboxes.name, sandboxes.template, sandboxes.vcpus, sandboxes.memory_mib, sandboxes.disk_mib, sandboxes.metadata, sandboxes.state, sandboxes.generation, sandboxes.reason, sandboxes.operation, sandboxes.deadline, sandboxes.timings, sandboxes.created_at, sandboxes.started_at, sandboxes.updated_at, sandboxes.network, sandboxes.network_generation, sandboxes.auto_resume, sandboxes.certificate, sandboxes.archive, sandboxes.cold, sandboxes.parent_id, sandboxes.snapshot_id, sandboxes.auto_pause_seconds, sandboxes.auto_hibernate_seconds, sandboxes.auto_destroy_seconds, sandboxes.timeout_seconds, sandboxes.on_timeout, sandboxes.used_until, sandboxes.asleep_since, sandboxes.timeout_at, sandboxes.look_at, sandboxes.damage, sandboxes.verified_at, sandboxes.carried_by, sandboxes.network_changed_at
 ), event AS (
     INSERT INTO sandbox_events (account_id, sandbox_id, from_state, to_state, reason, actor, operation, generation)
     SELECT account_id, id, $3, state, reason, $13, operation, generation FROM changed
@@ -718,7 +741,7 @@ WITH changed AS (
     SELECT account_id, $13, $14, id, $15, operation FROM changed
     WHERE $14::text <> ''
 )
-SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by FROM changed
+SELECT id, account_id, host_id, name, template, vcpus, memory_mib, disk_mib, metadata, state, generation, reason, operation, deadline, timings, created_at, started_at, updated_at, network, network_generation, auto_resume, certificate, archive, cold, parent_id, snapshot_id, auto_pause_seconds, auto_hibernate_seconds, auto_destroy_seconds, timeout_seconds, on_timeout, used_until, asleep_since, timeout_at, look_at, damage, verified_at, carried_by, network_changed_at FROM changed
 `
 
 type TransitionSandboxParams struct {
@@ -778,6 +801,7 @@ type TransitionSandboxRow struct {
 	Damage               string
 	VerifiedAt           *time.Time
 	CarriedBy            *string
+	NetworkChangedAt     *time.Time
 }
 
 // One statement is the compare-and-set, its event row and its audit row: they happen
@@ -840,6 +864,7 @@ func (q *Queries) TransitionSandbox(ctx context.Context, arg TransitionSandboxPa
 		&i.Damage,
 		&i.VerifiedAt,
 		&i.CarriedBy,
+		&i.NetworkChangedAt,
 	)
 	return i, err
 }

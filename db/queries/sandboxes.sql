@@ -80,7 +80,7 @@ SELECT * FROM sandboxes WHERE id = @id AND account_id = @account_id FOR NO KEY U
 
 -- name: SetNetwork :one
 WITH changed AS (
-    UPDATE sandboxes SET network = @network, network_generation = network_generation + 1
+    UPDATE sandboxes SET network = @network, network_generation = network_generation + 1, network_changed_at = clock_timestamp()
     WHERE sandboxes.id = @id
     RETURNING sandboxes.*
 ), audited AS (
@@ -99,24 +99,31 @@ WHERE account_id = @account_id
 ORDER BY created_at DESC, id DESC
 LIMIT @max_rows;
 
--- What a reconciler compares with a host: the rows that the host should know of, and
--- those of the sandboxes that it was seen to hold (wherever they should be).
--- name: RowsForHost :many
+-- What a reconciler compares with hosts: the rows that one host should know of, those of the sandboxes that are named (wherever they should be), and
+-- where they are wanted those of which anything is on its way, on all hosts: a passing state, or a policy that was changed a short while ago.
+-- name: ReconcileRows :many
+WITH wanted AS (
+    SELECT s.id FROM sandboxes s
+    WHERE host_id = @host_id::text AND state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping')
+    UNION SELECT unnest(@named::text[])
+    UNION SELECT s.id FROM sandboxes s
+    WHERE @passing::bool AND (deadline IS NOT NULL OR network_changed_at > now() - make_interval(secs => @policy_seconds::float8))
+)
 SELECT id, host_id, state, generation, network_generation, verified_at, damage, cold, (parent_id IS NOT NULL)::bool AS forked,
     coalesce(deadline < clock_timestamp(), false)::bool AS overdue,
     (carried_by IS NOT NULL AND pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => @silence_seconds::float8)
         AND NOT EXISTS (SELECT FROM replicas r WHERE r.id = carried_by AND r.seen_at > clock_timestamp() - make_interval(secs => @silence_seconds::float8)))::bool AS forsaken,
     extract(epoch FROM clock_timestamp() - updated_at)::float8 AS age_seconds
-FROM sandboxes
-WHERE (host_id = @host_id AND state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping')) OR id = ANY (@observed::text[]);
+FROM sandboxes WHERE sandboxes.id IN (SELECT wanted.id FROM wanted);
 
 -- Rows that no host can answer for: never placed, or placed on a host that was replaced or removed.
 -- name: HomelessRows :many
-SELECT s.id, s.state, s.generation, s.cold, (s.parent_id IS NOT NULL)::bool AS forked, coalesce(h.name, '')::text AS host_name,
-    coalesce(h.state = 'removed', false)::bool AS host_removed
-FROM sandboxes s LEFT JOIN hosts h ON h.id = s.host_id
-WHERE (s.state IN ('pending', 'stopping') AND s.host_id IS NULL AND s.deadline < clock_timestamp())
-    OR (h.state IN ('replaced', 'removed') AND s.state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping'));
+SELECT s.id, s.state, s.generation, s.cold, (s.parent_id IS NOT NULL)::bool AS forked, '' AS host_name, false AS host_removed
+FROM sandboxes s WHERE s.state IN ('pending', 'stopping') AND s.host_id IS NULL AND s.deadline < now()
+UNION ALL
+SELECT s.id, s.state, s.generation, s.cold, (s.parent_id IS NOT NULL)::bool, h.name, h.state = 'removed'
+FROM hosts h JOIN sandboxes s ON s.host_id = h.id
+WHERE h.state IN ('replaced', 'removed') AND s.state IN ('starting', 'running', 'pausing', 'paused', 'resuming', 'hibernating', 'stopping');
 
 -- What is known of the sandboxes of stored snapshots.
 -- name: ArchivedRows :many

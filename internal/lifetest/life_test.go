@@ -133,14 +133,14 @@ func (w *world) disagrees(ctx context.Context, account id.Account, all []*lane) 
 	return wrong
 }
 
-// allows tells whether a sandbox may be in a state. What lies on a host that is drained sleeps, and leaves.
+// allows tells whether a sandbox may be in a state. What lies on a host that is drained sleeps, and leaves; what was begun there is carried out when it no more is.
 func (w *world) allows(sb *sandbox, state models.State) bool {
 	switch {
 	case sb.may[state]:
 		return true
-	case state == models.Paused && w.evicted.Load():
+	case (state == models.Paused || state == models.Pausing) && w.evicted.Load():
 		return sb.may[models.Running]
-	case state == models.Hibernated && w.drained.Load():
+	case (state == models.Hibernated || state == models.Hibernating) && w.drained.Load():
 		return sb.may[models.Paused] || w.evicted.Load() && sb.may[models.Running]
 	}
 	return false

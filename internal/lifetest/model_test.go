@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 
 	"github.com/wrenn-sandbox/wrenn/internal/auth"
@@ -33,6 +34,9 @@ func (s *sandbox) perhaps(a answer, states ...models.State) {
 	if a.unknown() {
 		s.stormy = true
 		states = append(states, models.Failed)
+	}
+	if slices.Contains(states, models.Running) && s.may[models.Hibernated] {
+		states = append(states, models.Paused) // it was fetched, and has not been resumed
 	}
 	for _, state := range states {
 		s.may[state] = true

@@ -37,7 +37,7 @@ const (
 
 // quick makes what happens in the background fast enough for a test.
 var quick = controller.Pace{
-	Tick: 20 * time.Millisecond, Settle: 300 * time.Millisecond, Grace: 300 * time.Millisecond, Snapshots: 50 * time.Millisecond, Tend: 50 * time.Millisecond,
+	Tick: 20 * time.Millisecond, Full: time.Hour, Settle: 300 * time.Millisecond, Grace: 300 * time.Millisecond, Snapshots: 50 * time.Millisecond, Tend: 50 * time.Millisecond,
 }
 
 // world is a whole deployment: databases, hosts and replicas.

@@ -53,25 +53,21 @@ func having(hosts []Host, name string) ([]Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	var able []Host
-	all := map[string]bool{}
+	able := make([]Host, 0, len(open))
 	for _, h := range open {
 		if _, has := h.template(name); has {
 			able = append(able, h)
 		}
-		for _, t := range h.Templates {
-			all[t.Name] = true
-		}
 	}
-	if able == nil {
-		return nil, noTemplate(name, all)
+	if len(able) == 0 {
+		return nil, noTemplate(name, open)
 	}
 	return able, nil
 }
 
 // taking returns the hosts that take new sandboxes now.
 func taking(hosts []Host) ([]Host, error) {
-	var open []Host
+	open := make([]Host, 0, len(hosts))
 	var closed []string
 	for _, h := range hosts {
 		switch {

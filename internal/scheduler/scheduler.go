@@ -72,7 +72,7 @@ const (
 func SingleHost(h Host, r Request, over Overcommit) (Placement, error) {
 	t, has := h.template(r.Template)
 	if !has {
-		return Placement{}, noTemplate(r.Template, nil)
+		return Placement{}, noTemplate(r.Template, []Host{h})
 	}
 	size := complete(r.Size, t.Default)
 	if err := check(size, t); err != nil {
@@ -89,8 +89,14 @@ func (h Host) template(name string) (Template, bool) {
 	return h.Templates[at], true
 }
 
-// noTemplate is the error for a template that is not among those that there are.
-func noTemplate(name string, all map[string]bool) error {
+// noTemplate is the error for a template that none of the hosts has.
+func noTemplate(name string, hosts []Host) error {
+	all := map[string]bool{}
+	for _, h := range hosts {
+		for _, t := range h.Templates {
+			all[t.Name] = true
+		}
+	}
 	err := models.Errorf(models.NotFound, "there is no template %q", name)
 	if len(all) == 0 {
 		return err.WithHint("the host has no templates yet: make images builds them")

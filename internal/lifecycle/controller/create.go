@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/db"
@@ -110,6 +111,11 @@ func (c *Controller) insert(ctx context.Context, by By, r Request, from models.S
 }
 
 func views(hosts []db.HostUse, up map[id.Host]bool) []scheduler.Host {
+	n := 0
+	for _, h := range hosts {
+		n += len(h.Templates)
+	}
+	templates := make([]scheduler.Template, 0, n) // of all hosts: there may be a thousand
 	out := make([]scheduler.Host, 0, len(hosts))
 	for _, h := range hosts {
 		reachable, ours := up[h.ID]
@@ -122,11 +128,13 @@ func views(hosts []db.HostUse, up map[id.Host]bool) []scheduler.Host {
 			Capacity: scheduler.Room{VCPUs: int64(h.VCPUs), MemoryMiB: h.MemoryMiB, DiskMiB: h.DiskMiB},
 			Allotted: scheduler.Room{VCPUs: h.Use.VCPUs, MemoryMiB: h.Use.MemoryMiB + h.Use.Sandboxes*h.OverheadMiB, DiskMiB: h.Use.DiskMiB},
 		}
+		first := len(templates)
 		for _, t := range h.Templates {
-			v.Templates = append(v.Templates, scheduler.Template{
+			templates = append(templates, scheduler.Template{
 				Name: t.Name, Digest: t.Digest, Warm: t.Warm, Default: models.Size{VCPUs: t.DefaultVCPUs, MemoryMiB: t.DefaultMemoryMiB, DiskMiB: t.DiskMiB},
 			})
 		}
+		v.Templates = slices.Clip(templates[first:])
 		out = append(out, v)
 	}
 	return out

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,6 +40,7 @@ type Fleet struct {
 	wg    sync.WaitGroup
 
 	onLost atomic.Pointer[func(id.Host)]
+	wake   chan struct{} // something happened on a host that the reconciler should look at
 
 	mu        sync.Mutex      // guards what follows
 	beats     time.Duration   // see host; for those that join
@@ -53,7 +55,6 @@ type host struct {
 	store   HostStore
 	log     *slog.Logger
 	beats   time.Duration // between heartbeats
-	wake    chan struct{} // something happened that the reconciler should look at
 	fleet   *Fleet
 
 	joined id.Host         // of a host that has joined, whose certificate says so; empty for one that is in the settings
@@ -70,6 +71,8 @@ type host struct {
 	lostAt    time.Time // since when it cannot be reached; zero while it can
 	faults    int       // creates one after the other that it has failed by its own fault
 	seen      map[id.Sandbox]sighting
+	news      map[id.Sandbox]bool // what has changed there and is to be compared with its row; nil where no reconciler follows the host
+	anew      bool                // likewise all
 }
 
 // sighting is a sandbox on a host and since when it has been seen in this state.
@@ -80,7 +83,7 @@ type sighting struct {
 
 // NewFleet returns a fleet of the agents at addresses, and of the hosts that have joined. It does not connect yet.
 func NewFleet(addresses []string, store HostStore, log *slog.Logger) (*Fleet, error) {
-	f := &Fleet{store: store, log: log, beats: heartbeat}
+	f := &Fleet{store: store, log: log, beats: heartbeat, wake: make(chan struct{}, 1)}
 	for _, a := range addresses {
 		client, err := hostclient.Dial(a)
 		if err != nil {
@@ -95,7 +98,7 @@ func NewFleet(addresses []string, store HostStore, log *slog.Logger) (*Fleet, er
 func (f *Fleet) newHost(address string, client *hostclient.Client) *host {
 	h := &host{
 		address: address, client: client, store: f.store, log: f.log.With("agent", address), beats: f.beats, fleet: f,
-		wake: make(chan struct{}, 1), seen: map[id.Sandbox]sighting{},
+		seen: map[id.Sandbox]sighting{},
 	}
 	h.life, h.end = context.WithCancel(context.Background())
 	return h
@@ -290,7 +293,7 @@ func described(i hostclient.Info, address string) db.Host {
 // answer: a watch alone does not notice an agent that hangs. A database that is away is no
 // reason to give up the host.
 func (h *host) beat(ctx context.Context, end context.CancelFunc) error {
-	for pause(ctx, h.beats) {
+	for wait := time.Duration(rand.Float64() * float64(h.beats)); pause(ctx, wait); wait = h.beats { // not all hosts at once
 		info, err := h.client.Info(ctx)
 		if err != nil && ctx.Err() == nil {
 			end()
@@ -339,6 +342,7 @@ func (h *host) sync(all map[id.Sandbox]sighting) {
 		}
 	}
 	h.seen, h.synced, h.reachable, h.answered, h.lastErr, h.lostAt = all, true, true, true, nil, time.Time{}
+	h.anew = h.news != nil
 	h.mu.Unlock()
 	h.kick()
 }
@@ -353,6 +357,9 @@ func (h *host) observe(sb hostclient.Sandbox) {
 		h.seen[sb.ID] = sighting{Sandbox: sb, since: old.since}
 	default:
 		h.seen[sb.ID] = sighting{Sandbox: sb, since: time.Now()}
+	}
+	if h.news != nil {
+		h.news[sb.ID] = true
 	}
 	h.mu.Unlock()
 	if sb.State == hostclient.Failed || sb.State == hostclient.Gone {
@@ -385,7 +392,7 @@ func (h *host) lost(ctx context.Context, err error) {
 // kick wakes the reconciler, if there is one.
 func (h *host) kick() {
 	select {
-	case h.wake <- struct{}{}:
+	case h.fleet.wake <- struct{}{}:
 	default:
 	}
 }

@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"maps"
 	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/wrenn-sandbox/wrenn/db"
 	"github.com/wrenn-sandbox/wrenn/internal/hostclient"
@@ -21,6 +18,7 @@ import (
 type ReconcileStore interface {
 	Lead(ctx context.Context) (*db.Lease, error)
 	RowsForHost(ctx context.Context, h id.Host, observed []id.Sandbox) ([]db.Row, error)
+	Unsettled(ctx context.Context, observed []id.Sandbox) ([]db.Row, error)
 	Homeless(ctx context.Context) ([]db.Row, error)
 	HibernatedToScrub(ctx context.Context, every time.Duration, tried []id.Sandbox, most int) ([]db.Sleeper, error)
 	NoteScrub(ctx context.Context, row db.Row, by db.By, verified time.Time, damage string) error
@@ -35,7 +33,8 @@ type ReconcileStore interface {
 
 // Pace of a Reconciler. The zero value of each means its default.
 type Pace struct {
-	Tick   time.Duration // between comparisons; 2 s, and at once when a VM has ended
+	Tick   time.Duration // between comparisons of what has changed or is on its way; 2 s, and at once when a VM has ended
+	Full   time.Duration // between comparisons of all that a host holds; 1 min
 	Settle time.Duration // see patience; 5 s
 	Grace  time.Duration // see patience; 30 s
 
@@ -48,6 +47,9 @@ type Pace struct {
 func (p Pace) withDefaults() Pace {
 	if p.Tick == 0 {
 		p.Tick = 2 * time.Second
+	}
+	if p.Full == 0 {
+		p.Full = time.Minute
 	}
 	if p.Settle == 0 {
 		p.Settle = 5 * time.Second
@@ -90,20 +92,15 @@ type Reconciler struct {
 	pace  Pace
 	log   *slog.Logger
 
-	mu     sync.Mutex // guards what follows
-	tries  map[id.Sandbox]attempt
-	probes map[id.Sandbox]bool       // made on hosts in quarantine: no row wants them, and they are no orphans
-	waits  map[id.Host]time.Duration // after what failed for a host
-}
-
-type attempt struct {
-	wait time.Duration
-	next time.Time
+	mu        sync.Mutex // guards what follows
+	followers map[*host]*follower
+	probes    map[id.Sandbox]bool       // made on hosts in quarantine: no row wants them, and they are no orphans
+	waits     map[id.Host]time.Duration // after what failed for a host
 }
 
 // NewReconciler returns a reconciler that acts through c.
 func NewReconciler(c *Controller, store ReconcileStore, pace Pace) *Reconciler {
-	return &Reconciler{c: c, store: store, pace: pace.withDefaults(), log: c.Log, tries: map[id.Sandbox]attempt{}, probes: map[id.Sandbox]bool{}, waits: map[id.Host]time.Duration{}}
+	return &Reconciler{c: c, store: store, pace: pace.withDefaults(), log: c.Log, followers: map[*host]*follower{}, probes: map[id.Sandbox]bool{}, waits: map[id.Host]time.Duration{}}
 }
 
 // Run works until ctx ends, whenever no other replica does.
@@ -127,8 +124,8 @@ func (r *Reconciler) lead(ctx context.Context, lease *db.Lease) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	followed := map[*host]bool{}
-	r.followNew(ctx, &wg, followed)
+	r.followNew(ctx, &wg)
+	wg.Go(func() { r.keepUp(ctx) })
 	wg.Go(func() { r.keepArchive(ctx) })
 	wg.Go(func() { r.keepHibernated(ctx) })
 	wg.Go(func() { r.tendHosts(ctx) })
@@ -140,106 +137,10 @@ func (r *Reconciler) lead(ctx context.Context, lease *db.Lease) {
 			r.log.Warn("reconciler's lease lost", "error", err)
 			return
 		}
-		r.followNew(ctx, &wg, followed)
+		r.followNew(ctx, &wg)
 		r.adoptHomeless(ctx)
 		r.homelessSnapshots(ctx)
 	}
-}
-
-// followNew begins to reconcile the hosts of the fleet that are not followed yet. What is done for a host ends with ctx, and when it leaves the fleet.
-func (r *Reconciler) followNew(ctx context.Context, wg *sync.WaitGroup, followed map[*host]bool) {
-	maps.DeleteFunc(followed, func(h *host, _ bool) bool { return h.life.Err() != nil })
-	for _, h := range r.c.Fleet.all() {
-		if followed[h] {
-			continue
-		}
-		followed[h] = true
-		until := func(do func(context.Context, *host)) {
-			ctx, cancel := context.WithCancel(ctx)
-			defer cancel()
-			defer context.AfterFunc(h.life, cancel)()
-			do(ctx, h)
-		}
-		wg.Go(func() { until(r.follow) })
-		wg.Go(func() { until(r.keepSnapshots) })
-	}
-}
-
-func (r *Reconciler) follow(ctx context.Context, h *host) {
-	for ctx.Err() == nil {
-		r.host(ctx, h)
-		t := time.NewTimer(r.pace.Tick)
-		select {
-		case <-h.wake:
-		case <-t.C:
-		case <-ctx.Done():
-		}
-		t.Stop()
-	}
-}
-
-// host closes the gaps of one host, unless it is not known what it holds.
-func (r *Reconciler) host(ctx context.Context, h *host) {
-	known, seen, ok := h.view()
-	if !ok {
-		return
-	}
-	observed := make([]id.Sandbox, 0, len(seen))
-	for sb := range seen {
-		observed = append(observed, sb)
-	}
-	rows, err := r.store.RowsForHost(ctx, known, observed)
-	if err != nil {
-		if ctx.Err() == nil {
-			r.log.Warn("host not reconciled", "host_id", known, "error", err)
-		}
-		return
-	}
-	r.leaveProbes(seen)
-	gaps := plan(known, rows, seen, time.Now(), patience{settle: r.pace.Settle, grace: r.pace.Grace})
-	var g errgroup.Group
-	g.SetLimit(remediesAtOnce)
-	for _, gap := range r.due(gaps) {
-		g.Go(func() error {
-			r.outcome(ctx, gap, r.close(ctx, h.client, known, gap))
-			return nil
-		})
-	}
-	_ = g.Wait() // never fails
-}
-
-// due leaves out what failed a short while ago, and forgets failures of gaps that are no more.
-func (r *Reconciler) due(gaps []gap) []gap {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var out []gap
-	open := map[id.Sandbox]attempt{}
-	for _, g := range gaps {
-		a, failed := r.tries[g.id]
-		if failed {
-			open[g.id] = a
-		}
-		if !failed || !time.Now().Before(a.next) {
-			out = append(out, g)
-		}
-	}
-	r.tries = open
-	return out
-}
-
-func (r *Reconciler) outcome(ctx context.Context, g gap, err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if err == nil || errors.Is(err, db.ErrMoved) {
-		delete(r.tries, g.id)
-		return
-	}
-	if ctx.Err() != nil {
-		return
-	}
-	wait := min(max(retryFirst, 2*r.tries[g.id].wait), retryMost)
-	r.tries[g.id] = attempt{wait: wait, next: time.Now().Add(wait)}
-	r.log.Warn("gap not closed", "sandbox_id", g.id, "remedy", string(g.remedy), "next_try_in", wait, "error", err)
 }
 
 func (r *Reconciler) close(ctx context.Context, client *hostclient.Client, h id.Host, g gap) error {

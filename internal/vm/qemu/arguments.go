@@ -123,6 +123,9 @@ func (d *Driver) emulationArguments(vcpus int) []string {
 		// rep_good (arch/x86/include/asm/cpufeatures.h: 3*32+16) has Linux copy and clear memory by string instructions, which TCG runs
 		// word by word in a loop of its own. The plain loops take a transfer's guest about a seventh less of its processor.
 		"clearcpuid=112",
+		// TCG knows code by its address: where that differs from run to run it translates every program anew each time, which is
+		// half of what a short one takes. Programs in guests do without random addresses here, as the kernel does without mitigations.
+		"norandmaps",
 		"mitigations=off", "noreplace-smp", // each patches the kernel's code, which makes TCG translate it again
 	}
 	if vcpus == 1 {
