@@ -57,6 +57,10 @@ test-cycles: deps-test images build ## 1,000 cycles of pause, resume, hibernate 
 test-model: deps-test ## 100,000 random operations on sandboxes of simulated hosts, held against a model (OPS=n)
 	@WRENN_MODEL_OPS=$(or $(OPS),100000) go test -count=1 -timeout 24h -v -run '^TestLife$$' ./internal/lifetest
 
+.PHONY: chaos
+chaos: deps-test images build ## half an hour of random work with real sandboxes on three hosts while all parts are killed, stopped and cut off (FOR=30m, SEED=n)
+	@WRENN_CHAOS=$(or $(FOR),30m) WRENN_CHAOS_SEED=$(SEED) go test -count=1 -timeout 12h -v -run '^TestChaos$$' ./e2e
+
 .PHONY: bench
 bench: deps images build ## measure what SPECIFICATION.md promises; writes build/bench.json
 	@scripts/install-deps.sh bench s3

@@ -3,6 +3,7 @@ package db
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -12,8 +13,11 @@ import (
 // will do that nothing else in the database uses.
 const reconcilerLock = 0x7772656e6e01
 
+// leaseSilence is how long the server keeps a lease that nobody checks: of a replica that is frozen, or whose machine is gone without a word, the connection stays for hours.
+const leaseSilence = 2 * Silence
+
 // Lease is held by one replica at a time. It ends with its connection, so a replica that
-// dies or is cut off loses it without anybody's doing.
+// dies or is cut off loses it without anybody's doing, and with leaseSilence.
 type Lease struct {
 	conn *pgx.Conn
 }
@@ -28,7 +32,11 @@ func (s *Store) Lead(ctx context.Context) (*Lease, error) {
 	var got bool
 	err = conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", int64(reconcilerLock)).Scan(&got)
 	if err == nil && got {
-		return &Lease{conn: conn}, nil
+		// A server that does not know the setting (before 14) has no row of it, and the lease lasts as long as the connection.
+		_, err = conn.Exec(ctx, "SELECT set_config(name, $1, false) FROM pg_settings WHERE name = 'idle_session_timeout'", strconv.FormatInt(leaseSilence.Milliseconds(), 10))
+		if err == nil {
+			return &Lease{conn: conn}, nil
+		}
 	}
 	closeConn(ctx, conn)
 	if err != nil {

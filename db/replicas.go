@@ -22,5 +22,13 @@ func (s *Store) Beat(ctx context.Context, replica id.Replica) error {
 	return nil
 }
 
+// Leave says that replica has ended, and nothing is carried out by it any more.
+func (s *Store) Leave(ctx context.Context, replica id.Replica) error {
+	if err := s.q.LeaveReplicas(ctx, string(replica)); err != nil {
+		return fmt.Errorf("say that this control plane has ended: %w", coded(err))
+	}
+	return nil
+}
+
 // carrier is the replica that what s does is carried out by; nil before the first Beat.
 func (s *Store) carrier() *id.Replica { return s.replica.Load() }

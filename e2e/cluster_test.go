@@ -22,8 +22,11 @@ type cluster struct {
 	clients []*wrenn.Client // one a replica
 }
 
-// startCluster brings up three hosts and two replicas, with nothing but the template minimal. They end with the test.
-func startCluster(t *testing.T) *cluster {
+// hostsOfCluster and replicasOfCluster are what a cluster has.
+const hostsOfCluster, replicasOfCluster = 3, 2
+
+// startCluster brings up three hosts and two replicas, with nothing but the template minimal, and env for all of them. They end with the test.
+func startCluster(t *testing.T, env ...string) *cluster {
 	t.Helper()
 	testlane.NeedRoot(t)
 	dir, err := os.MkdirTemp("", "wrenn-e2e")
@@ -43,15 +46,15 @@ func startCluster(t *testing.T) *cluster {
 	}
 	c := &cluster{t: t}
 	c.Cluster, err = devcluster.Start(t.Context(), devcluster.Options{
-		Dir: filepath.Join(dir, "c"), Programs: binaries, Kernel: artefact(t, "vmlinux"), Images: images, Hosts: 3, Replicas: 2,
+		Dir: filepath.Join(dir, "c"), Programs: binaries, Kernel: artefact(t, "vmlinux"), Images: images, Hosts: hostsOfCluster, Replicas: replicasOfCluster,
 		Listen: []string{"127.0.0.1:0", "127.0.0.1:0"}, Users: ownUsers(), Log: slog.New(slog.DiscardHandler),
-		Env: []string{"WRENN_DRIVER=qemu", "WRENN_GOLDEN_MIB=0", "GORACE=atexit_sleep_ms=0"},
+		Env: append([]string{"WRENN_DRIVER=qemu", "WRENN_GOLDEN_MIB=0", "GORACE=atexit_sleep_ms=0"}, env...),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.end(dir) })
-	for i := range 2 {
+	for i := range replicasOfCluster {
 		client, err := wrenn.NewClient(wrenn.Options{BaseURL: c.URL(i), APIKey: c.Key})
 		if err != nil {
 			t.Fatal(err)

@@ -134,7 +134,7 @@ func (c *cycles) cycle(do func(context.Context, string) error, trouble string) {
 	go func() { ended <- do(c.context(), id) }()
 	if strike != nil {
 		c.troubled++
-		time.Sleep(time.Duration(c.random.Int64N(int64(2500 * time.Millisecond)))) // longer than most of it takes
+		time.Sleep(upTo(c.random, 2500*time.Millisecond)) // longer than most of it takes
 		strike()
 	}
 	struck := time.Now()
@@ -164,7 +164,7 @@ func (c *cycles) troubleOf(what string) (strike, mend func()) {
 		return c.killControlPlane, c.startControlPlane
 	case "object store":
 		return c.server.Kill, func() {
-			time.Sleep(time.Duration(c.random.Int64N(int64(time.Second))))
+			time.Sleep(upTo(c.random, time.Second))
 			c.back()
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/wrenn-sandbox/wrenn/internal/network/netns"
@@ -43,7 +44,10 @@ const users = 1 << 14
 func ownUsers() uint32 { return 1 << 20 * (1 + rand.Uint32N(1000)) }
 
 // processes lists the VMMs of this platform, which it has users of its own for.
-func (p *platform) processes() []string {
+func (p *platform) processes() []string { return processesOf(p.users, users) }
+
+// processesOf lists the processes of users from the first on.
+func processesOf(first, count uint32) []string {
 	tasks, _ := filepath.Glob("/proc/[0-9]*/status") // the pattern is well formed
 	var found []string
 	for _, path := range tasks {
@@ -53,7 +57,7 @@ func (p *platform) processes() []string {
 		}
 		var user uint32
 		_, line, _ := strings.Cut(string(status), "\nUid:")
-		if _, err := fmt.Sscan(line, &user); err == nil && user >= p.users && user < p.users+users {
+		if _, err := fmt.Sscan(line, &user); err == nil && user >= first && user < first+count {
 			found = append(found, "process "+filepath.Base(filepath.Dir(path)))
 		}
 	}
@@ -83,15 +87,18 @@ func (p *platform) devices() []string {
 }
 
 func (p *platform) mounts() []string {
+	return slices.DeleteFunc(mountsBelow(p.dir), func(found string) bool { return found == "mount "+p.netns })
+}
+
+func mountsBelow(dir string) []string {
 	text, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return []string{err.Error()}
 	}
 	var found []string
 	for line := range strings.Lines(string(text)) {
-		fields := strings.Fields(line)
-		if strings.HasPrefix(fields[4], p.dir) && fields[4] != p.netns {
-			found = append(found, "mount "+fields[4])
+		if at := strings.Fields(line)[4]; strings.HasPrefix(at, dir) {
+			found = append(found, "mount "+at)
 		}
 	}
 	return found

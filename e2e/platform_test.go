@@ -42,7 +42,7 @@ func testMain(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	args := []string{"build", "-race", "-o", dir, "../cmd/..."}
-	if os.Getenv(cyclesEnv) != "" { // which are for the long run
+	if os.Getenv(cyclesEnv) != "" || os.Getenv(chaosEnv) != "" { // which are for the long run
 		args = slices.Delete(args, 1, 2)
 	}
 	build := exec.Command("go", args...)

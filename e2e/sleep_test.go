@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -27,7 +28,7 @@ func TestSleep(t *testing.T) {
 	p.shell(id, counting)
 	beat := p.beat(id)
 
-	p.sleep(id)
+	p.brokenOff(id)
 	p.agent.stop(syscall.SIGKILL)
 	p.startAgent()
 	p.waitReady()
@@ -134,4 +135,22 @@ func (p *platform) killedFallingAsleep(id string) {
 		p.t.Fatalf("pause: %v; then it is %+v, %v", err, sb, getErr)
 	}
 	p.t.Logf("killed while it fell asleep it is %s", sb.State)
+}
+
+// brokenOff puts a sandbox to sleep while a request is under way in it, whose answer must not say that nothing was done.
+func (p *platform) brokenOff(id string) {
+	p.t.Helper()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := p.client.Exec(wrenn.WithIdempotencyKey(p.context(), ""), id, wrenn.ExecRequest{Shell: "echo begun > begun; sleep 1000"})
+		ended <- err
+	}()
+	p.eventually("the program runs", func(ctx context.Context) error {
+		_, err := p.client.StatFile(ctx, id, "/home/user/begun")
+		return err
+	})
+	p.sleep(id)
+	if err := <-ended; wrenn.CodeOf(err) != wrenn.Unavailable {
+		p.t.Errorf("what was under way when it was put to sleep: %v", err)
+	}
 }

@@ -177,7 +177,11 @@ func serve(ctx context.Context, cfg config.ControlPlane, log *slog.Logger) error
 	if counted != nil {
 		wg.Go(func() { p.metrics.Serve(behind, counted, log) })
 	}
-	defer context.AfterFunc(ctx, p.feed.End)() // whoever follows goes on at another replica, and holds up no end
+	defer context.AfterFunc(ctx, func() { // whoever follows or waits goes on at another replica, and holds up no end
+		p.feed.End()
+		p.ctl.Retire()
+		server.End()
+	})()
 
 	log.Info("serving", "url", "http://"+listener.Addr().String(), "agent", cfg.Agent, "version", version)
 	err = api.Serve(ctx, listener, server.Handler(), cfg.DrainTimeout, log)

@@ -22,3 +22,12 @@ func (q *Queries) Beat(ctx context.Context, id string) error {
 	_, err := q.db.Exec(ctx, beat, id)
 	return err
 }
+
+const leaveReplicas = `-- name: LeaveReplicas :exec
+DELETE FROM replicas WHERE id = $1
+`
+
+func (q *Queries) LeaveReplicas(ctx context.Context, id string) error {
+	_, err := q.db.Exec(ctx, leaveReplicas, id)
+	return err
+}

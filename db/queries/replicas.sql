@@ -5,3 +5,6 @@ WITH old AS (
 )
 INSERT INTO replicas (id, seen_at) VALUES (@id, clock_timestamp())
 ON CONFLICT (id) DO UPDATE SET seen_at = clock_timestamp();
+
+-- name: LeaveReplicas :exec
+DELETE FROM replicas WHERE id = @id;

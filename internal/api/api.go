@@ -81,12 +81,15 @@ type Server struct {
 	Options
 	ports  *portproxy.Proxy
 	grants grants
+	ending context.Context // see End
+	end    context.CancelCauseFunc
 }
 
 // New returns a server.
 func New(opts Options) *Server {
 	opts.Limits = opts.Limits.withDefaults()
 	s := &Server{Options: opts, grants: grants{store: opts.Store}}
+	s.ending, s.end = context.WithCancelCause(context.Background())
 	s.ports = portproxy.New(opts.Log, s.portFailed)
 	return s
 }

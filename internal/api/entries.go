@@ -1,7 +1,6 @@
 package api
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"regexp"
@@ -207,8 +206,9 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(r.Context())
+	ctx, cancel := s.untilEnd(r.Context())
 	defer cancel()
+	r = r.WithContext(ctx)
 	changes, err := guest.Watch(ctx, path, user, recursive)
 	if err != nil {
 		return err

@@ -45,8 +45,9 @@ func (s *Server) runProcess(w http.ResponseWriter, r *http.Request, guest *envdc
 
 // followProcess streams what open opens, and calls used for each piece of it.
 func (s *Server) followProcess(w http.ResponseWriter, r *http.Request, used func(), open func(context.Context) (*envdclient.Attachment, error)) error {
-	ctx, cancel := context.WithCancel(r.Context())
+	ctx, cancel := s.untilEnd(r.Context())
 	defer cancel()
+	r = r.WithContext(ctx)
 	a, err := open(ctx)
 	if err != nil {
 		return err

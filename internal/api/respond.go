@@ -60,11 +60,12 @@ func status(err error) int {
 }
 
 func body(r *http.Request, err error) errorBody {
-	e := models.AsError(err)
+	e := models.AsError(told(r.Context(), err))
 	return errorBody{Code: e.Code, Message: e.Message, Hint: e.Hint, RequestID: aboutOf(r.Context()).requestID}
 }
 
 func (s *Server) writeError(w http.ResponseWriter, r *http.Request, err error) {
+	err = told(r.Context(), err)
 	aboutOf(r.Context()).cause = err
 	code := status(err)
 	if code == http.StatusServiceUnavailable && !models.AsError(err).Final {

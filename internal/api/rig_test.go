@@ -51,6 +51,7 @@ type rig struct {
 	limiter *auth.Limiter
 	feed    *eventfeed.Feed
 	sender  *webhook.Sender
+	api     *Server
 	handler http.Handler
 	server  *httptest.Server
 	key     auth.Secret
@@ -117,10 +118,11 @@ func newLimitedRig(t testing.TB, dbs stacktest.Databases, limits Limits, rates m
 	r.inBackground(fleet)
 	r.auth, r.logger = keys, log
 	r.key = r.newKey("acme")
-	r.handler = New(Options{
+	r.api = New(Options{
 		Store: r.store, Auth: keys, Controller: r.ctl, Redis: r.cache, Feed: r.feed, Limiter: r.limiter, Log: log, Limits: limits, WebhookNetworks: loopback,
 		Meter: NewMeter(r.metrics),
-	}).Handler()
+	})
+	r.handler = r.api.Handler()
 	r.server = httptest.NewServer(r.handler)
 	t.Cleanup(r.server.Close)
 	return r

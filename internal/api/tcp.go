@@ -71,7 +71,8 @@ type tcpStream struct {
 
 // serve runs until both have ended their sending, or either has gone.
 func (t *tcpStream) serve(ping time.Duration) {
-	ctx, cancel := context.WithCancel(t.r.Context())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.r.Context()))
+	defer hangUpAt(t.r.Context(), t.client, func(err error) error { return t.tell(ctx, terminalError{Type: "error", errorBody: body(t.r, err)}) }, cancel)()
 	defer context.AfterFunc(ctx, func() { _ = t.port.SetDeadline(time.Unix(1, 0)) })()
 	var work sync.WaitGroup
 	defer work.Wait()

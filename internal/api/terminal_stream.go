@@ -64,8 +64,13 @@ type (
 
 // serve runs until the terminal or its client has gone.
 func (t *terminal) serve(in terminalRequest) {
-	ctx, cancel := context.WithCancelCause(t.r.Context())
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(t.r.Context()))
 	defer cancel(nil)
+	until := t.server.ending
+	if !in.detach { // it cannot be attached to again
+		until = t.r.Context()
+	}
+	defer hangUpAt(until, t.conn, func(err error) error { return t.tellError(ctx, err) }, func() { cancel(errStopping) })()
 	t.conn.SetReadLimit(maxTerminalMessage)
 	a, err := t.open(ctx, &in)
 	if err != nil {
@@ -168,10 +173,13 @@ func (t *terminal) end(ctx context.Context, err error) {
 	} else if cause != nil {
 		err = cause
 	}
-	ctx = context.WithoutCancel(ctx)
-	if t.tell(ctx, terminalError{Type: "error", errorBody: body(t.r, err)}) == nil {
+	if t.tellError(context.WithoutCancel(ctx), err) == nil {
 		_ = t.conn.Close(websocket.StatusInternalError, string(models.CodeOf(err)))
 	}
+}
+
+func (t *terminal) tellError(ctx context.Context, err error) error {
+	return t.tell(ctx, terminalError{Type: "error", errorBody: body(t.r, err)})
 }
 
 // receive reads the client until it goes. Resizes overtake input that the program has not read.

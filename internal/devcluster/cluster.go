@@ -144,6 +144,35 @@ func (c *Cluster) AgentPID(host int) int { return c.agents[host].PID() }
 // ReplicaPID is the process of a replica.
 func (c *Cluster) ReplicaPID(replica int) int { return c.replicas[replica].PID() }
 
+// RedisPID is the process of Redis.
+func (c *Cluster) RedisPID() int { return c.stack.RedisPID() }
+
+// PostgresPID is the first process of Postgres.
+func (c *Cluster) PostgresPID() int { return c.stack.PostgresPID() }
+
+// HostID is the id that a host has joined as.
+func (c *Cluster) HostID(host int) (string, error) {
+	text, err := os.ReadFile(filepath.Join(c.HostData(host), "host-id"))
+	if err != nil {
+		return "", fmt.Errorf("read the host's id: %w", err)
+	}
+	return strings.TrimSpace(string(text)), nil
+}
+
+// HostData is the folder of a host's agent.
+func (c *Cluster) HostData(host int) string { return filepath.Join(c.hostDir(host), "data") }
+
+// HostUsers returns the first of the users of a host's VMMs, and how many there are.
+func (c *Cluster) HostUsers(host int) (first, count uint32) {
+	return c.Users + uint32(host)*usersOfHost, usersOfHost
+}
+
+// HostNetns is the path of a host's network namespace.
+func (c *Cluster) HostNetns(host int) string { return filepath.Join(c.hostDir(host), "netns") }
+
+// Objects is the folder that is the object store of all hosts.
+func (c *Cluster) Objects() string { return filepath.Join(c.Dir, "objects") }
+
 // Failed tells when a part cannot be kept running.
 func (c *Cluster) Failed() <-chan error { return c.failed }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"path/filepath"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -25,16 +24,13 @@ func ends(host int) (replicas, agent string) {
 	return fmt.Sprintf("192.0.2.%d", 4*host+1), fmt.Sprintf("192.0.2.%d", 4*host+2)
 }
 
-// hostNetns is the path of a host's namespace.
-func (c *Cluster) hostNetns(host int) string { return filepath.Join(c.hostDir(host), "netns") }
-
 // link makes the namespaces and the links between that of the replicas and each host's.
 func (c *Cluster) link() error {
 	if err := netns.Create(c.netns()); err != nil {
 		return err
 	}
 	for i := range c.Hosts {
-		if err := netns.Create(c.hostNetns(i)); err != nil {
+		if err := netns.Create(c.HostNetns(i)); err != nil {
 			return err
 		}
 		if err := c.linkHost(i); err != nil {
@@ -45,7 +41,7 @@ func (c *Cluster) link() error {
 }
 
 func (c *Cluster) linkHost(host int) error {
-	there, err := netns.Open(c.hostNetns(host))
+	there, err := netns.Open(c.HostNetns(host))
 	if err != nil {
 		return err
 	}

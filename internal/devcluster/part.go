@@ -24,6 +24,7 @@ import (
 
 const (
 	stopGrace = 30 * time.Second
+	starts    = 20   // in a row: what a part needs may be away for a minute
 	tail      = 2048 // bytes of the log of a part that does not start
 	// Each host has users of its own for its VMMs, one for each of the 1,024 /30s of its subnet.
 	subnet, usersOfHost = "10.0.0.0/20", 1 << 10
@@ -76,10 +77,11 @@ func (c *Cluster) hostDir(i int) string { return filepath.Join(c.Dir, fmt.Sprint
 func (c *Cluster) hostEnv(dir string, extra ...string) []string {
 	number, _ := strconv.Atoi(strings.TrimPrefix(filepath.Base(dir), "host-")) // it is one of ours
 	_, address := ends(number)
+	users, _ := c.HostUsers(number)
 	return c.env(append([]string{
 		"WRENN_DATA=" + filepath.Join(dir, "data"), "WRENN_NETNS=" + filepath.Join(dir, "netns"), "WRENN_AGENT_LISTEN=" + address + ":" + strconv.Itoa(agentPort),
-		"WRENN_KERNEL=" + c.Kernel, "WRENN_IMAGES=" + c.Images, "WRENN_OBJECTS=" + filepath.Join(c.Dir, "objects"),
-		"WRENN_SUBNET=" + subnet, "WRENN_OWNER_BASE=" + strconv.FormatUint(uint64(c.Users)+uint64(number)*usersOfHost, 10), "WRENN_CGROUP=" + fmt.Sprintf("wrenn.slice/cluster-%d", number),
+		"WRENN_KERNEL=" + c.Kernel, "WRENN_IMAGES=" + c.Images, "WRENN_OBJECTS=" + c.Objects(),
+		"WRENN_SUBNET=" + subnet, "WRENN_OWNER_BASE=" + strconv.FormatUint(uint64(users), 10), "WRENN_CGROUP=" + fmt.Sprintf("wrenn.slice/cluster-%d", number),
 		"WRENN_VOLUME_GIB=" + strconv.Itoa(volumeGiB), "WRENN_POOL_MIB=" + strconv.Itoa(poolMiB),
 	}, extra...)...)
 }
@@ -162,7 +164,7 @@ func (c *Cluster) keep(ctx context.Context, name string, spec child.Spec, ready 
 		return p, nil
 	}
 	stop := []child.Step{{Signal: syscall.SIGTERM, Grace: stopGrace}}
-	return child.Keep(ctx, name, start, child.Policy{Logger: c.Log, Stop: stop, GaveUp: func(err error) { c.failed <- err }})
+	return child.Keep(ctx, name, start, child.Policy{Logger: c.Log, Stop: stop, MaxQuickDeaths: starts, GaveUp: func(err error) { c.failed <- err }})
 }
 
 // workDir is the folder in which a part works, by which it is known after a cluster was killed.

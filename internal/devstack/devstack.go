@@ -176,6 +176,12 @@ func (s *Stack) keep(ctx context.Context, name string, start child.StartFunc, po
 	return nil
 }
 
+// RedisPID is the process of Redis.
+func (s *Stack) RedisPID() int { return s.keepers[0].PID() }
+
+// PostgresPID is the first process of Postgres.
+func (s *Stack) PostgresPID() int { return s.keepers[1].PID() }
+
 // Stop ends both servers in order, at the latest when ctx ends, and gives the folder
 // back. It returns when nothing runs any more.
 func (s *Stack) Stop(ctx context.Context) error {

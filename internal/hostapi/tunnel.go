@@ -35,13 +35,23 @@ func (s *Server) Tunnel(ctx context.Context, t *tunnel.Tunnel) error {
 	ctx, cancel := context.WithTimeout(ctx, openLimit)
 	defer cancel()
 	conn, err := guest.Tunnel(ctx)
-	if err == nil {
+	begun := err == nil
+	if begun {
 		err = t.Carry(conn)
 	}
 	if _, ended := s.agent.Guest(sb); ended != nil {
-		return ended // that is why
+		err = why(ended, begun)
 	}
 	return err
+}
+
+// why is the reason of a tunnel's end whose sandbox does not run any more. What has been sent through it may have been done, which a Precondition would deny.
+func why(ended error, begun bool) error {
+	if !begun || models.CodeOf(ended) != models.Precondition {
+		return ended
+	}
+	return models.Errorf(models.Unavailable, "the connection to the sandbox broke off: %s", models.AsError(ended).Message).WithCause(ended).
+		WithHint("what was asked of it may have been done, or a part of it")
 }
 
 // tunnels counts what is open.

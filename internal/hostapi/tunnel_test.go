@@ -38,3 +38,17 @@ func TestTunnelsAreCounted(t *testing.T) {
 		t.Errorf("a full host: %v", err)
 	}
 }
+
+// TestWhyATunnelEnds: what was sent through a tunnel may have been done, so that its end is no Precondition; one that was refused has carried nothing.
+func TestWhyATunnelEnds(t *testing.T) {
+	paused, gone := models.Errorf(models.Precondition, "sandbox sb-00000001 is paused, not running"), models.Errorf(models.NotFound, "there is no sandbox sb-00000001")
+	for _, c := range []struct {
+		ended error
+		begun bool
+		want  models.Code
+	}{{paused, false, models.Precondition}, {paused, true, models.Unavailable}, {gone, false, models.NotFound}, {gone, true, models.NotFound}} {
+		if got := models.CodeOf(why(c.ended, c.begun)); got != c.want {
+			t.Errorf("%v, begun %v: %s, want %s", c.ended, c.begun, got, c.want)
+		}
+	}
+}

@@ -87,11 +87,11 @@ func (w *world) round(script [][]op) (wrong []string) {
 	wg.Wait()
 	w.faults.Wait()
 	w.heal(ctx)
-	wrong = append(w.settle(ctx), w.oversold(ctx)...)
+	wrong = append(w.settle(ctx), w.tables.Oversold(ctx)...)
 	wrong = append(wrong, w.disagrees(ctx, account, all)...)
 	wrong = append(wrong, w.clear(ctx, account)...)
-	wrong = append(wrong, w.usageWrong(ctx, account)...)
-	return append(wrong, w.pathsWrong(ctx, account)...)
+	wrong = append(wrong, w.tables.Usage(ctx, account)...)
+	return append(wrong, w.tables.Paths(ctx, account)...)
 }
 
 // user makes an account with a key.

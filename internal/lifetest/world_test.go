@@ -23,6 +23,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/hostsim"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/lifecycle/controller"
+	"github.com/wrenn-sandbox/wrenn/internal/lifetest/invariant"
 	pb "github.com/wrenn-sandbox/wrenn/proto/gen/hostagent/v1"
 )
 
@@ -41,12 +42,13 @@ var quick = controller.Pace{
 
 // world is a whole deployment: databases, hosts and replicas.
 type world struct {
-	t     testing.TB
-	dbs   stacktest.Databases
-	store *db.Store // past the proxies: what is true
-	pool  *pgxpool.Pool
-	hosts []*hostsim.Host
-	wg    sync.WaitGroup // of replicas that were killed
+	t      testing.TB
+	dbs    stacktest.Databases
+	store  *db.Store // past the proxies: what is true
+	pool   *pgxpool.Pool
+	tables invariant.Tables // of both
+	hosts  []*hostsim.Host
+	wg     sync.WaitGroup // of replicas that were killed
 
 	faults  sync.WaitGroup // those that end by themselves
 	drained atomic.Bool    // a host was, in this round
@@ -72,7 +74,10 @@ func newWorld(t testing.TB) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.pool.Close)
-	w.exec(t.Context(), noteOversold)
+	w.tables = invariant.Tables{Pool: w.pool, Store: w.store}
+	if err := w.tables.NotePlacements(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
 	for i := range hosts {
 		h := hostsim.Start(t)
 		if i > 0 {

@@ -17,10 +17,11 @@ func TestForsaken(t *testing.T) {
 		diesAfter string
 		begin     func(*replica, *rig, id.Sandbox) error
 		want      models.State
+		leaves    bool // and says so
 	}{
-		{"insert", nil, models.Failed},
-		{"pausing", func(c *replica, r *rig, sb id.Sandbox) error { _, err := c.Pause(t.Context(), r.by, sb); return err }, models.Running},
-		{"stopping", func(c *replica, r *rig, sb id.Sandbox) error { _, err := c.Destroy(t.Context(), r.by, sb); return err }, models.Stopped},
+		{"insert", nil, models.Failed, false},
+		{"pausing", func(c *replica, r *rig, sb id.Sandbox) error { _, err := c.Pause(t.Context(), r.by, sb); return err }, models.Running, true},
+		{"stopping", func(c *replica, r *rig, sb id.Sandbox) error { _, err := c.Destroy(t.Context(), r.by, sb); return err }, models.Stopped, false},
 	} {
 		t.Run(c.diesAfter, func(t *testing.T) {
 			t.Parallel()
@@ -31,7 +32,8 @@ func TestForsaken(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(its.Close)
-			if err := its.Beat(t.Context(), id.NewReplica()); err != nil {
+			replica := id.NewReplica()
+			if err := its.Beat(t.Context(), replica); err != nil {
 				t.Fatal(err)
 			}
 			dying := r.start(&mortal{Store: its, diesAfter: c.diesAfter}, Limits{}, Pace{})
@@ -55,7 +57,14 @@ func TestForsaken(t *testing.T) {
 			if now, err := r.store.Sandbox(t.Context(), r.by.Account, sb); err != nil || now.State != began.State {
 				t.Errorf("while it is alive, the sandbox is %s, %v; it was %s", now.State, err, began.State)
 			}
-			r.sql("UPDATE replicas SET seen_at = seen_at - interval '1 minute'")
+			if c.leaves {
+				err = its.Leave(t.Context(), replica)
+			} else {
+				r.sql("UPDATE replicas SET seen_at = seen_at - interval '1 minute'")
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
 			if now := r.becomes(sb, c.want); !now.UpdatedAt.Before(began.Deadline) {
 				t.Errorf("it took until its deadline, %s", began.Deadline)
 			}
@@ -63,7 +72,7 @@ func TestForsaken(t *testing.T) {
 	}
 }
 
-// TestKeepAlive: a replica is heard from its start on.
+// TestKeepAlive: a replica is heard from its start on, and has left when it has ended.
 func TestKeepAlive(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -77,4 +86,8 @@ func TestKeepAlive(t *testing.T) {
 	})
 	cancel()
 	<-done
+	var known int
+	if r.query(&known, "SELECT count(*) FROM replicas"); known != 0 {
+		t.Errorf("when it has ended, %d are known", known)
+	}
 }

@@ -122,6 +122,9 @@ type Controller struct {
 	base   context.Context    // of all operations
 	cancel context.CancelFunc
 
+	retiring context.Context // see Retire
+	retire   context.CancelFunc
+
 	mu     sync.Mutex // guards closed, and wg against an Add during Wait
 	closed bool
 	wg     sync.WaitGroup
@@ -136,11 +139,18 @@ func New(opts Options) *Controller {
 	base, cancel := context.WithCancel(context.Background())
 	opts.Lifecycle.OnTimeout = cmp.Or(opts.Lifecycle.OnTimeout, models.DestroyOnTimeout)
 	c := &Controller{Options: opts, uses: &uses{of: map[id.Sandbox]*use{}}, base: base, cancel: cancel}
+	c.retiring, c.retire = context.WithCancel(base)
 	c.rooms = &rooms{waiting: map[id.Account]map[chan struct{}]struct{}{}}
 	c.guests = &guests{dial: c.dial, kept: map[id.Sandbox]*guest{}}
 	opts.Fleet.whenLost(c.guests.idle)
 	return c
 }
+
+// errStopping is what is told of what another control plane can do.
+var errStopping = models.Errorf(models.Unavailable, "the control plane is stopping").WithHint("try again in a few seconds")
+
+// Retire has those end who wait for room: they can wait at another control plane. It is for the begin of this process' end; what is under way goes on, until Close.
+func (c *Controller) Retire() { c.retire() }
 
 // Close refuses new operations and waits for those under way until ctx ends, then cancels
 // them and waits for their ends, which are written down. At last it ends what is under way in guests.
@@ -172,8 +182,7 @@ func (c *Controller) detached(ctx context.Context, op lifecycle.Operation, do fu
 	c.mu.Lock()
 	if c.closed {
 		c.mu.Unlock()
-		return models.Sandbox{}, models.Errorf(models.Unavailable, "the control plane is stopping").
-			WithHint("try again in a few seconds")
+		return models.Sandbox{}, errStopping
 	}
 	c.wg.Add(1)
 	c.mu.Unlock()

@@ -86,7 +86,7 @@ func (c *Controller) hear() {
 }
 
 // withRoom does op. While that fails for want of room in the account's pool it is done again as soon as something of the pool was given back, through whichever replica, for wait at
-// most; then, or when ctx ends, its last error is returned. Of several who wait none has a right to be first.
+// most; then, or when ctx ends, its last error is returned, and errStopping when this control plane retires. Of several who wait none has a right to be first.
 func withRoom[T any](ctx context.Context, c *Controller, account id.Account, wait time.Duration, op func() (T, error)) (T, error) {
 	v, err := op()
 	if wait <= 0 || !errors.Is(err, models.ErrPoolFull) {
@@ -105,8 +105,8 @@ func withRoom[T any](ctx context.Context, c *Controller, account id.Account, wai
 		case <-may:
 		case <-ctx.Done():
 			return v, err
-		case <-c.base.Done():
-			return v, err
+		case <-c.retiring.Done():
+			return v, errStopping
 		}
 	}
 	return v, err

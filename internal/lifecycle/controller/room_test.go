@@ -267,3 +267,32 @@ func (r *rig) waits(c *replica) {
 		return told && len(c.rooms.waiting[r.by.Account]) == 1
 	})
 }
+
+// TestRetire: who waits for room at a control plane that is about to end is told so at once, and those who come later too; what is under way goes on.
+func TestRetire(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	c, other := r.start(r.store, Limits{}, quick), r.start(r.store, Limits{}, Pace{})
+	one := int64(1)
+	r.limit(db.PoolChange{Sandboxes: &one})
+	first := r.create(c)
+	waited := make(chan error)
+	wait := func() error {
+		_, err := c.Create(t.Context(), r.request(), Request{Template: "minimal", Wait: time.Hour})
+		return err
+	}
+	go func() { waited <- wait() }()
+	r.waits(c)
+	c.Retire()
+	for what, err := range map[string]error{"who waits": <-waited, "who comes": wait()} {
+		if models.CodeOf(err) != models.Unavailable {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if _, err := c.Pause(t.Context(), r.request(), first.ID); err != nil {
+		t.Errorf("what needs no room: %v", err)
+	}
+	if _, err := other.Create(t.Context(), r.request(), Request{Template: "minimal", Wait: time.Hour}); err != nil {
+		t.Errorf("at another control plane: %v", err)
+	}
+}

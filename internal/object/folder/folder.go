@@ -190,6 +190,8 @@ func coded(key string, err error) error {
 		return object.Missing(key, err)
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		return models.Errorf(models.Exhausted, "the object folder's disk is full").WithCause(err)
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("object %s: %w", key, err)
 	}
-	return fmt.Errorf("object %s: %w", key, err)
+	return models.Errorf(models.Unavailable, "the object folder failed").WithCause(fmt.Errorf("%s: %w", key, err))
 }

@@ -35,3 +35,28 @@ func TestHalfWrittenIsNotSeen(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A folder that cannot be reached, as one of a network may, says so, and not that its objects are gone.
+func TestFolderThatIsAway(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "objects")
+	s, err := folder.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Put(t.Context(), "a/key", []byte("kept")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(dir, dir+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("objects", dir); err != nil { // to itself: ELOOP
+		t.Fatal(err)
+	}
+	_, got := s.Get(t.Context(), "a/key", 9)
+	_, stat := s.Stat(t.Context(), "a/key")
+	for what, err := range map[string]error{"get": got, "stat": stat, "put": s.Put(t.Context(), "a/key", nil), "delete": s.Delete(t.Context(), "a/key")} {
+		if models.CodeOf(err) != models.Unavailable {
+			t.Errorf("%s: %v, want that it is unavailable", what, err)
+		}
+	}
+}
