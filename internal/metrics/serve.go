@@ -49,5 +49,5 @@ func (s *Set) Serve(ctx context.Context, l net.Listener, log *slog.Logger) {
 	if srv.Shutdown(end) != nil {
 		_ = srv.Close() // what is cut off is asked for again, elsewhere
 	}
-	_ = <-ended // that it was shut down
+	<-ended // that it was shut down
 }
