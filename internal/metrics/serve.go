@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -49,5 +50,7 @@ func (s *Set) Serve(ctx context.Context, l net.Listener, log *slog.Logger) {
 	if srv.Shutdown(end) != nil {
 		_ = srv.Close() // what is cut off is asked for again, elsewhere
 	}
-	<-ended // that it was shut down
+	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+		log.Error("metrics ended otherwise than they were told to", "error", err)
+	}
 }
