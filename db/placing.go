@@ -15,11 +15,11 @@ import (
 )
 
 // Placements share a view of the hosts for sharedFor times as long as it took to read, which is proportional to how many hosts and sandboxes there are, and for viewLife at most.
-// Then one of them has it read anew, for those that come after; only where it is older than viewOld does it wait for that.
+// Then one of them reads it anew, while the others take what there is. Where that takes longer than quickly it is read for those that come after, unless it is twice as old.
 const (
 	sharedFor = 20
 	viewLife  = 5 * time.Second
-	viewOld   = 2 * viewLife
+	quickly   = 25 * time.Millisecond
 )
 
 // usual is what a sandbox counts as in a view that is shared, until what its host holds is read again.
@@ -31,23 +31,36 @@ type hostViews struct {
 
 	mu    sync.Mutex // guards what follows
 	all   []HostUse
-	began time.Time // when it was read; zero before
-	until time.Time // when it is to be read again
+	took  time.Duration // to read
+	until time.Time     // when it is to be read again; zero before it was read
+	old   time.Time     // when it is of no use any more
+	notes []hostNote    // since the read began that is under way; nil where none is
+	reads int           // under way
+}
+
+// hostNote is what has become of a host since its view was read.
+type hostNote struct {
+	host   id.Host
+	change func(HostUse) HostUse
 }
 
 // now returns a view that may be kept and written to.
 func (v *hostViews) now(ctx context.Context, q *dbgen.Queries) (hosts []HostUse, fresh bool, err error) {
 	v.mu.Lock()
-	if time.Since(v.began) > viewOld {
+	now := time.Now()
+	switch due := now.After(v.until); {
+	case now.After(v.old), due && v.took < quickly:
+		if v.all != nil { // the others take what there is meanwhile
+			v.until, v.old = now.Add(viewLife), now.Add(viewLife)
+		}
 		v.mu.Unlock()
 		hosts, err = v.read(ctx, q)
 		return hosts, true, err
-	}
-	defer v.mu.Unlock()
-	if time.Now().After(v.until) {
-		v.until = time.Now().Add(viewLife) // the others take what there is meanwhile
+	case due:
+		v.until = now.Add(viewLife)
 		go v.refresh()
 	}
+	defer v.mu.Unlock()
 	return slices.Clone(v.all), false, nil
 }
 
@@ -59,15 +72,28 @@ func (v *hostViews) refresh() {
 }
 
 func (v *hostViews) read(ctx context.Context, q *dbgen.Queries) ([]HostUse, error) {
+	v.mu.Lock()
+	v.reads++
+	noted := len(v.notes)
+	v.mu.Unlock()
 	began := time.Now()
 	hosts, err := usedHosts(ctx, q)
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	notes := v.notes[noted:]
+	if v.reads--; v.reads == 0 {
+		v.notes = nil
+	}
 	if err != nil {
-		v.until = began
+		v.until, v.old = began, began
 		return nil, err
 	}
-	v.all, v.began, v.until = slices.Clone(hosts), began, began.Add(min(sharedFor*time.Since(began), viewLife))
+	v.took = time.Since(began)
+	life := min(sharedFor*v.took, viewLife)
+	v.all, v.until, v.old = slices.Clone(hosts), began.Add(life), began.Add(2*life)
+	for _, n := range notes { // what was read may not know of it
+		v.apply(n)
+	}
 	return hosts, nil
 }
 
@@ -75,9 +101,18 @@ func (v *hostViews) read(ctx context.Context, q *dbgen.Queries) ([]HostUse, erro
 func (v *hostViews) note(h id.Host, change func(HostUse) HostUse) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	n := hostNote{h, change}
+	if v.reads > 0 {
+		v.notes = append(v.notes, n)
+	}
+	v.apply(n)
+}
+
+// apply changes the view. The caller holds mu.
+func (v *hostViews) apply(n hostNote) {
 	for i := range v.all {
-		if v.all[i].ID == h {
-			v.all[i] = change(v.all[i])
+		if v.all[i].ID == n.host {
+			v.all[i] = n.change(v.all[i])
 		}
 	}
 }

@@ -361,15 +361,19 @@ func (s *Server) processStdin(w http.ResponseWriter, r *http.Request) error {
 	if p.PTY {
 		send = guest.SendTerminal
 	}
+	given := false
 	err = feed(w, r, func(b []byte) error {
 		used()
-		return send(r.Context(), which, b)
+		err := send(r.Context(), which, b)
+		given = given || err == nil
+		return err
 	})
 	if err != nil {
 		return err
 	}
 	if end {
-		if err := guest.CloseStdin(r.Context(), which); err != nil {
+		err := guest.CloseStdin(r.Context(), which)
+		if err != nil && !(given && models.CodeOf(err) == models.Precondition) { // then it has ended, by what it was given
 			return err
 		}
 	}

@@ -240,8 +240,9 @@ func TestFailing(t *testing.T) {
 	b.event(good, 3, "paused")
 	b.event(good, 4, "paused")
 	b.eventually("the other sandbox's are delivered", func() bool { return len(b.taken()) == 2 })
-	b.eventually("it fails again", func() bool { return b.now(w).Failures > 1 })
-	if now := b.now(w); !now.Enabled || now.Failure != "the receiver answered with status 400" || now.FailingSince.IsZero() || now.RetryAt.IsZero() {
+	var now db.Webhook
+	b.eventually("it fails again", func() bool { now = b.now(w); return now.Failures > 1 }) // what succeeds in between ends that
+	if !now.Enabled || now.Failure != "the receiver answered with status 400" || now.FailingSince.IsZero() || now.RetryAt.IsZero() {
 		t.Errorf("it fails: %+v", now)
 	}
 	if now := b.now(dead); now.Failure != "the receiver refused the connection" {
