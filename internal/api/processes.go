@@ -373,7 +373,7 @@ func (s *Server) processStdin(w http.ResponseWriter, r *http.Request) error {
 	}
 	if end {
 		err := guest.CloseStdin(r.Context(), which)
-		if err != nil && !(given && models.CodeOf(err) == models.Precondition) { // then it has ended, by what it was given
+		if err != nil && (!given || models.CodeOf(err) != models.Precondition) { // else it has ended, by what it was given
 			return err
 		}
 	}
