@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"iter"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -67,27 +67,14 @@ func newHostToken(a *app) *cobra.Command {
 }
 
 func newHostAudit(a *app) *cobra.Command {
-	var opts wrenn.AuditOptions
 	cmd := &cobra.Command{
 		Use: "audit", Short: "Show what was done to hosts, by whom, newest first", Args: cobra.NoArgs,
 		Example: "  wrenn host audit --target host-0a1b2c3d\n  wrenn host audit --action host.remove --last 24h",
 	}
-	last := auditFlags(cmd, &opts, "this key's id, operator, system or a token's id", "host.drain", "this host or token")
-	asJSON := jsonFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		opts.Since = since(*last)
-		client, err := a.client()
-		if err != nil {
-			return err
-		}
-		list, err := gather(first(client.HostAudit(cmd.Context(), opts), opts.Limit))
-		if err != nil {
-			return fmt.Errorf("look at what was done to hosts: %w", err)
-		}
-		header := []string{"AT", "ACTOR", "ACTION", "TARGET", "OUTCOME", "REQUEST", "DETAIL"}
-		return printList(a.stdout, list, false, *asJSON, header, func(e wrenn.HostAuditEvent) []string { return append(auditRow(e.AuditEvent), e.Detail) })
-	}
-	return cmd
+	about := auditTexts{"this key's id, operator, system or a token's id", "host.drain", "this host or token", "look at what was done to hosts"}
+	return auditing(a, cmd, about, func(ctx context.Context, c *wrenn.Client, opts wrenn.AuditOptions) ([]wrenn.HostAuditEvent, error) {
+		return gather(first(c.HostAudit(ctx, opts), opts.Limit))
+	}, append(slices.Clone(auditHeader), "DETAIL"), func(e wrenn.HostAuditEvent) []string { return append(auditRow(e.AuditEvent), e.Detail) })
 }
 
 // first ends a list after some items.

@@ -236,6 +236,30 @@ func TestProcessStdinStreams(t *testing.T) {
 	}
 }
 
+// TestProcessEndedByItsInput: who closes the input of a program that has ended by what it was given has done all that he asked; who gives it nothing is told that it has ended.
+func TestProcessEndedByItsInput(t *testing.T) {
+	r := newRig(t, Limits{})
+	path, _ := r.process(r.create().ID, `{"shell":"read line","stdin":true}`)
+	body, feed := io.Pipe()
+	req := r.request("POST", path+"/stdin?close=true", "")
+	req.Body, req.ContentLength = body, -1
+	answered := make(chan answer, 1)
+	go func() { _, a := r.do(req); answered <- a }()
+	if _, err := io.WriteString(feed, "a line\n"); err != nil {
+		t.Fatal(err)
+	}
+	r.wait(path)
+	if err := feed.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if a := <-answered; a.status != http.StatusNoContent {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	if a := r.call("POST", path+"/stdin?close=true", ""); a.status != http.StatusConflict {
+		t.Errorf("nothing for a program that has ended: %d %s", a.status, a.body)
+	}
+}
+
 func TestProcessOnATerminal(t *testing.T) {
 	r := newRig(t, Limits{})
 	path, p := r.process(r.create().ID, `{"shell":"stty size; read x; stty size; tty","pty":{"cols":81,"rows":25}}`)
