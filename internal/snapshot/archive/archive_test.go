@@ -96,6 +96,7 @@ func TestBrokenUploadGoesOn(t *testing.T) {
 	}
 	s := h.make("sn", nil, memory, nil)
 	store.failAfter = 9
+	store.passing.Add(9)
 	if _, err := a.Upload(t.Context(), s, Origin{Template: h.template}); !errors.Is(err, errBroken) {
 		t.Fatal(err)
 	}

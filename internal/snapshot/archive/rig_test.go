@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -136,15 +137,20 @@ func wantSame(t *testing.T, got, want snapshot.Snapshot) {
 // tampered is a store of which calls fail or are counted.
 type tampered struct {
 	object.Store
-	puts, gets atomic.Int64 // of chunks
-	failAfter  int64        // puts of chunks; 0: never
+	puts, gets atomic.Int64   // of chunks
+	failAfter  int64          // puts of chunks, which are let through whole before another one fails; 0: never
+	passing    sync.WaitGroup // those that are let through
 }
 
 var errBroken = errors.New("the way to the store broke")
 
 func (s *tampered) Put(ctx context.Context, key string, data []byte) error {
-	if n := s.count(&s.puts, key); s.failAfter > 0 && n > s.failAfter {
-		return errBroken
+	if n := s.count(&s.puts, key); s.failAfter > 0 && n > 0 {
+		if n > s.failAfter {
+			s.passing.Wait() // its failure breaks off what is under way beside it
+			return errBroken
+		}
+		defer s.passing.Done()
 	}
 	return s.Store.Put(ctx, key, data)
 }
@@ -154,11 +160,12 @@ func (s *tampered) Get(ctx context.Context, key string, limit int64) ([]byte, er
 	return s.Store.Get(ctx, key, limit)
 }
 
+// count returns which one this is, from 1, and 0 of what is not a chunk.
 func (s *tampered) count(n *atomic.Int64, key string) int64 {
-	if strings.HasPrefix(key, "chunks/") {
-		n.Add(1)
+	if !strings.HasPrefix(key, "chunks/") {
+		return 0
 	}
-	return n.Load()
+	return n.Add(1)
 }
 
 // newStore returns a folder of objects.
