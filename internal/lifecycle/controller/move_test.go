@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -12,6 +14,7 @@ import (
 	"github.com/wrenn-sandbox/wrenn/db"
 	"github.com/wrenn-sandbox/wrenn/internal/hostsim"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
+	"github.com/wrenn-sandbox/wrenn/internal/metrics"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
 	pb "github.com/wrenn-sandbox/wrenn/proto/gen/hostagent/v1"
 )
@@ -70,6 +73,8 @@ func TestCreateMoves(t *testing.T) {
 			t.Parallel()
 			r := newRig(t)
 			c, second := r.pair(r.store, Limits{}, Pace{})
+			told := metrics.New("test")
+			c.Meter = NewMeter(told)
 			refuse(r.sim, models.Errorf(code, "its disk is full"))
 			by := r.claims(time.Minute)
 			sb, err := c.Create(t.Context(), by, Request{Template: "minimal", Metadata: map[string]string{"a": "b"}})
@@ -87,6 +92,11 @@ func TestCreateMoves(t *testing.T) {
 				t.Errorf("its steps are %+v", n)
 			}
 			r.counted(map[id.Host]int64{simID: 0, secondID: 1})
+			page := httptest.NewRecorder()
+			told.Handler().ServeHTTP(page, httptest.NewRequestWithContext(t.Context(), "GET", "/metrics", http.NoBody))
+			if line := fmt.Sprintf("wrenn_create_moves_total{code=%q} 1\n", code); !strings.Contains(page.Body.String(), line) {
+				t.Errorf("%s is not told", line)
+			}
 			var periods, audited int
 			r.query(&periods, "SELECT count(*) FROM usage_periods")
 			r.query(&audited, "SELECT count(*) FROM audit_events")
