@@ -182,19 +182,22 @@ func (c *Controller) unstarted(ctx context.Context, cause error) *models.Error {
 	}).WithCause(cause)
 }
 
-// failed writes down why a create failed and returns it for the user.
-func (c *Controller) failed(ctx context.Context, by By, sb models.Sandbox, why *models.Error) error {
+// failed writes down why a create failed and returns it for the user, unless the sandbox was found running meanwhile.
+func (c *Controller) failed(ctx context.Context, by By, sb models.Sandbox, why *models.Error) (models.Sandbox, error) {
 	now, err := c.writeFailed(ctx, by, sb, why)
 	if errors.Is(err, db.ErrMoved) && now.State == models.Starting { // to another host, of which we have not heard
 		now, err = c.writeFailed(ctx, by, now, why)
 	}
+	if errors.Is(err, db.ErrMoved) && now.State == models.Running {
+		return now, nil // the reconciler has heard what we have not
+	}
 	if errors.Is(err, db.ErrMoved) && now.State != models.Failed {
-		return c.overtaken(ctx, now)
+		return models.Sandbox{}, c.overtaken(ctx, now)
 	}
 	if err != nil && !errors.Is(err, db.ErrMoved) {
 		c.Log.Error("failure of a create not recorded: the reconciler will", "sandbox_id", sb.ID, "op_id", by.Request, "error", err)
 	}
-	return models.Errorf(why.Code, "the sandbox %s could not be started: %s", sb.ID, why.Message).WithCause(why.Cause).AsFinal().
+	return models.Sandbox{}, models.Errorf(why.Code, "the sandbox %s could not be started: %s", sb.ID, why.Message).WithCause(why.Cause).AsFinal().
 		WithHint("%s", cmp.Or(why.Hint, "it stays in state error until it is destroyed; its logs may tell more"))
 }
 

@@ -45,9 +45,11 @@ func (c *Controller) bear(ctx context.Context, sb models.Sandbox, b birth) (mode
 		b.tried, b.why = append(b.tried, sb.Host), cmp.Or(b.why, why)
 		moved, ok := c.moveOn(ctx, sb, b, why)
 		if !ok {
-			told := c.failed(ctx, b.by, sb, b.why)
-			c.blame(ctx, sb.Host, err, told)
-			return models.Sandbox{}, told
+			now, told := c.failed(ctx, b.by, sb, b.why)
+			if told != nil {
+				c.blame(ctx, sb.Host, err, told)
+			}
+			return now, told
 		}
 		c.blame(ctx, sb.Host, err, why)
 		b.steps = append(b.steps, models.Step{Name: stepMove, Duration: time.Since(began)})

@@ -196,6 +196,24 @@ func TestMoveFromAHostThatDied(t *testing.T) {
 	}
 }
 
+// TestAnswerLost: what the reconciler has found running before its create heard that the answer was lost runs, where it is.
+func TestAnswerLost(t *testing.T) {
+	r := newRig(t)
+	c, second := r.pair(r.store, Limits{}, quick)
+	r.sim.OnCreate(nil, func() {
+		r.becomes(r.only().ID, models.Running)
+		go r.sim.Kill()
+		time.Sleep(50 * time.Millisecond)
+	})
+	sb := r.create(c)
+	if sb.Host != simID || sb.State != models.Running || r.sim.State(string(sb.ID)) != pb.SandboxState_SANDBOX_STATE_RUNNING {
+		t.Errorf("it is %s on %s, and there %s", sb.State, sb.Host, r.sim.State(string(sb.ID)))
+	}
+	if n, _, _ := second.Counts(); n != 0 {
+		t.Errorf("the other host was asked %d times", n)
+	}
+}
+
 // TestLateHost: a host that does not answer is left. What it says at last is none of the sandbox.
 func TestLateHost(t *testing.T) {
 	r := newRig(t)
