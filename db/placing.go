@@ -72,12 +72,26 @@ func (v *hostViews) refresh() {
 }
 
 func (v *hostViews) read(ctx context.Context, q *dbgen.Queries) ([]*HostUse, error) {
-	v.mu.Lock()
-	v.reads++
-	noted := len(v.notes)
-	v.mu.Unlock()
-	began := time.Now()
+	began, noted := v.begin()
 	used, err := usedHosts(ctx, q)
+	hosts := make([]*HostUse, len(used))
+	for i := range used {
+		hosts[i] = &used[i]
+	}
+	v.end(began, noted, hosts, err)
+	return hosts, err
+}
+
+// begin begins a read, before which as many notes were made as it returns.
+func (v *hostViews) begin() (began time.Time, noted int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.reads++
+	return time.Now(), len(v.notes)
+}
+
+// end has hosts be the view, with what was noted since the read began: what was read may not know of it.
+func (v *hostViews) end(began time.Time, noted int, hosts []*HostUse, err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	notes := v.notes[noted:]
@@ -86,19 +100,14 @@ func (v *hostViews) read(ctx context.Context, q *dbgen.Queries) ([]*HostUse, err
 	}
 	if err != nil {
 		v.until, v.old = began, began
-		return nil, err
+		return
 	}
 	v.took = time.Since(began)
 	life := min(sharedFor*v.took, viewLife)
-	hosts := make([]*HostUse, len(used))
-	for i := range used {
-		hosts[i] = &used[i]
-	}
 	v.all, v.until, v.old = slices.Clone(hosts), began.Add(life), began.Add(2*life)
-	for _, n := range notes { // what was read may not know of it
+	for _, n := range notes {
 		v.apply(n)
 	}
-	return hosts, nil
 }
 
 // note has a host look as it was found to be, or with one more sandbox where that is not known yet.
