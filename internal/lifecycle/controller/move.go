@@ -84,7 +84,7 @@ func (c *Controller) replace(ctx context.Context, by By, sb models.Sandbox, why 
 	if end, ok := ctx.Deadline(); ok {
 		change.Within += time.Until(end)
 	}
-	return c.Store.Move(ctx, change, sb.Host, func(hosts []db.HostUse) (id.Host, error) {
+	return c.Store.Move(ctx, change, sb.Host, func(hosts []*db.HostUse) (id.Host, error) {
 		p, err := scheduler.LeastLoaded(views(hosts, others), scheduler.Request{Template: sb.Template, Size: sb.Size}, c.Overcommit)
 		return p.Host, err
 	})
