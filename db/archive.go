@@ -50,6 +50,13 @@ type HostFunc func(hosts []*HostUse) (id.Host, error)
 // TransitionPlaced is Transition of a sandbox that takes room on a host again, the one that place chooses: when place fails nothing is changed and its error is
 // returned.
 func (s *Store) TransitionPlaced(ctx context.Context, c Change, place HostFunc) (models.Sandbox, error) {
+	return s.transitionOn(ctx, c, place, func(q *dbgen.Queries, changed models.Sandbox) error {
+		return takePool(ctx, q, changed.Account, changed.Size.Awake(1))
+	})
+}
+
+// transitionOn is Transition to a host that place chooses, if check, which sees the change made, does not refuse it.
+func (s *Store) transitionOn(ctx context.Context, c Change, place HostFunc, check func(q *dbgen.Queries, changed models.Sandbox) error) (models.Sandbox, error) {
 	defer s.tell()
 	return retry(ctx, func(ctx context.Context) (models.Sandbox, error) {
 		var changed models.Sandbox
@@ -59,7 +66,7 @@ func (s *Store) TransitionPlaced(ctx context.Context, c Change, place HostFunc) 
 				changed, err = transition(ctx, q, c)
 			}
 			if err == nil {
-				err = takePool(ctx, q, changed.Account, changed.Size.Awake(1))
+				err = check(q, changed)
 			}
 			return err
 		})

@@ -53,6 +53,9 @@ func TestCarriers(t *testing.T) {
 	if got := carried(sb.ID); got != string(me) {
 		t.Errorf("a create is carried out by %q", got)
 	}
+	change("Move", models.Starting, func(c db.Change) (models.Sandbox, error) {
+		return s.Move(ctx, c, "host-00000009", func(hosts []*db.HostUse) (id.Host, error) { return hosts[0].ID, nil })
+	})
 	change("started", models.Running, plain)
 	change("Transition", models.Pausing, plain)
 	change("paused", models.Paused, plain)

@@ -91,6 +91,23 @@ func (q *Queries) EventsAfter(ctx context.Context, arg EventsAfterParams) ([]San
 	return items, nil
 }
 
+const hasLeft = `-- name: HasLeft :one
+SELECT EXISTS (SELECT FROM sandbox_events WHERE sandbox_id = $1 AND from_state = 'starting' AND to_state = 'starting' AND starts_with(reason, $2::text))
+`
+
+type HasLeftParams struct {
+	SandboxID string
+	Words     string
+}
+
+// Whether a create has left a host: the reason of that event begins with these words.
+func (q *Queries) HasLeft(ctx context.Context, arg HasLeftParams) (bool, error) {
+	row := q.db.QueryRow(ctx, hasLeft, arg.SandboxID, arg.Words)
+	var exists bool
+	err := row.Scan(&exists)
+	return exists, err
+}
+
 const lastEventID = `-- name: LastEventID :one
 SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('sandbox_events', 'id')::regclass), 0)::bigint
 `

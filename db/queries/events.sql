@@ -15,6 +15,10 @@ LIMIT @max_rows;
 -- name: SandboxEventsAfter :many
 SELECT * FROM sandbox_events WHERE sandbox_id = @sandbox_id AND generation > @after ORDER BY generation LIMIT @max_rows;
 
+-- Whether a create has left a host: the reason of that event begins with these words.
+-- name: HasLeft :one
+SELECT EXISTS (SELECT FROM sandbox_events WHERE sandbox_id = @sandbox_id AND from_state = 'starting' AND to_state = 'starting' AND starts_with(reason, @words::text));
+
 -- name: AccountsWithEvents :many
 SELECT DISTINCT account_id FROM sandbox_events WHERE id > @after AND id <= @horizon;
 

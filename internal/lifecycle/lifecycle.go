@@ -12,6 +12,7 @@ type Event string
 // The events that are built so far.
 const (
 	Placed  Event = "placed"  // a host was chosen, the creation begins there
+	Moved   Event = "moved"   // its host could not make it, and another one is to
 	Started Event = "started" // its envd has answered
 	Failed  Event = "failed"  // it could not be made, or its VM ended unasked
 	Pause   Event = "pause"   // somebody asked for it to sleep
@@ -30,7 +31,7 @@ const (
 // table says which state follows from a state and an event. What is not in it is refused.
 var table = map[models.State]map[Event]models.State{
 	models.Pending:  {Placed: models.Starting, Failed: models.Failed, Destroy: models.Stopping},
-	models.Starting: {Started: models.Running, Failed: models.Failed, Destroy: models.Stopping},
+	models.Starting: {Moved: models.Starting, Started: models.Running, Failed: models.Failed, Destroy: models.Stopping},
 	// A host may end what nobody waits for any more: Froze and Woke come without having been asked for, too.
 	models.Running:  {Pause: models.Pausing, Froze: models.Paused, Failed: models.Failed, Destroy: models.Stopping},
 	models.Pausing:  {Froze: models.Paused, Undone: models.Running, Failed: models.Failed, Destroy: models.Stopping},

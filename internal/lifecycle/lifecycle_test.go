@@ -13,26 +13,26 @@ var (
 		models.Pending, models.Starting, models.Running, models.Pausing, models.Paused, models.Resuming, models.Stopping, models.Stopped, models.Failed,
 		models.Hibernating, models.Hibernated,
 	}
-	events = []Event{Placed, Started, Pause, Froze, Resume, Woke, Undone, Failed, Destroy, Freed, Hibernate, Stored, Unfetched}
+	events = []Event{Placed, Started, Pause, Froze, Resume, Woke, Undone, Failed, Destroy, Freed, Hibernate, Stored, Unfetched, Moved}
 )
 
-// TestEveryTransition names each of the 143 pairs: a new state or event must be decided here.
+// TestEveryTransition names each of the 154 pairs: a new state or event must be decided here.
 func TestEveryTransition(t *testing.T) {
 	const no = models.State("")
-	want := map[models.State][13]models.State{
-		//               placed           started         pause           froze          resume           woke            undone          failed         destroy          freed           hibernate           stored             unfetched
-		models.Pending:  {models.Starting, no, no, no, no, no, no, models.Failed, models.Stopping, no, no, no, no},
-		models.Starting: {no, models.Running, no, no, no, no, no, models.Failed, models.Stopping, no, no, no, no},
-		models.Running:  {no, no, models.Pausing, models.Paused, no, no, no, models.Failed, models.Stopping, no, no, no, no},
-		models.Pausing:  {no, no, no, models.Paused, no, no, models.Running, models.Failed, models.Stopping, no, no, no, no},
-		models.Paused:   {no, no, no, no, models.Resuming, models.Running, no, models.Failed, models.Stopping, no, models.Hibernating, no, no},
-		models.Resuming: {no, no, no, no, no, models.Running, models.Paused, models.Failed, models.Stopping, no, no, no, models.Hibernated},
-		models.Failed:   {no, no, no, no, no, no, no, no, models.Stopping, no, no, no, no},
-		models.Stopping: {no, no, no, no, no, no, no, no, no, models.Stopped, no, no, no},
-		models.Stopped:  {no, no, no, no, no, no, no, no, no, no, no, no, no},
+	want := map[models.State][14]models.State{
+		//               placed           started         pause           froze          resume           woke            undone          failed         destroy          freed           hibernate           stored             unfetched           moved
+		models.Pending:  {models.Starting, no, no, no, no, no, no, models.Failed, models.Stopping, no, no, no, no, no},
+		models.Starting: {no, models.Running, no, no, no, no, no, models.Failed, models.Stopping, no, no, no, no, models.Starting},
+		models.Running:  {no, no, models.Pausing, models.Paused, no, no, no, models.Failed, models.Stopping, no, no, no, no, no},
+		models.Pausing:  {no, no, no, models.Paused, no, no, models.Running, models.Failed, models.Stopping, no, no, no, no, no},
+		models.Paused:   {no, no, no, no, models.Resuming, models.Running, no, models.Failed, models.Stopping, no, models.Hibernating, no, no, no},
+		models.Resuming: {no, no, no, no, no, models.Running, models.Paused, models.Failed, models.Stopping, no, no, no, models.Hibernated, no},
+		models.Failed:   {no, no, no, no, no, no, no, no, models.Stopping, no, no, no, no, no},
+		models.Stopping: {no, no, no, no, no, no, no, no, no, models.Stopped, no, no, no, no},
+		models.Stopped:  {no, no, no, no, no, no, no, no, no, no, no, no, no, no},
 
-		models.Hibernating: {no, no, no, no, models.Resuming, models.Running, models.Paused, models.Failed, models.Stopping, no, no, models.Hibernated, no},
-		models.Hibernated:  {no, no, no, no, models.Resuming, no, no, no, models.Stopping, no, no, no, no},
+		models.Hibernating: {no, no, no, no, models.Resuming, models.Running, models.Paused, models.Failed, models.Stopping, no, no, models.Hibernated, no, no},
+		models.Hibernated:  {no, no, no, no, models.Resuming, no, no, no, models.Stopping, no, no, no, no, no},
 	}
 	if len(want) != len(table) {
 		t.Fatalf("the table has %d states, the test %d", len(table), len(want))

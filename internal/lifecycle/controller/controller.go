@@ -43,6 +43,8 @@ type Store interface {
 	TransitionIfRoom(ctx context.Context, c db.Change, fit db.FitFunc) (models.Sandbox, error)
 	TransitionIf(ctx context.Context, c db.Change, still db.StillFunc) (models.Sandbox, error)
 	TransitionPlaced(ctx context.Context, c db.Change, place db.HostFunc) (models.Sandbox, error)
+	Move(ctx context.Context, c db.Change, from id.Host, place db.HostFunc) (models.Sandbox, error)
+	HasLeft(ctx context.Context, sb id.Sandbox, host id.Host) (bool, error)
 	Sandbox(ctx context.Context, account id.Account, sb id.Sandbox) (models.Sandbox, error)
 	Use(ctx context.Context, account id.Account, sb id.Sandbox, lease time.Duration) (models.Sandbox, error)
 	SetMetadata(ctx context.Context, account id.Account, sb id.Sandbox, by db.By, metadata map[string]string) (models.Sandbox, error)

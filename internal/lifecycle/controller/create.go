@@ -73,16 +73,7 @@ func (c *Controller) create(ctx context.Context, by By, r Request) (models.Sandb
 	if err != nil {
 		return models.Sandbox{}, err
 	}
-	place := models.Step{Name: stepPlace, Duration: time.Since(began)}
-	made, err := c.callCreate(ctx, sb, r.Env)
-	if err != nil {
-		told := c.failed(ctx, by, sb, err)
-		c.blame(ctx, sb.Host, err, told)
-		return models.Sandbox{}, told
-	}
-	c.Fleet.acquit(sb.Host)
-	made.Steps = append([]models.Step{place}, made.Steps...)
-	return c.started(ctx, by, sb, made)
+	return c.bear(ctx, sb, birth{by: by, env: r.Env, steps: []models.Step{{Name: stepPlace, Duration: time.Since(began)}}})
 }
 
 // insert commits the row in state starting, placed on a host.
@@ -132,6 +123,8 @@ func (c *Controller) callCreate(ctx context.Context, sb models.Sandbox, env map[
 	if err != nil {
 		return hostclient.Sandbox{}, err
 	}
+	ctx, end := c.whileThere(ctx, sb)
+	defer end()
 	began := time.Now()
 	made, err := client.Create(ctx, hostclient.NewSandbox{ID: sb.ID, Template: sb.Template, Size: sb.Size, Env: env, Network: sb.Network, Snapshot: sb.Snapshot})
 	if err != nil {
@@ -166,28 +159,42 @@ func (c *Controller) started(ctx context.Context, by By, sb models.Sandbox, made
 	}
 }
 
-// failed writes down why a create failed and returns it for the user.
-func (c *Controller) failed(ctx context.Context, by By, sb models.Sandbox, cause error) error {
-	e := c.explain(ctx, cause, silence{
+// unstarted says what a failed call to the host of a sandbox that is to start means.
+func (c *Controller) unstarted(ctx context.Context, cause error) *models.Error {
+	return c.explain(ctx, cause, silence{
 		stopped: "the control plane was stopped while the sandbox was being started",
 		late:    "it did not start within %s",
 		lost: models.Errorf(models.Unavailable, "lost: the host agent went away while the sandbox was being started").
 			WithHint("create another one; this one can be destroyed"),
-	})
-	change, err := next(sb, lifecycle.Failed, by.db())
-	if err != nil {
-		return err
+	}).WithCause(cause)
+}
+
+// failed writes down why a create failed and returns it for the user, unless the sandbox was found running meanwhile.
+func (c *Controller) failed(ctx context.Context, by By, sb models.Sandbox, why *models.Error) (models.Sandbox, error) {
+	now, err := c.writeFailed(ctx, by, sb, why)
+	if errors.Is(err, db.ErrMoved) && now.State == models.Starting { // to another host, of which we have not heard
+		now, err = c.writeFailed(ctx, by, now, why)
 	}
-	change.Reason, change.Audit = e.Message, db.Audit{Action: auditCreate, Outcome: string(e.Code)}
-	now, err := c.write(ctx, change)
+	if errors.Is(err, db.ErrMoved) && now.State == models.Running {
+		return now, nil // the reconciler has heard what we have not
+	}
 	if errors.Is(err, db.ErrMoved) && now.State != models.Failed {
-		return c.overtaken(ctx, now)
+		return models.Sandbox{}, c.overtaken(ctx, now)
 	}
 	if err != nil && !errors.Is(err, db.ErrMoved) {
 		c.Log.Error("failure of a create not recorded: the reconciler will", "sandbox_id", sb.ID, "op_id", by.Request, "error", err)
 	}
-	return models.Errorf(e.Code, "the sandbox %s could not be started: %s", sb.ID, e.Message).WithCause(cause).AsFinal().
-		WithHint("%s", cmp.Or(e.Hint, "it stays in state error until it is destroyed; its logs may tell more"))
+	return models.Sandbox{}, models.Errorf(why.Code, "the sandbox %s could not be started: %s", sb.ID, why.Message).WithCause(why.Cause).AsFinal().
+		WithHint("%s", cmp.Or(why.Hint, "it stays in state error until it is destroyed; its logs may tell more"))
+}
+
+func (c *Controller) writeFailed(ctx context.Context, by By, sb models.Sandbox, why *models.Error) (models.Sandbox, error) {
+	change, err := next(sb, lifecycle.Failed, by.db())
+	if err != nil {
+		return sb, err
+	}
+	change.Reason, change.Audit = why.Message, db.Audit{Action: auditCreate, Outcome: string(why.Code)}
+	return c.write(ctx, change)
 }
 
 // silence is what users are told of a call to a host that has brought no answer.

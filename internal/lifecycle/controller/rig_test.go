@@ -253,6 +253,10 @@ func (m *mortal) TransitionPlaced(ctx context.Context, c db.Change, place db.Hos
 	return m.step(string(c.To), func() (models.Sandbox, error) { return m.Store.TransitionPlaced(ctx, c, place) })
 }
 
+func (m *mortal) Move(ctx context.Context, c db.Change, from id.Host, place db.HostFunc) (models.Sandbox, error) {
+	return m.step("move", func() (models.Sandbox, error) { return m.Store.Move(ctx, c, from, place) })
+}
+
 // sql runs a statement past the store.
 func (r *rig) sql(statement string) {
 	r.t.Helper()

@@ -254,6 +254,10 @@ func absent(row models.Sandbox) hostclient.Sandbox {
 
 // believe writes down what a host says of a sandbox that is, or was, on its way between running and paused. why is why it is as it was, if it is.
 func (c *Controller) believe(ctx context.Context, by db.By, row models.Sandbox, seen hostclient.Sandbox, why string) (models.Sandbox, error) {
+	seen, err := c.own(ctx, row, seen)
+	if err != nil {
+		return row, err
+	}
 	event := told(row, seen)
 	if event == "" {
 		return row, errUnderWay

@@ -22,7 +22,7 @@ const mostEvents = 10_000
 // events are all that happen to sandboxes.
 var events = []lifecycle.Event{
 	lifecycle.Placed, lifecycle.Started, lifecycle.Failed, lifecycle.Pause, lifecycle.Froze, lifecycle.Resume, lifecycle.Woke, lifecycle.Undone, lifecycle.Destroy,
-	lifecycle.Freed, lifecycle.Hibernate, lifecycle.Stored, lifecycle.Unfetched,
+	lifecycle.Freed, lifecycle.Hibernate, lifecycle.Stored, lifecycle.Unfetched, lifecycle.Moved,
 }
 
 // each looks at all sandboxes of an account with their events.
