@@ -35,7 +35,7 @@ func create(t *testing.T) *os.File {
 // sizes are around the borders of pages and blocks.
 func sizes() []int {
 	all := []int{0, 1}
-	for _, border := range []int{alignment, blockSize, 2 * blockSize, ahead} {
+	for _, border := range []int{alignment, blockSize, 2 * blockSize, 2 * largeSize, ahead} {
 		all = append(all, border-1, border, border+1)
 	}
 	return all
@@ -94,7 +94,7 @@ func TestWriteToAFullDevice(t *testing.T) {
 }
 
 func TestSend(t *testing.T) {
-	const size = 3*blockSize + 1234
+	const size = 5*blockSize + 1234
 	file, text := create(t), random(size)
 	if _, err := file.Write(text); err != nil {
 		t.Fatal(err)
@@ -112,6 +112,36 @@ func TestSend(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Few read in large blocks at once, and later ones again.
+func TestShare(t *testing.T) {
+	for range 2 {
+		var ends []func()
+		for i := range 2 * cap(large) {
+			size, done := share()
+			ends = append(ends, done)
+			want := blockSize
+			if i < cap(large) {
+				want = largeSize
+			}
+			if size != want {
+				t.Errorf("number %d reads %d at once, want %d", i, size, want)
+			}
+		}
+		for _, done := range ends {
+			done()
+		}
+	}
+}
+
+// What is sent is the same while others have the large blocks.
+func TestSendInSmallBlocks(t *testing.T) {
+	for range cap(large) {
+		_, done := share()
+		defer done()
+	}
+	TestSend(t)
 }
 
 // A file that got shorter is not taken for whole.
