@@ -45,7 +45,7 @@ func decodeArchive(b []byte) (*models.Archive, error) {
 }
 
 // HostFunc chooses among hosts, as a PlaceFunc does. It must not block.
-type HostFunc func(hosts []HostUse) (id.Host, error)
+type HostFunc func(hosts []*HostUse) (id.Host, error)
 
 // TransitionPlaced is Transition of a sandbox that takes room on a host again, the one that place chooses: when place fails nothing is changed and its error is
 // returned.

@@ -50,13 +50,13 @@ func open(t *testing.T) (*db.Store, id.Account, string) {
 func aHost(h id.Host) db.Host {
 	return db.Host{
 		ID: h, Name: "a", Address: "unix:///a", AgentVersion: "1", Driver: "qemu", DriverVersion: "7.2", Accelerator: "tcg",
-		VCPUs: 4, MemoryMiB: 4096, OverheadMiB: 128, DiskMiB: 9999, Reflinks: true, Templates: []db.Template{{Name: "minimal", DiskMiB: 512, DefaultVCPUs: 1}},
+		VCPUs: 4, MemoryMiB: 4096, OverheadMiB: 128, DiskMiB: 9999, Reflinks: true, Templates: []models.Template{{Name: "minimal", DiskMiB: 512, DefaultVCPUs: 1}},
 	}
 }
 
 var size = models.Size{VCPUs: 1, MemoryMiB: 256, DiskMiB: 512}
 
-func onFirst(hosts []db.HostUse) (db.Placement, error) {
+func onFirst(hosts []*db.HostUse) (db.Placement, error) {
 	return db.Placement{Host: hosts[0].ID, Size: size}, nil
 }
 
@@ -244,7 +244,7 @@ func TestRefusedPlacementLeavesNothing(t *testing.T) {
 	s, account, _ := open(t)
 	full := models.Errorf(models.Exhausted, "full")
 	_, err := s.CreateSandbox(t.Context(), db.NewSandbox{ID: "sb-00000001", Account: account, By: by, Within: time.Minute},
-		func([]db.HostUse) (db.Placement, error) { return db.Placement{}, full })
+		func([]*db.HostUse) (db.Placement, error) { return db.Placement{}, full })
 	if !errors.Is(err, full) {
 		t.Errorf("CreateSandbox: %v", err)
 	}
@@ -273,7 +273,7 @@ func TestTakenID(t *testing.T) {
 func TestPlacementsDoNotOverlap(t *testing.T) {
 	s, account, _ := open(t)
 	const room = 5
-	place := func(hosts []db.HostUse) (db.Placement, error) {
+	place := func(hosts []*db.HostUse) (db.Placement, error) {
 		if hosts[0].Use.Sandboxes >= room {
 			return db.Placement{}, models.Errorf(models.Exhausted, "full")
 		}

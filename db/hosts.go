@@ -27,24 +27,13 @@ type Host struct {
 	OverheadMiB   int64 // of the memory, that a VM takes beside its guest's
 	DiskMiB       int64
 	Reflinks      bool
-	Templates     []Template
+	Templates     []models.Template
 	Archive       bool  // whether it has an object store
 	Connects      int64 // how often a control plane has connected to it
 	LastSeenAt    time.Time
 	CreatedAt     time.Time // it was heard of first
 	JoinedAt      time.Time // with a token; zero for one that is in the settings
 	HostCondition
-}
-
-// Template is an image on a host. The tags are those of the column templates.
-type Template struct {
-	Name             string `json:"name"`
-	Digest           string `json:"digest"`
-	Description      string `json:"description"`
-	DiskMiB          int    `json:"disk_mib"`
-	DefaultVCPUs     int    `json:"default_vcpus"`
-	DefaultMemoryMiB int    `json:"default_memory_mib"`
-	Warm             bool   `json:"warm,omitempty"` // sandboxes of it need not boot
 }
 
 // Use is what the sandboxes of a host take of it.
@@ -98,7 +87,7 @@ func register(ctx context.Context, q *dbgen.Queries, p dbgen.UpsertHostParams) (
 
 func hostParams(h Host, connected bool) (dbgen.UpsertHostParams, error) {
 	if h.Templates == nil {
-		h.Templates = []Template{}
+		h.Templates = []models.Template{}
 	}
 	templates, err := json.Marshal(h.Templates)
 	if err != nil {

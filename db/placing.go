@@ -29,8 +29,8 @@ var usual = Use{Sandboxes: 1, VCPUs: 1, MemoryMiB: 512, DiskMiB: 1024}
 type hostViews struct {
 	pool *dbgen.Queries // by a connection of its own
 
-	mu    sync.Mutex // guards what follows
-	all   []HostUse
+	mu    sync.Mutex    // guards what follows
+	all   []*HostUse    // none of which is written to
 	took  time.Duration // to read
 	until time.Time     // when it is to be read again; zero before it was read
 	old   time.Time     // when it is of no use any more
@@ -44,8 +44,8 @@ type hostNote struct {
 	change func(HostUse) HostUse
 }
 
-// now returns a view that may be kept and written to.
-func (v *hostViews) now(ctx context.Context, q *dbgen.Queries) (hosts []HostUse, fresh bool, err error) {
+// now returns a view that may be kept; the slice may be written to.
+func (v *hostViews) now(ctx context.Context, q *dbgen.Queries) (hosts []*HostUse, fresh bool, err error) {
 	v.mu.Lock()
 	now := time.Now()
 	switch due := now.After(v.until); {
@@ -71,13 +71,27 @@ func (v *hostViews) refresh() {
 	_, _ = v.read(ctx, v.pool)
 }
 
-func (v *hostViews) read(ctx context.Context, q *dbgen.Queries) ([]HostUse, error) {
+func (v *hostViews) read(ctx context.Context, q *dbgen.Queries) ([]*HostUse, error) {
+	began, noted := v.begin()
+	used, err := usedHosts(ctx, q)
+	hosts := make([]*HostUse, len(used))
+	for i := range used {
+		hosts[i] = &used[i]
+	}
+	v.end(began, noted, hosts, err)
+	return hosts, err
+}
+
+// begin begins a read, before which as many notes were made as it returns.
+func (v *hostViews) begin() (began time.Time, noted int) {
 	v.mu.Lock()
+	defer v.mu.Unlock()
 	v.reads++
-	noted := len(v.notes)
-	v.mu.Unlock()
-	began := time.Now()
-	hosts, err := usedHosts(ctx, q)
+	return time.Now(), len(v.notes)
+}
+
+// end has hosts be the view, with what was noted since the read began: what was read may not know of it.
+func (v *hostViews) end(began time.Time, noted int, hosts []*HostUse, err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	notes := v.notes[noted:]
@@ -86,15 +100,14 @@ func (v *hostViews) read(ctx context.Context, q *dbgen.Queries) ([]HostUse, erro
 	}
 	if err != nil {
 		v.until, v.old = began, began
-		return nil, err
+		return
 	}
 	v.took = time.Since(began)
 	life := min(sharedFor*v.took, viewLife)
 	v.all, v.until, v.old = slices.Clone(hosts), began.Add(life), began.Add(2*life)
-	for _, n := range notes { // what was read may not know of it
+	for _, n := range notes {
 		v.apply(n)
 	}
-	return hosts, nil
 }
 
 // note has a host look as it was found to be, or with one more sandbox where that is not known yet.
@@ -112,7 +125,8 @@ func (v *hostViews) note(h id.Host, change func(HostUse) HostUse) {
 func (v *hostViews) apply(n hostNote) {
 	for i := range v.all {
 		if v.all[i].ID == n.host {
-			v.all[i] = n.change(v.all[i])
+			changed := n.change(*v.all[i])
+			v.all[i] = &changed
 		}
 	}
 }
@@ -123,8 +137,8 @@ var errPassed = errors.New("the host is not as it looked")
 // placing is one placement, by as many transactions as it takes. Each locks one host only, which is why none waits for another in a circle.
 type placing struct {
 	views *hostViews
-	hosts []HostUse // by which it chooses; nil before the first
-	fresh bool      // they were read for this placement
+	hosts []*HostUse // by which it chooses; nil before the first
+	fresh bool       // they were read for this placement
 }
 
 // placing runs do in a transaction, in which it may choose a host; again, while that is not as it looked.
@@ -143,7 +157,7 @@ type reserveFunc func(ctx context.Context, q *dbgen.Queries) (Placement, error)
 
 func (p *placing) placeFunc(place PlaceFunc) reserveFunc {
 	return func(ctx context.Context, q *dbgen.Queries) (where Placement, err error) {
-		_, err = p.choose(ctx, q, func(hosts []HostUse) (id.Host, error) {
+		_, err = p.choose(ctx, q, func(hosts []*HostUse) (id.Host, error) {
 			where, err = place(hosts)
 			return where.Host, err
 		})
@@ -163,19 +177,19 @@ func (p *placing) choose(ctx context.Context, q *dbgen.Queries, place HostFunc) 
 	})
 	found, err := lockedHost(ctx, q, host)
 	if errors.Is(err, pgx.ErrNoRows) { // it was removed
-		p.hosts = slices.DeleteFunc(p.hosts, func(h HostUse) bool { return h.ID == host })
+		p.hosts = slices.DeleteFunc(p.hosts, func(h *HostUse) bool { return h.ID == host })
 		return "", errPassed
 	}
 	if err != nil {
 		return "", err
 	}
-	if again, err := place([]HostUse{found}); err == nil && again == host {
+	if again, err := place([]*HostUse{&found}); err == nil && again == host {
 		return host, nil
 	}
 	p.views.note(host, func(HostUse) HostUse { return found })
 	for i := range p.hosts {
 		if p.hosts[i].ID == host {
-			p.hosts[i] = found
+			p.hosts[i] = &found
 		}
 	}
 	return "", errPassed

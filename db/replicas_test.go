@@ -57,7 +57,7 @@ func TestCarriers(t *testing.T) {
 	change("Transition", models.Pausing, plain)
 	change("paused", models.Paused, plain)
 	change("TransitionPlaced", models.Resuming, func(c db.Change) (models.Sandbox, error) {
-		return s.TransitionPlaced(ctx, c, func(hosts []db.HostUse) (id.Host, error) { return hosts[0].ID, nil })
+		return s.TransitionPlaced(ctx, c, func(hosts []*db.HostUse) (id.Host, error) { return hosts[0].ID, nil })
 	})
 	change("resumed", models.Running, plain)
 	change("TransitionIf", models.Stopping, func(c db.Change) (models.Sandbox, error) {

@@ -52,7 +52,7 @@ type Placement struct {
 }
 
 // PlaceFunc chooses among hosts, and is called again with the one that it has chosen, as that is while no other placement happens there. It must not block.
-type PlaceFunc func(hosts []HostUse) (Placement, error)
+type PlaceFunc func(hosts []*HostUse) (Placement, error)
 
 // CreateSandbox inserts a sandbox, places it and leaves it in state starting, all in one
 // transaction. When place fails nothing is left and its error is returned. An id that is
@@ -150,11 +150,11 @@ type Audit struct {
 }
 
 // FitFunc refuses a change for want of room on one of hosts, as of PlaceFunc. It must not block.
-type FitFunc func(hosts []HostUse) error
+type FitFunc func(hosts []*HostUse) error
 
 // TransitionIfRoom is Transition of a sandbox that takes room again on c.Host: when fit fails nothing is changed and its error is returned.
 func (s *Store) TransitionIfRoom(ctx context.Context, c Change, fit FitFunc) (models.Sandbox, error) {
-	return s.TransitionPlaced(ctx, c, func(hosts []HostUse) (id.Host, error) { return c.Host, fit(hosts) })
+	return s.TransitionPlaced(ctx, c, func(hosts []*HostUse) (id.Host, error) { return c.Host, fit(hosts) })
 }
 
 // Transition applies c and returns the new row, or the row as it is with ErrMoved. A

@@ -30,7 +30,7 @@ func (s *Store) CreateSnapshot(ctx context.Context, n NewSnapshot, fit FitFunc) 
 	return retry(ctx, func(ctx context.Context) (models.Snapshot, error) {
 		var made models.Snapshot
 		err := s.placing(ctx, func(q *dbgen.Queries, p *placing) error {
-			_, err := p.choose(ctx, q, func(hosts []HostUse) (id.Host, error) { return n.Host, fit(hosts) })
+			_, err := p.choose(ctx, q, func(hosts []*HostUse) (id.Host, error) { return n.Host, fit(hosts) })
 			if err == nil {
 				err = bind(ctx, q, n.By.Claim, n.ID)
 			}

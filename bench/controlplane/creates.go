@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/wrenn-sandbox/wrenn/internal/id"
@@ -15,6 +17,7 @@ const (
 	createHosts    = 100
 	createAccounts = 100
 	warmUp         = 500 // creates before a load
+	segments       = 4   // of the database's log that are left to a load: 64 MiB
 )
 
 // creates measures how many creates a second there can be, and what one takes at half of that.
@@ -92,17 +95,38 @@ func (s *stage) one(ctx context.Context, n int) (created, error) {
 	return s.create(ctx, n, s.headers()...)
 }
 
-// warm creates some that do not count.
+// warm creates some that do not count, and has the database look as if it had run for long.
 func (s *stage) warm(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
+	g, limited := errgroup.WithContext(ctx)
 	g.SetLimit(atOnce)
 	for i := range warmUp {
 		g.Go(func() error {
-			_, err := s.one(ctx, i)
+			_, err := s.one(limited, i)
 			return err
 		})
 	}
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return s.age(ctx)
+}
+
+// age leaves segments of the write-ahead log to be used again, as there are on a server after its first checkpoints. A new one is first filled with 16 MiB of zeros, while all commits wait.
+func (s *stage) age(ctx context.Context) error {
+	conn, err := pgx.Connect(ctx, s.stack.PostgresURL)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	for range segments {
+		if _, err := conn.Exec(ctx, "SELECT pg_logical_emit_message(false, '', ''), pg_switch_wal()"); err != nil {
+			return fmt.Errorf("switch to another segment of the log: %w", err)
+		}
+	}
+	if _, err := conn.Exec(ctx, "CHECKPOINT"); err != nil {
+		return fmt.Errorf("free the segments of the log: %w", err)
+	}
+	return nil
 }
 
 // closed creates for a while, by clients that wait for an answer before they ask again.

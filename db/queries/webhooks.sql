@@ -132,7 +132,7 @@ WITH hook AS (
     ORDER BY next.id
     ON CONFLICT (webhook_id, event_id) DO NOTHING
 ), moved AS (
-    UPDATE webhooks SET cursor = CASE WHEN (SELECT count(*) FROM next) < @max_rows THEN @horizon ELSE (SELECT max(id) FROM next) END
+    UPDATE webhooks SET cursor = greatest(cursor, CASE WHEN (SELECT count(*) FROM next) < @max_rows THEN @horizon ELSE (SELECT max(id) FROM next) END) -- it may have been enabled since the horizon
     WHERE id = (SELECT id FROM hook)
 )
 SELECT count(*)::bigint FROM next;

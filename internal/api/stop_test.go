@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -153,5 +155,64 @@ func TestStopAndCutOff(t *testing.T) {
 	ended()
 	if e := decoded[errorAnswer](t, <-answered, http.StatusServiceUnavailable); !strings.Contains(e.Error.Message, "stopping") || e.Error.Hint == "" {
 		t.Errorf("a program that was cut off: %+v", e)
+	}
+}
+
+// TestStopFinishesTransfers: files that are under way when a control plane begins to stop arrive whole.
+func TestStopFinishesTransfers(t *testing.T) {
+	r := newRig(t, Limits{})
+	stop := r.stoppable(time.Minute)
+	sb, dir := r.create().ID, t.TempDir()
+	half := strings.Repeat("0123456789abcdef", 1<<18) // 4 MiB: more than lies on the way
+	down := filepath.Join(dir, "down")
+	if err := os.WriteFile(down, []byte(half+half), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(r.request("GET", "/v1/sandboxes/"+sb+"/files?path="+down, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	got := make([]byte, len(half))
+	if _, err := io.ReadFull(resp.Body, got); err != nil {
+		t.Fatal(err)
+	}
+	body, rest := io.Pipe()
+	up := r.request("PUT", "/v1/sandboxes/"+sb+"/files?path="+filepath.Join(dir, "up"), "", "Content-Type", "application/octet-stream")
+	up.Body, up.ContentLength = body, int64(2*len(half))
+	answered := make(chan answer, 1)
+	go func() {
+		_, a := r.do(up)
+		answered <- a
+	}()
+	if _, err := io.WriteString(rest, half); err != nil {
+		t.Fatal(err)
+	}
+	r.eventually("it is being written", func() bool {
+		entries, err := os.ReadDir(dir)
+		return err == nil && len(entries) == 2
+	})
+
+	ended := stop()
+	r.eventually("nobody is let in any more", func() bool {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(r.server.URL, "http://"))
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err != nil
+	})
+	if more, err := io.ReadAll(resp.Body); err != nil || string(got)+string(more) != half+half {
+		t.Errorf("%d bytes came down, and %v", len(got)+len(more), err)
+	}
+	if _, err := io.WriteString(rest, half); err != nil {
+		t.Fatal(err)
+	}
+	_ = rest.Close()
+	if a := <-answered; a.status >= 300 {
+		t.Errorf("the upload: %d %s", a.status, a.body)
+	}
+	ended()
+	if there, err := os.ReadFile(filepath.Join(dir, "up")); err != nil || string(there) != half+half {
+		t.Errorf("%d bytes came up, and %v", len(there), err)
 	}
 }

@@ -184,10 +184,14 @@ func (c *Cluster) Stop(ctx context.Context) error {
 	for _, f := range c.forwards {
 		f.close()
 	}
-	for _, k := range append(c.replicas, c.agents...) {
-		if k != nil {
-			k.Stop(ctx)
+	for _, parts := range [][]*child.Keeper{c.replicas, c.agents} { // agents last: replicas finish what they do there
+		var wg sync.WaitGroup
+		for _, k := range parts {
+			if k != nil {
+				wg.Go(func() { k.Stop(ctx) })
+			}
 		}
+		wg.Wait()
 	}
 	if c.unlock == nil { // somebody else's folder
 		return nil
@@ -209,11 +213,13 @@ func (c *Cluster) sweep(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list the hosts: %w", err)
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	for _, dir := range hosts {
-		g.Go(func() error { return c.purge(ctx, dir) })
+	errs := make([]error, len(hosts))
+	var wg sync.WaitGroup
+	for i, dir := range hosts {
+		wg.Go(func() { errs[i] = c.purge(ctx, dir) })
 	}
-	return errors.Join(g.Wait(), netns.Delete(c.netns()))
+	wg.Wait()
+	return errors.Join(append(errs, netns.Delete(c.netns()))...)
 }
 
 // netns is the path of the replicas' namespace.

@@ -40,16 +40,16 @@ func Anywhere(hosts []Host, s Sleeper, over Overcommit) (id.Host, error) {
 			return h.ID, nil
 		}
 	}
-	return "", noRoom(fitting, 1, over, func(h Host) Room { return h.need(size) })
+	return "", noRoom(fitting, 1, over, func(h *Host) Room { return h.need(size) })
 }
 
 // able returns the hosts that could have the sandbox, the best first.
-func able(hosts []Host, s Sleeper) ([]Host, error) {
+func able(hosts []Host, s Sleeper) ([]*Host, error) {
 	open, err := taking(hosts)
 	if err != nil {
 		return nil, err
 	}
-	var fitting []Host
+	var fitting []*Host
 	var why []string
 	for _, h := range open {
 		if reason := h.refuses(s); reason != "" {
@@ -62,31 +62,31 @@ func able(hosts []Host, s Sleeper) ([]Host, error) {
 		slices.Sort(why)
 		return nil, models.Errorf(models.Precondition, "the sandbox can go on on no host: %s", strings.Join(why[:min(named, len(why))], "; "))
 	}
-	slices.SortFunc(fitting, func(x, y Host) int {
+	slices.SortFunc(fitting, func(x, y *Host) int {
 		return cmp.Or(cmp.Compare(y.has(s), x.has(s)), cmp.Compare(y.left(), x.left()), cmp.Compare(x.ID, y.ID))
 	})
 	return fitting, nil
 }
 
 // refuses says why a host could not have the sandbox, "" where it could. Whether processor and template are the same the host itself finds out.
-func (h Host) refuses(s Sleeper) string {
+func (h *Host) refuses(s Sleeper) string {
 	switch {
 	case !h.Archive:
 		return "has no object store"
 	case h.VMM != s.VMM:
 		return fmt.Sprintf("runs VMs with %s, and it was frozen by %s", h.VMM, s.VMM)
-	case !slices.ContainsFunc(h.Templates, func(t Template) bool { return t.Name == s.Template }):
+	case !slices.ContainsFunc(h.Templates, func(t models.Template) bool { return t.Name == s.Template }):
 		return "does not have the template " + s.Template
 	}
 	return ""
 }
 
 // has is 1 where the host has the template as it was, else 0: it may have kept that beside the current one.
-func (h Host) has(s Sleeper) int {
-	if slices.ContainsFunc(h.Templates, func(t Template) bool { return t.Name == s.Template && t.Digest == s.Digest }) {
+func (h *Host) has(s Sleeper) int {
+	if slices.ContainsFunc(h.Templates, func(t models.Template) bool { return t.Name == s.Template && t.Digest == s.Digest }) {
 		return 1
 	}
 	return 0
 }
 
-func (h Host) left() int64 { return h.Capacity.MemoryMiB - h.Allotted.MemoryMiB }
+func (h *Host) left() int64 { return h.Capacity.MemoryMiB - h.Allotted.MemoryMiB }

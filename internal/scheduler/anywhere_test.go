@@ -14,7 +14,7 @@ var stored = Sleeper{Template: "minimal", Digest: "d1", Size: models.Size{VCPUs:
 func ready(host id.Host, change func(*Host)) Host {
 	h := Host{
 		ID: host, Reachable: true, Archive: true, VMM: stored.VMM, Capacity: Room{VCPUs: 4, MemoryMiB: 4096, DiskMiB: 8192},
-		Templates: []Template{{Name: "minimal", Digest: "d1"}},
+		Templates: []models.Template{{Name: "minimal", Digest: "d1"}},
 	}
 	if change != nil {
 		change(&h)

@@ -27,7 +27,7 @@ func LeastLoaded(hosts []Host, r Request, over Overcommit) (Placement, error) {
 	var least float64
 	var refused error
 	for _, h := range able {
-		p, err := SingleHost(h, r, over)
+		p, err := h.place(r, over)
 		if err != nil {
 			if refused == nil || models.CodeOf(err) == models.Exhausted {
 				refused = err
@@ -42,18 +42,18 @@ func LeastLoaded(hosts []Host, r Request, over Overcommit) (Placement, error) {
 	case best.Host != "":
 		return best, nil
 	case models.CodeOf(refused) == models.Exhausted:
-		return Placement{}, noRoom(able, 1, over, func(h Host) Room { return h.need(h.complete(r)) })
+		return Placement{}, noRoom(able, 1, over, func(h *Host) Room { return h.need(h.complete(r)) })
 	}
 	return Placement{}, refused
 }
 
 // having returns the hosts that take sandboxes of a template.
-func having(hosts []Host, name string) ([]Host, error) {
+func having(hosts []Host, name string) ([]*Host, error) {
 	open, err := taking(hosts)
 	if err != nil {
 		return nil, err
 	}
-	able := make([]Host, 0, len(open))
+	able := make([]*Host, 0, len(open))
 	for _, h := range open {
 		if _, has := h.template(name); has {
 			able = append(able, h)
@@ -66,11 +66,11 @@ func having(hosts []Host, name string) ([]Host, error) {
 }
 
 // taking returns the hosts that take new sandboxes now.
-func taking(hosts []Host) ([]Host, error) {
-	open := make([]Host, 0, len(hosts))
+func taking(hosts []Host) ([]*Host, error) {
+	open := make([]*Host, 0, len(hosts))
 	var closed []string
-	for _, h := range hosts {
-		switch {
+	for i := range hosts {
+		switch h := &hosts[i]; {
 		case h.Reachable && h.Closed == "":
 			open = append(open, h)
 		case h.Reachable:
@@ -93,7 +93,7 @@ func taking(hosts []Host) ([]Host, error) {
 }
 
 // loadWith is how full the host is with one more sandbox, from 0 to 1, less what a warm template is worth.
-func (h Host) loadWith(template string, s models.Size, over Overcommit) float64 {
+func (h *Host) loadWith(template string, s models.Size, over Overcommit) float64 {
 	need, load := h.need(s), 0.0
 	for _, k := range h.kinds(need, over) {
 		load = max(load, float64(k.got+k.want)/max(1, float64(k.has)*k.factor))
@@ -105,9 +105,9 @@ func (h Host) loadWith(template string, s models.Size, over Overcommit) float64 
 }
 
 // noRoom says of the hosts that have the most memory left what n sandboxes that need the same lack there.
-func noRoom(hosts []Host, n int, over Overcommit, need func(Host) Room) error {
+func noRoom(hosts []*Host, n int, over Overcommit, need func(*Host) Room) error {
 	hosts = slices.Clone(hosts)
-	slices.SortFunc(hosts, func(x, y Host) int { return cmp.Or(cmp.Compare(y.left(), x.left()), cmp.Compare(x.ID, y.ID)) })
+	slices.SortFunc(hosts, func(x, y *Host) int { return cmp.Or(cmp.Compare(y.left(), x.left()), cmp.Compare(x.ID, y.ID)) })
 	short := make([]string, 0, len(hosts))
 	fits := false
 	for _, h := range hosts {

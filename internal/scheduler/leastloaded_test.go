@@ -133,7 +133,7 @@ func drawHost(t *rapid.T) Host {
 		},
 	}
 	if rapid.Bool().Draw(t, "template") {
-		h.Templates = []Template{{Name: "minimal", Warm: rapid.Bool().Draw(t, "warm")}}
+		h.Templates = []models.Template{{Name: "minimal", Warm: rapid.Bool().Draw(t, "warm")}}
 	}
 	return h
 }

@@ -20,7 +20,7 @@ type Host struct {
 	Allotted  Room // what its sandboxes take of it, their VMMs' overhead included
 	// OverheadMiB is what each sandbox takes of the memory beside its own: its VMM's.
 	OverheadMiB int64
-	Templates   []Template
+	Templates   []models.Template
 	VMM         VMM
 	Archive     bool // it has an object store
 	// Closed is why it takes no new sandboxes, such as "is being drained"; empty where it does. Those that it has it keeps.
@@ -30,14 +30,6 @@ type Host struct {
 // Room is an amount of what sandboxes take.
 type Room struct {
 	VCPUs, MemoryMiB, DiskMiB int64
-}
-
-// Template is an image that a host has.
-type Template struct {
-	Name    string
-	Digest  string
-	Warm    bool        // sandboxes of it need not boot there
-	Default models.Size // what a sandbox takes unless it asks for another size; DiskMiB is also the least
 }
 
 // Request is what a sandbox asks for. Zero sizes mean the template's default.
@@ -69,28 +61,30 @@ const (
 )
 
 // SingleHost places on that one host. It fails with NotFound for an unknown template, Invalid for a size that no host could have, and Exhausted with what is short.
-func SingleHost(h Host, r Request, over Overcommit) (Placement, error) {
+func SingleHost(h Host, r Request, over Overcommit) (Placement, error) { return h.place(r, over) }
+
+func (h *Host) place(r Request, over Overcommit) (Placement, error) {
 	t, has := h.template(r.Template)
 	if !has {
-		return Placement{}, noTemplate(r.Template, []Host{h})
+		return Placement{}, noTemplate(r.Template, []*Host{h})
 	}
-	size := complete(r.Size, t.Default)
+	size := complete(r.Size, t.Default())
 	if err := check(size, t); err != nil {
 		return Placement{}, err
 	}
 	return Placement{Host: h.ID, Size: size}, h.fit(h.need(size), 1, over)
 }
 
-func (h Host) template(name string) (Template, bool) {
-	at := slices.IndexFunc(h.Templates, func(t Template) bool { return t.Name == name })
+func (h *Host) template(name string) (models.Template, bool) {
+	at := slices.IndexFunc(h.Templates, func(t models.Template) bool { return t.Name == name })
 	if at < 0 {
-		return Template{}, false
+		return models.Template{}, false
 	}
 	return h.Templates[at], true
 }
 
 // noTemplate is the error for a template that none of the hosts has.
-func noTemplate(name string, hosts []Host) error {
+func noTemplate(name string, hosts []*Host) error {
 	all := map[string]bool{}
 	for _, h := range hosts {
 		for _, t := range h.Templates {
@@ -105,9 +99,9 @@ func noTemplate(name string, hosts []Host) error {
 }
 
 // complete is the size of what is asked for, on this host.
-func (h Host) complete(r Request) models.Size {
+func (h *Host) complete(r Request) models.Size {
 	t, _ := h.template(r.Template)
-	return complete(r.Size, t.Default)
+	return complete(r.Size, t.Default())
 }
 
 func complete(s, def models.Size) models.Size {
@@ -127,23 +121,15 @@ func first(values ...int) int {
 	return 0
 }
 
-func check(s models.Size, t Template) error {
+func check(s models.Size, t models.Template) error {
 	if err := models.CheckSize(s); err != nil {
 		return err
 	}
-	if s.DiskMiB < t.Default.DiskMiB {
+	if s.DiskMiB < t.DiskMiB {
 		return models.Errorf(models.Invalid, "disk_mib must be at least %d, the size of the template %s, not %d",
-			t.Default.DiskMiB, t.Name, s.DiskMiB)
+			t.DiskMiB, t.Name, s.DiskMiB)
 	}
 	return nil
-}
-
-// memory is how memory is called in an error: what a sandbox needs of it is more than was asked for.
-func (h Host) memory() string {
-	if h.OverheadMiB == 0 {
-		return "MiB of memory"
-	}
-	return fmt.Sprintf("MiB of memory (%d of them for its VMM)", h.OverheadMiB)
 }
 
 // Wake tells whether a paused sandbox of that size finds room on its host again. Its disk is there already. It fails with Unavailable when the host cannot be
@@ -178,44 +164,53 @@ func Keep(hosts []Host, on id.Host, s models.Size, over Overcommit) error {
 	return h.fit(Room{DiskMiB: int64(s.DiskMiB) + int64(s.MemoryMiB)}, 1, over)
 }
 
-func reach(hosts []Host, on id.Host) (Host, error) {
-	for _, h := range hosts {
-		if h.ID == on && h.Reachable {
+func reach(hosts []Host, on id.Host) (*Host, error) {
+	for i := range hosts {
+		if h := &hosts[i]; h.ID == on && h.Reachable {
 			return h, nil
 		}
 	}
-	return Host{}, models.Errorf(models.Unavailable, "the host %s, where it lies, cannot be reached", on).WithHint("try again in a few seconds")
+	return nil, models.Errorf(models.Unavailable, "the host %s, where it lies, cannot be reached", on).WithHint("try again in a few seconds")
 }
 
 // need is what a sandbox of that size takes of the host.
-func (h Host) need(s models.Size) Room {
+func (h *Host) need(s models.Size) Room {
 	return Room{VCPUs: int64(s.VCPUs), MemoryMiB: int64(s.MemoryMiB) + h.OverheadMiB, DiskMiB: int64(s.DiskMiB)}
 }
 
 // kind is one of what sandboxes take.
 type kind struct {
-	name           string
+	unit           string
+	vmm            int64 // how much of want is for the VMM
 	want, has, got int64 // by one sandbox, capacity, allotted already
 	factor         float64
 }
 
-func (h Host) kinds(one Room, over Overcommit) []kind {
-	return []kind{
-		{"vCPUs", one.VCPUs, h.Capacity.VCPUs, h.Allotted.VCPUs, over.VCPU},
-		{h.memory(), one.MemoryMiB, h.Capacity.MemoryMiB, h.Allotted.MemoryMiB, over.Memory},
-		{"MiB of disk", one.DiskMiB, h.Capacity.DiskMiB, h.Allotted.DiskMiB, over.Disk},
+func (h *Host) kinds(one Room, over Overcommit) [3]kind {
+	return [3]kind{
+		{"vCPUs", 0, one.VCPUs, h.Capacity.VCPUs, h.Allotted.VCPUs, over.VCPU},
+		{"MiB of memory", h.OverheadMiB, one.MemoryMiB, h.Capacity.MemoryMiB, h.Allotted.MemoryMiB, over.Memory},
+		{"MiB of disk", 0, one.DiskMiB, h.Capacity.DiskMiB, h.Allotted.DiskMiB, over.Disk},
 	}
+}
+
+// String is how errors call it: a sandbox needs more memory than was asked for.
+func (k kind) String() string {
+	if k.vmm == 0 {
+		return k.unit
+	}
+	return fmt.Sprintf("%s (%d of them for its VMM)", k.unit, k.vmm)
 }
 
 // lacks compares what one of n takes with what the host has in all, then that of all n with what is left of it. It says what is short, "" for nothing, and whether one would
 // fit if the host were empty.
-func (h Host) lacks(one Room, n int, over Overcommit) (what string, fitsEmpty bool) {
+func (h *Host) lacks(one Room, n int, over Overcommit) (what string, fitsEmpty bool) {
 	var short []string
 	fitsEmpty = true
 	for _, k := range h.kinds(one, over) {
 		free, all := max(0, int64(float64(k.has)*k.factor)-k.got), k.want*int64(n)
 		if all > free || k.want > k.has {
-			short = append(short, fmt.Sprintf("%d %s needed, %d left", all, k.name, min(free, k.has*int64(n))))
+			short = append(short, fmt.Sprintf("%d %s needed, %d left", all, k, min(free, k.has*int64(n))))
 		}
 		fitsEmpty = fitsEmpty && k.want <= k.has
 	}
@@ -223,7 +218,7 @@ func (h Host) lacks(one Room, n int, over Overcommit) (what string, fitsEmpty bo
 }
 
 // fit is Exhausted with what n sandboxes lack on the host.
-func (h Host) fit(one Room, n int, over Overcommit) error {
+func (h *Host) fit(one Room, n int, over Overcommit) error {
 	short, fits := h.lacks(one, n, over)
 	if short == "" {
 		return nil

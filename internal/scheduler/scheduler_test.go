@@ -15,9 +15,9 @@ func oneHost() Host {
 	return Host{
 		ID: "host-00000001", Reachable: true,
 		Capacity: Room{VCPUs: 4, MemoryMiB: 4096, DiskMiB: 8192},
-		Templates: []Template{
-			{Name: "python311", Default: models.Size{VCPUs: 2, MemoryMiB: 512, DiskMiB: 1024}},
-			{Name: "minimal", Default: models.Size{DiskMiB: 512}},
+		Templates: []models.Template{
+			{Name: "python311", DefaultVCPUs: 2, DefaultMemoryMiB: 512, DiskMiB: 1024},
+			{Name: "minimal", DiskMiB: 512},
 		},
 	}
 }

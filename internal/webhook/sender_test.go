@@ -373,3 +373,45 @@ func TestRotatedMeanwhile(t *testing.T) {
 	cancel()
 	<-done
 }
+
+// TestEnabledMeanwhile: a round that looked for events before a webhook was disabled and enabled again does not take it back to those of the time between.
+func TestEnabledMeanwhile(t *testing.T) {
+	b := newBench(t)
+	ctx, sb := t.Context(), b.sandbox(b.account)
+	w := b.hook(b.receive())
+	queue := func(as db.LeasedWebhook, horizon int64) {
+		t.Helper()
+		if _, err := b.store.QueueDeliveries(ctx, as, horizon, 100, 100); err != nil {
+			t.Fatal(err)
+		}
+	}
+	enable := func(on bool) {
+		t.Helper()
+		if _, err := b.store.ChangeWebhook(ctx, b.account, w.ID, db.By{Actor: "key-00000001", Operation: "req-2"}, db.WebhookChange{Enabled: &on}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	horizon := func() int64 {
+		t.Helper()
+		at, err := b.store.EventHorizon(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return at
+	}
+	b.event(sb, 2, "pending")
+	before := horizon()
+	claimed, err := b.store.ClaimWebhooks(ctx, before, 1, time.Minute)
+	if err != nil || len(claimed) != 1 {
+		t.Fatalf("claimed %v, %v", claimed, err)
+	}
+	enable(false)
+	b.event(sb, 3, "pending")
+	enable(true)
+	queue(claimed[0], before)
+	b.event(sb, 4, "pending")
+	queue(claimed[0], horizon())
+	if all := b.deliveries(w); len(all) != 1 {
+		t.Errorf("deliveries of %d events, want of the one that came since: %+v", len(all), all)
+	}
+}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"slices"
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/db"
@@ -94,7 +93,7 @@ func (c *Controller) insert(ctx context.Context, by By, r Request, from models.S
 		Snapshot: r.Snapshot,
 	}
 	up := c.Fleet.reachable()
-	place := func(hosts []db.HostUse) (db.Placement, error) {
+	place := func(hosts []*db.HostUse) (db.Placement, error) {
 		if from.ID != "" {
 			return db.Placement{Host: from.Host, Size: from.Size}, scheduler.Beside(views(hosts, up), from.Host, from.Size, 1, c.Overcommit)
 		}
@@ -110,12 +109,7 @@ func (c *Controller) insert(ctx context.Context, by By, r Request, from models.S
 	}
 }
 
-func views(hosts []db.HostUse, up map[id.Host]bool) []scheduler.Host {
-	n := 0
-	for _, h := range hosts {
-		n += len(h.Templates)
-	}
-	templates := make([]scheduler.Template, 0, n) // of all hosts: there may be a thousand
+func views(hosts []*db.HostUse, up map[id.Host]bool) []scheduler.Host {
 	out := make([]scheduler.Host, 0, len(hosts))
 	for _, h := range hosts {
 		reachable, ours := up[h.ID]
@@ -123,18 +117,11 @@ func views(hosts []db.HostUse, up map[id.Host]bool) []scheduler.Host {
 			continue // no agent address of this control plane leads to it
 		}
 		v := scheduler.Host{
-			ID: h.ID, Reachable: reachable, OverheadMiB: h.OverheadMiB, Archive: h.Archive, Closed: h.Closed(),
+			ID: h.ID, Reachable: reachable, OverheadMiB: h.OverheadMiB, Archive: h.Archive, Closed: h.Closed(), Templates: h.Templates,
 			VMM:      scheduler.VMM{Driver: h.Driver, Version: h.DriverVersion, Accelerator: h.Accelerator},
 			Capacity: scheduler.Room{VCPUs: int64(h.VCPUs), MemoryMiB: h.MemoryMiB, DiskMiB: h.DiskMiB},
 			Allotted: scheduler.Room{VCPUs: h.Use.VCPUs, MemoryMiB: h.Use.MemoryMiB + h.Use.Sandboxes*h.OverheadMiB, DiskMiB: h.Use.DiskMiB},
 		}
-		first := len(templates)
-		for _, t := range h.Templates {
-			templates = append(templates, scheduler.Template{
-				Name: t.Name, Digest: t.Digest, Warm: t.Warm, Default: models.Size{VCPUs: t.DefaultVCPUs, MemoryMiB: t.DefaultMemoryMiB, DiskMiB: t.DiskMiB},
-			})
-		}
-		v.Templates = slices.Clip(templates[first:])
 		out = append(out, v)
 	}
 	return out

@@ -300,7 +300,7 @@ func described(i hostclient.Info, address string) db.Host {
 		VCPUs: i.VCPUs, MemoryMiB: i.MemoryMiB, OverheadMiB: i.OverheadMiB, DiskMiB: i.DiskMiB, Reflinks: i.Reflinks, Archive: i.Archive,
 	}
 	for _, t := range i.Templates {
-		h.Templates = append(h.Templates, db.Template{
+		h.Templates = append(h.Templates, models.Template{
 			Name: t.Name, Digest: t.Digest, Description: t.Description, Warm: t.Warm,
 			DiskMiB: t.Default.DiskMiB, DefaultVCPUs: t.Default.VCPUs, DefaultMemoryMiB: t.Default.MemoryMiB,
 		})

@@ -86,7 +86,7 @@ func (c *Controller) still(ctx context.Context, account id.Account, sb id.Sandbo
 // insertForks commits the rows of all children in state starting, beside their parent.
 func (c *Controller) insertForks(ctx context.Context, by By, parent models.Sandbox, r ForkRequest) ([]models.Sandbox, error) {
 	up := c.Fleet.reachable()
-	place := func(hosts []db.HostUse) (db.Placement, error) {
+	place := func(hosts []*db.HostUse) (db.Placement, error) {
 		err := scheduler.Beside(views(hosts, up), parent.Host, parent.Size, r.Count, c.Overcommit)
 		return db.Placement{Host: parent.Host, Size: parent.Size}, err
 	}

@@ -120,7 +120,7 @@ func (r *Reconciler) leaveProbes(seen map[id.Sandbox]sighting) {
 
 // smallest returns the template of a host that takes the least disk, and its size there, or Exhausted where there is no room for it.
 func smallest(h db.HeldHost) (models.Size, string, error) {
-	all := views([]db.HostUse{h.HostUse}, map[id.Host]bool{h.ID: true})
+	all := views([]*db.HostUse{&h.HostUse}, map[id.Host]bool{h.ID: true})
 	var best scheduler.Placement
 	var name string
 	var refused error

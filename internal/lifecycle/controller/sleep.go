@@ -153,12 +153,12 @@ func (c *Controller) beginChange(ctx context.Context, by db.By, row models.Sandb
 	}
 	up := c.Fleet.reachable()
 	if row.Cold {
-		return c.Store.TransitionPlaced(ctx, begun, func(hosts []db.HostUse) (id.Host, error) {
+		return c.Store.TransitionPlaced(ctx, begun, func(hosts []*db.HostUse) (id.Host, error) {
 			return scheduler.Anywhere(views(hosts, up), sleeper(row), c.Overcommit)
 		})
 	}
 	begun.Host = row.Host
-	return c.Store.TransitionIfRoom(ctx, begun, func(hosts []db.HostUse) error {
+	return c.Store.TransitionIfRoom(ctx, begun, func(hosts []*db.HostUse) error {
 		return scheduler.Wake(views(hosts, up), row.Host, row.Size, c.Overcommit)
 	})
 }

@@ -75,7 +75,7 @@ func (c *Controller) keep(ctx context.Context, by By, sb id.Sandbox, name string
 
 func (c *Controller) insertSnapshot(ctx context.Context, by By, row models.Sandbox, name string) (models.Snapshot, error) {
 	up := c.Fleet.reachable()
-	fit := func(hosts []db.HostUse) error {
+	fit := func(hosts []*db.HostUse) error {
 		return scheduler.Keep(views(hosts, up), row.Host, row.Size, c.Overcommit)
 	}
 	n := db.NewSnapshot{Account: by.Account, Sandbox: row.ID, Host: row.Host, Name: name, By: by.db(), Within: c.Limits.Create + writeLimit}

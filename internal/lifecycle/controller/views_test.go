@@ -10,7 +10,7 @@ import (
 
 // TestOverheadIsCounted holds that each sandbox of a host takes its VMM's memory too.
 func TestOverheadIsCounted(t *testing.T) {
-	hosts := []db.HostUse{{
+	hosts := []*db.HostUse{{
 		Host: db.Host{ID: "host-00000001", VCPUs: 4, MemoryMiB: 4096, DiskMiB: 100, OverheadMiB: 60},
 		Use:  db.Use{Sandboxes: 3, VCPUs: 3, MemoryMiB: 768, DiskMiB: 30},
 	}}

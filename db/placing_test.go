@@ -1,0 +1,50 @@
+package db
+
+import (
+	"testing"
+	"time"
+)
+
+// TestNotesOutliveReads: what is noted of a host while views of it are read is in each of them, and what was noted before is not counted twice.
+func TestNotesOutliveReads(t *testing.T) {
+	read := func(sandboxes int64) []*HostUse {
+		return []*HostUse{{Host: Host{ID: "host-00000001"}, Use: Use{Sandboxes: sandboxes}}, {Host: Host{ID: "host-00000002"}}}
+	}
+	one := func(h HostUse) HostUse {
+		h.Use.Sandboxes++
+		return h
+	}
+	var v hostViews
+	want := func(what string, sandboxes int64) {
+		t.Helper()
+		if got := v.all[0].Use.Sandboxes; got != sandboxes || v.all[1].Use.Sandboxes != 0 {
+			t.Errorf("%s the hosts have %d and %d sandboxes, want %d and none", what, got, v.all[1].Use.Sandboxes, sandboxes)
+		}
+	}
+	began, noted := v.begin()
+	v.end(began, noted, read(10), nil)
+	kept := v.all[0]
+	v.note("host-00000001", one)
+	want("after a note", 11)
+	if kept.Use.Sandboxes != 10 {
+		t.Error("who has the view from before sees the note")
+	}
+
+	began, noted = v.begin()
+	v.note("host-00000001", one)
+	later, notedLater := v.begin()
+	v.note("host-00000001", one)
+	v.end(began, noted, read(11), nil)
+	want("after a read with two notes since", 13)
+	v.end(later, notedLater, read(12), nil)
+	want("after a read with one note since", 13)
+	began, noted = v.begin()
+	v.end(began, noted, read(13), nil)
+	want("after a read without", 13)
+
+	began, noted = v.begin()
+	v.end(began, noted, nil, errPassed)
+	if want("after a read that failed", 13); time.Now().Before(v.old) {
+		t.Error("the view is of use after a read that failed")
+	}
+}
