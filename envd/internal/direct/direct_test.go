@@ -35,7 +35,7 @@ func create(t *testing.T) *os.File {
 // sizes are around the borders of pages and blocks.
 func sizes() []int {
 	all := []int{0, 1}
-	for _, border := range []int{alignment, blockSize, 2 * blockSize, 2 * largeSize, ahead} {
+	for _, border := range []int{alignment, blockSize, 2 * blockSize, ahead} {
 		all = append(all, border-1, border, border+1)
 	}
 	return all
@@ -94,7 +94,7 @@ func TestWriteToAFullDevice(t *testing.T) {
 }
 
 func TestSend(t *testing.T) {
-	const size = 5*blockSize + 1234
+	const size = 2*largeSize + 1234
 	file, text := create(t), random(size)
 	if _, err := file.Write(text); err != nil {
 		t.Fatal(err)
@@ -141,7 +141,14 @@ func TestSendInSmallBlocks(t *testing.T) {
 		_, done := share()
 		defer done()
 	}
-	TestSend(t)
+	file, text := create(t), random(3*blockSize)
+	if _, err := file.WriteAt(text, 0); err != nil {
+		t.Fatal(err)
+	}
+	var got bytes.Buffer
+	if sent, err := Send(&got, file, int64(len(text))); err != nil || sent != int64(len(text)) || !bytes.Equal(got.Bytes(), text) {
+		t.Errorf("%d bytes were sent, %d came; %v", sent, got.Len(), err)
+	}
 }
 
 // A file that got shorter is not taken for whole.
