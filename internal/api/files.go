@@ -16,10 +16,12 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/envdclient"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/tunnel"
 )
 
-// copyBuffer is what a download holds in memory besides the buffer of its connection.
-const copyBuffer = 64 << 10
+// copyBuffer is what a stream of unknown length holds in memory besides the buffer of its connection. A download of a file holds
+// as much as the file has, and at most bulkBuffer: what a tunnel carries at once then takes one read and one write.
+const copyBuffer, bulkBuffer = 64 << 10, tunnel.MaxData
 
 const tarArchive = "application/x-tar"
 
@@ -161,9 +163,9 @@ func (s *Server) sendFile(w http.ResponseWriter, r *http.Request, f *envdclient.
 }
 
 // send copies f to w, with a deadline for each piece.
-func (s *Server) send(w http.ResponseWriter, f io.Reader) error {
+func (s *Server) send(w http.ResponseWriter, f *envdclient.File) error {
 	rc := http.NewResponseController(w)
-	buf := make([]byte, copyBuffer)
+	buf := make([]byte, bufferFor(f.Size))
 	for {
 		n, err := f.Read(buf)
 		if n > 0 {
@@ -179,6 +181,14 @@ func (s *Server) send(w http.ResponseWriter, f io.Reader) error {
 			return err
 		}
 	}
+}
+
+// bufferFor returns the length of a buffer for so many bytes, where one more finds the end. What is negative is not known.
+func bufferFor(size int64) int64 {
+	if size < 0 {
+		return copyBuffer
+	}
+	return min(size, bulkBuffer-1) + 1
 }
 
 // writtenFile is the schema WrittenFile.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -156,6 +157,17 @@ func watchHeap(stop <-chan struct{}) uint64 {
 			if m.HeapAlloc > begin {
 				most = max(most, m.HeapAlloc-begin)
 			}
+		}
+	}
+}
+
+// TestBufferFor: whatever size a guest tells, a download holds no more than it needs and than there is for one.
+func TestBufferFor(t *testing.T) {
+	for size, want := range map[int64]int64{
+		-1: copyBuffer, 0: 1, 1000: 1001, bulkBuffer - 1: bulkBuffer, bulkBuffer: bulkBuffer, math.MaxInt64: bulkBuffer,
+	} {
+		if got := bufferFor(size); got != want {
+			t.Errorf("for %d bytes: %d, want %d", size, got, want)
 		}
 	}
 }

@@ -98,9 +98,21 @@ func (c *Conn) Read(p []byte) (int, error) {
 			return 0, c.why(err)
 		}
 	}
-	n, err := c.in.Read(p[:min(len(p), c.left)])
+	n, err := c.take(p[:min(len(p), c.left)])
 	c.left -= n
 	return n, c.why(err)
+}
+
+// take reads a part of a record: what came with its header, and what one read gives of the rest, which is on its way. By
+// itself the former would be a small part of a large record, and cost whoever passes it on as much as a large one.
+func (c *Conn) take(p []byte) (int, error) {
+	came := c.in.Buffered()
+	n, err := c.in.Read(p)
+	if came == 0 || err != nil || n == len(p) {
+		return n, err
+	}
+	more, _ := c.conn.Read(p[n:]) // the next Read meets an error again
+	return n + more, nil
 }
 
 // next begins another record.

@@ -18,6 +18,10 @@ import (
 // it does not see while it reads nothing.
 const probeAfter = 500 * time.Millisecond
 
+// bulk is what is read at once from a guest that sends a lot, and one record: less than a unix socket takes without a wait
+// (Linux: 208 KiB, unless it is told otherwise), and more than half of what a guest may send ahead.
+const bulk = 192 << 10
+
 // errClosed is why a tunnel ends that its caller has closed in order.
 var errClosed = errors.New("the caller has closed the tunnel")
 
@@ -160,7 +164,7 @@ func (t *Tunnel) down(guest net.Conn) error {
 		case n < small:
 			buf = little
 		case len(buf) == len(little): // and it is full
-			buf = make([]byte, headerSize+MaxData)
+			buf = make([]byte, headerSize+bulk)
 		}
 	}
 }

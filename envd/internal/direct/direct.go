@@ -20,7 +20,9 @@ const Worth = 1 << 20
 const (
 	// blockSize is what is read or written at once.
 	blockSize = 1 << 20
-	// blocks is how many there are: while the disk has one, the network has the other. Together they are one huge page.
+	// largeSize is what a few read at once instead: a wait for the disk costs an emulated processor a lot.
+	largeSize = 2 << 20
+	// blocks is how many there are: while the disk has one, the network has the other. Together they are one huge page, or two.
 	blocks   = 2
 	hugePage = 2 << 20
 	// alignment of memory, offsets and lengths that O_DIRECT needs at most (open(2)).
@@ -34,18 +36,18 @@ type block struct {
 	err    error // what came of it at the disk
 }
 
-// newBlocks maps memory for the blocks, as a huge page where the kernel has one: to fault and to pin 512 pages takes an
+// newBlocks maps memory for blocks of the given size, as huge pages where the kernel has them: to fault and to pin 512 pages takes an
 // emulated processor longer than to fill them. The caller calls free.
-func newBlocks() (all [blocks]block, free func(), err error) {
-	mapped, err := unix.Mmap(-1, 0, 2*hugePage, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+func newBlocks(size int) (all [blocks]block, free func(), err error) {
+	mapped, err := unix.Mmap(-1, 0, blocks*size+hugePage, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
 	if err != nil {
 		return all, nil, os.NewSyscallError("mmap", err)
 	}
 	unaligned := int(uintptr(unsafe.Pointer(&mapped[0])) % hugePage)
-	memory := mapped[hugePage-unaligned:][:blocks*blockSize]
+	memory := mapped[hugePage-unaligned:][:blocks*size]
 	_ = unix.Madvise(memory, unix.MADV_HUGEPAGE) // else they are small pages
 	for i := range all {
-		all[i].memory = memory[i*blockSize : (i+1)*blockSize]
+		all[i].memory = memory[i*size : (i+1)*size]
 	}
 	return all, func() { _ = unix.Munmap(mapped) }, nil
 }

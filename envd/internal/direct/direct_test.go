@@ -94,7 +94,7 @@ func TestWriteToAFullDevice(t *testing.T) {
 }
 
 func TestSend(t *testing.T) {
-	const size = 3*blockSize + 1234
+	const size = 2*largeSize + 1234
 	file, text := create(t), random(size)
 	if _, err := file.Write(text); err != nil {
 		t.Fatal(err)
@@ -111,6 +111,43 @@ func TestSend(t *testing.T) {
 				t.Errorf("%d bytes at %d: %d were sent, %d came; %v", n, offset, sent, got.Len(), err)
 			}
 		}
+	}
+}
+
+// Few read in large blocks at once, and later ones again.
+func TestShare(t *testing.T) {
+	for range 2 {
+		var ends []func()
+		for i := range 2 * cap(large) {
+			size, done := share()
+			ends = append(ends, done)
+			want := blockSize
+			if i < cap(large) {
+				want = largeSize
+			}
+			if size != want {
+				t.Errorf("number %d reads %d at once, want %d", i, size, want)
+			}
+		}
+		for _, done := range ends {
+			done()
+		}
+	}
+}
+
+// What is sent is the same while others have the large blocks.
+func TestSendInSmallBlocks(t *testing.T) {
+	for range cap(large) {
+		_, done := share()
+		defer done()
+	}
+	file, text := create(t), random(3*blockSize)
+	if _, err := file.WriteAt(text, 0); err != nil {
+		t.Fatal(err)
+	}
+	var got bytes.Buffer
+	if sent, err := Send(&got, file, int64(len(text))); err != nil || sent != int64(len(text)) || !bytes.Equal(got.Bytes(), text) {
+		t.Errorf("%d bytes were sent, %d came; %v", sent, got.Len(), err)
 	}
 }
 

@@ -15,7 +15,7 @@ const ahead = 16 * blockSize
 // Write writes what body gives at the file's offset, which is a multiple of 4 KiB, to its end. It holds 2 MiB of
 // memory. An error of body is returned as it is.
 func Write(file *os.File, body io.Reader) error {
-	all, free, err := newBlocks()
+	all, free, err := newBlocks(blockSize)
 	if err != nil {
 		return err
 	}
