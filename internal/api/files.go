@@ -155,17 +155,17 @@ func (s *Server) sendFile(w http.ResponseWriter, r *http.Request, f *envdclient.
 		h.Set("Content-Length", strconv.FormatInt(f.Size, 10))
 	}
 	w.WriteHeader(f.Status)
-	if err := s.send(w, f); err != nil {
+	if err := s.send(w, f, f.Size); err != nil {
 		aboutOf(r.Context()).cause = err
 		panic(http.ErrAbortHandler) // the client must not take what it has for the whole
 	}
 	return nil
 }
 
-// send copies f to w, with a deadline for each piece.
-func (s *Server) send(w http.ResponseWriter, f *envdclient.File) error {
+// send copies f, of which size bytes are to come if that is not negative, to w, with a deadline for each piece.
+func (s *Server) send(w http.ResponseWriter, f io.Reader, size int64) error {
 	rc := http.NewResponseController(w)
-	buf := make([]byte, bufferFor(f.Size))
+	buf := make([]byte, bufferFor(size))
 	for {
 		n, err := f.Read(buf)
 		if n > 0 {

@@ -213,13 +213,14 @@ func (c *Cluster) sweep(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list the hosts: %w", err)
 	}
-	errs := make([]error, len(hosts))
+	errs := make([]error, len(hosts)+1)
 	var wg sync.WaitGroup
 	for i, dir := range hosts {
 		wg.Go(func() { errs[i] = c.purge(ctx, dir) })
 	}
 	wg.Wait()
-	return errors.Join(append(errs, netns.Delete(c.netns()))...)
+	errs[len(hosts)] = netns.Delete(c.netns())
+	return errors.Join(errs...)
 }
 
 // netns is the path of the replicas' namespace.
