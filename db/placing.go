@@ -44,8 +44,8 @@ type hostNote struct {
 	change func(HostUse) HostUse
 }
 
-// now returns a view that may be kept; the slice may be written to.
-func (v *hostViews) now(ctx context.Context, q *dbgen.Queries) (hosts []*HostUse, fresh bool, err error) {
+// now returns a view that may be kept; the slice may be written to. Many who begin at once see by the notes what the others have chosen.
+func (v *hostViews) now(ctx context.Context, q *dbgen.Queries) ([]*HostUse, error) {
 	v.mu.Lock()
 	now := time.Now()
 	switch due := now.After(v.until); {
@@ -54,14 +54,16 @@ func (v *hostViews) now(ctx context.Context, q *dbgen.Queries) (hosts []*HostUse
 			v.until, v.old = now.Add(viewLife), now.Add(viewLife)
 		}
 		v.mu.Unlock()
-		hosts, err = v.read(ctx, q)
-		return hosts, true, err
+		if _, err := v.read(ctx, q); err != nil {
+			return nil, err
+		}
+		v.mu.Lock()
 	case due:
 		v.until = now.Add(viewLife)
 		go v.refresh()
 	}
 	defer v.mu.Unlock()
-	return slices.Clone(v.all), false, nil
+	return slices.Clone(v.all), nil
 }
 
 // refresh reads the view for whoever comes next, who looks for himself if it fails.
@@ -71,6 +73,7 @@ func (v *hostViews) refresh() {
 	_, _ = v.read(ctx, v.pool)
 }
 
+// read reads the view, and returns what was read, without notes.
 func (v *hostViews) read(ctx context.Context, q *dbgen.Queries) ([]*HostUse, error) {
 	began, noted := v.begin()
 	used, err := usedHosts(ctx, q)
@@ -198,7 +201,7 @@ func (p *placing) choose(ctx context.Context, q *dbgen.Queries, place HostFunc) 
 // pick chooses by what is known. That there is no place is not said of what is not fresh.
 func (p *placing) pick(ctx context.Context, q *dbgen.Queries, place HostFunc) (host id.Host, err error) {
 	if p.hosts == nil {
-		if p.hosts, p.fresh, err = p.views.now(ctx, q); err != nil {
+		if p.hosts, err = p.views.now(ctx, q); err != nil {
 			return "", err
 		}
 	}

@@ -1,8 +1,14 @@
 package db
 
 import (
+	"context"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/wrenn-sandbox/wrenn/db/dbgen"
+	"github.com/wrenn-sandbox/wrenn/internal/devstack/stacktest"
 )
 
 // TestNotesOutliveReads: what is noted of a host while views of it are read is in each of them, and what was noted before is not counted twice.
@@ -46,5 +52,45 @@ func TestNotesOutliveReads(t *testing.T) {
 	v.end(began, noted, nil, errPassed)
 	if want("after a read that failed", 13); time.Now().Before(v.old) {
 		t.Error("the view is of use after a read that failed")
+	}
+}
+
+// meanwhile is a database beside whose queries something else happens.
+type meanwhile struct {
+	dbgen.DBTX
+	happens func()
+}
+
+// Query implements dbgen.DBTX.
+func (m meanwhile) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	m.happens()
+	return m.DBTX.Query(ctx, sql, args...)
+}
+
+// TestFirstPlacementsSpread: who reads the hosts himself sees what others have chosen meanwhile, so that those who begin at once do not wait for each other on one host.
+func TestFirstPlacementsSpread(t *testing.T) {
+	url := stacktest.ForTest(t).PostgresURL
+	if _, err := MigrateUp(t.Context(), url); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	if _, _, err := s.RegisterHost(t.Context(), Host{ID: "host-00000001"}, true); err != nil {
+		t.Fatal(err)
+	}
+	chosen := 0
+	others := meanwhile{s.pool, func() {
+		chosen++
+		s.hosts.note("host-00000001", func(h HostUse) HostUse {
+			h.Use.Sandboxes++
+			return h
+		})
+	}}
+	hosts, err := s.hosts.now(t.Context(), dbgen.New(others))
+	if err != nil || len(hosts) != 1 || chosen == 0 || hosts[0].Use.Sandboxes != int64(chosen) {
+		t.Errorf("%d were chosen meanwhile, and the view is %+v, %v", chosen, hosts, err)
 	}
 }
