@@ -94,3 +94,16 @@ func TestFirstPlacementsSpread(t *testing.T) {
 		t.Errorf("%d were chosen meanwhile, and the view is %+v, %v", chosen, hosts, err)
 	}
 }
+
+// TestStatementsTakeOneProcessor: what is read of all sandboxes, in the background, is not read by several processors of the database.
+func TestStatementsTakeOneProcessor(t *testing.T) {
+	s, err := Open(t.Context(), stacktest.ForTest(t).PostgresURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	var workers string
+	if err := s.pool.QueryRow(t.Context(), "SHOW max_parallel_workers_per_gather").Scan(&workers); err != nil || workers != "0" {
+		t.Errorf("%q processes help with a statement, %v", workers, err)
+	}
+}

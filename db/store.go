@@ -59,12 +59,19 @@ func Open(ctx context.Context, url string) (*Store, error) {
 		cfg.MaxConns = maxConns
 	}
 	cfg.ConnConfig.ConnectTimeout = connectLimit
+	cfg.AfterConnect = alone
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open the database: %w", err)
 	}
 	q := dbgen.New(pool)
 	return &Store{pool: pool, q: q, hosts: hostViews{pool: q}}, nil
+}
+
+// alone has a statement take one processor: those that read all of a table are for later, and who waits for a sandbox must find another one free.
+func alone(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, "SET max_parallel_workers_per_gather = 0")
+	return err
 }
 
 // Close waits for the connections in use and closes them all.
