@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 )
@@ -126,6 +127,7 @@ func (s *stage) age(ctx context.Context) error {
 	if _, err := conn.Exec(ctx, "CHECKPOINT"); err != nil {
 		return fmt.Errorf("free the segments of the log: %w", err)
 	}
+	unix.Sync() // what was measured before has left files to be written, for which the database's would wait
 	return nil
 }
 
