@@ -106,7 +106,7 @@ func (c *Controller) whileThere(ctx context.Context, sb models.Sandbox) (there c
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for pause(there, hostPoll) {
-			if since := c.Fleet.lostSince(sb.Host); !since.IsZero() && time.Since(since) >= c.Limits.Lost && len(c.Fleet.beside(sb.Host)) > 0 {
+			if _, lost := c.lost(sb.Host); lost && len(c.Fleet.beside(sb.Host)) > 0 {
 				cancel()
 			}
 		}
