@@ -85,6 +85,22 @@ func register(ctx context.Context, q *dbgen.Queries, p dbgen.UpsertHostParams) (
 	return h, replaced, err
 }
 
+// HeardOf notes that hosts were heard of which are as they were registered, unless that was noted within fresh, and returns those that are ready. The others are to
+// be registered again: they were marked as unreachable, replaced or removed meanwhile.
+func (s *Store) HeardOf(ctx context.Context, hosts []id.Host, fresh time.Duration) (ready []id.Host, err error) {
+	p := dbgen.HeardOfParams{FreshSeconds: fresh.Seconds()}
+	for _, h := range hosts {
+		p.IDs = append(p.IDs, string(h))
+	}
+	return retry(ctx, func(ctx context.Context) ([]id.Host, error) {
+		ids, err := s.q.HeardOf(ctx, p)
+		if err != nil {
+			return nil, fmt.Errorf("note that hosts were heard of: %w", err)
+		}
+		return convert(ids, func(s string) (id.Host, error) { return id.Host(s), nil })
+	})
+}
+
 func hostParams(h Host, connected bool) (dbgen.UpsertHostParams, error) {
 	if h.Templates == nil {
 		h.Templates = []models.Template{}

@@ -98,6 +98,7 @@ func TestHosts(t *testing.T) {
 	if beat, _, err := s.RegisterHost(ctx, aHost("host-00000001"), false); err != nil || beat.Connects != 2 {
 		t.Errorf("heartbeat counts as a connection: %+v, %v", beat, err)
 	}
+	testHeardOf(t, s, again.ID)
 	sb := create(t, s, account)
 	rows, err := s.RowsForHost(ctx, "host-00000001", nil)
 	if err != nil || len(rows) != 1 || rows[0].ID != sb.ID || rows[0].Overdue || rows[0].Generation != sb.Generation {
@@ -119,6 +120,34 @@ func TestHosts(t *testing.T) {
 	seen, err := s.RowsForHost(ctx, "host-00000002", []id.Sandbox{sb.ID, "sb-99999999"})
 	if err != nil || len(seen) != 1 || seen[0].Host != "host-00000001" {
 		t.Errorf("rows of what another host was seen to hold: %+v, %v", seen, err)
+	}
+}
+
+// testHeardOf holds that the time of a host is noted where it was not noted just before and nobody is at its row, and that all that are ready are told, and no others.
+func testHeardOf(t *testing.T, s *db.Store, h id.Host) {
+	t.Helper()
+	ctx := t.Context()
+	before, err := s.Hosts(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fresh := range []time.Duration{time.Hour, 0} {
+		ready, err := s.HeardOf(ctx, []id.Host{h, "host-99999999"}, fresh)
+		if err != nil || !slices.Equal(ready, []id.Host{h}) {
+			t.Errorf("ready are %v, %v", ready, err)
+		}
+		if hosts, err := s.Hosts(ctx); err != nil || hosts[0].LastSeenAt.After(before[0].LastSeenAt) != (fresh == 0) {
+			t.Errorf("heard of at %v, and within %v before at %v, %v", hosts[0].LastSeenAt, fresh, before[0].LastSeenAt, err)
+		}
+	}
+	if err := s.MarkUnreachable(ctx, h); err != nil {
+		t.Fatal(err)
+	}
+	if ready, err := s.HeardOf(ctx, []id.Host{h}, 0); err != nil || len(ready) != 0 {
+		t.Errorf("ready are %v, %v, of one that was marked as unreachable", ready, err)
+	}
+	if _, _, err := s.RegisterHost(ctx, aHost(h), false); err != nil {
+		t.Fatal(err)
 	}
 }
 

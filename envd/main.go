@@ -100,6 +100,7 @@ func serveGuest(console io.Writer, guest *shutdown.Guest, machine *boot.Machine)
 		Reconfigure: machine.Apply,
 		Resume:      machine.Resume,
 		Scrub:       machine.Scrub,
+		Sync:        machine.Sync,
 		ResumeHooks: "/etc/wrenn/resume.d",
 		Reaper:      guest.Reaper,
 		Direct:      true,

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -150,8 +151,28 @@ type process struct {
 	data   string
 	driver string
 	env    []string
+	said   output
 	cmd    *exec.Cmd
 	client *hostclient.Client
+}
+
+// output is what an agent has written to its log, which is also the test's.
+type output struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.text.Write(p)
+	return os.Stderr.Write(p)
+}
+
+func (o *output) count(words string) int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return strings.Count(o.text.String(), words)
 }
 
 // newProcess returns one that has an object store, and env beyond what this program has.
@@ -203,7 +224,7 @@ func (a *process) address() string { return "unix://" + filepath.Join(a.data, "a
 func (a *process) start() {
 	a.t.Helper()
 	a.cmd = a.command("serve")
-	a.cmd.Stderr = os.Stderr
+	a.cmd.Stderr = &a.said
 	if err := a.cmd.Start(); err != nil {
 		a.t.Fatal(err)
 	}
@@ -241,6 +262,14 @@ func (a *process) kill() {
 // check runs a command line in the sandbox and fails the test when it does not say what it should.
 func (a *process) check(sb id.Sandbox, shell, want string) {
 	a.t.Helper()
+	if got := a.say(sb, shell); got != want {
+		a.t.Errorf("%q said %q, not %q", shell, got, want)
+	}
+}
+
+// say returns what a command line says in the sandbox.
+func (a *process) say(sb id.Sandbox, shell string) string {
+	a.t.Helper()
 	ctx, cancel := context.WithTimeout(a.t.Context(), 2*time.Minute)
 	defer cancel()
 	guest := envdclient.New(func(ctx context.Context) (net.Conn, error) { return a.client.Tunnel(ctx, sb) }, "")
@@ -266,7 +295,5 @@ func (a *process) check(sb id.Sandbox, shell, want string) {
 			got.Write(e)
 		}
 	}
-	if got.String() != want {
-		a.t.Errorf("%q said %q, not %q", shell, got.String(), want)
-	}
+	return got.String()
 }

@@ -112,6 +112,44 @@ func (q *Queries) EndQuarantine(ctx context.Context, id string) (int64, error) {
 	return result.RowsAffected(), nil
 }
 
+const heardOf = `-- name: HeardOf :many
+WITH heard AS (
+    UPDATE hosts SET last_seen_at = now() WHERE hosts.id IN (
+        SELECT h.id FROM hosts AS h
+        WHERE h.id = ANY($1::text[]) AND h.state = 'ready' AND h.last_seen_at < now() - make_interval(secs => $2::float8)
+        FOR NO KEY UPDATE SKIP LOCKED
+    )
+)
+SELECT hosts.id FROM hosts WHERE hosts.id = ANY($1::text[]) AND hosts.state = 'ready'
+`
+
+type HeardOfParams struct {
+	IDs          []string
+	FreshSeconds float64
+}
+
+// Those of the hosts that are ready, which is what their rows say whose time is written. A row that somebody has locked is left as it is, and one
+// that another replica has just written.
+func (q *Queries) HeardOf(ctx context.Context, arg HeardOfParams) ([]string, error) {
+	rows, err := q.db.Query(ctx, heardOf, arg.IDs, arg.FreshSeconds)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const hostHoldings = `-- name: HostHoldings :many
 SELECT host_id::text AS host_id, sum(running)::bigint AS running, sum(sleeping)::bigint AS sleeping, sum(snapshots)::bigint AS snapshots
 FROM (

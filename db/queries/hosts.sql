@@ -24,6 +24,18 @@ ON CONFLICT (id) DO UPDATE SET
 WHERE hosts.state <> 'removed'
 RETURNING *;
 
+-- Those of the hosts that are ready, which is what their rows say whose time is written. A row that somebody has locked is left as it is, and one
+-- that another replica has just written.
+-- name: HeardOf :many
+WITH heard AS (
+    UPDATE hosts SET last_seen_at = now() WHERE hosts.id IN (
+        SELECT h.id FROM hosts AS h
+        WHERE h.id = ANY(@ids::text[]) AND h.state = 'ready' AND h.last_seen_at < now() - make_interval(secs => @fresh_seconds::float8)
+        FOR NO KEY UPDATE SKIP LOCKED
+    )
+)
+SELECT hosts.id FROM hosts WHERE hosts.id = ANY(@ids::text[]) AND hosts.state = 'ready';
+
 -- name: MarkUnreachable :exec
 UPDATE hosts SET state = 'unreachable', down_at = coalesce(down_at, now()) WHERE id = @id AND state NOT IN ('replaced', 'removed');
 

@@ -108,19 +108,18 @@ func (in Init) body() initBody {
 	}
 }
 
-// Scrub has a guest forget its token and all it was told, and fill its free memory with zeros: it can be frozen for others then. It takes a moment for each 100 MiB.
-func (c *Client) Scrub(ctx context.Context) error {
-	_, finish, err := c.short(ctx, http.MethodPost, "/scrub", nil)
-	if err != nil {
-		return err
-	}
-	finish()
-	return nil
-}
+// Scrub has a guest fill its free memory with zeros. It takes a moment for each 100 MiB.
+func (c *Client) Scrub(ctx context.Context) error { return c.tell(ctx, "/scrub") }
+
+// Forget has a guest forget its token, all it was told and what it has run, and write what waits for its disk: it can be frozen for others then.
+func (c *Client) Forget(ctx context.Context) error { return c.tell(ctx, "/forget") }
 
 // Shutdown asks the guest to end in order, and returns once it has agreed.
-func (c *Client) Shutdown(ctx context.Context) error {
-	_, finish, err := c.short(ctx, http.MethodPost, "/shutdown", nil)
+func (c *Client) Shutdown(ctx context.Context) error { return c.tell(ctx, "/shutdown") }
+
+// tell posts a request that has no body, and whose answer is only that it was done.
+func (c *Client) tell(ctx context.Context, path string) error {
+	_, finish, err := c.short(ctx, http.MethodPost, path, nil)
 	if err != nil {
 		return err
 	}

@@ -284,6 +284,7 @@ func TestClonesShareNothing(t *testing.T) {
 	must(t, err)
 	golden.run(secret)
 	must(t, golden.guest.Scrub(l.ctx()))
+	must(t, golden.guest.Forget(l.ctx()))
 	snapshot := golden.store("golden", Golden)
 	_, err = golden.Kill()
 	must(t, err)

@@ -17,12 +17,18 @@ const (
 	lowWatermark                    = "256"
 )
 
-// Scrub fills the memory that nobody uses with zeros, so that a snapshot of the guest is small, and holds nothing of what is over. What waits
-// to be written to the disk is written first: each VM made from the snapshot would do it.
+// Sync writes what waits to be written to the disk: each VM made from a snapshot of the guest would do it.
+func (m *Machine) Sync() error {
+	unix.Sync()
+	return nil
+}
+
+// Scrub fills the memory that nobody uses with zeros, so that a snapshot of the guest is small, and holds nothing of what is over. What was read of the disk goes
+// where that memory runs short.
 func (m *Machine) Scrub() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	unix.Sync()
+	unix.Sync()          // what is dirty cannot be given up
 	debug.FreeOSMemory() // envd's own garbage
 	usual, err := os.ReadFile(watermark)
 	if err != nil {

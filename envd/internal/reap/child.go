@@ -46,7 +46,7 @@ func (c *Child) finish(st status) {
 	c.status = st
 	c.starved = c.group.starved()
 	close(c.done)
-	c.group.leaderEnded()
+	c.reaper.groups.ended(c.group)
 	_ = c.process.Release() // closes the pidfd
 }
 

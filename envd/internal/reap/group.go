@@ -11,19 +11,25 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// groups makes the children's cgroups. Its methods but all are called one at a time.
+// groups makes the children's cgroups, one of them ahead: to make a cgroup takes longer than to start a program in it. So what is to be done for the next child is done
+// when one has ended and its end was told.
 type groups struct {
 	parent string
-	next   uint64
 
-	mu sync.Mutex // guards made, for all
-	// made are the cgroups that may still be there.
-	made []*group
+	mu     sync.Mutex // guards what follows
+	next   uint64
+	made   []*group // that may still be there
+	spare  *group   // that nobody has been in, nil for none
+	closed bool     // no more are made ahead
 }
+
+// tidyAfter is how long after a child's end its cgroup is removed, and another one made.
+const tidyAfter = 5 * time.Millisecond
 
 // group is the cgroup of one child and of all that it starts. A nil group is none.
 type group struct {
@@ -41,7 +47,27 @@ func (g *groups) add(cmd *exec.Cmd) *group {
 	if g.parent == "" {
 		return nil
 	}
-	g.sweep()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	group := g.spare
+	if g.spare = nil; !group.usable() {
+		group = g.make()
+	}
+	if group == nil {
+		return nil
+	}
+	g.made = append(g.made, group)
+	attr := syscall.SysProcAttr{}
+	if cmd.SysProcAttr != nil {
+		attr = *cmd.SysProcAttr
+	}
+	attr.UseCgroupFD, attr.CgroupFD = true, int(group.dir.Fd())
+	cmd.SysProcAttr = &attr
+	return group
+}
+
+// make returns a new cgroup, or nil. The caller holds mu.
+func (g *groups) make() *group {
 	g.next++
 	path := filepath.Join(g.parent, "p"+strconv.FormatUint(g.next, 10))
 	if err := os.Mkdir(path, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
@@ -52,27 +78,42 @@ func (g *groups) add(cmd *exec.Cmd) *group {
 		_ = unix.Rmdir(path)
 		return nil
 	}
-	group := &group{path: path, dir: dir}
-	g.mu.Lock()
-	g.made = append(g.made, group)
-	g.mu.Unlock()
-	attr := syscall.SysProcAttr{}
-	if cmd.SysProcAttr != nil {
-		attr = *cmd.SysProcAttr
-	}
-	attr.UseCgroupFD, attr.CgroupFD = true, int(dir.Fd())
-	cmd.SysProcAttr = &attr
-	return group
+	return &group{path: path, dir: dir}
 }
 
-// sweep removes the cgroups of ended children in which nothing runs any more. One that
-// outlived its child because of what the child left behind goes this way.
-func (g *groups) sweep() {
+// usable reports whether a cgroup that was made earlier is still there.
+func (g *group) usable() bool {
+	if g == nil {
+		return false
+	}
+	err := unix.Faccessat(int(g.dir.Fd()), "cgroup.procs", unix.F_OK, 0)
+	if err != nil {
+		_ = g.dir.Close()
+	}
+	return err == nil
+}
+
+// tidy removes the cgroups of ended children in which nothing runs any more, and sees to it that there is one for the next child. One that
+// outlived its child because of what the child left behind goes with the end of a later one.
+func (g *groups) tidy() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.made = slices.DeleteFunc(g.made, func(group *group) bool {
-		return group.removed.Load() || group.ended.Load() && group.remove()
-	})
+	g.made = slices.DeleteFunc(g.made, func(group *group) bool { return group.ended.Load() && group.remove() })
+	if g.spare == nil && !g.closed {
+		g.spare = g.make()
+	}
+}
+
+// close removes the cgroup that was made ahead.
+func (g *groups) close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed = true
+	if g.spare != nil {
+		_ = g.spare.dir.Close()
+		g.spare.remove()
+		g.spare = nil
+	}
 }
 
 // all returns the cgroups that may still be there. It may be called at any time.
@@ -89,11 +130,11 @@ func (g *group) started() {
 	}
 }
 
-// leaderEnded removes the cgroup, at once if the child left nothing behind.
-func (g *group) leaderEnded() {
-	if g != nil {
-		g.ended.Store(true)
-		g.remove()
+// ended notes that a child has ended, whose cgroup goes soon if the child left nothing behind.
+func (g *groups) ended(of *group) {
+	if of != nil {
+		of.ended.Store(true)
+		time.AfterFunc(tidyAfter, g.tidy)
 	}
 }
 

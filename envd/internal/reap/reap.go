@@ -38,7 +38,7 @@ type Reaper struct {
 	stopped chan struct{}
 
 	// startMu serialises Start, so that at most one child is alive but not yet known.
-	// Go's fork lock does the same anyway. It guards groups.
+	// Go's fork lock does the same anyway.
 	startMu sync.Mutex
 	groups  groups
 
@@ -96,6 +96,7 @@ func (r *Reaper) Close() {
 	signal.Stop(r.wake)
 	close(r.stop)
 	<-r.stopped
+	r.groups.close()
 }
 
 // Orphans returns how many processes ended that were not started by Start.
@@ -120,7 +121,7 @@ func (r *Reaper) Start(cmd *exec.Cmd) (*Child, error) {
 	group.started()
 	child := r.claim(cmd, group)
 	if err != nil {
-		group.leaderEnded()
+		r.groups.ended(group)
 		return nil, err
 	}
 	return child, nil

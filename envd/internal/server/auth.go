@@ -65,7 +65,7 @@ func (s *Server) refuse(r *http.Request) *apierror.Error {
 	return apierror.New(http.StatusUnauthorized, "envd is not initialized")
 }
 
-// isTakeover reports whether a request sets the token, or has it forgotten.
+// isTakeover reports whether a request sets the token, or prepares the guest for who will.
 func isTakeover(r *http.Request) bool {
 	return r.URL.Path == "/init" || r.URL.Path == "/resume" || r.URL.Path == "/scrub"
 }

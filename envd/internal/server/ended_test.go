@@ -54,20 +54,20 @@ func TestEndedProcess(t *testing.T) {
 	e.toEnded(r.pid)
 }
 
-// TestScrubForgetsWhatHasRun: a clone of a guest cannot ask what its template ran.
-func TestScrubForgetsWhatHasRun(t *testing.T) {
-	e := start(t, server.Options{Debug: true, Scrub: func() error { return nil }})
+// TestForgetsWhatHasRun: a clone of a guest cannot ask what its template ran.
+func TestForgetsWhatHasRun(t *testing.T) {
+	e := start(t, server.Options{Debug: true, Sync: func() error { return nil }})
 	e.init(`{"defaultUser":"tester"}`)
 	r := e.mustBegin(shell("echo text"))
 	r.finish()
 	if list := e.listAll(); len(list) != 1 {
 		t.Fatalf("%v are listed", list)
 	}
-	if status, text := e.request("POST", "/scrub", "", nil); status != 204 {
-		t.Fatalf("scrub: %d %s", status, text)
+	if status, text := e.request("POST", "/forget", "", nil); status != 204 {
+		t.Fatalf("forget: %d %s", status, text)
 	}
 	if list := e.listAll(); len(list) != 0 {
-		t.Errorf("%v are listed after a scrub", list)
+		t.Errorf("%v are listed afterwards", list)
 	}
 }
 

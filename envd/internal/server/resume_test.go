@@ -129,11 +129,11 @@ func TestResumeIsRefused(t *testing.T) {
 	}
 }
 
-// A scrub is for a guest without an owner; where there is one, it takes its token.
+// A scrub is for a guest without an owner; where there is one, it takes its token. A guest that was told to forget has no owner any more.
 func TestScrub(t *testing.T) {
-	scrubbed := 0
+	scrubbed, synced := 0, 0
 	var failure error
-	e := start(t, server.Options{Scrub: func() error { scrubbed++; return failure }})
+	e := start(t, server.Options{Scrub: func() error { scrubbed++; return failure }, Sync: func() error { synced++; return failure }})
 	if status, text := e.request("POST", "/scrub", "", nil); status != http.StatusNoContent || scrubbed != 1 {
 		t.Errorf("scrub: %d %s, done %d times", status, text, scrubbed)
 	}
@@ -141,21 +141,36 @@ func TestScrub(t *testing.T) {
 	if status, text := e.request("POST", "/scrub", "", nil); status != http.StatusInternalServerError || !strings.Contains(text, "no memory") {
 		t.Errorf("scrub that fails: %d %s", status, text)
 	}
-	e.init(`{"accessToken":"first"}`)
-	if status, _ := e.request("POST", "/scrub", "", nil); status != http.StatusUnauthorized {
-		t.Errorf("scrub by a stranger: %d", status)
+	if status, _ := e.request("POST", "/forget", "", nil); status != http.StatusUnauthorized {
+		t.Errorf("forget, without an owner: %d", status)
 	}
+	e.init(`{"accessToken":"first"}`)
 	failure = nil
-	if status, text := e.request("POST", "/scrub", "", token("first")); status != http.StatusNoContent {
-		t.Errorf("scrub by the owner: %d %s", status, text)
+	for _, path := range []string{"/scrub", "/forget"} {
+		if status, _ := e.request("POST", path, "", nil); status != http.StatusUnauthorized {
+			t.Errorf("%s by a stranger: %d", path, status)
+		}
+		if status, text := e.request("POST", path, "", token("first")); status != http.StatusNoContent {
+			t.Errorf("%s by the owner: %d %s", path, status, text)
+		}
+	}
+	if scrubbed != 3 || synced != 1 {
+		t.Errorf("scrubbed %d times, synced %d times", scrubbed, synced)
 	}
 	if status, _ := e.request("GET", "/envs", "", token("first")); status != http.StatusUnauthorized {
-		t.Errorf("the token after a scrub: %d", status)
+		t.Errorf("the token after it was to be forgotten: %d", status)
 	}
 	if ok, steps := e.resume(resumeBody(""), "nobody's"); !ok {
-		t.Errorf("resume after a scrub: %s", steps)
+		t.Errorf("resume of one that has forgotten: %s", steps)
 	}
-	if status, _ := start(t, server.Options{}).request("POST", "/scrub", "", nil); status != http.StatusNotImplemented {
-		t.Errorf("scrub of what is no guest: %d", status)
+	e = start(t, server.Options{})
+	e.init(`{"accessToken":"first"}`)
+	for _, path := range []string{"/scrub", "/forget"} {
+		if status, _ := e.request("POST", path, "", token("first")); status != http.StatusNotImplemented {
+			t.Errorf("%s of what is no guest: %d", path, status)
+		}
+	}
+	if status, _ := e.request("GET", "/envs", "", token("first")); status != http.StatusOK {
+		t.Errorf("the token after a refusal: %d", status)
 	}
 }

@@ -5,20 +5,30 @@ import (
 	"github.com/wrenn-sandbox/wrenn/envd/internal/http"
 )
 
-// scrub is called before a guest is frozen from which others will be made. It forgets its token, what it was told and what it has run: it
-// takes the /resume of whoever restores it.
+// scrub is called before a guest is frozen from which others will be made.
 func (s *Server) scrub(w http.ResponseWriter, _ *http.Request) {
-	if s.opts.Scrub == nil {
-		apierror.New(http.StatusNotImplemented, "this envd is not the guest's PID 1 and cannot scrub its memory").Write(w)
+	s.ready(w, "scrub the guest's memory", s.opts.Scrub)
+}
+
+// forget is called after a scrub, when the guest has been exercised: it has no owner then, and takes the /resume of whoever restores it.
+func (s *Server) forget(w http.ResponseWriter, _ *http.Request) {
+	s.ready(w, "write what waits for the disk", s.opts.Sync, s.session.Forget, s.processes.Forget)
+}
+
+// ready does a part of what makes a guest one that others are made from.
+func (s *Server) ready(w http.ResponseWriter, what string, do func() error, before ...func()) {
+	if do == nil {
+		apierror.New(http.StatusNotImplemented, "this envd is not the guest's PID 1 and cannot %s", what).Write(w)
 		return
 	}
 	s.initMu.Lock()
 	defer s.initMu.Unlock()
-	s.session.Forget()
-	s.processes.Forget()
-	if err := s.opts.Scrub(); err != nil {
-		s.opts.Logger.Error("scrub failed", "error", err)
-		apierror.New(http.StatusInternalServerError, "scrub the guest's memory: %v", err).Write(w)
+	for _, f := range before {
+		f()
+	}
+	if err := do(); err != nil {
+		s.opts.Logger.Error("a guest is not made ready for others", "error", err)
+		apierror.New(http.StatusInternalServerError, "%s: %v", what, err).Write(w)
 		return
 	}
 	w.Header().Set("Cache-Control", "no-store")

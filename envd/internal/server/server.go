@@ -11,6 +11,7 @@
 //	POST /init                     what the host knows and the guest does not; sets the token
 //	POST /resume                   what a guest has to renew that was restored from a snapshot
 //	POST /scrub                    fills free memory with zeros, before a guest is frozen that others are made from
+//	POST /forget                   has such a guest forget its token, what it was told and what it has run
 //	POST /shutdown                 orderly end of the guest
 //	POST /authorize                lets the connection's later requests do without the token
 //	GET /ports/{port}              a connection to a server in the guest
@@ -66,6 +67,8 @@ type Options struct {
 	Resume func(ctx context.Context, id boot.Identity) []boot.Result
 	// Scrub fills the guest's free memory with zeros. Nil: /scrub is refused.
 	Scrub func() error
+	// Sync writes what waits for the guest's disk. Nil: /forget is refused.
+	Sync func() error
 	// ResumeHooks is the folder of what /resume runs; empty for none.
 	ResumeHooks string
 	Reaper      *reap.Reaper
@@ -136,6 +139,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST /init", s.init)
 	mux.HandleFunc("POST /resume", s.resume)
 	mux.HandleFunc("POST /scrub", s.scrub)
+	mux.HandleFunc("POST /forget", s.forget)
 	mux.HandleFunc("POST /shutdown", s.shutdown)
 	mux.HandleFunc("POST /authorize", s.authorizeConnection)
 	mux.HandleFunc("GET /ports/{port}", s.port)

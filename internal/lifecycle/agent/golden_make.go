@@ -215,7 +215,7 @@ func (a *Agent) bake(ctx context.Context, s *sandbox, tmpl filesystem.Template) 
 	return nil
 }
 
-// heat boots the VM, exercises its guest, and scrubs its memory. The guest has no owner then: who restores it says who is.
+// heat boots the VM, scrubs its memory once it has come to rest, and exercises its guest. The guest has no owner then: who restores it says who is.
 func (a *Agent) heat(ctx context.Context, s *sandbox, tmpl filesystem.Template) error {
 	if err := a.prepare(ctx, s, &stopwatch{}); err != nil {
 		return err
@@ -236,28 +236,57 @@ func (a *Agent) heat(ctx context.Context, s *sandbox, tmpl filesystem.Template) 
 	if err := a.giveWay(ctx); err != nil {
 		return err
 	}
-	if err := a.exercise(ctx, s, link, tmpl.DefaultUser); err != nil {
-		return deathOr(ctx, machine, fmt.Errorf("exercise the guest: %w", err))
+	if err := rest(ctx, afterBoot); err != nil {
+		return err
 	}
 	if err := guest.Scrub(ctx); err != nil {
 		return deathOr(ctx, machine, fmt.Errorf("scrub the guest: %w", err))
 	}
+	if err := a.exercise(ctx, s, link, tmpl.DefaultUser); err != nil {
+		return deathOr(ctx, machine, fmt.Errorf("exercise the guest: %w", err))
+	}
+	if err := guest.Forget(ctx); err != nil {
+		return deathOr(ctx, machine, fmt.Errorf("have the guest forget its owner: %w", err))
+	}
+	if err := rest(ctx, afterExercise); err != nil {
+		return err
+	}
 	return a.giveWay(ctx)
 }
 
+// What a guest does by itself a moment later, each VM made from it would do first: after its boot the kernel measures its clock once more, and when memory ran short it
+// makes room for the next time.
+const afterBoot, afterExercise = 2 * time.Second, time.Second
+
+func rest(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // exercise has the guest do once what is done first with each sandbox: what that reads of the disk is in its memory then, and what it writes there is
-// written when it is scrubbed, which makes it forget the rest. A guest that cannot run a program is a golden one all the same.
+// written when it is told to forget. A guest that cannot run a program is a golden one all the same.
 func (a *Agent) exercise(ctx context.Context, s *sandbox, link network.Link, user string) error {
 	if err := a.renew(ctx, s, link, &stopwatch{}, envdclient.Init{Token: s.token(), Hostname: string(s.id), DefaultUser: user}); err != nil {
 		return err
 	}
 	_, guest := s.machine()
-	return tryProgram(ctx, guest, envdclient.Command{Cmd: "/bin/sh", Args: []string{"-c", "true"}})
+	for _, program := range []envdclient.Command{{Cmd: "/bin/sh", Args: []string{"-c", "true"}}, {Cmd: "true"}} {
+		if err := tryProgram(ctx, guest, program); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// tryProgram has a guest run a program.
+// tryProgram has a guest run a program as its sandbox's users will have it: through a tunnel.
 func tryProgram(ctx context.Context, guest *envdclient.Client, program envdclient.Command) error {
-	run, err := guest.Exec(ctx, program)
+	user := envdclient.New(guest.Tunnel, "")
+	defer user.Close()
+	run, err := user.Exec(ctx, program)
 	if err != nil {
 		return ctx.Err()
 	}

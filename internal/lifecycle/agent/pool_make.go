@@ -171,13 +171,10 @@ func (a *Agent) rear(ctx context.Context, s *sandbox, from *golden, tmpl filesys
 // practice is how often a guest runs a program before it is stopped: what a VMM has translated, and what it had to fetch from the snapshot, is there from then on.
 const practice = 3
 
-// practise has a guest run programs as its sandbox's users will have it: each through a tunnel of its own.
+// practise has a guest run programs.
 func practise(ctx context.Context, guest *envdclient.Client) error {
 	for range practice {
-		user := envdclient.New(guest.Tunnel, "")
-		err := tryProgram(ctx, user, envdclient.Command{Cmd: "true"})
-		user.Close()
-		if err != nil {
+		if err := tryProgram(ctx, guest, envdclient.Command{Cmd: "true"}); err != nil {
 			return err
 		}
 	}

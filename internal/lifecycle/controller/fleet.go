@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,6 +29,7 @@ const (
 type HostStore interface {
 	Hosts(ctx context.Context) ([]db.Host, error)
 	RegisterHost(ctx context.Context, h db.Host, connected bool) (db.Host, []id.Host, error)
+	HeardOf(ctx context.Context, hosts []id.Host, fresh time.Duration) (ready []id.Host, err error)
 	MarkUnreachable(ctx context.Context, h id.Host) error
 	JoinedHosts(ctx context.Context) ([]db.Member, error)
 	SigningKey(ctx context.Context, name string) ([]byte, error)
@@ -39,6 +41,7 @@ type Fleet struct {
 	log   *slog.Logger
 	wg    sync.WaitGroup
 
+	heard  rollCall
 	onLost atomic.Pointer[func(id.Host)]
 	wake   chan struct{} // something happened on a host that the reconciler should look at
 
@@ -83,7 +86,7 @@ type sighting struct {
 
 // NewFleet returns a fleet of the agents at addresses, and of the hosts that have joined. It does not connect yet.
 func NewFleet(addresses []string, store HostStore, log *slog.Logger) (*Fleet, error) {
-	f := &Fleet{store: store, log: log, beats: heartbeat, wake: make(chan struct{}, 1)}
+	f := &Fleet{store: store, log: log, heard: rollCall{store: store}, beats: heartbeat, wake: make(chan struct{}, 1)}
 	for _, a := range addresses {
 		client, err := hostclient.Dial(a)
 		if err != nil {
@@ -266,7 +269,7 @@ func (h *host) session(ctx context.Context) error {
 		return err
 	}
 	beat := make(chan error, 1)
-	go func() { beat <- h.beat(ctx, cancel) }()
+	go func() { beat <- h.beat(ctx, info, cancel) }()
 	err = h.follow(w)
 	cancel()
 	if beatErr := <-beat; beatErr != nil {
@@ -310,8 +313,8 @@ func described(i hostclient.Info, address string) db.Host {
 
 // beat asks the host for its state now and then, and ends the session when it does not
 // answer: a watch alone does not notice an agent that hangs. A database that is away is no
-// reason to give up the host.
-func (h *host) beat(ctx context.Context, end context.CancelFunc) error {
+// reason to give up the host. As long as a host is as it was registered, all that is written is that it was heard of, of many hosts at once.
+func (h *host) beat(ctx context.Context, registered hostclient.Info, end context.CancelFunc) error {
 	for wait := time.Duration(rand.Float64() * float64(h.beats)); pause(ctx, wait); wait = h.beats { // not all hosts at once
 		info, err := h.client.Info(ctx)
 		if err != nil && ctx.Err() == nil {
@@ -319,7 +322,7 @@ func (h *host) beat(ctx context.Context, end context.CancelFunc) error {
 			return err
 		}
 		if err == nil {
-			err = errors.Join(h.register(ctx, info, false), h.renew(ctx))
+			err = errors.Join(h.record(ctx, info, &registered), h.renew(ctx))
 		}
 		if models.CodeOf(err) == models.Forbidden && err != nil { // it was removed
 			end()
@@ -330,6 +333,20 @@ func (h *host) beat(ctx context.Context, end context.CancelFunc) error {
 		}
 	}
 	return nil
+}
+
+// record registers the host again where it has changed, or the store holds something else of it.
+func (h *host) record(ctx context.Context, info hostclient.Info, registered *hostclient.Info) error {
+	if reflect.DeepEqual(info, *registered) {
+		if ready, err := h.fleet.heard.note(ctx, info.ID, h.beats); ready || err != nil {
+			return err
+		}
+	}
+	err := h.register(ctx, info, false)
+	if err == nil {
+		*registered = info
+	}
+	return err
 }
 
 // follow takes in the watch until it ends.

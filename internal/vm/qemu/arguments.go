@@ -126,6 +126,9 @@ func (d *Driver) emulationArguments(vcpus int) []string {
 		// TCG knows code by its address: where that differs from run to run it translates every program anew each time, which is
 		// half of what a short one takes. Programs in guests do without random addresses here, as the kernel does without mitigations.
 		"norandmaps",
+		// The Go runtime of envd interrupts by a signal what runs for longer than 10 ms, as everything does whose code is being translated.
+		// An argument that the kernel does not know is in the environment of init.
+		"GODEBUG=asyncpreemptoff=1",
 		"mitigations=off", "noreplace-smp", // each patches the kernel's code, which makes TCG translate it again
 	}
 	if vcpus == 1 {
