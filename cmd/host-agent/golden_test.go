@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -93,6 +94,7 @@ func (c *clones) create(from id.Snapshot, step string) (id.Sandbox, time.Duratio
 func (c *clones) destroy(sb id.Sandbox) {
 	c.t.Helper()
 	must(c.t, c.client.Destroy(c.t.Context(), sb, 0))
+	maps.DeleteFunc(c.seen, func(_ string, of id.Sandbox) bool { return of == sb }) // another one may have its address
 }
 
 // itself fails the test where a sandbox has something of its own that another has too, or a wrong clock.

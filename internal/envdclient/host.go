@@ -49,7 +49,7 @@ type IPv6 struct {
 type initBody struct {
 	EnvVars        map[string]string `json:"envVars,omitempty"`
 	AccessToken    string            `json:"accessToken,omitempty"`
-	Timestamp      *time.Time        `json:"timestamp,omitempty"`
+	Timestamp      string            `json:"timestamp,omitempty"` // see stamp
 	DefaultUser    string            `json:"defaultUser,omitempty"`
 	DefaultWorkdir string            `json:"defaultWorkdir,omitempty"`
 	Hostname       string            `json:"hostname,omitempty"`
@@ -86,7 +86,7 @@ func (c *Client) Init(ctx context.Context, in Init) error {
 		body.AccessToken = c.currentToken()
 	}
 	if !in.Now.IsZero() {
-		body.Timestamp = &in.Now
+		body.Timestamp = stamp(in.Now)
 	}
 	data, err := json.Marshal(body)
 	if err != nil {

@@ -1,6 +1,7 @@
 package envdclient
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -68,6 +69,10 @@ const entropySize = 64
 // maxSteps is more than any guest of ours has.
 const maxSteps = 64
 
+// clockLag is how long a guest may have taken to set its clock to the time that it was sent, which is as late then. One that took longer, as its host is busy or emulates it, is sent the
+// time once more: by then it answers at once.
+const clockLag = 200 * time.Millisecond
+
 // Resume has a restored guest renew what it must not share or go on with, and returns what it did, as far as it got, also with an error.
 // After an error the guest must not be used: one step failed, or is missing, and the error says which. From the guest's agreement
 // on, the client's token is the new one.
@@ -77,27 +82,53 @@ func (c *Client) Resume(ctx context.Context, in Resume) (Certificate, error) {
 	if in.MAC != nil {
 		body.MAC = in.MAC.String()
 	}
-	now := time.Now()
-	body.Timestamp = &now
-	data, err := json.Marshal(body)
-	if err != nil {
-		return Certificate{}, models.Errorf(models.Invalid, "the settings of the guest cannot be sent").WithCause(err)
-	}
-	resp, finish, err := c.short(ctx, http.MethodPost, pathResume, data)
+	certificate, sent, err := c.resume(ctx, body)
 	if err != nil {
 		return Certificate{}, err
 	}
-	defer finish()
-	var answer resumeAnswer
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(&answer); err != nil {
-		return Certificate{}, transportError(resp.Request.Context(), err)
-	}
-	certificate := answer.certificate()
+	lag := time.Since(sent) - certificate.took()
 	if err := certificate.check(in); err != nil {
 		return certificate, err
 	}
 	c.setToken(in.Token)
-	return certificate, nil
+	if lag > clockLag {
+		err = c.Init(ctx, Init{Now: time.Now()})
+	}
+	return certificate, err
+}
+
+// resume sends body, whose time is that of the moment when it leaves: a guest that wakes may take a while until it takes a connection.
+func (c *Client) resume(ctx context.Context, body resumeBody) (_ Certificate, sent time.Time, err error) {
+	body.Timestamp = stamp(time.Now())
+	data, err := json.Marshal(body)
+	if err != nil {
+		return Certificate{}, sent, models.Errorf(models.Invalid, "the settings of the guest cannot be sent").WithCause(err)
+	}
+	at := bytes.Index(data, []byte(body.Timestamp))
+	resp, finish, err := c.short(whenConnected(ctx, func() {
+		sent = time.Now()
+		copy(data[at:], stamp(sent))
+	}), http.MethodPost, pathResume, data)
+	if err != nil {
+		return Certificate{}, sent, err
+	}
+	defer finish()
+	var answer resumeAnswer
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(&answer); err != nil {
+		return Certificate{}, sent, transportError(resp.Request.Context(), err)
+	}
+	return answer.certificate(), sent, nil
+}
+
+// stamp writes a time as the guest takes it (RFC 3339), always with as many characters.
+func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000000000Z") }
+
+// took is how long the guest says that all of it took.
+func (c Certificate) took() (sum time.Duration) {
+	for _, s := range c.Steps {
+		sum += s.Duration
+	}
+	return sum
 }
 
 func (a resumeAnswer) certificate() Certificate {

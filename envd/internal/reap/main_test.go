@@ -35,6 +35,7 @@ var scenarios = map[string]func() error{
 	"groupless": groupless,
 	"tree":      tree,
 	"lingering": lingering,
+	"ahead":     ahead,
 	"draining":  draining,
 	"victims":   victims,
 }
@@ -67,7 +68,7 @@ func TestReaper(t *testing.T) {
 func run(t *testing.T, name string, attr *syscall.SysProcAttr) {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), scenarioVariable+"="+name)
-	if name == "tree" || name == "lingering" || name == "victims" {
+	if name == "tree" || name == "lingering" || name == "ahead" || name == "victims" {
 		cmd.Env = append(cmd.Env, cgroupVariable+"="+testCgroup(t))
 	}
 	cmd.SysProcAttr = attr

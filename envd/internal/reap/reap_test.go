@@ -324,6 +324,45 @@ func sweptBy(r *reap.Reaper, want int) error {
 	})
 }
 
+// ahead has a cgroup made for the next process, which does without it if somebody has removed it.
+func ahead() error {
+	r, err := newReaper()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if err := sweptBy(r, 0); err != nil {
+		return err
+	}
+	made, err := filepath.Glob(filepath.Join(os.Getenv(cgroupVariable), "p*"))
+	if err != nil || len(made) != 1 {
+		return fmt.Errorf("made ahead are %v, %v", made, err)
+	}
+	child, err := r.Start(exec.Command("sleep", "1000"))
+	if err != nil {
+		return err
+	}
+	if group, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", child.PID())); err != nil || !strings.HasSuffix(strings.TrimSpace(string(group)), "/"+filepath.Base(made[0])) {
+		return fmt.Errorf("it is in %q, %v, and not in %v", group, err, made)
+	}
+	if err := child.KillTree(); err != nil {
+		return err
+	}
+	if _, err := waitFor(child); err != nil {
+		return err
+	}
+	if err := sweptBy(r, 0); err != nil {
+		return err
+	}
+	if made, err = filepath.Glob(filepath.Join(os.Getenv(cgroupVariable), "p*")); err != nil || len(made) != 1 {
+		return fmt.Errorf("made ahead are %v, %v", made, err)
+	}
+	if err := os.Remove(made[0]); err != nil {
+		return err
+	}
+	return sweptBy(r, 0)
+}
+
 // draining ends when the last descendant has ended, an orphan in its own session.
 func draining() error {
 	r, err := newReaper()
