@@ -331,18 +331,18 @@ func ahead() error {
 		return err
 	}
 	defer r.Close()
-	if err := sweptBy(r, 0); err != nil {
+	if _, err := exitCode(r, exec.Command("/bin/true")); err != nil {
 		return err
 	}
-	made, err := filepath.Glob(filepath.Join(os.Getenv(cgroupVariable), "p*"))
-	if err != nil || len(made) != 1 {
-		return fmt.Errorf("made ahead are %v, %v", made, err)
+	made, err := next("p1")
+	if err != nil {
+		return err
 	}
 	child, err := r.Start(exec.Command("sleep", "1000"))
 	if err != nil {
 		return err
 	}
-	if group, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", child.PID())); err != nil || !strings.HasSuffix(strings.TrimSpace(string(group)), "/"+filepath.Base(made[0])) {
+	if group, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", child.PID())); err != nil || !strings.HasSuffix(strings.TrimSpace(string(group)), "/"+filepath.Base(made)) {
 		return fmt.Errorf("it is in %q, %v, and not in %v", group, err, made)
 	}
 	if err := child.KillTree(); err != nil {
@@ -351,16 +351,29 @@ func ahead() error {
 	if _, err := waitFor(child); err != nil {
 		return err
 	}
-	if err := sweptBy(r, 0); err != nil {
+	if made, err = next(filepath.Base(made)); err != nil {
 		return err
 	}
-	if made, err = filepath.Glob(filepath.Join(os.Getenv(cgroupVariable), "p*")); err != nil || len(made) != 1 {
-		return fmt.Errorf("made ahead are %v, %v", made, err)
-	}
-	if err := os.Remove(made[0]); err != nil {
+	if err := os.Remove(made); err != nil {
 		return err
 	}
-	return sweptBy(r, 0)
+	if code, err := exitCode(r, exec.Command("/bin/true")); err != nil || code != 0 {
+		return fmt.Errorf("without what was made for it: %d, %v", code, err)
+	}
+	return nil
+}
+
+// next waits until there is one cgroup and it is another than the last one.
+func next(last string) (made string, err error) {
+	err = eventually(func() error {
+		all, err := filepath.Glob(filepath.Join(os.Getenv(cgroupVariable), "p*"))
+		if err != nil || len(all) != 1 || filepath.Base(all[0]) == last {
+			return fmt.Errorf("there are %v, %v", all, err)
+		}
+		made = all[0]
+		return nil
+	})
+	return made, err
 }
 
 // draining ends when the last descendant has ended, an orphan in its own session.
