@@ -114,9 +114,16 @@ func (s *Store) EndQuarantine(ctx context.Context, h id.Host) (bool, error) {
 // RemoveHost takes a host out for good: its agent is not spoken to any more. What it holds is lost, so that without force it is Precondition where there is any. Either is written
 // into the audit log.
 func (s *Store) RemoveHost(ctx context.Context, h id.Host, by By, force bool) error {
+	return s.judged(ctx, func(ctx context.Context, q *dbgen.Queries) (refused, err error) {
+		return removeHost(ctx, q, h, by, force)
+	})
+}
+
+// judged runs do in a transaction, which is committed where do refuses too, so that the refusal is in the audit log. It returns err, or else why it was refused.
+func (s *Store) judged(ctx context.Context, do func(context.Context, *dbgen.Queries) (refused, err error)) error {
 	refused, err := retry(ctx, func(ctx context.Context) (refused error, err error) {
 		err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-			refused, err = removeHost(ctx, s.q.WithTx(tx), h, by, force)
+			refused, err = do(ctx, s.q.WithTx(tx))
 			return err
 		})
 		return refused, err

@@ -45,7 +45,7 @@ cannot be reached). It keeps what it holds in all of them. These commands write 
 		},
 	}
 	remove.Flags().BoolVar(&force, "force", false, "give up the sandboxes and snapshots that it holds")
-	cmd.AddCommand(newHostToken(cfg), list, drain, &cobra.Command{
+	cmd.AddCommand(newHostToken(cfg), newHostTokens(cfg), newHostRevoke(cfg), list, drain, &cobra.Command{
 		Use: "undrain HOST-ID", Short: "Have it take sandboxes again", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withHost(cmd, cfg, args[0], func(s *db.Store, h id.Host) error { return s.SetDraining(cmd.Context(), h, operator(), false, false) })

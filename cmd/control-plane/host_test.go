@@ -91,7 +91,7 @@ func audited(t *testing.T, store *db.Store, target string) string {
 	return strings.Join(all, ", ")
 }
 
-// TestHostToken: a token is printed once, and not kept as it is.
+// TestHostToken: a token is printed once, and not kept as it is; until a host has used it, it is listed and can be revoked.
 func TestHostToken(t *testing.T) {
 	dbs := setUp(t)
 	command(t, "migrate", "up")
@@ -119,6 +119,34 @@ func TestHostToken(t *testing.T) {
 	joins, err := store.HostAudit(t.Context(), db.AuditFilter{Action: "host.join", Limit: 10})
 	if err != nil || len(joins) != 2 || joins[0].Target != "host-00000001" || audited(t, store, joins[0].Actor) != "operator host.token ok" {
 		t.Errorf("audit: %+v, %v", joins, err)
+	}
+	revoked := command(t, "host", "token", "--host", "host-00000004")
+	var listed []struct {
+		ID   string
+		Host string `json:"host_id"`
+	}
+	if err := json.Unmarshal([]byte(command(t, "host", "tokens", "--json")), &listed); err != nil || len(listed) != 2 || listed[0].Host != "host-00000004" || listed[1].Host != "host-00000002" {
+		t.Fatalf("the tokens of which none has joined: %+v, %v", listed, err)
+	}
+	if out := command(t, "host", "tokens"); !strings.Contains(out, listed[0].ID+"  host-00000004  ") {
+		t.Errorf("host tokens printed %s", out)
+	}
+	for range 2 { // the second time nothing changes
+		command(t, "host", "revoke", listed[0].ID)
+	}
+	if out := command(t, "host", "tokens"); strings.Contains(out, listed[0].ID) || !strings.Contains(out, listed[1].ID) {
+		t.Errorf("then host tokens printed %s", out)
+	}
+	if err := join(revoked, "host-00000004"); models.CodeOf(err) != models.Unauthenticated || !strings.Contains(err.Error(), "revoked") {
+		t.Errorf("a token that was revoked: %v", err)
+	}
+	if got := audited(t, store, listed[0].ID); got != "operator host.token.revoke ok, operator host.token ok" {
+		t.Errorf("audit of what was revoked: %s", got)
+	}
+	for arg, want := range map[string]models.Code{joins[0].Actor: models.Precondition, "token-0000000000000000": models.NotFound, strings.TrimSpace(revoked): models.Invalid} {
+		if _, err := try(t, "host", "revoke", arg); models.CodeOf(err) != want || strings.Contains(err.Error(), "wht_") {
+			t.Errorf("host revoke %s: %v", arg, err)
+		}
 	}
 	for _, args := range [][]string{{"--ttl", "0s"}, {"--ttl", "1000h"}, {"--host", "nonsense"}} {
 		if _, err := try(t, append([]string{"host", "token"}, args...)...); models.CodeOf(err) != models.Invalid {

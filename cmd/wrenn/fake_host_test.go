@@ -29,8 +29,7 @@ func (f *fake) host(w http.ResponseWriter, r *http.Request, body []byte) {
 			"id": 7, "actor": "key-00000001", "action": "host.drain", "target": "host-00000001", "outcome": "ok", "detail": "evict", "request_id": "req-1", "at": at,
 		}}})
 	case id == "tokens":
-		bound := asked["host_id"]
-		reply(w, 201, map[string]any{"id": "token-0123456789abcdef", "token": "wht_" + strings.Repeat("0", 32) + "." + strings.Repeat("1", 64), "host_id": bound, "expires_at": at})
+		f.hostToken(w, r, rest, asked["host_id"])
 	case id == "":
 		items := []any{}
 		if states := r.URL.Query()["state"]; len(states) == 0 || slices.Contains(states, "draining") {
@@ -51,5 +50,21 @@ func (f *fake) host(w http.ResponseWriter, r *http.Request, body []byte) {
 			drain["evict"], drain["leaving"], drain["staying"] = true, 3, 0
 		}
 		reply(w, 200, host)
+	}
+}
+
+// hostToken answers as if there were one token, which is for host-00000001, and one that was used.
+func (f *fake) hostToken(w http.ResponseWriter, r *http.Request, id string, bound any) {
+	token := map[string]any{"id": "token-0123456789abcdef", "host_id": "host-00000001", "created_at": "2026-01-02T03:04:05.000Z", "expires_at": "2026-01-02T04:04:05.000Z"}
+	switch {
+	case r.Method == http.MethodGet:
+		reply(w, 200, map[string]any{"items": []any{token}, "next_cursor": nil})
+	case r.Method == http.MethodPost:
+		token["host_id"], token["token"] = bound, "wht_"+strings.Repeat("0", 32)+"."+strings.Repeat("1", 64)
+		reply(w, 201, token)
+	case id == "token-0123456789abcdef":
+		w.WriteHeader(204)
+	default:
+		refuse(w, 409, "precondition", "the token "+id+" was used already, by the host host-00000001", "remove the host, if it should not have joined")
 	}
 }

@@ -22,7 +22,7 @@ agent cannot be reached), and keeps what it holds in all of them.
 These commands need a key with the scope hosts, or hosts:read to look, which no key of an account has unless the operator has made it so: control-plane key create --scopes hosts.`,
 		Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newHostLs(a), newHostShow(a), newHostDrain(a), newHostUndrain(a), newHostRm(a), newHostToken(a), newHostAudit(a))
+	cmd.AddCommand(newHostLs(a), newHostShow(a), newHostDrain(a), newHostUndrain(a), newHostRm(a), newHostToken(a), newHostTokens(a), newHostRevoke(a), newHostAudit(a))
 	return cmd
 }
 

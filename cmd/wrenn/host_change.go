@@ -37,7 +37,7 @@ func newHostRm(a *app) *cobra.Command {
 	return a.onHosts(cmd, "remove", func(ctx context.Context, c *wrenn.Client, id string) error { return c.RemoveHost(ctx, id, *force) })
 }
 
-// onHosts makes cmd do something with each host and print its id. What fails does not keep the others.
+// onHosts makes cmd do something with each host, or token of one, and print its id. What fails does not keep the others.
 func (a *app) onHosts(cmd *cobra.Command, verb string, do func(ctx context.Context, c *wrenn.Client, id string) error) *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, ids []string) error {
 		client, err := a.client()
@@ -64,6 +64,21 @@ func newHostToken(a *app) *cobra.Command {
 		return printMade(a, *asJSON, "make the token", words, func(c *wrenn.Client) (*wrenn.HostToken, error) { return c.CreateHostToken(cmd.Context(), *host, *ttl) })
 	}
 	return cmd
+}
+
+func newHostTokens(a *app) *cobra.Command {
+	cmd := &cobra.Command{Use: "tokens", Short: "List the tokens that can still be used, newest first", Args: cobra.NoArgs}
+	return listing(a, cmd, "tokens of hosts", (*wrenn.Client).HostTokens, []string{"ID", "HOST", "AGE", "EXPIRES"}, func(t wrenn.HostToken) []string {
+		return []string{t.ID, t.HostID, age(t.CreatedAt, time.Now()), at(t.ExpiresAt)}
+	})
+}
+
+func newHostRevoke(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "revoke TOKEN-ID...", Short: "Revoke tokens: no host joins with them any more", Args: cobra.MinimumNArgs(1),
+		Long: "Revokes tokens and prints the id of each. One with which a host has joined is refused: to keep that host out, remove it.",
+	}
+	return a.onHosts(cmd, "revoke", func(ctx context.Context, c *wrenn.Client, id string) error { return c.RevokeHostToken(ctx, id) })
 }
 
 func newHostAudit(a *app) *cobra.Command {

@@ -72,12 +72,12 @@ WITH old AS (
     INSERT INTO host_tokens (hash, host_id, expires_at)
     VALUES ($1, $2, now() + make_interval(secs => $3::float8))
     ON CONFLICT (hash) DO NOTHING
-    RETURNING host_id, expires_at
+    RETURNING host_id, created_at, expires_at
 ), audited AS (
     INSERT INTO host_audit_events (actor, action, target, outcome, detail, request_id)
     SELECT $4, 'host.token', $5::text, 'ok', 'for ' || coalesce(host_id, 'a new host'), $6 FROM made
 )
-SELECT expires_at FROM made UNION ALL SELECT expires_at FROM host_tokens WHERE hash = $1 LIMIT 1
+SELECT created_at, expires_at FROM made UNION ALL SELECT created_at, expires_at FROM host_tokens WHERE hash = $1 LIMIT 1
 `
 
 type InsertHostTokenParams struct {
@@ -89,8 +89,13 @@ type InsertHostTokenParams struct {
 	RequestID  string
 }
 
+type InsertHostTokenRow struct {
+	CreatedAt time.Time
+	ExpiresAt time.Time
+}
+
 // The hash is random: where it is there already, the answer to an earlier try was lost.
-func (q *Queries) InsertHostToken(ctx context.Context, arg InsertHostTokenParams) (time.Time, error) {
+func (q *Queries) InsertHostToken(ctx context.Context, arg InsertHostTokenParams) (InsertHostTokenRow, error) {
 	row := q.db.QueryRow(ctx, insertHostToken,
 		arg.Hash,
 		arg.HostID,
@@ -99,9 +104,9 @@ func (q *Queries) InsertHostToken(ctx context.Context, arg InsertHostTokenParams
 		arg.Token,
 		arg.RequestID,
 	)
-	var expires_at time.Time
-	err := row.Scan(&expires_at)
-	return expires_at, err
+	var i InsertHostTokenRow
+	err := row.Scan(&i.CreatedAt, &i.ExpiresAt)
+	return i, err
 }
 
 const joinHost = `-- name: JoinHost :exec
@@ -154,7 +159,7 @@ func (q *Queries) JoinedHosts(ctx context.Context) ([]JoinedHostsRow, error) {
 }
 
 const lockHostToken = `-- name: LockHostToken :one
-SELECT host_tokens.hash, host_tokens.host_id, host_tokens.created_at, host_tokens.expires_at, host_tokens.used_at, host_tokens.used_by, (expires_at <= now())::bool AS expired FROM host_tokens WHERE hash = $1 FOR UPDATE
+SELECT host_tokens.hash, host_tokens.host_id, host_tokens.created_at, host_tokens.expires_at, host_tokens.used_at, host_tokens.used_by, host_tokens.revoked_at, (expires_at <= now())::bool AS expired FROM host_tokens WHERE hash = $1 FOR UPDATE
 `
 
 type LockHostTokenRow struct {
@@ -164,6 +169,7 @@ type LockHostTokenRow struct {
 	ExpiresAt time.Time
 	UsedAt    *time.Time
 	UsedBy    *string
+	RevokedAt *time.Time
 	Expired   bool
 }
 
@@ -177,9 +183,86 @@ func (q *Queries) LockHostToken(ctx context.Context, hash []byte) (LockHostToken
 		&i.ExpiresAt,
 		&i.UsedAt,
 		&i.UsedBy,
+		&i.RevokedAt,
 		&i.Expired,
 	)
 	return i, err
+}
+
+const lockHostTokenByID = `-- name: LockHostTokenByID :one
+SELECT hash, host_id, created_at, expires_at, used_at, used_by, revoked_at FROM host_tokens WHERE hash BETWEEN decode($1::text, 'hex') AND decode($1::text || repeat('f', 48), 'hex') FOR UPDATE
+`
+
+// The id of a token has the first 16 digits of its hash, so that the primary key finds it.
+func (q *Queries) LockHostTokenByID(ctx context.Context, digits string) (HostToken, error) {
+	row := q.db.QueryRow(ctx, lockHostTokenByID, digits)
+	var i HostToken
+	err := row.Scan(
+		&i.Hash,
+		&i.HostID,
+		&i.CreatedAt,
+		&i.ExpiresAt,
+		&i.UsedAt,
+		&i.UsedBy,
+		&i.RevokedAt,
+	)
+	return i, err
+}
+
+const pageOfHostTokens = `-- name: PageOfHostTokens :many
+SELECT hash, host_id, created_at, expires_at FROM host_tokens
+WHERE used_at IS NULL AND revoked_at IS NULL AND expires_at > now()
+    AND ($1::timestamptz IS NULL OR (created_at, hash) < ($1, decode($2::text, 'hex')))
+ORDER BY created_at DESC, hash DESC
+LIMIT $3::int
+`
+
+type PageOfHostTokensParams struct {
+	Before       *time.Time
+	BeforeDigits string
+	MaxRows      *int32
+}
+
+type PageOfHostTokensRow struct {
+	Hash      []byte
+	HostID    *string
+	CreatedAt time.Time
+	ExpiresAt time.Time
+}
+
+// Those that can still be used. The digits of an id come before the hash that begins with them.
+func (q *Queries) PageOfHostTokens(ctx context.Context, arg PageOfHostTokensParams) ([]PageOfHostTokensRow, error) {
+	rows, err := q.db.Query(ctx, pageOfHostTokens, arg.Before, arg.BeforeDigits, arg.MaxRows)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []PageOfHostTokensRow
+	for rows.Next() {
+		var i PageOfHostTokensRow
+		if err := rows.Scan(
+			&i.Hash,
+			&i.HostID,
+			&i.CreatedAt,
+			&i.ExpiresAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const revokeHostToken = `-- name: RevokeHostToken :exec
+UPDATE host_tokens SET revoked_at = now() WHERE hash = $1
+`
+
+func (q *Queries) RevokeHostToken(ctx context.Context, hash []byte) error {
+	_, err := q.db.Exec(ctx, revokeHostToken, hash)
+	return err
 }
 
 const spendHostToken = `-- name: SpendHostToken :exec

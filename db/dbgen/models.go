@@ -76,6 +76,16 @@ type HostAuditEvent struct {
 	At        time.Time
 }
 
+type HostToken struct {
+	Hash      []byte
+	HostID    *string
+	CreatedAt time.Time
+	ExpiresAt time.Time
+	UsedAt    *time.Time
+	UsedBy    *string
+	RevokedAt *time.Time
+}
+
 type IdempotencyKey struct {
 	AccountID   string
 	Key         string

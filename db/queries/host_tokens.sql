@@ -6,15 +6,30 @@ WITH old AS (
     INSERT INTO host_tokens (hash, host_id, expires_at)
     VALUES (@hash, sqlc.narg('host_id'), now() + make_interval(secs => @ttl_seconds::float8))
     ON CONFLICT (hash) DO NOTHING
-    RETURNING host_id, expires_at
+    RETURNING host_id, created_at, expires_at
 ), audited AS (
     INSERT INTO host_audit_events (actor, action, target, outcome, detail, request_id)
     SELECT @actor, 'host.token', @token::text, 'ok', 'for ' || coalesce(host_id, 'a new host'), @request_id FROM made
 )
-SELECT expires_at FROM made UNION ALL SELECT expires_at FROM host_tokens WHERE hash = @hash LIMIT 1;
+SELECT created_at, expires_at FROM made UNION ALL SELECT created_at, expires_at FROM host_tokens WHERE hash = @hash LIMIT 1;
 
 -- name: LockHostToken :one
 SELECT host_tokens.*, (expires_at <= now())::bool AS expired FROM host_tokens WHERE hash = @hash FOR UPDATE;
+
+-- The id of a token has the first 16 digits of its hash, so that the primary key finds it.
+-- name: LockHostTokenByID :one
+SELECT * FROM host_tokens WHERE hash BETWEEN decode(@digits::text, 'hex') AND decode(@digits::text || repeat('f', 48), 'hex') FOR UPDATE;
+
+-- name: RevokeHostToken :exec
+UPDATE host_tokens SET revoked_at = now() WHERE hash = @hash;
+
+-- Those that can still be used. The digits of an id come before the hash that begins with them.
+-- name: PageOfHostTokens :many
+SELECT hash, host_id, created_at, expires_at FROM host_tokens
+WHERE used_at IS NULL AND revoked_at IS NULL AND expires_at > now()
+    AND (sqlc.narg('before')::timestamptz IS NULL OR (created_at, hash) < (sqlc.narg('before'), decode(@before_digits::text, 'hex')))
+ORDER BY created_at DESC, hash DESC
+LIMIT sqlc.narg('max_rows')::int;
 
 -- name: SpendHostToken :exec
 UPDATE host_tokens SET used_at = now(), used_by = @host_id::text WHERE hash = @hash;

@@ -16,7 +16,9 @@ func (s *Server) hostRoutes(r chi.Router) {
 	const host = "/hosts/{id}"
 	r.Get("/hosts", s.handle(s.listHosts))
 	r.Get("/hosts/audit", s.handle(s.listHostAudit))
+	r.Get("/hosts/tokens", s.handle(s.listHostTokens))
 	r.Post("/hosts/tokens", s.handle(s.createHostToken))
+	r.Delete("/hosts/tokens/{id}", s.handle(s.revokeHostToken))
 	r.Get(host, s.handle(s.getHost))
 	r.Delete(host, s.handle(s.removeHost))
 	r.Post(host+"/drain", s.handle(s.drainHost))

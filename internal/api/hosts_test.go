@@ -1,10 +1,8 @@
 package api
 
 import (
-	"encoding/base64"
 	"fmt"
 	"net/http"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -13,7 +11,6 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/auth"
 	"github.com/wrenn-sandbox/wrenn/internal/id"
 	"github.com/wrenn-sandbox/wrenn/internal/models"
-	"github.com/wrenn-sandbox/wrenn/internal/mtls"
 )
 
 // simHost is the host of the rig.
@@ -35,6 +32,7 @@ type hostAnswer struct {
 type tokenAnswer struct {
 	ID, Token string
 	Host      *string   `json:"host_id"`
+	CreatedAt time.Time `json:"created_at"`
 	ExpiresAt time.Time `json:"expires_at"`
 }
 
@@ -195,7 +193,7 @@ func TestHostsAreForOperators(t *testing.T) {
 	r := newRig(t, Limits{})
 	reader, operator := r.scoped(auth.ReadHosts), r.scoped(auth.Hosts, auth.Keys)
 	routes := map[string]string{
-		"GET /v1/hosts": "", "GET /v1/hosts/" + simHost: "", "GET /v1/hosts/audit": "", "POST /v1/hosts/tokens": `{}`, "POST /v1/hosts/" + simHost + "/drain": `{}`,
+		"GET /v1/hosts": "", "GET /v1/hosts/" + simHost: "", "GET /v1/hosts/audit": "", "POST /v1/hosts/tokens": `{}`, "POST /v1/hosts/" + simHost + "/drain": `{}`, "GET /v1/hosts/tokens": "", "DELETE /v1/hosts/tokens/token-0123456789abcdef": "",
 		"POST /v1/hosts/" + simHost + "/undrain": "", "DELETE /v1/hosts/" + simHost: "", "DELETE /v1/hosts/nonsense": "",
 	}
 	for route, body := range routes {
@@ -237,26 +235,13 @@ func TestHostTokensOverREST(t *testing.T) {
 	}
 	made := ask(`{"expires_in_seconds":60}`, "one")
 	token := decoded[tokenAnswer](t, made, http.StatusCreated)
-	if left := time.Until(token.ExpiresAt); made.header.Get("Cache-Control") != noStore || token.Host != nil || left > time.Minute {
+	if left := time.Until(token.ExpiresAt); made.header.Get("Cache-Control") != noStore || token.Host != nil || left > time.Minute || token.ExpiresAt.Sub(token.CreatedAt) != time.Minute {
 		t.Errorf("made: %+v, good for %s", token, left)
 	}
 	if again := ask(`{"expires_in_seconds":60}`, "one"); again.status != http.StatusConflict || strings.Contains(string(again.body), "wht_") {
 		t.Errorf("repeated: %d %s", again.status, again.body)
 	}
-	parsed, err := mtls.ParseToken(token.Token)
-	if err != nil {
-		t.Fatal(err)
-	}
-	identity, err := mtls.NewIdentity(filepath.Join(t.TempDir(), "identity.pem"), "host-00000007")
-	if err != nil {
-		t.Fatal(err)
-	}
-	request, err := identity.Request()
-	if err != nil {
-		t.Fatal(err)
-	}
-	join := fmt.Sprintf(`{"token":%q,"host_id":"host-00000007","name":"seven","address":"127.0.0.1:1","certificate_request":%q}`, parsed.Secret(), base64.StdEncoding.EncodeToString(request))
-	if a := r.call("POST", "/v1/hosts/join", join, auth.Header, ""); a.status != http.StatusCreated {
+	if a := r.joinWith(token.Token, "host-00000007"); a.status != http.StatusCreated {
 		t.Fatalf("join: %d %s", a.status, a.body)
 	}
 	if got := r.storyOf(key, "?target="+token.ID) + "; " + r.storyOf(key, "?actor="+token.ID+"&target=host-00000007"); got != "host.token ok for a new host; host.join ok 127.0.0.1:1" {
@@ -308,6 +293,10 @@ func TestBadRequestsAboutHosts(t *testing.T) {
 		{drain, `{"evict":true,"evict":false}`, 400, models.Invalid, "twice"}, {drain, `{"` + strings.Repeat("x", 5000) + `":1}`, 413, models.Invalid, "4096"},
 		{"POST /v1/hosts/host-99999999/drain", `{}`, 404, models.NotFound, "host-99999999"}, {"POST /v1/hosts/host-99999999/undrain", "", 404, models.NotFound, "host-99999999"},
 		{"POST /v1/hosts/x/undrain", "", 400, models.Invalid, "host-xxxxxxxx"},
+		{"GET /v1/hosts/tokens?limit=201", "", 400, models.Invalid, "limit"}, {"GET /v1/hosts/tokens?host_id=" + simHost, "", 400, models.Invalid, `"host_id"`},
+		{"GET /v1/hosts/tokens?cursor=" + cursor("1 host-00000001"), "", 400, models.Invalid, "cursor"}, {"GET /v1/hosts/tokens/token-0123456789abcdef", "", 405, models.Invalid, "GET"},
+		{"DELETE /v1/hosts/tokens/token-0123456789abcdef", "", 404, models.NotFound, "token-0123456789abcdef"}, {"DELETE /v1/hosts/tokens/token-0123456789abcde", "", 400, models.Invalid, "token-xxxxxxxxxxxxxxxx"},
+		{"DELETE /v1/hosts/tokens/token-0123456789abcdef?force=true", "", 400, models.Invalid, `"force"`}, {"DELETE /v1/hosts/tokens/%25", "", 400, models.Invalid, "token-xxxxxxxxxxxxxxxx"},
 		{tokens, `{"host_id":"sb-00000001"}`, 400, models.Invalid, "host-xxxxxxxx"}, {tokens, `{"host_id":""}`, 400, models.Invalid, "host-xxxxxxxx"}, {tokens, `{"host_id":7}`, 400, models.Invalid, "host_id"},
 		{tokens, `{"expires_in_seconds":0}`, 400, models.Invalid, "expires_in_seconds"}, {tokens, `{"expires_in_seconds":604801}`, 400, models.Invalid, "604800"},
 		{tokens, `{"expires_in_seconds":-1}`, 400, models.Invalid, "expires_in_seconds"}, {tokens, `{"expires_in_seconds":1.5}`, 400, models.Invalid, "expires_in_seconds"},

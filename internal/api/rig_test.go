@@ -309,7 +309,7 @@ func conform(t testing.TB, req *http.Request, resp *http.Response, body []byte) 
 }
 
 var (
-	routes = regexp.MustCompile(`^/(healthz|readyz|openapi.yaml|v1/(templates|hosts(/(join|audit|tokens|[^/]+(/(drain|undrain))?))?|webhooks(/[^/]+(/(rotate|ping|deliveries(/[^/]+/retry)?))?)?|pool|usage|audit|events|api-keys(/[^/]+(/rotate)?)?|snapshots(/[^/]+)?|sandboxes(/[^/]+(/(exec|pause|resume|hibernate|fork|snapshots|files|files/x|files/(mkdir|move|chmod)|logs|events|watch|network|network/refusals|port-tokens|tcp/[0-9]+|terminal|terminal-tickets|` +
+	routes = regexp.MustCompile(`^/(healthz|readyz|openapi.yaml|v1/(templates|hosts(/(join|audit|tokens(/[^/]+)?|[^/]+(/(drain|undrain))?))?|webhooks(/[^/]+(/(rotate|ping|deliveries(/[^/]+/retry)?))?)?|pool|usage|audit|events|api-keys(/[^/]+(/rotate)?)?|snapshots(/[^/]+)?|sandboxes(/[^/]+(/(exec|pause|resume|hibernate|fork|snapshots|files|files/x|files/(mkdir|move|chmod)|logs|events|watch|network|network/refusals|port-tokens|tcp/[0-9]+|terminal|terminal-tickets|` +
 		`processes(/[0-9]+(/(output|stdin|signal|resize|wait))?)?|contexts(/ctx-[0-9a-f]{8}(/(execute|interrupt))?)?))?)?))$`)
 	fileOperation = regexp.MustCompile(`/files/(mkdir|move|chmod)$`)
 )

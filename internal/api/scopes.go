@@ -80,13 +80,15 @@ var scopes = map[string]auth.Scope{
 	"DELETE /v1/api-keys/{id}":      auth.Keys,
 	"POST /v1/api-keys/{id}/rotate": auth.Keys,
 
-	"GET /v1/hosts":               auth.ReadHosts,
-	"GET /v1/hosts/audit":         auth.ReadHosts,
-	"GET /v1/hosts/{id}":          auth.ReadHosts,
-	"DELETE /v1/hosts/{id}":       auth.Hosts,
-	"POST /v1/hosts/{id}/drain":   auth.Hosts,
-	"POST /v1/hosts/{id}/undrain": auth.Hosts,
-	"POST /v1/hosts/tokens":       auth.Hosts,
+	"GET /v1/hosts":                auth.ReadHosts,
+	"GET /v1/hosts/audit":          auth.ReadHosts,
+	"GET /v1/hosts/tokens":         auth.ReadHosts,
+	"GET /v1/hosts/{id}":           auth.ReadHosts,
+	"DELETE /v1/hosts/{id}":        auth.Hosts,
+	"POST /v1/hosts/{id}/drain":    auth.Hosts,
+	"POST /v1/hosts/{id}/undrain":  auth.Hosts,
+	"POST /v1/hosts/tokens":        auth.Hosts,
+	"DELETE /v1/hosts/tokens/{id}": auth.Hosts,
 }
 
 // permit refuses a request whose key does not have the scope of its route. What is no route is for whoever answers that there is none; what is of no account is none to a key that has

@@ -8,6 +8,7 @@ package id
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"regexp"
 )
@@ -23,6 +24,9 @@ type Account string
 
 // Key identifies an API key (it is not the key itself): "key-" and 8 lower-case hexadecimal digits.
 type Key string
+
+// HostToken identifies a token with which a host may join (it is not the token itself): "token-" and the first 16 digits of the hash that is kept of it.
+type HostToken string
 
 // Request identifies one API request: "req-" and 16 lower-case hexadecimal digits.
 type Request string
@@ -54,6 +58,7 @@ var (
 	keyForm      = regexp.MustCompile(`^key-[0-9a-f]{8}$`)
 	webhookForm  = regexp.MustCompile(`^wh-[0-9a-f]{8}$`)
 	messageForm  = regexp.MustCompile(`^msg-[0-9a-f]{16}$`)
+	tokenForm    = regexp.MustCompile(`^token-[0-9a-f]{16}$`)
 )
 
 // NewSandbox returns a random sandbox id. With 32 bits of randomness two can be
@@ -152,6 +157,14 @@ func ParseMessage(s string) (Message, error) {
 		return "", fmt.Errorf("message id %q is not of the form msg-xxxxxxxxxxxxxxxx", s)
 	}
 	return Message(s), nil
+}
+
+// ParseHostToken checks the form of the id of a host's token. What is none is not repeated: it may be the token itself.
+func ParseHostToken(s string) (HostToken, error) {
+	if !tokenForm.MatchString(s) {
+		return "", errors.New("the id of a token is of the form token-xxxxxxxxxxxxxxxx, and is not the token itself")
+	}
+	return HostToken(s), nil
 }
 
 func random(n int) string {

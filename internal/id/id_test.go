@@ -53,7 +53,7 @@ func TestOnlyTheExactFormParses(t *testing.T) {
 
 // FuzzParse: what any kind of id is parsed from is the name of one file or folder, whatever it is joined to, and one word.
 func FuzzParse(f *testing.F) {
-	for _, text := range []string{"sb-01234567", "host-01234567", "ctx-01234567", "term-0123456789abcdef", "key-01234567", "../sb-01234567", "sb-0123456\n"} {
+	for _, text := range []string{"sb-01234567", "host-01234567", "ctx-01234567", "term-0123456789abcdef", "key-01234567", "token-0123456789abcdef", "../sb-01234567", "sb-0123456\n"} {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
@@ -63,6 +63,7 @@ func FuzzParse(f *testing.F) {
 			"context":  func(s string) error { _, err := ParseContext(s); return err },
 			"terminal": func(s string) error { _, err := ParseTerminal(s); return err },
 			"key":      func(s string) error { _, err := ParseKey(s); return err },
+			"token":    func(s string) error { _, err := ParseHostToken(s); return err },
 		} {
 			if parse(text) != nil {
 				continue

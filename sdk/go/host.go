@@ -132,10 +132,11 @@ func (c *Client) RemoveHost(ctx context.Context, id string, force bool) error {
 
 // HostToken lets one host join, once.
 type HostToken struct {
-	ID        string    `json:"id"`    // how the audit log names it
-	Token     string    `json:"token"` // nobody can look it up later
+	ID        string    `json:"id"` // how the audit log names it
 	HostID    string    `json:"host_id,omitempty"`
+	CreatedAt time.Time `json:"created_at"`
 	ExpiresAt time.Time `json:"expires_at"`
+	Token     string    `json:"token,omitempty"` // only from CreateHostToken: nobody can look it up later
 }
 
 // CreateHostToken makes a token for a host that is to join again, or for a new one where host is empty, to be used within ttl, up to 7 days and in whole seconds; 0 means an hour. It is never
@@ -155,6 +156,26 @@ func (c *Client) CreateHostToken(ctx context.Context, host string, ttl time.Dura
 		body.Expires = (*wireSeconds)(&ttl)
 	}
 	return answered[HostToken](ctx, c, http.MethodPost, "/v1/hosts/tokens", body)
+}
+
+// HostTokens goes through the tokens that can still be used, newest first: those with which no host has joined, that have not expired and were not revoked. After an error it ends.
+func (c *Client) HostTokens(ctx context.Context) iter.Seq2[HostToken, error] {
+	return pages("", func(cursor string) ([]HostToken, string, error) {
+		var page struct {
+			Items      []HostToken `json:"items"`
+			NextCursor string      `json:"next_cursor"`
+		}
+		err := c.call(ctx, http.MethodGet, "/v1/hosts/tokens?"+pageQuery(200, cursor).Encode(), nil, &page)
+		return page.Items, page.NextCursor, err
+	})
+}
+
+// RevokeHostToken has a token let no host join any more, given its id; of one that was revoked already nothing changes. Where a host has joined with it that is Precondition.
+func (c *Client) RevokeHostToken(ctx context.Context, id string) error {
+	if !idForm.MatchString(id) {
+		return invalid("the id of a token is of the form token-xxxxxxxxxxxxxxxx, and is not the token itself") // which is not repeated
+	}
+	return c.call(ctx, http.MethodDelete, "/v1/hosts/tokens/"+id, nil, nil)
 }
 
 // HostAuditEvent is something that was done to a host.

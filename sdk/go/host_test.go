@@ -21,8 +21,10 @@ func TestHosts(t *testing.T) {
 		switch {
 		case r.Method == http.MethodDelete:
 			w.WriteHeader(http.StatusNoContent)
+		case r.URL.Path == "/v1/hosts/tokens" && r.Method == http.MethodGet:
+			answer(w, http.StatusOK, `{"items":[{"id":"token-0123456789abcdef","host_id":"host-00000001","created_at":"2026-01-02T02:04:05.678Z","expires_at":"2026-01-02T03:04:05.678Z"}],"next_cursor":`+next+`}`)
 		case r.URL.Path == "/v1/hosts/tokens":
-			answer(w, http.StatusCreated, `{"id":"token-0123456789abcdef","token":"wht_x","host_id":null,"expires_at":"2026-01-02T03:04:05.678Z"}`)
+			answer(w, http.StatusCreated, `{"id":"token-0123456789abcdef","host_id":null,"created_at":"2026-01-02T02:04:05.678Z","expires_at":"2026-01-02T03:04:05.678Z","token":"wht_x"}`)
 		case r.URL.Path == "/v1/hosts/audit":
 			answer(w, http.StatusOK, `{"items":[{"id":7,"actor":"key-00000001","action":"host.drain","target":"host-00000001","outcome":"ok","detail":"evict","request_id":"r","at":"2026-01-02T03:04:05.678Z"}],"next_cursor":`+next+`}`)
 		case r.URL.Path == "/v1/hosts":
@@ -50,7 +52,15 @@ func TestHosts(t *testing.T) {
 			t.Errorf("%+v, %v", token, err)
 		}
 	}
+	if err := c.RevokeHostToken(t.Context(), "token-0123456789abcdef"); err != nil {
+		t.Error(err)
+	}
 	n := 0
+	for token, err := range c.HostTokens(t.Context()) {
+		if n++; err != nil || token.ID != "token-0123456789abcdef" || token.HostID != id || token.Token != "" || token.ExpiresAt.Sub(token.CreatedAt) != time.Hour {
+			t.Errorf("%+v, %v", token, err)
+		}
+	}
 	for h, err := range c.Hosts(t.Context(), HostDown, HostDraining) {
 		if n++; err != nil || h.ID != id {
 			t.Errorf("%+v, %v", h, err)
@@ -65,16 +75,20 @@ func TestHosts(t *testing.T) {
 	for _, want := range []string{
 		"GET " + path, "POST " + path + `/drain {"evict":true}`, "POST " + path + "/undrain", "DELETE " + path, "DELETE " + path + "?force=true", "POST /v1/hosts/tokens {}",
 		`POST /v1/hosts/tokens {"host_id":"host-00000001","expires_in_seconds":90}`, "GET /v1/hosts?limit=200&state=down&state=draining", "GET /v1/hosts?cursor=n&limit=200&state=down&state=draining",
+		"DELETE /v1/hosts/tokens/token-0123456789abcdef", "GET /v1/hosts/tokens?limit=200", "GET /v1/hosts/tokens?cursor=n&limit=200",
 		"GET /v1/hosts/audit?target=host-00000001", "GET /v1/hosts/audit?cursor=n&target=host-00000001",
 	} {
 		if !strings.Contains("\n"+strings.Join(asked, "\n")+"\n", "\n"+want+"\n") {
 			t.Errorf("%s was not asked, but\n%s", want, strings.Join(asked, "\n"))
 		}
 	}
-	if n != 4 {
+	if n != 6 {
 		t.Errorf("%d items of lists", n)
 	}
 	if err := c.RemoveHost(t.Context(), "../x", true); CodeOf(err) != Invalid {
 		t.Errorf("what is no id: %v", err)
+	}
+	if err := c.RevokeHostToken(t.Context(), "wht_0.1"); CodeOf(err) != Invalid || strings.Contains(err.Error(), "wht_") {
+		t.Errorf("a token in place of its id: %v", err)
 	}
 }

@@ -2,10 +2,14 @@ package controller
 
 import (
 	"crypto/sha256"
+	"fmt"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/wrenn-sandbox/wrenn/db"
 	"github.com/wrenn-sandbox/wrenn/internal/hostsim"
@@ -166,6 +170,17 @@ func TestJoin(t *testing.T) {
 	if err := join(old, "host-00000002", "10.0.0.2:9000"); models.CodeOf(err) != models.Unauthenticated {
 		t.Errorf("a token that has expired: %v", err)
 	}
+	revoked := sha256.Sum256([]byte("c"))
+	made, err := r.store.CreateHostToken(ctx, db.NewHostToken{Hash: revoked, TTL: time.Hour, By: operator})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.store.RevokeHostToken(ctx, made.ID, operator); err != nil {
+		t.Error(err)
+	}
+	if err := join(revoked, "host-00000002", "10.0.0.2:9000"); models.CodeOf(err) != models.Unauthenticated || !strings.Contains(err.Error(), "was revoked") {
+		t.Errorf("a token that was revoked: %v", err)
+	}
 	if err := r.join("host-00000001", "10.0.0.3:9000", ""); models.CodeOf(err) != models.Conflict {
 		t.Errorf("a host that exists, with a token for a new one: %v", err)
 	}
@@ -181,4 +196,49 @@ func TestJoin(t *testing.T) {
 	if got, err := r.store.JoinedHosts(ctx); err != nil || len(got) != 1 || got[0] != (db.Member{ID: "host-00000001", Address: "10.0.0.3:9000"}) {
 		t.Errorf("who has joined: %+v, %v", got, err)
 	}
+}
+
+// TestJoinOrRevoked: of a host that joins and an operator who revokes its token at the same time the first one succeeds, and the other one is told.
+func TestJoinOrRevoked(t *testing.T) {
+	r := newRig(t)
+	for i := range 2 {
+		token := sha256.Sum256([]byte(id.NewRequest()))
+		made, err := r.store.CreateHostToken(t.Context(), db.NewHostToken{Hash: token, TTL: time.Hour, By: operator})
+		if err != nil {
+			t.Fatal(err)
+		}
+		host := id.Host(fmt.Sprintf("host-0000000%d", i))
+		var joined, revoked error
+		both := []func(){
+			func() {
+				joined = r.store.JoinHost(t.Context(), db.NewMember{Token: token, ID: host, Name: "x", Address: string(host) + ":9000"})
+			},
+			func() { revoked = r.store.RevokeHostToken(t.Context(), made.ID, operator) },
+		}
+		r.whileLocked("host_tokens", both[i], both[1-i])
+		if i == 0 && (joined != nil || models.CodeOf(revoked) != models.Precondition) || i == 1 && (revoked != nil || models.CodeOf(joined) != models.Unauthenticated) {
+			t.Errorf("%d: the host: %v, the operator: %v", i, joined, revoked)
+		}
+	}
+}
+
+// whileLocked starts what wants rows of a table while all of them are locked, one after the other, lets the rows go when all wait, and waits until all have ended.
+func (r *rig) whileLocked(table string, all ...func()) {
+	r.t.Helper()
+	var wg sync.WaitGroup
+	r.connected(func(conn *pgx.Conn) error {
+		return pgx.BeginFunc(r.t.Context(), conn, func(tx pgx.Tx) error {
+			_, err := tx.Exec(r.t.Context(), "SELECT FROM "+table+" FOR UPDATE")
+			for i, do := range all {
+				wg.Go(do)
+				r.eventually("it waits for its row", func() bool {
+					var n int
+					r.query(&n, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
+					return n > i
+				})
+			}
+			return err
+		})
+	})
+	wg.Wait()
 }
