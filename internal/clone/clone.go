@@ -98,6 +98,31 @@ func sparseCopy(ctx context.Context, from, to *os.File) error {
 	return nil
 }
 
+// ReadAhead has the kernel read the data of the file at path, the first most bytes of it, for whoever needs it in a moment: a clone shares what is on the disk with the file that it was
+// made of, and not what of that is in memory. It returns when the reads are under way.
+func ReadAhead(path string, most int64) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for offset := int64(0); most > 0; {
+		start, end, err := nextData(f, offset)
+		if errors.Is(err, unix.ENXIO) { // no data behind offset
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		n := min(end-start, most)
+		if err := unix.Fadvise(int(f.Fd()), start, n, unix.FADV_WILLNEED); err != nil {
+			return fmt.Errorf("read %s ahead: %w", path, err)
+		}
+		offset, most = end, most-n
+	}
+	return nil
+}
+
 // nextData returns the first run of data at or behind offset.
 func nextData(f *os.File, offset int64) (start, end int64, err error) {
 	if start, err = f.Seek(offset, unix.SEEK_DATA); err != nil {

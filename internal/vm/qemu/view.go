@@ -152,6 +152,9 @@ func (c *configured) confine(ctx context.Context) (*jail.Confinement, *configure
 	return j, &shown, nil
 }
 
+// wakingMemory is how much of the memory is read while QEMU starts: more than a guest needs to wake and run a program, and all that small ones have.
+const wakingMemory = 128 << 20
+
 // ownMemory makes a copy of the snapshot's memory in the VM's folder that is its user's: QEMU opens the file for writing, also to map it privately, and
 // what is a snapshot's must be out of reach of a QEMU that was taken over.
 func (c *configured) ownMemory(ctx context.Context) (string, error) {
@@ -162,6 +165,7 @@ func (c *configured) ownMemory(ctx context.Context) (string, error) {
 	if _, err := clone.File(ctx, c.memory, path, true); err != nil {
 		return "", fmt.Errorf("copy the snapshot's memory: %w", err)
 	}
+	go func() { _ = clone.ReadAhead(path, wakingMemory) }() // as it is only sooner that way
 	return path, jail.Give(path, c.spec.Jail.Owner)
 }
 
