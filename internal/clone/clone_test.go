@@ -38,7 +38,7 @@ func TestReadAhead(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer unix.Munmap(memory)
+		defer func() { _ = unix.Munmap(memory) }()
 		in := make([]byte, mib/os.Getpagesize())
 		if _, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&memory[0])), mib, uintptr(unsafe.Pointer(&in[0]))); errno != 0 {
 			t.Fatal(errno)
