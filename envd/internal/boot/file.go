@@ -40,15 +40,18 @@ func setFile(path string, content []byte) error {
 	return overwrite(path, content)
 }
 
-// overwrite writes content over what path holds, and then cuts off what is left of that.
+// overwrite writes content over what path holds, and then cuts off what is left of that. Where nothing is, as of a name of the same length, the file system is spared that.
 func overwrite(path string, content []byte) error {
 	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW, 0o644)
 	if err != nil {
 		return err
 	}
-	_, err = file.Write(content)
+	info, err := file.Stat()
 	if err == nil {
-		err = file.Truncate(int64(len(content)))
+		_, err = file.Write(content)
+	}
+	if size := int64(len(content)); err == nil && info.Size() > size {
+		err = file.Truncate(size)
 	}
 	if closeErr := file.Close(); err == nil {
 		err = closeErr
