@@ -217,8 +217,9 @@ func TestServeDrains(t *testing.T) {
 // proxy forwards connections to a Redis until it dies.
 type proxy struct {
 	l     net.Listener
-	mu    sync.Mutex // guards conns
+	mu    sync.Mutex // guards what follows
 	conns []net.Conn
+	dead  bool
 	wg    sync.WaitGroup
 }
 
@@ -245,6 +246,10 @@ func newProxy(t *testing.T, redisURL string) *proxy {
 				continue
 			}
 			p.mu.Lock()
+			if p.dead { // since this connection was accepted
+				in.Close()
+				out.Close()
+			}
 			p.conns = append(p.conns, in, out)
 			p.mu.Unlock()
 			p.wg.Go(func() { pipe(in, out) })
@@ -268,6 +273,7 @@ func (p *proxy) addr() string { return p.l.Addr().String() }
 func (p *proxy) die() {
 	p.l.Close()
 	p.mu.Lock()
+	p.dead = true
 	for _, c := range p.conns {
 		c.Close()
 	}
