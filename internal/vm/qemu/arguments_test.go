@@ -49,7 +49,7 @@ func TestArguments(t *testing.T) {
 		"-netdev":  nil,
 		"-sandbox": {"on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"},
 		"-append": {"console=ttyS0 quiet root=/dev/vda rw init=/usr/local/bin/envd reboot=t panic=-1 acpi=off pci=off " +
-			"wrenn.transport=virtio-serial tsc_early_khz=2596134 tsc=reliable lpj=25961340 no_timer_check clearcpuid=112 norandmaps mitigations=off " +
+			"wrenn.transport=virtio-serial tsc_early_khz=2596134 tsc=reliable lpj=25961340 no_timer_check clearcpuid=112 norandmaps GODEBUG=asyncpreemptoff=1 mitigations=off " +
 			"noreplace-smp nolapic_timer wrenn.hostname=sb-00000001"},
 	} {
 		if got := valuesOf(args, option); !slices.Equal(got, want) {
