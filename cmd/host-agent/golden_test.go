@@ -116,8 +116,7 @@ func (c *clones) itself(sb id.Sandbox) {
 
 func (c *clones) awaitGolden() {
 	c.t.Helper()
-	s := &sleepy{process: c.process}
-	s.eventually("there is a golden snapshot", func() error {
+	c.eventually("there is a golden snapshot", func() error {
 		info, err := c.client.Info(c.t.Context())
 		if err == nil && !slices.ContainsFunc(info.Templates, func(t hostclient.Template) bool { return t.Name == "minimal" && t.Warm }) {
 			err = fmt.Errorf("the templates are %+v", info.Templates)
@@ -196,9 +195,8 @@ func (c *clones) fromThePool() {
 	c.start()
 	sb, restored := c.create("", "restore_vm") // by which the agent learns what is asked for
 	c.destroy(sb)
-	s := &sleepy{process: c.process}
 	for taken := range 2 {
-		s.eventually("a VM waits", func() error {
+		c.eventually("a VM waits", func() error {
 			if c.said.count("a VM was restored ahead") <= taken {
 				return errors.New("not yet")
 			}

@@ -302,16 +302,3 @@ func (s *sleepy) hold() (pid int) {
 	s.t.Fatal("nobody brings its memory")
 	return 0
 }
-
-func (s *sleepy) eventually(what string, try func() error) {
-	s.t.Helper()
-	for deadline := time.Now().Add(5 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
-		err := try()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			s.t.Fatalf("waited in vain until %s: %v", what, err)
-		}
-	}
-}

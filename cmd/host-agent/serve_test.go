@@ -297,3 +297,16 @@ func (a *process) say(sb id.Sandbox, shell string) string {
 	}
 	return got.String()
 }
+
+func (a *process) eventually(what string, try func() error) {
+	a.t.Helper()
+	for deadline := time.Now().Add(5 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		err := try()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			a.t.Fatalf("waited in vain until %s: %v", what, err)
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -82,18 +83,13 @@ func sparseCopy(ctx context.Context, from, to *os.File) error {
 		return err
 	}
 	copyRange := rangeCopier()
-	for offset := int64(0); offset < info.Size(); {
-		start, end, err := nextData(from, offset)
-		if errors.Is(err, unix.ENXIO) { // no data behind offset: lseek(2)
-			return nil
-		}
+	for data, err := range dataRuns(from) {
 		if err != nil {
 			return err
 		}
-		if err := copyData(ctx, copyRange, from, to, start, end); err != nil {
+		if err := copyData(ctx, copyRange, from, to, data.start, data.end); err != nil {
 			return fmt.Errorf("copy %s to %s: %w", from.Name(), to.Name(), err)
 		}
-		offset = end
 	}
 	return nil
 }
@@ -106,30 +102,38 @@ func ReadAhead(path string, most int64) error {
 		return err
 	}
 	defer f.Close()
-	for offset := int64(0); most > 0; {
-		start, end, err := nextData(f, offset)
-		if errors.Is(err, unix.ENXIO) { // no data behind offset
-			return nil
-		}
-		if err != nil {
+	for data, err := range dataRuns(f) {
+		if err != nil || most <= 0 {
 			return err
 		}
-		n := min(end-start, most)
-		if err := unix.Fadvise(int(f.Fd()), start, n, unix.FADV_WILLNEED); err != nil {
+		n := min(data.end-data.start, most)
+		if err := unix.Fadvise(int(f.Fd()), data.start, n, unix.FADV_WILLNEED); err != nil {
 			return fmt.Errorf("read %s ahead: %w", path, err)
 		}
-		offset, most = end, most-n
+		most -= n
 	}
 	return nil
 }
 
-// nextData returns the first run of data at or behind offset.
-func nextData(f *os.File, offset int64) (start, end int64, err error) {
-	if start, err = f.Seek(offset, unix.SEEK_DATA); err != nil {
-		return 0, 0, err
+// run is a part of a file that is data between holes.
+type run struct{ start, end int64 }
+
+// dataRuns returns a file's runs of data in order; the last pair may be an error.
+func dataRuns(f *os.File) iter.Seq2[run, error] {
+	return func(yield func(run, error) bool) {
+		for next := (run{}); ; {
+			var err error
+			if next.start, err = f.Seek(next.end, unix.SEEK_DATA); errors.Is(err, unix.ENXIO) { // no data behind it: lseek(2)
+				return
+			}
+			if err == nil {
+				next.end, err = f.Seek(next.start, unix.SEEK_HOLE)
+			}
+			if !yield(next, err) || err != nil {
+				return
+			}
+		}
 	}
-	end, err = f.Seek(start, unix.SEEK_HOLE)
-	return start, end, err
 }
 
 func copyData(ctx context.Context, copyRange ranger, from, to *os.File, start, end int64) error {
