@@ -52,7 +52,7 @@ func TestGuestSystem(t *testing.T) {
 	contains(t, g.Run("resolve", "sb-0123abcd"), "[127.0.1.1] [10.0.0.2/30] up|", "up|loopback")
 	contains(t, g.Run("resolve", "kept"), "[192.0.2.1]")
 	contains(t, g.Run("cat", "/etc/resolv.conf", "/proc/sys/kernel/hostname"),
-		"nameserver 192.0.2.53\nnameserver 192.0.2.54\nsb-0123abcd")
+		"nameserver 192.0.2.53\nnameserver 192.0.2.54\n", "\nsb-0123abcd")
 	g.Run("ping", "10.0.0.1")
 	contains(t, g.Run("cat", "/proc/1/cgroup", "/proc/self/cgroup"), "0::/envd\n0::/user/p")
 	contains(t, g.Run("cat", "/proc/1/limits"), "Max open files            65536                1048576")

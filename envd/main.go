@@ -1,3 +1,7 @@
+// A guest has the processors that it was made with, and its runtime no need to look again.
+//
+//go:debug updatemaxprocs=0
+
 // envd is the first and only process of ours in a sandbox: its PID 1, and the server
 // through which the host runs programs and moves files in it.
 //

@@ -267,7 +267,7 @@ const (
 	// heldBack is how often a part of it may be found after the scrub, of 200,000 times: some pages are held back by the kernel.
 	heldBack = 16 * 4096 / len("TOPSECRETTOPSECRET")
 	// identify prints what a guest is called, one a line, and its clock.
-	identify = `cat /etc/machine-id; hostname; cat /sys/class/net/eth0/address; hostname -I; cat /etc/resolv.conf; date +%s`
+	identify = `cat /etc/machine-id; hostname; cat /sys/class/net/eth0/address; hostname -I; grep . /etc/resolv.conf; date +%s`
 	// draw prints random numbers of several sources.
 	draw = `cat /proc/sys/kernel/random/uuid; head -c16 /dev/urandom | od -An -tx1; mktemp -u`
 	// hook fails for one sandbox, and tells by which name it knows itself.

@@ -59,8 +59,11 @@ type frame struct {
 	payload []byte
 }
 
-// errFrame says that bytes are no frame.
-var errFrame = errors.New("malformed frame")
+// errFrame says that bytes are no frame, errMagic that not even their beginning is one's: so each session begins, whose padding is skipped.
+var (
+	errFrame = errors.New("malformed frame")
+	errMagic = fmt.Errorf("%w: no magic", errFrame)
+)
 
 // appendHeader appends what comes before a payload of the given length to b.
 func appendHeader(b []byte, k kind, n nonce, length int) []byte {
@@ -85,7 +88,7 @@ func bareFrame(k kind, n nonce) []byte {
 // can be seen; the length returned with it is how much of b is certain to be no frame.
 func parse(b []byte) (frame, int, error) {
 	if n := min(len(b), len(magic)); !bytes.Equal(b[:n], magic[:n]) {
-		return frame{}, 0, fmt.Errorf("%w: no magic", errFrame)
+		return frame{}, 0, errMagic
 	}
 	if len(b) < headerSize {
 		return frame{}, 0, nil

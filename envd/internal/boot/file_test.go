@@ -1,9 +1,15 @@
 package boot
 
 import (
+	"bytes"
+	"errors"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestSetFile(t *testing.T) {
@@ -24,7 +30,11 @@ func TestSetFile(t *testing.T) {
 	if err := os.WriteFile(longer, []byte("more than the new content"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{link, dangling, longer, filepath.Join(dir, "new")} {
+	folder, pipe := filepath.Join(dir, "folder"), filepath.Join(dir, "pipe")
+	if err := errors.Join(os.Mkdir(folder, 0o755), unix.Mkfifo(pipe, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{link, dangling, longer, folder, pipe, filepath.Join(dir, "new")} {
 		if err := setFile(path, []byte("content")); err != nil {
 			t.Fatal(err)
 		}
@@ -57,5 +67,32 @@ func TestSetFileLeavesWhatIsRight(t *testing.T) {
 	after, err := os.Stat(path)
 	if err != nil || !os.SameFile(before, after) || after.Mode() != before.Mode() {
 		t.Errorf("the file was replaced: %v, %v", after, err)
+	}
+}
+
+func TestReadFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	for _, want := range []string{"", "content", strings.Repeat("more than one part\n", 1000)} {
+		if err := os.WriteFile(path, []byte(want), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := readFile(path); string(got) != want || err != nil {
+			t.Errorf("%d bytes, %v, of %d", len(got), err, len(want))
+		}
+	}
+	if _, err := readFile(path + "s"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("without a file: %v", err)
+	}
+}
+
+// One that is written over another is as long as that: to cut a file off is more than to write it.
+func TestResolversAreOfOneLength(t *testing.T) {
+	long := resolvers([]netip.Addr{netip.MustParseAddr("169.254.254.254"), netip.MustParseAddr("192.168.100.100")})
+	short := resolvers([]netip.Addr{netip.MustParseAddr("1.1.1.1"), netip.MustParseAddr("8.8.8.8")})
+	if len(long) != len(short) || !bytes.HasPrefix(short, []byte("nameserver 1.1.1.1\nnameserver 8.8.8.8\n\n")) {
+		t.Errorf("%q, %q", long, short)
+	}
+	if got, want := string(resolvers([]netip.Addr{netip.MustParseAddr("fd00:1234:5678:9abc:def0:1234:5678:9abc")})), "nameserver fd00:1234:5678:9abc:def0:1234:5678:9abc\n"; got != want {
+		t.Errorf("%q", got)
 	}
 }

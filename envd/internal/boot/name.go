@@ -22,7 +22,7 @@ func setHostname(name string) error {
 	if err := unix.Sethostname([]byte(name)); err != nil {
 		return err
 	}
-	old, err := os.ReadFile("/etc/hosts")
+	old, err := readFile("/etc/hosts")
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
@@ -63,9 +63,20 @@ func setResolvers(servers []netip.Addr) error {
 	if len(servers) == 0 {
 		return nil
 	}
-	var b bytes.Buffer
+	return setFile("/etc/resolv.conf", resolvers(servers))
+}
+
+// resolversLine is no shorter than the line of any IPv4 server.
+const resolversLine = len("nameserver 255.255.255.255\n")
+
+// resolvers returns the content of /etc/resolv.conf. Empty lines make it as long as that of other servers, which it is written over.
+func resolvers(servers []netip.Addr) []byte {
+	var b []byte
 	for _, server := range servers {
-		b.WriteString("nameserver " + server.String() + "\n")
+		b = append(b, "nameserver "+server.String()+"\n"...)
 	}
-	return setFile("/etc/resolv.conf", b.Bytes())
+	for len(b) < len(servers)*resolversLine {
+		b = append(b, '\n')
+	}
+	return b
 }

@@ -71,26 +71,23 @@ func reseed(entropy []byte) error {
 	if len(entropy) < MinEntropy {
 		return fmt.Errorf("%d bytes of entropy are less than %d", len(entropy), MinEntropy)
 	}
-	random, err := os.OpenFile("/dev/urandom", os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = random.Close() }()
-	if err := addEntropy(random, entropy); err != nil {
-		return fmt.Errorf("add entropy: %w", err)
-	}
-	const reseedCRNG = 0x5207 // RNDRESEEDCRNG of <linux/random.h>
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, random.Fd(), reseedCRNG, 0); errno != 0 {
-		return fmt.Errorf("reseed: %w", errno)
-	}
-	return nil
+	return withFile("/dev/urandom", unix.O_RDWR, func(random int) error {
+		if err := addEntropy(random, entropy); err != nil {
+			return fmt.Errorf("add entropy: %w", err)
+		}
+		const reseedCRNG = 0x5207 // RNDRESEEDCRNG of <linux/random.h>
+		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(random), reseedCRNG, 0); errno != 0 {
+			return fmt.Errorf("reseed: %w", errno)
+		}
+		return nil
+	})
 }
 
 // maxEntropy is how much of the entropy is used.
 const maxEntropy = 256
 
 // addEntropy credits every bit of entropy.
-func addEntropy(random *os.File, entropy []byte) error {
+func addEntropy(random int, entropy []byte) error {
 	pool := struct { // struct rand_pool_info of <linux/random.h>
 		bits, size int32
 		bytes      [maxEntropy]byte
@@ -98,7 +95,7 @@ func addEntropy(random *os.File, entropy []byte) error {
 	n := copy(pool.bytes[:], entropy)
 	pool.bits, pool.size = int32(8*n), int32(n)
 	// The kernel copies what it is given and keeps no pointer into it.
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, random.Fd(), unix.RNDADDENTROPY, uintptr(unsafe.Pointer(&pool)))
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(random), unix.RNDADDENTROPY, uintptr(unsafe.Pointer(&pool)))
 	if errno != 0 {
 		return errno
 	}

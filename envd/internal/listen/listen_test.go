@@ -139,6 +139,75 @@ func (s secondHost) Read([]byte) (int, error) {
 // SetReadDeadline leaves the first host's reads alone.
 func (s secondHost) SetReadDeadline(time.Time) error { return nil }
 
+// A hang-up ends the streams in the guest alone; the next host gets a session, which an old hang-up does not end.
+func TestSerialHangup(t *testing.T) {
+	listener, host := serial(t)
+	guest := listener.(*serialListener)
+	guest.Hangup()() // without a session
+	var over []func()
+	for range 3 {
+		stream, err := dial(t, visit{host}, Port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, err := listener.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, end := range over {
+			end()
+		}
+		if _, err := io.WriteString(stream, "ping"); err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(conn, make([]byte, 4)); err != nil {
+			t.Fatalf("in a session that nobody hung up: %v", err)
+		}
+		over = append(over, guest.Hangup())
+		guest.Hangup()()
+		if !ends(t, conn, patience) {
+			t.Fatal("it outlives a hang-up")
+		}
+		if ends(t, stream, 20*time.Millisecond) {
+			t.Error("the host is told")
+		}
+		leave(t, host, stream)
+	}
+}
+
+// visit is a host's connection to a port that stays when the host goes.
+type visit struct{ net.Conn }
+
+func (visit) Close() error { return nil }
+
+// leave ends a visit, which says nothing to the guest, and returns when nobody reads the port any more.
+func leave(t *testing.T, host, stream net.Conn) {
+	t.Helper()
+	if err := host.SetReadDeadline(time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if !ends(t, stream, patience) {
+		t.Fatal("the host has not left")
+	}
+}
+
+// ends reports whether a connection on which nothing comes ends within a time.
+func ends(t *testing.T, conn net.Conn, within time.Duration) bool {
+	t.Helper()
+	if err := conn.SetReadDeadline(time.Now().Add(within)); err != nil {
+		t.Fatal(err)
+	}
+	n, err := conn.Read(make([]byte, 1))
+	if n != 0 || err == nil {
+		t.Fatalf("%d bytes came, %v", n, err)
+	}
+	var late net.Error
+	return !errors.As(err, &late) || !late.Timeout()
+}
+
 func TestSerialCloses(t *testing.T) {
 	listener, host := serial(t)
 	if _, err := dial(t, host, Port); err != nil {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -22,6 +23,7 @@ type serialListener struct {
 	ctx    context.Context // of the listener's life; ended by Close
 	cancel context.CancelFunc
 	conns  chan net.Conn
+	part   atomic.Pointer[context.CancelFunc] // ends the last session; nil before the first
 	group  sync.WaitGroup
 
 	done chan struct{} // closed when err is set
@@ -77,13 +79,24 @@ func (l *serialListener) serve(session *channel.Session) error {
 	if err != nil {
 		return err
 	}
+	ctx, part := context.WithCancel(l.ctx)
+	defer part()
+	l.part.Store(&part)
 	l.group.Go(func() { l.acceptStreams(mux) })
 	select {
 	case <-session.Done():
-	case <-l.ctx.Done():
+	case <-ctx.Done():
 	}
 	l.group.Go(func() { _ = mux.Close() })
 	return nil
+}
+
+// Hangup returns what ends the session that there is now, if there is one, and no later one. Its host is not told: the next host has no old one to be ended first.
+func (l *serialListener) Hangup() (end func()) {
+	if part := l.part.Load(); part != nil {
+		return *part
+	}
+	return func() {}
 }
 
 func (l *serialListener) acceptStreams(mux *yamux.Session) {

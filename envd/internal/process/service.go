@@ -61,6 +61,9 @@ func (s *Service) Start(spec *Spec) (*Process, *Reader, error) {
 	return p, reader, nil
 }
 
+// Tidy is called when the end of a process has been told.
+func (s *Service) Tidy() { s.reaper.Tidy() }
+
 // reserve takes a place for a process that is about to start.
 func (s *Service) reserve() error {
 	s.mu.Lock()

@@ -18,6 +18,7 @@ func (h *Handler) start(ctx context.Context, call *connect.Call, req *StartReque
 	if err != nil {
 		return wireError(err)
 	}
+	defer h.processes.Tidy()
 	defer reader.Close()
 	f := follower{p: p, reader: reader, keepalive: caller.Keepalive(call.Header), extended: extended(call), send: send}
 	err = f.follow(ctx)

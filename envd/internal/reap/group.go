@@ -28,8 +28,8 @@ type groups struct {
 	closed bool     // no more are made ahead
 }
 
-// tidyAfter is how long after a child's end its cgroup is removed, and another one made.
-const tidyAfter = 5 * time.Millisecond
+// Cgroups of children that have ended are removed, and another one is made ahead, tidyAfter a call of Tidy, else tidyLatest after an end.
+const tidyAfter, tidyLatest = 5 * time.Millisecond, time.Second
 
 // group is the cgroup of one child and of all that it starts. A nil group is none.
 type group struct {
@@ -134,7 +134,7 @@ func (g *group) started() {
 func (g *groups) ended(of *group) {
 	if of != nil {
 		of.ended.Store(true)
-		time.AfterFunc(tidyAfter, g.tidy)
+		time.AfterFunc(tidyLatest, g.tidy)
 	}
 }
 

@@ -36,6 +36,8 @@ var scenarios = map[string]func() error{
 	"tree":      tree,
 	"lingering": lingering,
 	"ahead":     ahead,
+	"tidied":    tidied,
+	"untidied":  untidied,
 	"draining":  draining,
 	"victims":   victims,
 }
@@ -68,7 +70,7 @@ func TestReaper(t *testing.T) {
 func run(t *testing.T, name string, attr *syscall.SysProcAttr) {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), scenarioVariable+"="+name)
-	if name == "tree" || name == "lingering" || name == "ahead" || name == "victims" {
+	if name == "tree" || name == "lingering" || name == "ahead" || name == "tidied" || name == "untidied" || name == "victims" {
 		cmd.Env = append(cmd.Env, cgroupVariable+"="+testCgroup(t))
 	}
 	cmd.SysProcAttr = attr

@@ -17,6 +17,7 @@ import (
 	"os/signal"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/timerslack"
 	"golang.org/x/sys/unix"
@@ -101,6 +102,9 @@ func (r *Reaper) Close() {
 
 // Orphans returns how many processes ended that were not started by Start.
 func (r *Reaper) Orphans() uint64 { return r.orphans.Load() }
+
+// Tidy is called when the end of a child has been told to whoever waited for it: what is to be done then keeps nobody waiting.
+func (r *Reaper) Tidy() { time.AfterFunc(tidyAfter, r.groups.tidy) }
 
 // Start starts cmd, whose status is then had from the Child. cmd.Wait must not be
 // called, so what depends on it is refused: a command made with exec.CommandContext,

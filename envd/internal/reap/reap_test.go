@@ -363,6 +363,56 @@ func ahead() error {
 	return nil
 }
 
+// tidyLatest is that of package reap, and fairly is well before it.
+const tidyLatest, fairly = time.Second, 600 * time.Millisecond
+
+// tidied has the next cgroup made as soon as it is told to. A machine that is busy may take longer for a time or two.
+func tidied() error {
+	r, err := newReaper()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	last, all := "p1", []time.Duration{}
+	for range 20 {
+		if _, err := exitCode(r, exec.Command("/bin/true")); err != nil {
+			return err
+		}
+		ended := time.Now()
+		r.Tidy()
+		made, err := next(last)
+		if err != nil {
+			return err
+		}
+		took := time.Since(ended)
+		if took < fairly {
+			return nil
+		}
+		last, all = filepath.Base(made), append(all, took)
+	}
+	return fmt.Errorf("it took %v", all)
+}
+
+// untidied: what nobody tells it to do it does at last.
+func untidied() error {
+	r, err := newReaper()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	started := time.Now()
+	if _, err := exitCode(r, exec.Command("/bin/true")); err != nil {
+		return err
+	}
+	if _, err := next("p1"); err != nil {
+		return err
+	}
+	if took := time.Since(started); took < tidyLatest {
+		return fmt.Errorf("it was done after %v already", took)
+	}
+	return nil
+}
+
 // next waits until there is one cgroup and it is another than the last one.
 func next(last string) (made string, err error) {
 	err = eventually(func() error {

@@ -1,12 +1,18 @@
 package server_test
 
 import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"connectrpc.com/connect"
 
 	"github.com/wrenn-sandbox/wrenn/envd/internal/server"
+	"github.com/wrenn-sandbox/wrenn/envd/internal/testlane"
 	pb "github.com/wrenn-sandbox/wrenn/proto/gen/envd/process"
 )
 
@@ -117,4 +123,31 @@ func TestEndedProcessesAreForgotten(t *testing.T) {
 	if list := e.listAll(); len(list) != 64 || list[0].GetPid() != last {
 		t.Errorf("%d are listed, the first is %v", len(list), list[0])
 	}
+}
+
+// What is to be done for the next program is done when the end of one was told, and not only a second later. A machine that is busy may take longer for a time or two.
+func TestTidiesOnceTheEndIsTold(t *testing.T) {
+	e := startDebug(t)
+	if cgroups == "" {
+		testlane.Missing(t, "a writable cgroup v2 mount")
+	}
+	var all []time.Duration
+	for i := range 20 {
+		group := filepath.Join(cgroups, filepath.Base(strings.TrimSpace(e.output(shell("cat /proc/self/cgroup")))))
+		told := time.Now()
+		eventually(t, func() error {
+			if _, err := os.Stat(group); !errors.Is(err, os.ErrNotExist) {
+				return fmt.Errorf("%s is still there (%v)", group, err)
+			}
+			return nil
+		})
+		if took := time.Since(told); i == 0 { // for which other tests' programs may have done it
+			continue
+		} else if took < 600*time.Millisecond {
+			return
+		} else {
+			all = append(all, took)
+		}
+	}
+	t.Errorf("it took %v", all)
 }

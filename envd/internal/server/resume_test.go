@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -173,4 +175,39 @@ func TestScrub(t *testing.T) {
 	if status, _ := e.request("GET", "/envs", "", token("first")); status != http.StatusOK {
 		t.Errorf("the token after a refusal: %d", status)
 	}
+}
+
+// A guest that was told to forget has no connections a moment later, but those that came since; one that was not keeps them.
+func TestForgetHangsUp(t *testing.T) {
+	var failure error
+	e := start(t, server.Options{Sync: func() error { return failure }})
+	e.init(`{"accessToken":"first"}`)
+	used, silent := e.wire(), e.connect()
+	used.wants(http.StatusNoContent, "GET /health", "", "")
+	if status, _ := e.request("POST", "/forget", "", token("wrong")); status != http.StatusUnauthorized {
+		t.Errorf("forget by a stranger: %d", status)
+	}
+	failure = errors.New("no disk")
+	if status, _ := e.request("POST", "/forget", "", token("first")); status != http.StatusInternalServerError {
+		t.Errorf("forget that fails: %d", status)
+	}
+	failure = nil
+	_ = silent.SetReadDeadline(time.Now().Add(300 * time.Millisecond)) // some times as long as it may take
+	if _, err := silent.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a refusal ended a connection: %v", err)
+	}
+	used.wants(http.StatusNoContent, "GET /health", "", "")
+
+	e.init(`{"accessToken":"second"}`) // it has forgotten the first, though what waits for the disk was not written
+	if status, text := e.request("POST", "/forget", "", token("second")); status != http.StatusNoContent {
+		t.Errorf("forget: %d %s", status, text)
+	}
+	next := e.wire()
+	for name, conn := range map[string]net.Conn{"used": used.conn, "silent": silent} {
+		_ = conn.SetReadDeadline(time.Now().Add(patience))
+		if n, err := conn.Read(make([]byte, 1)); n != 0 || err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("the one that is %s was not ended: %d bytes, %v", name, n, err)
+		}
+	}
+	next.wants(http.StatusNoContent, "GET /health", "", "")
 }

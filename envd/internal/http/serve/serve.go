@@ -150,6 +150,26 @@ func (c *conn) cut() {
 	_ = c.Close()
 }
 
+// Hangup returns what ends all connections that there are now, but those that handlers have taken, and what its listeners keep of them. It ends none that comes later.
+func (s *Server) Hangup() (end func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var ends []func()
+	for c := range s.conns {
+		ends = append(ends, c.cut)
+	}
+	for l := range s.listeners {
+		if l, ok := l.(interface{ Hangup() func() }); ok {
+			ends = append(ends, l.Hangup())
+		}
+	}
+	return func() {
+		for _, end := range ends {
+			end()
+		}
+	}
+}
+
 // Close closes all listeners, and all connections but those that handlers have taken, at once. It does not wait for handlers. It
 // can be repeated.
 func (s *Server) Close() error {
