@@ -87,6 +87,7 @@ gcc gcc
 make make
 flex flex
 bison bison
+patch patch
 bc bc
 xz xz-utils
 /usr/include/libelf.h libelf-dev
