@@ -28,6 +28,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net"
+	"os"
 	"time"
 )
 
@@ -67,6 +68,10 @@ type Info struct {
 	NoRestore string
 	// Lazy says that an Image whose memory comes later can be restored. Where it cannot, the memory has to be there first.
 	Lazy bool
+	// SlowStart says that a VMM takes so long to start that it is worth starting one ahead. One that was prepared does not look for its TAP by name any more.
+	SlowStart bool
+	// Copies says that a VM gets a copy of the memory that it is restored from, and shares none of it, unless the Image has a Shared.
+	Copies bool
 }
 
 // Spec is all that a driver needs to boot a VM.
@@ -83,7 +88,7 @@ type Spec struct {
 }
 
 // Jail says whose a VMM is. With one, the VMM runs as a user of its own without any privilege, in namespaces of its own, and sees nothing of
-// the host but its program, its kernel, which it can only read, and its disk.
+// the host but its program, its kernel and the memory that it shares, which it can only read, its disk and, in a proc(5) where it has one, itself.
 type Jail struct {
 	Owner  uint32 // uid and gid, of no other process or file; not 0. Start gives it the disk and the TAP
 	Cgroup string // folder of the cgroup v2 that the VMM is started in; "" for this program's
@@ -106,6 +111,9 @@ type Image struct {
 	Files
 	Machine Machine // of the VM that was frozen, as its Saved says
 	Lazy    *Lazy   // nil where the memory is there
+	// Shared has the content of Files.Memory in memory, sealed (package memfd), for drivers that could else share no page of it; nil for none. Files.Memory stays where it
+	// is, and as it is, for as long as the VM lives: a snapshot of the VM begins as a clone of it.
+	Shared *os.File
 }
 
 // Lazy is about memory that comes while the VM runs: Files.Memory is a file of the right size with nothing in it, into which it is brought and which belongs
@@ -201,7 +209,8 @@ type Saved struct {
 	StartTime uint64          `json:"start_time"` // field 22 of /proc/pid/stat, in clock ticks since boot
 	BootID    string          `json:"boot_id"`    // /proc/sys/kernel/random/boot_id at the start
 	Cgroup    string          `json:"cgroup,omitempty"`
-	Owner     uint32          `json:"owner,omitempty"` // whom the VMM runs as, in its jail
-	Machine   Machine         `json:"machine"`         // what its snapshots are bound to
+	Owner     uint32          `json:"owner,omitempty"`  // whom the VMM runs as, in its jail
+	Machine   Machine         `json:"machine"`          // what its snapshots are bound to
+	Memory    string          `json:"memory,omitempty"` // Files.Memory of the Image that it was restored from, if its Shared was mapped in the file's stead
 	Private   json.RawMessage `json:"private,omitempty"`
 }

@@ -88,7 +88,7 @@ func TestMain(m *testing.M) {
 
 func TestView(t *testing.T) {
 	before := mounts(t)
-	view, err := NewView(sh(t), []Device{{Path: "/dev/zero", Major: 1, Minor: 5}})
+	view, err := NewView(Contents{Files: sh(t), Devices: []Device{{Path: "/dev/zero", Major: 1, Minor: 5}}})
 	must(t, err)
 	defer view.Close()
 	mine, theirs := filepath.Join(t.TempDir(), "mine"), filepath.Join(t.TempDir(), "theirs")
@@ -117,6 +117,18 @@ func TestView(t *testing.T) {
 	}
 	if after := mounts(t); after != before {
 		t.Errorf("mounts of the host changed:\n%s\n%s", before, after)
+	}
+}
+
+// TestViewOfItself: a process finds its own descriptors, and no other process, although many of its user's run outside.
+func TestViewOfItself(t *testing.T) {
+	view, err := NewView(Contents{Files: sh(t), Self: true})
+	must(t, err)
+	defer view.Close()
+	got := run(t, Confinement{Owner: 4_000_001, View: view}, `for path in /proc/*; do case $path in /proc/[0-9]*) echo number;; *) echo $path;; esac; done
+		[ -d /proc/1 ] && echo "sees another"; [ -e /proc/sys ] && echo "sees the kernel"; (echo x >/proc/self/oom_score_adj) 2>&- && echo "wrote"; [ -e /proc/self/fd/1 ] && echo "its own output"`)
+	if got != "number\n/proc/self\n/proc/thread-self\nits own output\n" {
+		t.Errorf("it said %q", got)
 	}
 }
 
@@ -150,7 +162,7 @@ func mounts(t *testing.T) string {
 // TestMountsAreRestricted reads the mount table of a process in a view: what is not said to be so is neither writable nor executable, nowhere are set-user-ID
 // programs, and devices are in the view's own folder alone.
 func TestMountsAreRestricted(t *testing.T) {
-	view, err := NewView(sh(t), nil)
+	view, err := NewView(Contents{Files: sh(t)})
 	must(t, err)
 	defer view.Close()
 	dir := t.TempDir()
@@ -273,7 +285,7 @@ func (h held) read(t *testing.T, name string) string {
 
 // TestThreadsOfThisProgramStayFree holds that what is done to a thread for a process reaches no other one.
 func TestThreadsOfThisProgramStayFree(t *testing.T) {
-	view, err := NewView(sh(t), nil)
+	view, err := NewView(Contents{Files: sh(t)})
 	must(t, err)
 	defer view.Close()
 	for range 20 {

@@ -116,6 +116,18 @@ func tmpfs(on string) error {
 	return nil
 }
 
+// ownProcesses mounts a proc(5) in which a process sees those that it may trace, which in a jail is itself, and nothing that is not a process.
+func ownProcesses(on string) error {
+	if err := os.Mkdir(on, 0o755); err != nil {
+		return err
+	}
+	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_RDONLY
+	if err := unix.Mount("proc", on, "proc", flags, "subset=pid,hidepid=ptraceable"); err != nil { // both of Linux 5.8
+		return fmt.Errorf("mount a proc on %s: %w", on, err)
+	}
+	return nil
+}
+
 func readOnly(on string) error {
 	if err := unix.Mount("", on, "", unix.MS_REMOUNT|unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_RDONLY, ""); err != nil {
 		return fmt.Errorf("make %s read-only: %w", on, err)

@@ -25,15 +25,24 @@ type Device struct {
 	Major, Minor uint32
 }
 
-// NewView makes a view of files and folders of the host. It needs root.
-func NewView(files []Bind, devices []Device) (*View, error) {
-	all, err := detachAll(above(files))
+// Contents are what a view shows.
+type Contents struct {
+	Files   []Bind // files and folders of the host
+	Devices []Device
+	// Self shows each process its own folder of proc(5), as /proc/self: a descriptor that it was given can be opened anew there. It sees no other process, and nothing
+	// else of the kernel's.
+	Self bool
+}
+
+// NewView makes a view. It needs root.
+func NewView(c Contents) (*View, error) {
+	all, err := detachAll(above(c.Files))
 	if err != nil {
 		return nil, err
 	}
 	defer closeAll(all)
 	v := &View{}
-	if err := OnOwnThread(func() error { return v.make(all, devices) }); err != nil {
+	if err := OnOwnThread(func() error { return v.make(all, c) }); err != nil {
 		v.Close()
 		return nil, fmt.Errorf("make a view: %w", err)
 	}
@@ -53,7 +62,7 @@ func (v *View) Close() {
 // namespace that nobody else sees.
 const scaffold = "/dev"
 
-func (v *View) make(files []detached, devices []Device) (err error) {
+func (v *View) make(files []detached, c Contents) (err error) {
 	if err := ownMounts(); err != nil {
 		return err
 	}
@@ -69,7 +78,7 @@ func (v *View) make(files []detached, devices []Device) (err error) {
 	if err := tmpfs(scaffold); err != nil {
 		return err
 	}
-	if err := fill(scaffold, files, devices); err != nil {
+	if err := fill(scaffold, files, c); err != nil {
 		return err
 	}
 	if err := enterRoot(scaffold); err != nil {
@@ -81,7 +90,7 @@ func (v *View) make(files []detached, devices []Device) (err error) {
 	return readOnly("/")
 }
 
-func fill(root string, files []detached, devices []Device) error {
+func fill(root string, files []detached, c Contents) error {
 	for _, f := range files {
 		if err := f.attach(root); err != nil {
 			return err
@@ -92,10 +101,13 @@ func fill(root string, files []detached, devices []Device) error {
 			return err
 		}
 	}
-	for _, d := range devices {
+	for _, d := range c.Devices {
 		if err := d.make(root); err != nil {
 			return fmt.Errorf("make the device %s: %w", d.Path, err)
 		}
+	}
+	if c.Self {
+		return ownProcesses(root + "/proc")
 	}
 	return nil
 }

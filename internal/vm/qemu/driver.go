@@ -71,7 +71,7 @@ func New(ctx context.Context, options Options) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Driver{binary: binary, log: options.Log, info: vm.Info{Driver: Name, Version: version, Accelerator: KVM, OverheadMiB: overheadKVM, Processes: processes}}
+	d := &Driver{binary: binary, log: options.Log, info: vm.Info{Driver: Name, Version: version, Accelerator: KVM, OverheadMiB: overheadKVM, Processes: processes, SlowStart: true}}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
@@ -85,6 +85,7 @@ func New(ctx context.Context, options Options) (*Driver, error) {
 		if d.view, err = d.openView(ctx); err != nil {
 			return nil, fmt.Errorf("prepare QEMU's jail: %w", err)
 		}
+		d.info.Copies = true
 	}
 	return d, nil
 }

@@ -33,7 +33,11 @@ func (d *Driver) Prepare(ctx context.Context, spec vm.Spec, from vm.Image) (vm.P
 	if from.Lazy != nil {
 		return nil, fmt.Errorf("prepare vm %s: QEMU cannot restore a VM whose memory comes later", spec.ID)
 	}
-	m, err := (&configured{driver: d, spec: spec, memory: from.Memory}).spawn(ctx)
+	c := &configured{driver: d, spec: spec, memory: from.Memory}
+	if spec.Jail != nil { // any other maps the file itself
+		c.shared = from.Shared
+	}
+	m, err := c.spawn(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("prepare vm %s: %w", spec.ID, err)
 	}
@@ -43,8 +47,10 @@ func (d *Driver) Prepare(ctx context.Context, spec vm.Spec, from vm.Image) (vm.P
 	return &prepared{machine: m, state: from.State}, nil
 }
 
-// restoreArguments: without the configuration section, which xen-save-devices-state does not write. A private mapping is never written to the
-// file; that QEMU opens it for writing all the same is the reason why nothing in it may be given back, see hardware, and why a jail shows a copy of it.
+// restoreArguments: without the configuration section, which xen-save-devices-state does not write. QEMU takes a restored VM for one that came from
+// another host, and interrupts the guest five times in half a second to have it tell its network so. That has to stay: without it (migration.announce-rounds=0) most guests
+// that are frozen while a timer of theirs is about to fire got no interrupt of their clock any more, and slept for ever (7.2, internal/snapshot: TestClonesShareNothing). A private mapping is never written to the
+// file; that QEMU opens it for writing all the same is the reason why nothing in it may be given back, see hardware, and why a jail shows a copy of it, or one that is sealed.
 func (d *Driver) restoreArguments(s vm.Spec, memory string) []string {
 	return append(d.hardware(s),
 		"-incoming", "defer", "-S", "-global", "migration.send-configuration=off",
@@ -91,6 +97,7 @@ func (p *prepared) load(ctx context.Context) error {
 		return err
 	}
 	defer f.Close()
+	p.machine.session.start() //nolint:contextcheck // it outlives the call
 	q := p.machine.qmp
 	if err := q.ExecuteWithFile(ctx, "getfd", map[string]any{"fdname": "state"}, f, nil); err != nil {
 		return err

@@ -24,9 +24,10 @@ const (
 
 // session keeps a multiplexed connection to the guest open, and begins another when it breaks.
 type session struct {
-	path string // of envd's socket
-	ctx  context.Context
-	stop context.CancelFunc
+	path  string   // of envd's socket
+	first net.Conn // to path; nil: it has to be made
+	ctx   context.Context
+	stop  context.CancelFunc
 
 	valve valve
 
@@ -37,13 +38,14 @@ type session struct {
 	changed chan struct{}  // closed when mux is next set
 }
 
-// newSession starts with conn, a connection to path, or, if that is nil, by making one.
-func newSession(path string, conn net.Conn) *session {
+// newSession begins with first, a connection to path, or, if that is nil, by making one, once it is started.
+func newSession(path string, first net.Conn) *session {
 	ctx, stop := context.WithCancel(context.Background())
-	s := &session{path: path, ctx: ctx, stop: stop, changed: make(chan struct{})}
-	s.group.Go(func() { s.keep(conn) })
-	return s
+	return &session{path: path, first: first, ctx: ctx, stop: stop, changed: make(chan struct{})}
 }
+
+// start is called once, when there is a guest or soon will be: each attempt to begin a session takes a time only.
+func (s *session) start() { s.run(func() { s.keep(s.first) }) }
 
 // close ends the session, all streams of it, and every dial.
 func (s *session) close() {

@@ -165,7 +165,7 @@ func (m *machine) saveMemory(ctx context.Context, path string) error {
 		return err
 	}
 	size := int64(m.saved.Machine.MemoryMiB) << 20
-	return ram.Save(ctx, ram.Guest{PID: m.saved.PID, Address: address, Size: size}, path)
+	return ram.Save(ctx, ram.Guest{PID: m.saved.PID, Address: address, Size: size, Base: m.saved.Memory}, path)
 }
 
 var hostAddress = regexp.MustCompile(`^Host virtual address for 0x0 \([^)]*\) is 0x([0-9a-f]+)\s*$`)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -22,7 +23,8 @@ const exitLimit = 5 * time.Second
 type configured struct {
 	driver *Driver
 	spec   vm.Spec
-	memory string // the file that it is restored from; "" for a VM that is booted
+	memory string   // the file that it is restored from; "" for a VM that is booted
+	shared *os.File // what a jailed VM maps in its stead; nil for a copy
 }
 
 func (c *configured) arguments() []string {
@@ -40,6 +42,7 @@ func (c *configured) Start(ctx context.Context) (vm.Running, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start vm %s: %w", c.spec.ID, err)
 	}
+	m.session.start() //nolint:contextcheck // it outlives the call
 	if err := m.awaitRunning(ctx); err != nil {
 		return nil, fmt.Errorf("start vm %s: %w", c.spec.ID, m.discard(context.WithoutCancel(ctx), err))
 	}
@@ -80,9 +83,13 @@ func (c *configured) execute(ctx context.Context, s *sockets, out *outputs) (*vm
 		return nil, err
 	}
 	defer closeFiles(tap)
+	files := append(slices.Clone(s.files), tap...)
+	if c.shared != nil {
+		files = append(files, c.shared)
+	}
 	return vmm.Spawn(ctx, vmm.Command{
 		Path: c.driver.binary, Args: shown.arguments(), Dir: c.spec.Dir, Jail: confinement,
-		Stdout: out.writer, Stderr: out.writer, Files: append(slices.Clone(s.files), tap...),
+		Stdout: out.writer, Stderr: out.writer, Files: files,
 	})
 }
 
@@ -90,6 +97,9 @@ func (c *configured) execute(ctx context.Context, s *sockets, out *outputs) (*vm
 func (c *configured) saved(id vmm.Identity) vm.Saved {
 	saved := vm.Saved{
 		Driver: Name, Dir: c.spec.Dir, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID, Machine: c.driver.Machine(c.spec),
+	}
+	if c.shared != nil {
+		saved.Memory = c.memory
 	}
 	if c.spec.Jail != nil {
 		saved.Cgroup, saved.Owner = c.spec.Jail.Cgroup, c.spec.Jail.Owner
@@ -198,5 +208,6 @@ func (d *Driver) reconnect(ctx context.Context, saved vm.Saved, process *vmm.Pro
 		m.detach(false)
 		return nil, err
 	}
+	m.session.start() //nolint:contextcheck // it outlives the call
 	return m, nil
 }

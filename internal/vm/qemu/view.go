@@ -31,7 +31,8 @@ var (
 )
 
 // openView makes the view of every jailed QEMU: the program, the libraries that it is linked with, its modules and its
-// firmware. Nothing else of the host is needed: disk and kernel are bound in, sockets and TAP are descriptors.
+// firmware. Nothing else of the host is needed: disk and kernel are bound in, sockets and TAP are descriptors. So is memory that is shared, which QEMU
+// opens by the name that it has in /proc/self.
 func (d *Driver) openView(ctx context.Context) (*jail.View, error) {
 	libraries, err := linkedWith(ctx, d.binary)
 	if err != nil {
@@ -46,7 +47,7 @@ func (d *Driver) openView(ctx context.Context) (*jail.View, error) {
 	if d.info.Accelerator == KVM {
 		devices = append(devices, kvmDevice)
 	}
-	return jail.NewView(asBinds(existing(append(files, "/etc/ld.so.cache"))), devices)
+	return jail.NewView(jail.Contents{Files: asBinds(existing(append(files, "/etc/ld.so.cache"))), Devices: devices, Self: true})
 }
 
 func asBinds(files []string) []jail.Bind {
@@ -143,6 +144,10 @@ func (c *configured) confine(ctx context.Context) (*jail.Confinement, *configure
 		j.Binds = append(j.Binds, jail.Bind{From: c.spec.Kernel, To: jailedKernel})
 		return j, &shown, nil
 	}
+	if c.shared != nil {
+		shown.memory = fmt.Sprintf("/proc/self/fd/%d", c.sharedFD())
+		return j, &shown, nil
+	}
 	memory, err := c.ownMemory(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -150,6 +155,14 @@ func (c *configured) confine(ctx context.Context) (*jail.Confinement, *configure
 	shown.memory = jailedMemory
 	j.Binds = append(j.Binds, jail.Bind{From: memory, To: jailedMemory, Writable: true})
 	return j, &shown, nil
+}
+
+// sharedFD is the descriptor by which QEMU has the memory that it shares: the one after all others.
+func (c *configured) sharedFD() int {
+	if c.spec.NIC == nil {
+		return tapFD
+	}
+	return tapFD + 1
 }
 
 // wakingMemory is how much of the memory is read while QEMU starts: more than a guest needs to wake and run a program, and all that small ones have.

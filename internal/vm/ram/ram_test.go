@@ -13,6 +13,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/wrenn-sandbox/wrenn/internal/vm/memfd"
 )
 
 const size = 3*step + 5*pageSize
@@ -92,6 +94,38 @@ func TestSaveOverBase(t *testing.T) {
 	must(t, err)
 	if !bytes.Equal(base, after) {
 		t.Error("the base was changed")
+	}
+}
+
+// A base that is named is taken for the file that is mapped, if there is one and it has the same size.
+func TestSaveOverNamedBase(t *testing.T) {
+	base := bytes.Repeat([]byte("base"), size/4)
+	path := filepath.Join(t.TempDir(), "base")
+	must(t, os.WriteFile(path, base, 0o600))
+	mapped, err := memfd.Load(t.Context(), path)
+	must(t, err)
+	defer mapped.Close()
+	g, memory := guest(t, mapped, unix.MAP_PRIVATE)
+	g.Base = path
+	write(memory, step-2, "four")
+	check(t, g, memory)
+
+	anonymous, _ := guest(t, nil, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	anonymous.Base = path
+	must(t, os.Truncate(path, size-pageSize))
+	gone := g
+	gone.Base += "s"
+	for name, c := range map[string]struct {
+		guest Guest
+		want  string
+	}{"another size": {g, "bytes"}, "mapped from nothing": {anonymous, "no file"}, "no base": {gone, "no such file"}} {
+		path := filepath.Join(t.TempDir(), "memory")
+		if err := Save(t.Context(), c.guest, path); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: a file is left: %v", name, err)
+		}
 	}
 }
 

@@ -23,6 +23,7 @@ type Guest struct {
 	PID     int
 	Address uint64 // in the VMM's address space, of whole pages
 	Size    int64
+	Base    string // the file that the memory is mapped from, where the VMM has mapped another one with the same content; "" for the one that is mapped
 }
 
 // step is how much memory is looked at and copied at once.
@@ -46,6 +47,9 @@ func Save(ctx context.Context, g Guest, path string) (err error) {
 
 func (g Guest) save(ctx context.Context, to *os.File) error {
 	base, err := g.openBase()
+	if err == nil && g.Base != "" {
+		base, err = instead(base, g.Base)
+	}
 	if err != nil {
 		return err
 	}
@@ -60,6 +64,27 @@ func (g Guest) save(ctx context.Context, to *os.File) error {
 		return err
 	}
 	return s.copyChanged(ctx)
+}
+
+// instead opens the file at path in the place of mapped, which must have its size.
+func instead(mapped *os.File, path string) (*os.File, error) {
+	if mapped == nil {
+		return nil, fmt.Errorf("the guest's memory is mapped from no file, and not from what %s holds", path)
+	}
+	defer mapped.Close()
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	have, err := mapped.Stat()
+	want, statErr := f.Stat()
+	if err = errors.Join(err, statErr); err == nil && have.Size() != want.Size() {
+		err = fmt.Errorf("the guest's memory is mapped from %d bytes, and %s has %d", have.Size(), path, want.Size())
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // saver copies changed pages.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -129,15 +130,31 @@ func jailView(w *world) {
 func (w *world) checkView(running vm.Running, spec vm.Spec, shared ...string) {
 	w.Helper()
 	root := fmt.Sprintf("/proc/%d/root", running.Saved().PID)
-	for _, path := range []string{"/proc/self", "/sys/kernel", "/etc/passwd", "/bin/sh", "/usr/bin/env", "/dev/mem", "/dev/vda", "/var", "/root", spec.Dir} {
+	hidden := "/proc/self"
+	if w.subject.Driver.Info().Copies { // a VMM finds there what is shared with it
+		hidden = "/proc/sys"
+		w.checkOwnProc(running.Saved().PID)
+	}
+	for _, path := range []string{hidden, "/sys/kernel", "/etc/passwd", "/bin/sh", "/usr/bin/env", "/dev/mem", "/dev/vda", "/var", "/root", spec.Dir} {
 		if _, err := os.Lstat(root + path); !errors.Is(err, fs.ErrNotExist) {
 			w.Errorf("it sees %s (%v)", path, err)
 		}
 	}
 	for _, path := range filesBelow(root + "/") {
-		if !w.mayHave(path, spec, shared) {
+		if !strings.HasPrefix(path, root+"/proc/") && !w.mayHave(path, spec, shared) {
 			w.Errorf("it can write to %s", strings.TrimPrefix(path, root))
 		}
+	}
+}
+
+// checkOwnProc holds that the proc(5) of a VMM shows processes alone, and of those only the ones that it may trace. Which these are: package jail.
+func (w *world) checkOwnProc(pid int) {
+	w.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", pid))
+	w.must(err)
+	own := regexp.MustCompile(`(?m)^\S+ \S+ \S+ / /proc ro,nosuid,nodev,noexec\S* .*- proc \S+ \S*hidepid=ptraceable,subset=pid$`)
+	if n := strings.Count(string(text), " /proc "); n != 1 || !own.Match(text) {
+		w.Errorf("it sees more than itself in /proc:\n%s", text)
 	}
 }
 

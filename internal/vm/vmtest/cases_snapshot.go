@@ -369,10 +369,20 @@ func snapshotNetwork(w *world) {
 		w.Errorf("restore without a NIC: %v, want an error about the hardware", err)
 	}
 	clone.NIC = nic(makeTAP(w, "tap-after"))
-	w.restoreAs(clone, f)
+	restored := w.restoreAs(clone, f)
 	_, err = io.WriteString(conn, "to who was frozen") // on a connection that was open
 	w.must(err)
 	w.checkAnswer(conn, "to who was frozen")
+	w.dialNetwork().Close()
+	if !w.subject.Driver.Info().Copies {
+		return
+	}
+	_, err = restored.Kill()
+	w.must(err)
+	defer w.share(&f)()
+	sharing := w.clone(f)
+	sharing.NIC = clone.NIC
+	w.checkShares(w.restoreAs(sharing, f), f)
 	w.dialNetwork().Close()
 }
 

@@ -96,6 +96,7 @@ func cases() []testCase {
 		{"snapshot_of_clones", snapshotOfClones},
 		{"snapshot_under_traffic", snapshotUnderTraffic},
 		{"snapshot_network", snapshotNetwork},
+		{"shared_memory", sharedMemory},
 		{"snapshot_fails", snapshotFails},
 		{"restore_fails", restoreFails},
 		{"lazy_restore", lazyRestore},
