@@ -83,13 +83,14 @@ func (b *bench) idleClones(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	var unique []float64
+	unique, err := privateMiBs()
+	if err == nil && len(unique) != len(ids) {
+		err = fmt.Errorf("%d QEMUs have run guests, not %d", len(unique), len(ids))
+	}
+	if err != nil {
+		return fmt.Errorf("measure the memory of clones: %w", err)
+	}
 	for _, id := range ids {
-		mib, err := privateMiB(id)
-		if err != nil {
-			return fmt.Errorf("measure the memory of %s: %w", id, err)
-		}
-		unique = append(unique, mib)
 		if _, err := b.client.DestroySandbox(ctx, id); err != nil {
 			return err
 		}
@@ -98,25 +99,57 @@ func (b *bench) idleClones(ctx context.Context) error {
 	return nil
 }
 
-// privateMiB is what the QEMU of a sandbox shares with nobody.
-func privateMiB(id string) (float64, error) {
+// wakingTicks is less processor time, in hundredths of a second, than a guest takes to wake, and more than its QEMU takes to start: one that was started ahead is not counted.
+const wakingTicks = 15
+
+// privateMiBs is what each QEMU that has run a guest of ours shares with nobody.
+func privateMiBs() (all []float64, err error) {
 	commands, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	for _, path := range commands {
 		text, err := os.ReadFile(path)
-		if err != nil || !strings.Contains(string(text), "guest="+id) {
+		if err != nil || !strings.Contains(string(text), "guest=sb-") {
 			continue
 		}
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		dir := filepath.Dir(path)
+		ticks, err := processorTicks(filepath.Join(dir, "stat"))
+		if err != nil || ticks < wakingTicks {
+			continue // it has ended, or waits
+		}
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err != nil {
+			return nil, err
+		}
+		sums, err := smaps.Sums(pid)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, sums["Private_Clean"]+sums["Private_Dirty"])
+	}
+	return all, nil
+}
+
+// processorTicks is what a process has used: utime and stime of proc_pid_stat(5).
+func processorTicks(path string) (sum int, err error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	_, after, _ := strings.Cut(string(text), ") ")
+	fields := strings.Fields(after) // from state, the third, on
+	if len(fields) < 13 {
+		return 0, fmt.Errorf("%s holds %q", path, text)
+	}
+	for _, field := range fields[11:13] {
+		n, err := strconv.Atoi(field)
 		if err != nil {
 			return 0, err
 		}
-		sums, err := smaps.Sums(pid)
-		return sums["Private_Clean"] + sums["Private_Dirty"], err
+		sum += n
 	}
-	return 0, errors.New("its QEMU was not found")
+	return sum, nil
 }
 
 // bareRestores measures what the VMM alone takes, without agent, control plane or jail.

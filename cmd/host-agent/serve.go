@@ -29,6 +29,9 @@ import (
 // drainLimit bounds how long calls under way may hold up the agent's end.
 const drainLimit = 10 * time.Second
 
+// spareVMMs is how many VMMs are started ahead, each of another template or size.
+const spareVMMs = 4
+
 // parts is what a running agent is made of.
 type parts struct {
 	volume *filesystem.Volume // where sandboxes and images lie
@@ -144,7 +147,7 @@ func assemble(ctx context.Context, cfg config.Agent, log *slog.Logger) (p *parts
 		return p, err
 	}
 	p.agent, err = agent.Open(ctx, agent.Config{
-		Dir: p.volume.Dir, Kernel: kernel, Driver: p.driver, Network: p.net, Images: p.images, Jails: jails, GoldenMiB: cfg.GoldenMiB, PoolMiB: cfg.PoolMiB,
+		Dir: p.volume.Dir, Kernel: kernel, Driver: p.driver, Network: p.net, Images: p.images, Jails: jails, GoldenMiB: cfg.GoldenMiB, PoolMiB: cfg.PoolMiB, Spares: spareVMMs,
 		ScrubMiBs: cfg.ScrubMiBs, ScrubEvery: cfg.ScrubEvery, Archive: stored, MemorySource: sources, Refused: countRefusals(p.metrics), Logger: log,
 	})
 	return p, err

@@ -56,6 +56,8 @@ type Config struct {
 	GoldenMiB int
 	// PoolMiB is how much of the memory VMs may have that were restored ahead, from golden snapshots; 0: there are none.
 	PoolMiB int
+	// Spares is how many VMMs are started ahead, one of each golden snapshot that was asked for lately; 0: none.
+	Spares  int
 	Archive *archive.Archive // where sandboxes go to sleep for long; nil where the host has no object store
 	// ScrubMiBs is how many MiB a second stored snapshots are read with, in turn, to see whether they are whole; 0: they are not. Each is read every ScrubEvery.
 	ScrubMiBs  int
@@ -86,6 +88,7 @@ type Agent struct {
 	scrubPace *rate.Limiter
 	golden    *goldens
 	pool      *pool
+	spares    *spares
 	forks     *snapshot.Store // what children are made from, while they are
 	named     *named
 
@@ -119,7 +122,7 @@ func Open(ctx context.Context, cfg Config) (*Agent, error) {
 	}
 	life, end := context.WithCancel(context.Background())
 	a := &Agent{
-		cfg: cfg, log: cfg.Logger, lock: lock, changes: newHub(), life: life, end: end, scrubPace: rate.NewLimiter(rate.Limit(cfg.ScrubMiBs<<20), snapshot.ChunkSize), golden: goldens, pool: newPool(), forks: forks, named: named,
+		cfg: cfg, log: cfg.Logger, lock: lock, changes: newHub(), life: life, end: end, scrubPace: rate.NewLimiter(rate.Limit(cfg.ScrubMiBs<<20), snapshot.ChunkSize), golden: goldens, pool: newPool(), spares: newSpares(), forks: forks, named: named,
 		sandboxes: map[id.Sandbox]*sandbox{}, homes: map[id.Sandbox]id.Sandbox{}, kernel: sync.OnceValue(func() string { return fileSum(cfg.Kernel) }),
 	}
 	if a.cfg.prioritize == nil {
@@ -137,6 +140,7 @@ func Open(ctx context.Context, cfg Config) (*Agent, error) {
 	a.tasks.Go(func() { a.keepJournals(life) })
 	a.tasks.Go(func() { a.keepGolden(life) })
 	a.tasks.Go(func() { a.keepPool(life) })
+	a.tasks.Go(func() { a.keepSpares(life) })
 	if cfg.ScrubMiBs > 0 {
 		a.tasks.Go(func() { a.keepScrubbed(life) })
 	}

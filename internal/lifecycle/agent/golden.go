@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"errors"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -38,6 +39,9 @@ type goldens struct {
 type golden struct {
 	snapshot.Snapshot
 	users    int       // creates that read it
+	memory   *os.File  // by which VMs share its memory (vm.Image.Shared); nil while it is not loaded
+	tried    time.Time // when it was last to be loaded
+	told     bool      // the worker's: whether it was said why it is not
 	failures int       // of those before it, since one was of use
 	asked    time.Time // when one last did
 }
@@ -245,6 +249,9 @@ func (g *goldens) bury() error {
 	g.mu.Unlock()
 	var err error
 	for _, one := range free {
+		if one.memory != nil {
+			err = errors.Join(err, one.memory.Close())
+		}
 		err = errors.Join(err, g.store.Remove(one.ID))
 	}
 	return err

@@ -24,7 +24,7 @@ func (a *Agent) bringUp(ctx context.Context, s *sandbox, tmpl filesystem.Templat
 		return link, err
 	}
 	clock.lap("clone_disk_and_attach_network")
-	err = a.hatch(ctx, s, g.Snapshot, link, clock, envdclient.Init{Token: s.token(), Hostname: string(s.id), Env: env, DefaultUser: tmpl.DefaultUser})
+	err = a.hatch(ctx, s, a.golden.source(g), link, clock, envdclient.Init{Token: s.token(), Hostname: string(s.id), Env: env, DefaultUser: tmpl.DefaultUser})
 	if err == nil {
 		a.golden.proved(g)
 		s.update(func(r *record) { r.Size = shapeOf(g.Snapshot).size })

@@ -32,6 +32,7 @@ func (a *Agent) keepGolden(ctx context.Context) {
 		if err := a.golden.bury(); err != nil {
 			a.log.Warn("a golden snapshot that is of no use any more could not be removed; the next start of the agent tries again", "error", err)
 		}
+		a.keepMemories(ctx)
 		of, found, wait := a.golden.next(time.Now())
 		if found {
 			a.grant(ctx, of)
@@ -210,6 +211,7 @@ func (a *Agent) bake(ctx context.Context, s *sandbox, tmpl filesystem.Template) 
 	a.golden.put(shapeOf(made), made)
 	a.evict()
 	a.pool.nudge()
+	a.spares.nudge()
 	a.log.Info("golden snapshot made", "snapshot", made.ID, "template", made.Template.Name, "vcpus", made.Machine.VCPUs,
 		"memory_mib", made.Machine.MemoryMiB, "bytes", a.bytesOf(made), "took", time.Since(begin).Round(time.Millisecond))
 	return nil

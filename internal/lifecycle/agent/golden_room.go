@@ -60,6 +60,9 @@ func (a *Agent) evict() {
 	}
 }
 
+// blockSize is that of st_blocks: stat(2).
+const blockSize = 512
+
 // bytesOf is what a snapshot takes of the disk. Where there are reflinks, its rootfs has nearly all blocks in common with the template's.
 func (a *Agent) bytesOf(s snapshot.Snapshot) (sum int64) {
 	info, err := a.cfg.Images.Info()
@@ -68,8 +71,7 @@ func (a *Agent) bytesOf(s snapshot.Snapshot) (sum int64) {
 			continue
 		}
 		if stat, err := os.Stat(filepath.Join(s.Dir, name)); err == nil {
-			const block = 512 // of st_blocks: stat(2)
-			sum += stat.Sys().(*syscall.Stat_t).Blocks * block
+			sum += stat.Sys().(*syscall.Stat_t).Blocks * blockSize
 		}
 	}
 	return sum

@@ -11,17 +11,22 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/envdclient"
 	"github.com/wrenn-sandbox/wrenn/internal/network"
 	"github.com/wrenn-sandbox/wrenn/internal/snapshot"
+	"github.com/wrenn-sandbox/wrenn/internal/vm"
 )
+
+// source is a snapshot that sandboxes are made from.
+type source struct {
+	snapshot.Snapshot
+	shared *os.File // its memory, if that is loaded for all: vm.Image.Shared
+}
 
 // hatch makes the sandbox's VM of a snapshot that is not its own, once it has its disk and its network, and gives its guest to its owner. Nothing of the
 // snapshot is needed afterwards.
-func (a *Agent) hatch(ctx context.Context, s *sandbox, from snapshot.Snapshot, link network.Link, clock *stopwatch, owner envdclient.Init) error {
-	image := from.Image()
-	// A second name for the memory: a driver may need the file for the VM's own snapshot, also after this one has gone.
-	if err := os.Link(image.Memory, a.basePath(s)); err != nil {
-		return fmt.Errorf("keep the memory of %s: %w", from.ID, err)
+func (a *Agent) hatch(ctx context.Context, s *sandbox, from source, link network.Link, clock *stopwatch, owner envdclient.Init) error {
+	image, err := a.imageFor(s, from)
+	if err != nil {
+		return err
 	}
-	image.Memory = a.basePath(s)
 	if err := a.thaw(ctx, s, image, link); err != nil {
 		return err
 	}
@@ -31,6 +36,17 @@ func (a *Agent) hatch(ctx context.Context, s *sandbox, from snapshot.Snapshot, l
 	}
 	s.update(func(r *record) { r.Envd, r.Kernel, r.Snapshot = from.Envd, from.Kernel, from.ID })
 	return nil
+}
+
+// imageFor is what the sandbox's VM is restored from.
+func (a *Agent) imageFor(s *sandbox, from source) (vm.Image, error) {
+	image := from.Image()
+	// A second name for the memory: a driver may need the file for the VM's own snapshot, also after this one has gone.
+	if err := os.Link(image.Memory, a.basePath(s)); err != nil {
+		return image, fmt.Errorf("keep the memory of %s: %w", from.ID, err)
+	}
+	image.Memory, image.Shared = a.basePath(s), from.shared
+	return image, nil
 }
 
 // renew has a guest that was nobody's, or another's, renew what must be its own, and notes its certificate. The network that it is told of is link, whatever owner says.

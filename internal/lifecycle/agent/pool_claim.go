@@ -16,6 +16,9 @@ import (
 func (a *Agent) obtain(ctx context.Context, s *sandbox, tmpl filesystem.Template, env map[string]string, clock *stopwatch) (network.Link, error) {
 	one := a.fromPool(ctx, tmpl, s.view().Size)
 	if one == nil {
+		if link, done, err := a.fromSpare(ctx, s, tmpl, env, clock); done {
+			return link, err
+		}
 		if err := a.prepare(ctx, s, clock); err != nil {
 			return network.Link{}, err
 		}
@@ -68,7 +71,7 @@ func (a *Agent) handOver(ctx context.Context, s, one *sandbox, clock *stopwatch,
 	return link, a.renew(ctx, s, link, clock, owner)
 }
 
-// inherit gives the sandbox all that a VM of the pool has: process, disk, network slot and folder, which keeps its name. In the folder they change hands when a record of the
+// inherit gives the sandbox all that a VM of the pool or a VMM that was started ahead has: process, disk, network slot and folder, which keeps its name. In the folder they change hands when a record of the
 // sandbox takes the place of the VM's, which is the one that says that it runs: what an agent that was killed before leaves is a VM of the pool, and a device, and is removed.
 func (a *Agent) inherit(s, one *sandbox) {
 	one.cancel() // its watchers end
@@ -87,7 +90,9 @@ func (a *Agent) inherit(s, one *sandbox) {
 	a.homes[s.id] = one.id
 	delete(a.homes, one.id)
 	a.mu.Unlock()
-	a.tasks.Go(func() { a.watch(s, machine) })
+	if machine != nil {
+		a.tasks.Go(func() { a.watch(s, machine) })
+	}
 	a.publish(s)
 }
 

@@ -122,11 +122,7 @@ func (a *Agent) addToPool(ctx context.Context, of shape) error {
 		return models.Errorf(models.Unavailable, "its golden snapshot is gone")
 	}
 	defer a.golden.giveBack(from)
-	s := newHidden(of, tmpl.Digest)
-	s.update(func(r *record) { r.Pooled = true })
-	a.mu.Lock()
-	a.homes[s.id] = s.id
-	a.mu.Unlock()
+	s := a.newPooled(of, tmpl.Digest)
 	begin := time.Now()
 	if err = a.rear(ctx, s, from, tmpl); err == nil && a.pool.put(of, s) {
 		a.tasks.Go(func() { a.watchPooled(s) })
@@ -138,22 +134,40 @@ func (a *Agent) addToPool(ctx context.Context, of shape) error {
 	return err
 }
 
-// rear restores a VM, has its guest do once what a create and its first program have it do, with a name, an address and secrets that nobody else has, and stops it. It has the
-// folder of a sandbox with a record of one that is being created: an agent that comes after one that was killed removes it like any other.
-func (a *Agent) rear(ctx context.Context, s *sandbox, from *golden, tmpl filesystem.Template) error {
+// newPooled is a hidden sandbox that another one can inherit from.
+func (a *Agent) newPooled(of shape, digest string) *sandbox {
+	s := newHidden(of, digest)
+	s.update(func(r *record) { r.Pooled = true })
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.homes[s.id] = s.id
+	return s
+}
+
+// outfit gives a hidden sandbox a folder, a network device that nobody else gets, and the disk of a golden snapshot.
+func (a *Agent) outfit(ctx context.Context, s *sandbox, from *golden) (network.Link, error) {
 	if err := a.prepare(ctx, s, &stopwatch{}); err != nil {
-		return err
+		return network.Link{}, err
 	}
 	slot, _ := s.holds()
 	tap, err := a.cfg.Network.Ahead(ctx, slot)
 	if err != nil {
-		return err
+		return network.Link{}, err
 	}
 	if _, err := clone.File(ctx, from.Rootfs(), a.diskPath(s.id), true); err != nil {
+		return network.Link{}, err
+	}
+	return network.Link{TAP: tap, MAC: network.GuestMAC(s.id), Guest: slot.Guest, Gateway: slot.Gateway, Index: slot.Index, Owner: slot.Owner}, nil
+}
+
+// rear restores a VM, has its guest do once what a create and its first program have it do, with a name, an address and secrets that nobody else has, and stops it. It has the
+// folder of a sandbox with a record of one that is being created: an agent that comes after one that was killed removes it like any other.
+func (a *Agent) rear(ctx context.Context, s *sandbox, from *golden, tmpl filesystem.Template) error {
+	link, err := a.outfit(ctx, s, from)
+	if err != nil {
 		return err
 	}
-	link := network.Link{TAP: tap, MAC: network.GuestMAC(s.id), Guest: slot.Guest, Gateway: slot.Gateway, Index: slot.Index, Owner: slot.Owner}
-	err = a.hatch(ctx, s, from.Snapshot, link, &stopwatch{}, envdclient.Init{Token: s.token(), Hostname: string(s.id), DefaultUser: tmpl.DefaultUser})
+	err = a.hatch(ctx, s, a.golden.source(from), link, &stopwatch{}, envdclient.Init{Token: s.token(), Hostname: string(s.id), DefaultUser: tmpl.DefaultUser})
 	if err != nil {
 		if ctx.Err() == nil {
 			a.giveUp(shapeOf(from.Snapshot), from, err)
@@ -247,7 +261,7 @@ func (a *Agent) makeRoom(ctx context.Context, s *sandbox) {
 	}
 }
 
-// reserve returns a network slot. Where all are held, VMs of the pool give theirs up for a sandbox.
+// reserve returns a network slot. Where all are held, VMs of the pool and VMMs that were started ahead give theirs up for a sandbox.
 func (a *Agent) reserve(ctx context.Context, s *sandbox) (network.Slot, error) {
 	for {
 		slot, err := a.cfg.Network.Reserve(ctx)
@@ -255,10 +269,12 @@ func (a *Agent) reserve(ctx context.Context, s *sandbox) (network.Slot, error) {
 		if s.hidden || !errors.As(err, &coded) || coded.Code != models.Exhausted {
 			return slot, err
 		}
-		one := a.pool.pop()
-		if one == nil {
+		if one := a.pool.pop(); one != nil {
+			a.drop(ctx, one)
+		} else if one := a.spares.pop(); one != nil {
+			a.discard(ctx, one)
+		} else {
 			return slot, err
 		}
-		a.drop(ctx, one)
 	}
 }

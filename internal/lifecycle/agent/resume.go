@@ -133,6 +133,11 @@ func (a *Agent) thaw(ctx context.Context, s *sandbox, from vm.Image, link networ
 	if err != nil {
 		return fmt.Errorf("restore the VM: %w", err)
 	}
+	return a.letGo(ctx, s, machine)
+}
+
+// letGo makes a VM that was restored the sandbox's, records its process, and lets its guest go on.
+func (a *Agent) letGo(ctx context.Context, s *sandbox, machine vm.Running) error {
 	saved := machine.Saved()
 	rec := s.update(func(r *record) { r.VM = &saved })
 	a.run(s, machine)

@@ -19,7 +19,7 @@ func (a *Agent) revive(ctx context.Context, s *sandbox, from snapshot.Snapshot, 
 	s.update(func(r *record) { r.Token = from.Token })
 	clock.lap("clone_disk")
 	owner := envdclient.Init{Token: newToken(), Hostname: string(s.id), Env: env}
-	if err := a.hatch(ctx, s, from, link, clock, owner); err != nil {
+	if err := a.hatch(ctx, s, source{Snapshot: from}, link, clock, owner); err != nil {
 		return err
 	}
 	s.update(func(r *record) { r.Digest, r.Guest = from.Template.Digest, link.Guest.Addr().String() })

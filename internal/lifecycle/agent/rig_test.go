@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -8,12 +9,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -46,9 +49,11 @@ type rig struct {
 	golden int    // MiB
 	scrub  int    // MiB a second
 	pool   int    // MiB
+	spares int
 	subnet string
 	memory func() (total, available int64, err error) // of the host, if not nil
 	owners uint32
+	heard  heard // what the agent warned of
 
 	objects *objects
 }
@@ -71,10 +76,30 @@ func newRig(t *testing.T) *rig {
 	return r
 }
 
+// heard is what was logged.
+type heard struct {
+	mu   sync.Mutex // guards text
+	text []byte
+}
+
+func (h *heard) Write(text []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.text = append(h.text, text...)
+	return len(text), nil
+}
+
+// count returns how often it was said.
+func (h *heard) count(what string) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return bytes.Count(h.text, []byte(what))
+}
+
 // open starts an agent on what is in the rig's folder.
 func (r *rig) open() {
 	r.t.Helper()
-	ctx, log := r.t.Context(), slog.New(slog.NewTextHandler(r.t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	ctx, log := r.t.Context(), slog.New(slog.NewTextHandler(io.MultiWriter(r.t.Output(), &r.heard), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	images, err := filesystem.Open(ctx, filesystem.Config{Dir: r.dir, Logger: log})
 	if err == nil {
 		_, err = images.Import(ctx, r.template())
@@ -94,7 +119,7 @@ func (r *rig) open() {
 		r.t.Fatal(err)
 	}
 	r.agent, err = Open(ctx, Config{
-		Dir: r.dir, Kernel: kernel, Driver: r.driver, Network: r.net, Images: images, Jails: r.jails, GoldenMiB: r.golden, PoolMiB: r.pool, Logger: log,
+		Dir: r.dir, Kernel: kernel, Driver: r.driver, Network: r.net, Images: images, Jails: r.jails, GoldenMiB: r.golden, PoolMiB: r.pool, Spares: r.spares, Logger: log,
 		Archive:   archive.New(r.objects, nil),
 		ScrubMiBs: r.scrub, ScrubEvery: time.Millisecond, scrubTick: time.Millisecond,
 		MemorySource: func(key string) (json.RawMessage, error) { return json.Marshal(key) }, leisure: time.Millisecond,
@@ -186,6 +211,7 @@ type driver struct {
 	inits                  chan []byte // what guests were told by /init, if not nil
 	deaf                   bool        // guests refuse /init
 	lazy                   bool        // memory may come later
+	copies                 bool        // VMs share no memory by themselves
 	memory                 string      // that VMs have, and are to be restored with
 
 	mu  sync.Mutex // guards all
@@ -193,10 +219,12 @@ type driver struct {
 	ids int
 
 	specs map[string]vm.Spec // by folder
+
+	waiting map[string]bool // the folders of VMMs that were started and neither restored nor ended
 }
 
 func newDriver(t *testing.T) *driver {
-	d := &driver{all: map[string]*machine{}, specs: map[string]vm.Spec{}, exit: vm.Exit{Reason: "Kernel panic - not syncing: test"}}
+	d := &driver{all: map[string]*machine{}, specs: map[string]vm.Spec{}, waiting: map[string]bool{}, exit: vm.Exit{Reason: "Kernel panic - not syncing: test"}}
 	t.Cleanup(func() {
 		for _, m := range d.running() {
 			m.end(vm.Exit{})
@@ -206,7 +234,7 @@ func newDriver(t *testing.T) *driver {
 }
 
 func (d *driver) Info() vm.Info {
-	return vm.Info{Driver: "stand-in", NoRestore: d.noRestore, Lazy: d.lazy}
+	return vm.Info{Driver: "stand-in", NoRestore: d.noRestore, Lazy: d.lazy, Copies: d.copies, SlowStart: true}
 }
 
 func (d *driver) Machine(s vm.Spec) vm.Machine {
@@ -225,7 +253,28 @@ func (d *driver) Prepare(ctx context.Context, spec vm.Spec, from vm.Image) (vm.P
 	if _, err := os.Stat(spec.Rootfs); err != nil {
 		return nil, err
 	}
-	return prepared{configured{d, spec}, string(state), from}, d.restoreErr
+	if d.restoreErr != nil {
+		return nil, d.restoreErr
+	}
+	d.wait(spec.Dir, true)
+	return prepared{configured{d, spec}, string(state), from}, nil
+}
+
+func (d *driver) wait(dir string, on bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if on {
+		d.waiting[dir] = true
+	} else {
+		delete(d.waiting, dir)
+	}
+}
+
+// spares are the folders of VMMs that wait.
+func (d *driver) spares() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Collect(maps.Keys(d.waiting))
 }
 
 type prepared struct {
@@ -235,6 +284,7 @@ type prepared struct {
 }
 
 func (p prepared) Restore(ctx context.Context) (vm.Running, error) {
+	p.d.wait(p.spec.Dir, false)
 	if restores := p.d.restores; restores != nil {
 		restores()
 	}
@@ -251,7 +301,10 @@ func (p prepared) Restore(ctx context.Context) (vm.Running, error) {
 	return m, nil
 }
 
-func (p prepared) Discard() error { return nil }
+func (p prepared) Discard() error {
+	p.d.wait(p.spec.Dir, false)
+	return nil
+}
 
 func (d *driver) Configure(_ context.Context, spec vm.Spec) (vm.Configured, error) {
 	return configured{d, spec}, d.configureErr

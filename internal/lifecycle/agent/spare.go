@@ -1,0 +1,314 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/wrenn-sandbox/wrenn/internal/envdclient"
+	"github.com/wrenn-sandbox/wrenn/internal/filesystem"
+	"github.com/wrenn-sandbox/wrenn/internal/models"
+	"github.com/wrenn-sandbox/wrenn/internal/network"
+	"github.com/wrenn-sandbox/wrenn/internal/vm"
+)
+
+// spare is a VMM that was started before anybody asked for it: it has a disk, a network device and the memory of a golden snapshot, of which it has touched nothing, and
+// takes what a program takes that waits. A create restores its VM in it. Why so: docs/adr/0033-a-vmm-is-started-ahead.md.
+type spare struct {
+	sandbox  *sandbox // with the disk and the device; nobody is told of it
+	prepared vm.Prepared
+	from     *golden // counted as used
+}
+
+// spares are those of a host: one of each golden snapshot that was asked for lately.
+type spares struct {
+	mu     sync.Mutex // guards what follows
+	ready  map[*golden]*spare
+	closed bool
+
+	wake chan struct{} // there is something to do for the worker
+}
+
+func newSpares() *spares {
+	return &spares{ready: map[*golden]*spare{}, wake: make(chan struct{}, 1)}
+}
+
+func (s *spares) nudge() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// any tells whether there is one of a shape.
+func (s *spares) any(of shape) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for from := range s.ready {
+		if shapeOf(from.Snapshot) == of {
+			return true
+		}
+	}
+	return false
+}
+
+// take returns that of a golden snapshot, or nil. Who gets one ends it or gives it to a sandbox.
+func (s *spares) take(from *golden) *spare {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	one := s.ready[from]
+	delete(s.ready, from)
+	s.nudge()
+	return one
+}
+
+// pop takes out any, or returns nil.
+func (s *spares) pop() *spare {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for from, one := range s.ready {
+		delete(s.ready, from)
+		return one
+	}
+	return nil
+}
+
+// put has one wait, unless there are to be none any more.
+func (s *spares) put(one *spare) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.ready[one.from] = one
+	return true
+}
+
+// weed takes out those that are of none of the golden snapshots that are wanted, and returns one of these that has none.
+func (s *spares) weed(wanted []*golden) (out []*spare, lacking *golden) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for from, one := range s.ready {
+		if !slices.Contains(wanted, from) {
+			delete(s.ready, from)
+			out = append(out, one)
+		}
+	}
+	for _, from := range wanted {
+		if s.ready[from] == nil {
+			return out, from
+		}
+	}
+	return out, nil
+}
+
+// close takes out all for good.
+func (s *spares) close() (rest []*spare) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for from, one := range s.ready {
+		delete(s.ready, from)
+		rest = append(rest, one)
+	}
+	return rest
+}
+
+// fromSpare makes the sandbox's VM in a VMM that was started ahead, if there is one; else done is false, and nothing has happened. One that turns out to be of no use is
+// replaced by what there would have been without it.
+func (a *Agent) fromSpare(ctx context.Context, s *sandbox, tmpl filesystem.Template, env map[string]string, clock *stopwatch) (link network.Link, done bool, err error) {
+	if !a.spares.any(shapeFor(tmpl, s.view().Size)) {
+		a.spares.nudge() // the next one may find one
+		return link, false, nil
+	}
+	g := a.goldenFor(tmpl, s.view().Size)
+	if g == nil {
+		return link, false, nil
+	}
+	defer a.golden.giveBack(g)
+	one := a.spares.take(g)
+	if one == nil {
+		return link, false, nil
+	}
+	defer a.golden.giveBack(one.from)
+	link, err = a.moveIn(ctx, s, one, clock, envdclient.Init{Token: s.token(), Hostname: string(s.id), Env: env, DefaultUser: tmpl.DefaultUser})
+	if err == nil {
+		a.golden.proved(g)
+	}
+	if err == nil || ctx.Err() != nil {
+		return link, true, err
+	}
+	a.log.Warn("a VMM that was started ahead cannot be used; another one is started", "sandbox_id", s.id, "vm", one.sandbox.id, "error", err)
+	if err := a.startOver(ctx, s); err != nil {
+		return link, true, err
+	}
+	clock.lap("restore_failed")
+	link, err = a.bringUp(ctx, s, tmpl, env, clock)
+	return link, true, err
+}
+
+// moveIn makes all that belongs to the VMM the sandbox's, restores the VM, and has its guest renew what must be its own.
+func (a *Agent) moveIn(ctx context.Context, s *sandbox, one *spare, clock *stopwatch, owner envdclient.Init) (link network.Link, err error) {
+	defer func() {
+		if err != nil && s.update(func(*record) {}).VM == nil { // its record does not lead to the cgroup yet
+			err = errors.Join(err, a.evacuate(ctx, one))
+		}
+	}()
+	a.inherit(s, one.sandbox)
+	a.makeRoom(ctx, s)
+	clock.lap("take_spare")
+	var machine vm.Running
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		link, err = a.attach(groupCtx, s)
+		return err
+	})
+	group.Go(func() (err error) {
+		machine, err = one.prepared.Restore(groupCtx)
+		return err
+	})
+	err = group.Wait()
+	if err != nil && machine != nil { // it was the network that failed
+		_, killErr := machine.Kill()
+		err = errors.Join(err, killErr)
+	}
+	if err != nil {
+		return link, fmt.Errorf("restore the VM: %w", err)
+	}
+	if err := a.letGo(ctx, s, machine); err != nil {
+		return link, err
+	}
+	clock.lap("restore_vm")
+	return link, a.renew(ctx, s, link, clock, owner)
+}
+
+// spareDelay is how long after one was taken the next one is started: its VM is restored by then, and its guest wakes, for which it has one processor. It does not wait for who
+// waits for a VM: the next one of them is whom it is for.
+const spareDelay = 50 * time.Millisecond
+
+// evacuate ends a VMM whose folder is a sandbox's already.
+func (a *Agent) evacuate(ctx context.Context, one *spare) error {
+	undo, done := undoContext(ctx)
+	defer done()
+	return errors.Join(one.prepared.Discard(), a.removeGroup(undo, one.sandbox))
+}
+
+// keepSpares starts and ends VMMs, one at a time, until ctx ends. Then it ends all.
+func (a *Agent) keepSpares(ctx context.Context) {
+	if info := a.cfg.Driver.Info(); a.cfg.Spares <= 0 || a.cfg.GoldenMiB <= 0 || !info.SlowStart || info.NoRestore != "" {
+		return
+	}
+	for failures := 0; ctx.Err() == nil; {
+		out, lacking := a.spares.weed(a.golden.lately(time.Now(), a.cfg.Spares))
+		for _, one := range out {
+			a.discard(ctx, one)
+		}
+		if lacking == nil {
+			a.awaitSpares(ctx, poolTick)
+			continue
+		}
+		if rest(ctx, spareDelay) != nil {
+			continue
+		}
+		switch err := a.addSpare(ctx, lacking); {
+		case err == nil:
+			failures = 0
+		case ctx.Err() == nil:
+			if failures++; failures == 1 { // the next ones say the same
+				a.log.Warn("a VMM could not be started ahead; it is tried again", "template", lacking.Template.Name, "error", err)
+			}
+			a.awaitSpares(ctx, retryAfter(failures))
+		}
+	}
+	for _, one := range a.spares.close() {
+		a.discard(ctx, one)
+	}
+}
+
+// awaitSpares waits until there may be something to do, or for a while.
+func (a *Agent) awaitSpares(ctx context.Context, most time.Duration) {
+	timer := time.NewTimer(most)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-a.spares.wake:
+	case <-timer.C:
+	}
+}
+
+// lately returns the golden snapshots in place that were asked for lately, most at most, the one that was last first.
+func (g *goldens) lately(now time.Time, most int) (all []*golden) {
+	for _, one := range g.all() {
+		if g.askedFor(one, now) && len(all) < most {
+			all = append(all, one)
+		}
+	}
+	return all
+}
+
+func (g *goldens) askedFor(one *golden, now time.Time) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return now.Sub(one.asked) < demandLasts
+}
+
+// addSpare starts a VMM. Like a VM of the pool it has the folder of a sandbox with a record of one that is being created: an agent that comes after one that was killed removes it.
+func (a *Agent) addSpare(ctx context.Context, from *golden) error {
+	ctx, cancel := context.WithTimeout(ctx, rearLimit)
+	defer cancel()
+	if need := int64(a.cfg.Driver.Info().OverheadMiB); !a.roomNow().spare(need) {
+		return models.Errorf(models.Exhausted, "it may take %d MiB of the memory, which the host has not to spare", need)
+	}
+	tmpl, err := a.cfg.Images.Template(from.Template.Name)
+	if err != nil {
+		return err
+	}
+	g := a.goldenFor(tmpl, shapeOf(from.Snapshot).size)
+	if g == nil { // it is gone, as the worker will see
+		return nil
+	}
+	s := a.newPooled(shapeOf(g.Snapshot), tmpl.Digest)
+	prepared, err := a.startAhead(ctx, s, g)
+	if err != nil {
+		a.drop(ctx, s)
+		a.golden.giveBack(g)
+		return err
+	}
+	one := &spare{s, prepared, g}
+	if !a.spares.put(one) {
+		a.discard(ctx, one)
+	}
+	return nil
+}
+
+// startAhead starts a VMM for the VM of a golden snapshot.
+func (a *Agent) startAhead(ctx context.Context, s *sandbox, from *golden) (vm.Prepared, error) {
+	link, err := a.outfit(ctx, s, from)
+	if err != nil {
+		return nil, err
+	}
+	image, err := a.imageFor(s, a.golden.source(from))
+	if err != nil {
+		return nil, err
+	}
+	spec := a.spec(s, link)
+	if spec.Jail, err = a.jail(s); err != nil {
+		return nil, err
+	}
+	s.update(func(r *record) { r.Envd, r.Kernel, r.Snapshot = from.Envd, from.Kernel, from.ID })
+	return a.cfg.Driver.Prepare(ctx, spec, image)
+}
+
+// discard ends a VMM that is not needed, with all that it has.
+func (a *Agent) discard(ctx context.Context, one *spare) {
+	if err := one.prepared.Discard(); err != nil {
+		a.log.Warn("a VMM that was started ahead could not be ended in order", "vm", one.sandbox.id, "error", err)
+	}
+	a.drop(ctx, one.sandbox)
+	a.golden.giveBack(one.from)
+}
