@@ -32,7 +32,7 @@ type goldens struct {
 	busy   int             // operations for which somebody waits
 	quiet  chan struct{}   // closed while busy is 0
 
-	wake chan struct{} // there is something to do for the worker
+	bell // of the worker
 }
 
 // golden is one that is in place.
@@ -60,7 +60,7 @@ func openGoldens(dir string) (*goldens, error) {
 	}
 	g := &goldens{
 		store: store, have: map[shape]*golden{}, wanted: map[shape]*wish{},
-		quiet: make(chan struct{}), wake: make(chan struct{}, 1),
+		quiet: make(chan struct{}), bell: newBell(),
 	}
 	close(g.quiet)
 	return g, nil
@@ -165,6 +165,20 @@ func (g *goldens) use(of shape) *golden {
 	return nil
 }
 
+// hold counts a user of one for which nobody asks, and reports whether it is in place.
+func (g *goldens) hold(one *golden) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.have[shapeOf(one.Snapshot)] != one {
+		return false
+	}
+	one.users++
+	return true
+}
+
+// wanted tells whether one was asked for lately. The caller holds mu.
+func (one *golden) wanted(now time.Time) bool { return now.Sub(one.asked) < demandLasts }
+
 // has tells whether there is a golden snapshot of a shape.
 func (g *goldens) has(of shape) bool {
 	g.mu.Lock()
@@ -255,13 +269,6 @@ func (g *goldens) bury() error {
 		err = errors.Join(err, g.store.Remove(one.ID))
 	}
 	return err
-}
-
-func (g *goldens) nudge() {
-	select {
-	case g.wake <- struct{}{}:
-	default:
-	}
 }
 
 // hurry tells the worker that somebody waits for a VM, until done is called.

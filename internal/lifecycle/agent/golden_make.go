@@ -38,13 +38,7 @@ func (a *Agent) keepGolden(ctx context.Context) {
 			a.grant(ctx, of)
 			continue
 		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-		case <-a.golden.wake:
-		case <-timer.C:
-		}
-		timer.Stop()
+		a.golden.await(ctx, wait)
 	}
 }
 

@@ -64,7 +64,7 @@ func (g *goldens) unshared(now time.Time) (found *golden, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, one := range g.have {
-		switch wanted := now.Sub(one.asked) < demandLasts; {
+		switch wanted := one.wanted(now); {
 		case wanted && one.memory == nil && one.asked.After(one.tried):
 			found = one
 		case !wanted && one.memory != nil && one.users == 0:

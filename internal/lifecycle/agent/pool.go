@@ -19,18 +19,11 @@ type pool struct {
 	trials map[shape]*wish      // of shapes that could not be made
 	closed bool
 
-	wake chan struct{} // there is something to do for the worker
+	bell // of the worker
 }
 
 func newPool() *pool {
-	return &pool{asked: map[shape]demand{}, ready: map[shape][]*sandbox{}, trials: map[shape]*wish{}, wake: make(chan struct{}, 1)}
-}
-
-func (p *pool) nudge() {
-	select {
-	case p.wake <- struct{}{}:
-	default:
-	}
+	return &pool{asked: map[shape]demand{}, ready: map[shape][]*sandbox{}, trials: map[shape]*wish{}, bell: newBell()}
 }
 
 // ask notes a create.

@@ -39,7 +39,7 @@ func (a *Agent) keepPool(ctx context.Context) {
 			a.drop(ctx, s)
 		}
 		if _, found := a.pool.lacking(shares, time.Now()); !found {
-			a.idle(ctx)
+			a.pool.await(ctx, poolTick)
 			continue
 		}
 		if !a.rested(ctx) {
@@ -68,17 +68,6 @@ func (a *Agent) shares(now time.Time) map[shape]int {
 // cost is what a VM may take of the memory, in MiB.
 func (a *Agent) cost(size models.Size) int64 {
 	return int64(size.MemoryMiB + a.cfg.Driver.Info().OverheadMiB)
-}
-
-// idle waits until there may be something to do.
-func (a *Agent) idle(ctx context.Context) {
-	timer := time.NewTimer(poolTick)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-a.pool.wake:
-	case <-timer.C:
-	}
 }
 
 // rested waits until nobody has waited for a VM for a moment; false when ctx has ended, or somebody has come.

@@ -31,18 +31,11 @@ type spares struct {
 	ready  map[*golden]*spare
 	closed bool
 
-	wake chan struct{} // there is something to do for the worker
+	bell // of the worker
 }
 
 func newSpares() *spares {
-	return &spares{ready: map[*golden]*spare{}, wake: make(chan struct{}, 1)}
-}
-
-func (s *spares) nudge() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
+	return &spares{ready: map[*golden]*spare{}, bell: newBell()}
 }
 
 // any tells whether there is one of a shape.
@@ -128,6 +121,7 @@ func (a *Agent) fromSpare(ctx context.Context, s *sandbox, tmpl filesystem.Templ
 	}
 	g := a.goldenFor(tmpl, s.view().Size)
 	if g == nil {
+		a.spares.nudge() // that one is of no use any more
 		return link, false, nil
 	}
 	defer a.golden.giveBack(g)
@@ -187,16 +181,16 @@ func (a *Agent) moveIn(ctx context.Context, s *sandbox, one *spare, clock *stopw
 	return link, a.renew(ctx, s, link, clock, owner)
 }
 
-// spareDelay is how long after one was taken the next one is started: its VM is restored by then, and its guest wakes, for which it has one processor. It does not wait for who
-// waits for a VM: the next one of them is whom it is for.
-const spareDelay = 50 * time.Millisecond
-
 // evacuate ends a VMM whose folder is a sandbox's already.
 func (a *Agent) evacuate(ctx context.Context, one *spare) error {
 	undo, done := undoContext(ctx)
 	defer done()
 	return errors.Join(one.prepared.Discard(), a.removeGroup(undo, one.sandbox))
 }
+
+// spareDelay is how long after one was taken the next one is started: its VM is restored by then, and its guest wakes, for which it has one processor. It does not wait for who
+// waits for a VM: the next one of them is whom it is for.
+const spareDelay = 50 * time.Millisecond
 
 // keepSpares starts and ends VMMs, one at a time, until ctx ends. Then it ends all.
 func (a *Agent) keepSpares(ctx context.Context) {
@@ -209,7 +203,7 @@ func (a *Agent) keepSpares(ctx context.Context) {
 			a.discard(ctx, one)
 		}
 		if lacking == nil {
-			a.awaitSpares(ctx, poolTick)
+			a.spares.await(ctx, poolTick)
 			continue
 		}
 		if rest(ctx, spareDelay) != nil {
@@ -222,7 +216,7 @@ func (a *Agent) keepSpares(ctx context.Context) {
 			if failures++; failures == 1 { // the next ones say the same
 				a.log.Warn("a VMM could not be started ahead; it is tried again", "template", lacking.Template.Name, "error", err)
 			}
-			a.awaitSpares(ctx, retryAfter(failures))
+			a.spares.await(ctx, retryAfter(failures))
 		}
 	}
 	for _, one := range a.spares.close() {
@@ -230,31 +224,13 @@ func (a *Agent) keepSpares(ctx context.Context) {
 	}
 }
 
-// awaitSpares waits until there may be something to do, or for a while.
-func (a *Agent) awaitSpares(ctx context.Context, most time.Duration) {
-	timer := time.NewTimer(most)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-a.spares.wake:
-	case <-timer.C:
-	}
-}
-
 // lately returns the golden snapshots in place that were asked for lately, most at most, the one that was last first.
 func (g *goldens) lately(now time.Time, most int) (all []*golden) {
-	for _, one := range g.all() {
-		if g.askedFor(one, now) && len(all) < most {
-			all = append(all, one)
-		}
-	}
-	return all
-}
-
-func (g *goldens) askedFor(one *golden, now time.Time) bool {
+	all = g.all()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return now.Sub(one.asked) < demandLasts
+	all = slices.DeleteFunc(all, func(one *golden) bool { return !one.wanted(now) })
+	return all[:min(len(all), most)]
 }
 
 // addSpare starts a VMM. Like a VM of the pool it has the folder of a sandbox with a record of one that is being created: an agent that comes after one that was killed removes it.
@@ -264,22 +240,17 @@ func (a *Agent) addSpare(ctx context.Context, from *golden) error {
 	if need := int64(a.cfg.Driver.Info().OverheadMiB); !a.roomNow().spare(need) {
 		return models.Errorf(models.Exhausted, "it may take %d MiB of the memory, which the host has not to spare", need)
 	}
-	tmpl, err := a.cfg.Images.Template(from.Template.Name)
-	if err != nil {
-		return err
-	}
-	g := a.goldenFor(tmpl, shapeOf(from.Snapshot).size)
-	if g == nil { // it is gone, as the worker will see
+	if !a.golden.hold(from) { // it is gone, as the worker will see
 		return nil
 	}
-	s := a.newPooled(shapeOf(g.Snapshot), tmpl.Digest)
-	prepared, err := a.startAhead(ctx, s, g)
+	s := a.newPooled(shapeOf(from.Snapshot), from.Template.Digest)
+	prepared, err := a.startAhead(ctx, s, from)
 	if err != nil {
 		a.drop(ctx, s)
-		a.golden.giveBack(g)
+		a.golden.giveBack(from)
 		return err
 	}
-	one := &spare{s, prepared, g}
+	one := &spare{s, prepared, from}
 	if !a.spares.put(one) {
 		a.discard(ctx, one)
 	}
