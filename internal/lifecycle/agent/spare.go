@@ -194,7 +194,10 @@ const spareDelay = 50 * time.Millisecond
 
 // keepSpares starts and ends VMMs, one at a time, until ctx ends. Then it ends all.
 func (a *Agent) keepSpares(ctx context.Context) {
-	if info := a.cfg.Driver.Info(); a.cfg.Spares <= 0 || a.cfg.GoldenMiB <= 0 || !info.SlowStart || info.NoRestore != "" {
+	if a.cfg.Spares <= 0 || a.cfg.GoldenMiB <= 0 {
+		return
+	}
+	if info := a.cfg.Driver.Info(); !info.SlowStart || info.NoRestore != "" {
 		return
 	}
 	for failures := 0; ctx.Err() == nil; {
