@@ -34,7 +34,7 @@ const suffix = ".wrenn-tmp"
 // folder must exist. At the same time others may read path; of several writers at the
 // same time one wins whole.
 func WriteFile(path string, data []byte, perm fs.FileMode) error {
-	temp, err := writeTemp(path, data, perm)
+	temp, err := writeTemp(path, data, perm, true)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
@@ -43,11 +43,36 @@ func WriteFile(path string, data []byte, perm fs.FileMode) error {
 
 // WriteJSON is WriteFile of v as indented JSON.
 func WriteJSON(path string, v any, perm fs.FileMode) error {
+	data, err := encode(path, v)
+	if err != nil {
+		return err
+	}
+	return WriteFile(path, data, perm)
+}
+
+// NoteJSON is WriteJSON of what only this boot of the machine needs: it outlives the process as that does, and waits for no disk. After a power cut the name
+// may lead to nothing, to the old content, to the new, or to an empty file.
+func NoteJSON(path string, v any, perm fs.FileMode) error {
+	data, err := encode(path, v)
+	if err != nil {
+		return err
+	}
+	temp, err := writeTemp(path, data, perm, false)
+	if err == nil {
+		err = swap(temp, path)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
+
+func encode(path string, v any) ([]byte, error) {
 	data, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
-		return fmt.Errorf("encode %s: %w", path, err)
+		return nil, fmt.Errorf("encode %s: %w", path, err)
 	}
-	return WriteFile(path, append(data, '\n'), perm)
+	return append(data, '\n'), nil
 }
 
 // maxJSON is the longest file that ReadJSON reads: some come from others, as the manifests of images do.
@@ -78,10 +103,17 @@ func ReadJSON(path string, v any) error {
 // and makes that last. The content of oldPath must be synced already. When the rename
 // itself fails, oldPath is removed: it was a temporary file that nobody will use.
 func Rename(oldPath, newPath string) error {
+	if err := swap(oldPath, newPath); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(newPath))
+}
+
+func swap(oldPath, newPath string) error {
 	if err := os.Rename(oldPath, newPath); err != nil {
 		return errors.Join(err, os.RemoveAll(oldPath))
 	}
-	return SyncDir(filepath.Dir(newPath))
+	return nil
 }
 
 // RemoveAll removes path and all below it, and makes that last. The name goes first and
@@ -146,23 +178,26 @@ func SyncDir(dir string) error {
 }
 
 // writeTemp returns the name of a synced temporary file beside path that holds data.
-func writeTemp(path string, data []byte, perm fs.FileMode) (string, error) {
+func writeTemp(path string, data []byte, perm fs.FileMode, sync bool) (string, error) {
 	f, err := os.CreateTemp(filepath.Dir(path), Pattern(path))
 	if err != nil {
 		return "", err
 	}
-	if err := errors.Join(fill(f, data, perm), f.Close()); err != nil {
+	if err := errors.Join(fill(f, data, perm, sync), f.Close()); err != nil {
 		return "", errors.Join(err, os.Remove(f.Name()))
 	}
 	return f.Name(), nil
 }
 
-func fill(f *os.File, data []byte, perm fs.FileMode) error {
+func fill(f *os.File, data []byte, perm fs.FileMode, sync bool) error {
 	if _, err := f.Write(data); err != nil {
 		return err
 	}
 	if err := f.Chmod(perm); err != nil {
 		return err
+	}
+	if !sync {
+		return nil
 	}
 	return f.Sync()
 }

@@ -59,6 +59,12 @@ func TestJSONRoundTrip(t *testing.T) {
 	if err := durable.ReadJSON(path, &got); err != nil || got.Slot != 7 || got.Env["a"] != "b" {
 		t.Errorf("read back %+v, %v", got, err)
 	}
+	if err := durable.NoteJSON(path, record{8, nil}, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := durable.ReadJSON(path, &got); err != nil || got.Slot != 8 {
+		t.Errorf("noted %+v, %v", got, err)
+	}
 	if err := durable.WriteJSON(path, make(chan int), 0o600); err == nil {
 		t.Error("a channel was encoded")
 	}

@@ -184,7 +184,7 @@ func (a *Agent) prepare(ctx context.Context, s *sandbox, clock *stopwatch) error
 	if err := os.MkdirAll(a.runDir(s.id), 0o700); err != nil {
 		return fmt.Errorf("make the folder of %s: %w", s.id, err)
 	}
-	if err := rec.write(a.dir(s.id)); err != nil {
+	if err := rec.note(a.dir(s.id)); err != nil {
 		return err
 	}
 	a.publish(s)
@@ -228,7 +228,7 @@ func (a *Agent) provide(ctx context.Context, s *sandbox, tmpl filesystem.Templat
 	return link, err
 }
 
-// start boots the VM and records its process.
+// start boots the VM. Its process is found by its folder, its disk and its user until a record leads to it.
 func (a *Agent) start(ctx context.Context, s *sandbox, link network.Link) error {
 	a.makeRoom(ctx, s)
 	spec := a.spec(s, link)
@@ -246,9 +246,9 @@ func (a *Agent) start(ctx context.Context, s *sandbox, link network.Link) error 
 		return fmt.Errorf("start the VM: %w", err)
 	}
 	saved := machine.Saved()
-	rec := s.update(func(r *record) { r.VM = &saved })
+	s.update(func(r *record) { r.VM = &saved })
 	a.run(s, machine)
-	return rec.write(a.dir(s.id))
+	return nil
 }
 
 // spec is the sandbox's VM but for its jail, and what it boots from.
@@ -366,7 +366,10 @@ func kernelArgs(sb id.Sandbox, link network.Link) []string {
 	return args
 }
 
-func (a *Agent) diskPath(sb id.Sandbox) string { return filepath.Join(a.dir(sb), "rootfs.ext4") }
+// diskFile is the sandbox's disk in its folder.
+const diskFile = "rootfs.ext4"
+
+func (a *Agent) diskPath(sb id.Sandbox) string { return filepath.Join(a.dir(sb), diskFile) }
 
 func newToken() string {
 	b := make([]byte, 32)

@@ -104,7 +104,8 @@ func (a *Agent) shed(ctx context.Context, s *sandbox) error {
 	rec := s.update(func(r *record) {
 		r.State, r.Reason, r.Snapshot, r.Staged, r.Verified, r.Damage = Paused, "", r.Staged, "", time.Time{}, ""
 	})
-	left = errors.Join(left, rec.write(a.dir(s.id)), os.RemoveAll(a.diskPath(s.id)), os.RemoveAll(a.basePath(s)), a.removeSnapshotsBut(s, rec.Snapshot))
+	// The disk before the record: one that sleeps and has a disk is being resumed.
+	left = errors.Join(left, os.RemoveAll(a.diskPath(s.id)), rec.write(a.dir(s.id)), os.RemoveAll(a.basePath(s)), a.removeSnapshotsBut(s, rec.Snapshot))
 	if left != nil {
 		a.log.Warn("a paused sandbox holds more than it should", "sandbox_id", s.id, "error", left)
 	}

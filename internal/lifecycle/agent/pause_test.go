@@ -297,7 +297,7 @@ func TestAgentKilledWhilePaused(t *testing.T) {
 	r.marked(s.ID, "kept")
 }
 
-// TestAgentKilledDuringChange ends the agent with each record of a pause and of a resume, with its VM and without. The next one finishes or undoes it.
+// TestAgentKilledDuringChange ends the agent with each record of a pause, and with what a resume has begun with, with its VM and without. The next one finishes or undoes it.
 func TestAgentKilledDuringChange(t *testing.T) {
 	const committed, vmGone = true, true
 	for _, c := range []struct {
@@ -337,8 +337,14 @@ func TestAgentKilledDuringChange(t *testing.T) {
 				}
 				return
 			}
-			r.is(s.ID, c.want)
+			now := r.is(s.ID, c.want)
+			if undone := strings.Contains(now.Reason, "while it was being resumed"); undone != (c.state == Resuming) {
+				t.Errorf("it says %q", now.Reason)
+			}
 			if c.want == Paused {
+				if _, err := os.Lstat(r.agent.diskPath(s.ID)); err == nil {
+					t.Error("it sleeps with a disk")
+				}
 				r.resume(s.ID)
 			} else {
 				r.toldTheTime()
@@ -362,7 +368,7 @@ func (r *rig) toldTheTime() {
 	}
 }
 
-// crashedIn makes the record of a sandbox one that an agent died with.
+// crashedIn makes the folder of a sandbox one that an agent died with.
 func (r *rig) crashedIn(sb id.Sandbox, state State) {
 	r.t.Helper()
 	dir := r.agent.dir(sb)
@@ -370,8 +376,8 @@ func (r *rig) crashedIn(sb id.Sandbox, state State) {
 	if err != nil || !ok {
 		r.t.Fatal(err)
 	}
-	rec.State = state
 	if state == Pausing {
+		rec.State = Pausing
 		rec.Staged, rec.Snapshot = string(sb)+"-pause-1", ""
 		err = errors.Join(os.MkdirAll(filepath.Join(dir, "snapshots", ".x.wrenn-tmp"), 0o700), os.WriteFile(filepath.Join(dir, "snapshots", ".x.wrenn-tmp", "memory"), nil, 0o600))
 	} else {

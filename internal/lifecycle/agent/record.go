@@ -64,6 +64,14 @@ func (r record) write(dir string) error {
 	return nil
 }
 
+// note is write for a sandbox that is worth nothing yet: after a power cut, which its VM does not outlive, its folder is removed, whatever lies there.
+func (r record) note(dir string) error {
+	if err := durable.NoteJSON(recordPath(dir), r, 0o600); err != nil {
+		return fmt.Errorf("write the record of %s: %w", r.Sandbox, err)
+	}
+	return nil
+}
+
 // readRecord returns false for a folder without a record that can be read, which is
 // what a crash in the very first or very last step leaves.
 func readRecord(dir string) (record, bool, error) {

@@ -29,19 +29,17 @@ func (a *Agent) Resume(ctx context.Context, sb id.Sandbox) (Sandbox, error) {
 	return a.change(ctx, sb, transition{from: Paused, to: Running, do: a.wake})
 }
 
-// wake is the story of a resume. Nothing of the snapshot changes; until the last record the sandbox is what lies there.
+// wake is the story of a resume. Nothing of the snapshot changes; until the only record, the last step, the sandbox is what lies there, and its disk,
+// the first, tells an agent that comes in between that there is something to undo.
 func (a *Agent) wake(ctx context.Context, s *sandbox) error {
-	rec := s.update(func(r *record) { r.State, r.Reason = Resuming, "" })
+	s.update(func(r *record) { r.State, r.Reason = Resuming, "" })
 	a.changes.publish(s.view())
-	err := rec.write(a.dir(s.id))
 	token := newToken()
-	var certificate models.Certificate
-	if err == nil {
-		certificate, err = a.restore(ctx, s, token)
-	}
+	certificate, err := a.restore(ctx, s, token)
 	if err == nil {
 		err = s.ctx.Err() // a destroy has come
 	}
+	var rec record
 	if err == nil {
 		rec = s.update(func(r *record) {
 			r.State, r.Token, r.Resumed, r.Verified, r.Damage = Running, token, &certificate, time.Time{}, ""
@@ -121,7 +119,7 @@ func (a *Agent) provideAgain(ctx context.Context, s *sandbox, from snapshot.Snap
 	return link, group.Wait()
 }
 
-// thaw restores the VM, records its process, and lets the guest go on.
+// thaw restores the VM and lets the guest go on.
 func (a *Agent) thaw(ctx context.Context, s *sandbox, from vm.Image, link network.Link) error {
 	a.makeRoom(ctx, s)
 	spec := a.spec(s, link)
@@ -136,14 +134,11 @@ func (a *Agent) thaw(ctx context.Context, s *sandbox, from vm.Image, link networ
 	return a.letGo(ctx, s, machine)
 }
 
-// letGo makes a VM that was restored the sandbox's, records its process, and lets its guest go on.
+// letGo makes a VM that was restored the sandbox's and lets its guest go on. See start for who finds it before a record leads to it.
 func (a *Agent) letGo(ctx context.Context, s *sandbox, machine vm.Running) error {
 	saved := machine.Saved()
-	rec := s.update(func(r *record) { r.VM = &saved })
+	s.update(func(r *record) { r.VM = &saved })
 	a.run(s, machine)
-	if err := rec.write(a.dir(s.id)); err != nil {
-		return err
-	}
 	return machine.Resume(ctx)
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -72,6 +73,9 @@ func (a *Agent) recall(folder id.Sandbox) *sandbox {
 	}
 	if rec.Pooled {
 		rec.State = Stopping
+	}
+	if _, err := os.Lstat(filepath.Join(a.folder(folder), diskFile)); err == nil && rec.State == Paused { // see wake
+		rec.State = Resuming
 	}
 	s := newSandbox(rec)
 	a.mu.Lock()
