@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/wrenn-sandbox/wrenn/internal/config"
@@ -74,6 +75,9 @@ func serve(ctx context.Context, cfg config.Agent) error {
 	server := hostapi.New(p.agent, host.info, identity, hostapi.NewMeter(p.metrics), log)
 	log.Info("host agent ready", "listen", cfg.Listen, "host_id", host.id, "driver", p.driver.Info().Driver,
 		"driver_version", p.driver.Info().Version, "accelerator", p.driver.Info().Accelerator, "memory_may_come_later", p.driver.Info().Lazy)
+	keeping, stopKeeping := context.WithCancel(ctx)
+	var keeper sync.WaitGroup
+	keeper.Go(func() { p.volume.KeepTrimmed(keeping, log) })
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(ln) }()
 	select {
@@ -84,6 +88,8 @@ func serve(ctx context.Context, cfg config.Agent) error {
 		err = drain(server, served, log)
 	}
 	stopMetrics()
+	stopKeeping()
+	keeper.Wait()
 	return errors.Join(err, p.close())
 }
 

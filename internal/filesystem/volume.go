@@ -235,9 +235,8 @@ func (v *Volume) mount(ctx context.Context) error {
 			WithHint("it holds this host's sandboxes and needs a loop device: in a container, allow %s and /dev/loop*", loopControl)
 	}
 	defer device.Close() // from here on the mount keeps the loop device, or nothing does
-	// discard gives the blocks of removed clones back to the disk beneath; no access times, since
-	// they would be a write for every read of a template.
-	err = unix.Mount(device.Name(), v.Dir, "xfs", unix.MS_NOATIME|unix.MS_NODEV|unix.MS_NOSUID, "discard")
+	// No access times: they would be a write for every read of a template. No discard: see KeepTrimmed.
+	err = unix.Mount(device.Name(), v.Dir, "xfs", unix.MS_NOATIME|unix.MS_NODEV|unix.MS_NOSUID, "")
 	if err != nil {
 		return v.mountError(err)
 	}
