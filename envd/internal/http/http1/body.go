@@ -98,10 +98,11 @@ func (b *body) answered() bool {
 // knows how much: the connection ends, and the answer must say so.
 func (b *body) skim() bool {
 	_ = b.conn.SetReadDeadline(past)
-	defer func() { _ = b.conn.SetReadDeadline(time.Time{}) }()
 	_, _ = io.Copy(io.Discard, io.LimitReader(b.src, maxDrain)) // its outcome is what the next read says
 	var next [1]byte
-	if _, err := b.src.Read(next[:]); !errors.Is(err, io.EOF) {
+	_, err := b.src.Read(next[:])
+	_ = b.conn.SetReadDeadline(time.Time{}) // before the peer is watched
+	if !errors.Is(err, io.EOF) {
 		return false
 	}
 	b.over(io.EOF)
