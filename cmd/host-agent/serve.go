@@ -51,9 +51,7 @@ func serve(ctx context.Context, cfg config.Agent) error {
 	if err != nil {
 		return err
 	}
-	if templates, err := p.images.Templates(); len(templates) == 0 {
-		err := models.Errorf(models.Precondition, "there is no template in %s", cfg.Images).
-			WithHint("run 'make images', or point --images at a folder of template images").WithCause(err)
+	if err := takeIn(ctx, p.images, cfg.Images); err != nil {
 		return errors.Join(err, p.close())
 	}
 	host, err := newHost(cfg, p, log)
@@ -118,8 +116,8 @@ func assemble(ctx context.Context, cfg config.Agent, log *slog.Logger) (p *parts
 	if p.driver, err = openDriver(ctx, cfg, log); err != nil {
 		return p, err
 	}
-	if p.images, err = openImages(ctx, cfg, p.volume, log); err != nil {
-		return p, err
+	if p.images, err = filesystem.Open(ctx, filesystem.Config{Dir: p.volume.Dir, Volume: p.volume, Logger: log}); err != nil {
+		return p, fmt.Errorf("open the images: %w", err)
 	}
 	subnet, err := cfg.SubnetPrefix()
 	if err != nil {
@@ -235,22 +233,22 @@ func openFirecracker(ctx context.Context, cfg config.Agent, log *slog.Logger) (v
 	return driver, nil
 }
 
-// openImages takes in every template image that is offered and not there yet.
-func openImages(ctx context.Context, cfg config.Agent, volume *filesystem.Volume, log *slog.Logger) (*filesystem.Store, error) {
-	store, err := filesystem.Open(ctx, filesystem.Config{Dir: volume.Dir, Volume: volume, Logger: log})
+// takeIn takes in every template image that is offered in a folder and not there yet. It fails unless there is one then.
+func takeIn(ctx context.Context, images *filesystem.Store, folder string) error {
+	offered, err := filepath.Glob(filepath.Join(folder, "*", filesystem.ManifestName))
 	if err != nil {
-		return nil, fmt.Errorf("open the images: %w", err)
-	}
-	offered, err := filepath.Glob(filepath.Join(cfg.Images, "*", filesystem.ManifestName))
-	if err != nil {
-		return nil, fmt.Errorf("list template images: %w", err)
+		return fmt.Errorf("list template images: %w", err)
 	}
 	for _, manifest := range offered {
-		if _, err := store.Import(ctx, filepath.Dir(manifest)); err != nil {
-			return nil, fmt.Errorf("take in the template in %s: %w", filepath.Dir(manifest), err)
+		if _, err := images.Import(ctx, filepath.Dir(manifest)); err != nil {
+			return fmt.Errorf("take in the template in %s: %w", filepath.Dir(manifest), err)
 		}
 	}
-	return store, nil
+	if templates, err := images.Templates(); len(templates) == 0 {
+		return models.Errorf(models.Precondition, "there is no template in %s", folder).
+			WithHint("run 'make images', or point --images at a folder of template images").WithCause(err)
+	}
+	return nil
 }
 
 func listen(ctx context.Context, address string) (net.Listener, error) {
