@@ -156,6 +156,9 @@ func TestSetIPv6(t *testing.T) {
 			{Settings{IPv6: &IPv6{}}, "", ""},
 			{Settings{IPv6: ipv6("fd57::a/126", "fd57::9")}, "fd57::a/126", "fd57::9"},
 			{Settings{Address: ipv4}, "", ""},
+			{Settings{IPv6: &IPv6{}}, "", ""},
+			{Settings{IPv6: ipv6("fd57::e/126", "fd57::d")}, "fd57::e/126", "fd57::d"},
+			{Settings{IPv6: &IPv6{}}, "", ""},
 		} {
 			if err := setAddresses(test.settings); err != nil {
 				t.Errorf("%+v: %v", test.settings, err)
