@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -83,10 +84,7 @@ func (b *bench) idleClones(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	unique, err := privateMiBs()
-	if err == nil && len(unique) != len(ids) {
-		err = fmt.Errorf("%d QEMUs have run guests, not %d", len(unique), len(ids))
-	}
+	unique, err := privateMiBs(len(ids))
 	if err != nil {
 		return fmt.Errorf("measure the memory of clones: %w", err)
 	}
@@ -99,29 +97,32 @@ func (b *bench) idleClones(ctx context.Context) error {
 	return nil
 }
 
-// wakingTicks is less processor time, in hundredths of a second, than a guest takes to wake, and more than its QEMU takes to start: one that was started ahead is not counted.
-const wakingTicks = 15
-
-// privateMiBs is what each QEMU that has run a guest of ours shares with nobody.
-func privateMiBs() (all []float64, err error) {
+// privateMiBs is what each of the QEMUs that run the guests of so many sandboxes shares with nobody. They are those that have used their processor most: one that was started
+// ahead has not had a guest to wake.
+func privateMiBs(sandboxes int) (all []float64, err error) {
 	commands, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
 		return nil, err
 	}
+	ticks := map[int]int{} // by process id
 	for _, path := range commands {
 		text, err := os.ReadFile(path)
 		if err != nil || !strings.Contains(string(text), "guest=sb-") {
-			continue
+			continue // it has ended, or is another's
 		}
-		dir := filepath.Dir(path)
-		ticks, err := processorTicks(filepath.Join(dir, "stat"))
-		if err != nil || ticks < wakingTicks {
-			continue // it has ended, or waits
-		}
-		pid, err := strconv.Atoi(filepath.Base(dir))
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
 		if err != nil {
 			return nil, err
 		}
+		if ticks[pid], err = processorTicks(filepath.Join(filepath.Dir(path), "stat")); err != nil {
+			return nil, err
+		}
+	}
+	if len(ticks) < sandboxes {
+		return nil, fmt.Errorf("%d QEMUs run, for %d sandboxes", len(ticks), sandboxes)
+	}
+	busiest := slices.SortedFunc(maps.Keys(ticks), func(a, b int) int { return ticks[b] - ticks[a] })
+	for _, pid := range busiest[:sandboxes] {
 		sums, err := smaps.Sums(pid)
 		if err != nil {
 			return nil, err
