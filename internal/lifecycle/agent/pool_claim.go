@@ -12,27 +12,31 @@ import (
 	"github.com/wrenn-sandbox/wrenn/internal/network"
 )
 
-// obtain gives the sandbox a VM with a guest that is its own: one that waits for it, else one that is made now, also where the one that waited turns out to be of no use.
-func (a *Agent) obtain(ctx context.Context, s *sandbox, tmpl filesystem.Template, env map[string]string, clock *stopwatch) (network.Link, error) {
-	one := a.fromPool(ctx, tmpl, s.view().Size)
-	if one == nil {
-		if link, done, err := a.fromSpare(ctx, s, tmpl, env, clock); done {
+// obtain gives the sandbox a VM with a guest that is its own: one that waits for it, else one in a VMM that does, else one that is made now, also where what waited turns out
+// to be of no use.
+func (a *Agent) obtain(ctx context.Context, s *sandbox, tmpl filesystem.Template, env map[string]string, clock *stopwatch) (link network.Link, err error) {
+	owner := envdclient.Init{Token: s.token(), Hostname: string(s.id), Env: env, DefaultUser: tmpl.DefaultUser}
+	var waited *sandbox
+	if waited = a.fromPool(ctx, tmpl, s.view().Size); waited != nil {
+		link, err = a.handOver(ctx, s, waited, clock, owner)
+	} else if one := a.spareFor(tmpl, s.view().Size); one != nil {
+		waited = one.sandbox
+		link, err = a.moveIn(ctx, s, one, clock, owner)
+	}
+	switch {
+	case waited == nil:
+		if err := a.prepare(ctx, s, clock); err != nil {
 			return link, err
 		}
-		if err := a.prepare(ctx, s, clock); err != nil {
-			return network.Link{}, err
-		}
 		return a.bringUp(ctx, s, tmpl, env, clock)
-	}
-	link, err := a.handOver(ctx, s, one, clock, envdclient.Init{Token: s.token(), Hostname: string(s.id), Env: env, DefaultUser: tmpl.DefaultUser})
-	if err == nil || ctx.Err() != nil {
+	case err == nil || ctx.Err() != nil:
 		return link, err
 	}
-	a.log.Warn("a VM that was restored ahead cannot be used; another one is made", "sandbox_id", s.id, "vm", one.id, "error", err)
+	a.log.Warn("what was made ahead cannot be used; the VM is made anew", "sandbox_id", s.id, "vm", waited.id, "error", err)
 	if err := a.startOver(ctx, s); err != nil {
 		return link, err
 	}
-	clock.lap("hand_over_failed")
+	clock.lap("move_in_failed")
 	return a.bringUp(ctx, s, tmpl, env, clock)
 }
 

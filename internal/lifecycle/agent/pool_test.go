@@ -324,7 +324,7 @@ func TestPoolOfNoUse(t *testing.T) {
 			r.driver.failing = ""
 		}
 	}
-	r.madeBy("hand_over_failed", "start_vmm")
+	r.madeBy("move_in_failed", "start_vmm")
 	r.close()
 	r.holdsOnly(3)
 	r.open()

@@ -112,44 +112,29 @@ func (s *spares) close() (rest []*spare) {
 	return rest
 }
 
-// fromSpare makes the sandbox's VM in a VMM that was started ahead, if there is one; else done is false, and nothing has happened. One that turns out to be of no use is
-// replaced by what there would have been without it.
-func (a *Agent) fromSpare(ctx context.Context, s *sandbox, tmpl filesystem.Template, env map[string]string, clock *stopwatch) (link network.Link, done bool, err error) {
-	if !a.spares.any(shapeFor(tmpl, s.view().Size)) {
+// spareFor takes the VMM out that a sandbox's VM can be made in, if there is one.
+func (a *Agent) spareFor(tmpl filesystem.Template, size models.Size) *spare {
+	if !a.spares.any(shapeFor(tmpl, size)) {
 		a.spares.nudge() // the next one may find one
-		return link, false, nil
+		return nil
 	}
-	g := a.goldenFor(tmpl, s.view().Size)
+	g := a.goldenFor(tmpl, size)
 	if g == nil {
 		a.spares.nudge() // that one is of no use any more
-		return link, false, nil
+		return nil
 	}
 	defer a.golden.giveBack(g)
-	one := a.spares.take(g)
-	if one == nil {
-		return link, false, nil
-	}
-	defer a.golden.giveBack(one.from)
-	link, err = a.moveIn(ctx, s, one, clock, envdclient.Init{Token: s.token(), Hostname: string(s.id), Env: env, DefaultUser: tmpl.DefaultUser})
-	if err == nil {
-		a.golden.proved(g)
-	}
-	if err == nil || ctx.Err() != nil {
-		return link, true, err
-	}
-	a.log.Warn("a VMM that was started ahead cannot be used; another one is started", "sandbox_id", s.id, "vm", one.sandbox.id, "error", err)
-	if err := a.startOver(ctx, s); err != nil {
-		return link, true, err
-	}
-	clock.lap("restore_failed")
-	link, err = a.bringUp(ctx, s, tmpl, env, clock)
-	return link, true, err
+	return a.spares.take(g)
 }
 
 // moveIn makes all that belongs to the VMM the sandbox's, restores the VM, and has its guest renew what must be its own.
 func (a *Agent) moveIn(ctx context.Context, s *sandbox, one *spare, clock *stopwatch, owner envdclient.Init) (link network.Link, err error) {
+	defer a.golden.giveBack(one.from)
 	defer func() {
-		if err != nil && s.update(func(*record) {}).VM == nil { // its record does not lead to the cgroup yet
+		switch {
+		case err == nil:
+			a.golden.proved(one.from)
+		case s.update(func(*record) {}).VM == nil: // its record does not lead to the cgroup yet
 			err = errors.Join(err, a.evacuate(ctx, one))
 		}
 	}()

@@ -103,7 +103,7 @@ func TestSpareOfNoUse(t *testing.T) {
 	r.driver.restores = func() {
 		r.driver.restores = func() { r.driver.startErr = nil } // in the second VMM it succeeds
 	}
-	r.madeBy("restore_failed", "start_vmm")
+	r.madeBy("move_in_failed", "start_vmm")
 	r.spared(1)
 	r.driver.failing = "randomness"
 	r.madeBy("start_vmm", "resume_guest")
