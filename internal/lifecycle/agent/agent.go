@@ -70,6 +70,7 @@ type Config struct {
 
 	prioritize func(vm.Saved, priority) error
 	scrubTick  time.Duration                              // between looks for a snapshot that is to be read; a minute
+	settling   time.Duration                              // of a guest that is to be frozen as golden: after its boot; half of it after its exercise. 2 s
 	leisure    time.Duration                              // until somebody waits for the memory of a sandbox that was woken without; pager.DefaultWindow
 	memory     func() (total, available int64, err error) // of the host, in MiB
 }
@@ -132,6 +133,7 @@ func Open(ctx context.Context, cfg Config) (*Agent, error) {
 		a.cfg.memory = hostMemory
 	}
 	a.cfg.scrubTick = cmp.Or(a.cfg.scrubTick, time.Minute)
+	a.cfg.settling = cmp.Or(a.cfg.settling, settling)
 	a.cfg.leisure = cmp.Or(a.cfg.leisure, pager.DefaultWindow)
 	if err := a.open(ctx); err != nil {
 		_ = a.Close()

@@ -232,7 +232,7 @@ func (a *Agent) heat(ctx context.Context, s *sandbox, tmpl filesystem.Template) 
 	if err := a.giveWay(ctx); err != nil {
 		return err
 	}
-	if err := rest(ctx, afterBoot); err != nil {
+	if err := rest(ctx, a.cfg.settling); err != nil {
 		return err
 	}
 	if err := guest.Scrub(ctx); err != nil {
@@ -244,15 +244,15 @@ func (a *Agent) heat(ctx context.Context, s *sandbox, tmpl filesystem.Template) 
 	if err := guest.Forget(ctx); err != nil {
 		return deathOr(ctx, machine, fmt.Errorf("have the guest forget its owner: %w", err))
 	}
-	if err := rest(ctx, afterExercise); err != nil {
+	if err := rest(ctx, a.cfg.settling/2); err != nil {
 		return err
 	}
 	return a.giveWay(ctx)
 }
 
-// What a guest does by itself a moment later, each VM made from it would do first: after its boot the kernel measures its clock once more, and when memory ran short it
-// makes room for the next time.
-const afterBoot, afterExercise = 2 * time.Second, time.Second
+// settling is how long a guest is left alone: what it does by itself a moment later, each VM made from it would do first. After its boot the kernel measures its clock once more,
+// and when memory ran short it makes room for the next time.
+const settling = 2 * time.Second
 
 func rest(ctx context.Context, d time.Duration) error {
 	select {

@@ -122,7 +122,7 @@ func (r *rig) open() {
 		Dir: r.dir, Kernel: kernel, Driver: r.driver, Network: r.net, Images: images, Jails: r.jails, GoldenMiB: r.golden, PoolMiB: r.pool, Spares: r.spares, Logger: log,
 		Archive:   archive.New(r.objects, nil),
 		ScrubMiBs: r.scrub, ScrubEvery: time.Millisecond, scrubTick: time.Millisecond,
-		MemorySource: func(key string) (json.RawMessage, error) { return json.Marshal(key) }, leisure: time.Millisecond,
+		MemorySource: func(key string) (json.RawMessage, error) { return json.Marshal(key) }, leisure: time.Millisecond, settling: 10 * time.Millisecond,
 		memory: r.memory, prioritize: func(vm.Saved, priority) error { return nil },
 	})
 	if err != nil {
