@@ -148,8 +148,7 @@ func (v *Volume) Unmount(ctx context.Context) error {
 	return awaitDetached(ctx, device, v.image())
 }
 
-// unmountLimit bounds the wait for those who still have a file open, and detachLimit that for the kernel, which first gives back to the disk beneath what sandboxes have
-// left: after many of them, and on a slow disk, that takes a while.
+// unmountLimit bounds the wait for those who still have a file open, and detachLimit that for the kernel, which writes out what it still has: on a slow disk that takes a while.
 const unmountLimit, detachLimit = 10 * time.Second, 2 * time.Minute
 
 func (v *Volume) image() string { return filepath.Join(v.base, volumeImage) }
