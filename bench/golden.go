@@ -114,8 +114,8 @@ func privateMiBs(sandboxes int) (all []float64, err error) {
 		if err != nil {
 			return nil, err
 		}
-		if ticks[pid], err = processorTicks(filepath.Join(filepath.Dir(path), "stat")); err != nil {
-			return nil, err
+		if used, err := processorTicks(filepath.Join(filepath.Dir(path), "stat")); err == nil { // it has not ended
+			ticks[pid] = used
 		}
 	}
 	if len(ticks) < sandboxes {
