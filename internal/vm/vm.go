@@ -32,7 +32,7 @@ import (
 	"time"
 )
 
-// ErrGone is returned by Adopt when the VMM is not running any more.
+// ErrGone is returned by Adopt when the VMM is not running any more, and by what was under way when it was killed.
 var ErrGone = errors.New("the VMM is gone")
 
 // ErrReleased is returned by the methods of a Running after its Release.

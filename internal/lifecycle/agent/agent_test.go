@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -24,6 +25,7 @@ func TestFailedCreateLeavesNothing(t *testing.T) {
 		"configure":      {func(d *driver) { d.configureErr = errors.New("no") }, models.Internal, "could not be made"},
 		"start":          {func(d *driver) { d.startErr = errors.New("no") }, models.Internal, "could not be made"},
 		"dies at boot":   {func(d *driver) { d.dies = true }, models.Unavailable, "Kernel panic"},
+		"killed":         {func(d *driver) { d.startErr = fmt.Errorf("start: %w: no", vm.ErrGone) }, models.Unavailable, "ended while it was being made"},
 		"coded by start": {func(d *driver) { d.startErr = models.Errorf(models.Exhausted, "full") }, models.Exhausted, "full"},
 	} {
 		t.Run(name, func(t *testing.T) {

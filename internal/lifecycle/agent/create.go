@@ -325,6 +325,8 @@ func (a *Agent) explain(s *sandbox, err error) error {
 		return models.Errorf(models.Conflict, "sandbox %s was destroyed while it was being created", s.id).WithCause(err)
 	case machine == nil && told:
 		return err
+	case machine == nil && errors.Is(err, vm.ErrGone):
+		return models.Errorf(models.Unavailable, "the sandbox's VM ended while it was being made").WithCause(err)
 	case machine == nil:
 		return models.Errorf(models.Internal, "the sandbox's VM could not be made").WithCause(err)
 	case errors.Is(err, errDied) && machine.Exit().OOM:

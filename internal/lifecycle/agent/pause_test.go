@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -214,6 +215,7 @@ func TestResumeThatFails(t *testing.T) {
 	}{
 		"certificate": {func() { d.failing = "randomness" }, func() { d.failing = "" }, models.Unavailable, "randomness: no"},
 		"restore":     {func() { d.restoreErr = errors.New("no") }, func() { d.restoreErr = nil }, models.Internal, "could not be resumed"},
+		"killed":      {func() { d.restoreErr = fmt.Errorf("restore: %w: no", vm.ErrGone) }, func() { d.restoreErr = nil }, models.Unavailable, "its VM ended"},
 		"start":       {func() { d.startErr = unix.ENOSPC }, func() { d.startErr = nil }, models.Exhausted, "disk is full"},
 		"dies":        {func() { d.dies = true }, func() { d.dies = false }, models.Unavailable, "its VM ended"},
 		"damaged": {

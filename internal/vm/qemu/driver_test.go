@@ -209,6 +209,26 @@ func TestAdoptWithoutSockets(t *testing.T) {
 	checkHealth(t, m)
 }
 
+// TestKilledWhileItStarts: a QEMU that somebody kills is told from one that gives up.
+func TestKilledWhileItStarts(t *testing.T) {
+	for script, killed := range map[string]bool{"kill -9 $$": true, "echo no >&2; exit 1": false} {
+		driver := newDriverWith(t, Options{Unjailed: true})
+		driver.binary = filepath.Join(t.TempDir(), "qemu")
+		if err := os.WriteFile(driver.binary, []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		spec := vmtest.GuestSpec(t, testKernel(t))
+		spec.Jail = nil
+		configured, err := driver.Configure(t.Context(), spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := configured.Start(t.Context()); err == nil || errors.Is(err, vm.ErrGone) != killed {
+			t.Errorf("%s: %v", script, err)
+		}
+	}
+}
+
 func TestExitInWords(t *testing.T) {
 	for reason, want := range map[string]string{
 		"guest-reset":    "the guest restarted",

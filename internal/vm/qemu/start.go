@@ -119,7 +119,7 @@ func (m *machine) awaitRunning(ctx context.Context) error {
 	return err
 }
 
-// discard ends a machine that did not start, and returns the reason: what killed QEMU, or why it gave up, in its own words where there are any.
+// discard ends a machine that did not start, and returns the reason: what killed QEMU, which is vm.ErrGone too, or why it gave up, in its own words where there are any.
 func (m *machine) discard(ctx context.Context, cause error) error {
 	if errors.Is(cause, qmp.ErrClosed) { // it is just about to end, and its status is worth waiting for
 		select {
@@ -136,7 +136,7 @@ func (m *machine) discard(ctx context.Context, cause error) error {
 	exit, words := m.describeExit(), m.out.lastWords()
 	switch {
 	case ended && exit.Signal != 0:
-		return errors.New(exit.Reason)
+		return fmt.Errorf("%w: %s", vm.ErrGone, exit.Reason)
 	case ended && words != "":
 		return fmt.Errorf("QEMU says: %s", words)
 	case words != "":
