@@ -22,7 +22,8 @@ type Machine struct {
 
 	console io.Writer
 
-	mu sync.Mutex // held while settings are applied
+	mu       sync.Mutex // held while settings are applied; guards what follows
+	silenced bool       // whether eth0 was told to have no IPv6, and nothing else since, by the host. What the guest's root has it do is up to them
 }
 
 // step is one thing to do at boot.
@@ -87,7 +88,7 @@ func (m *Machine) Apply(ctx context.Context, s Settings) error {
 	for _, step := range []step{
 		{"set the clock", func() error { return setClock(s.Time) }},
 		{"set the hostname", func() error { return setHostname(s.Hostname) }},
-		{"set the address", func() error { return setAddresses(s) }},
+		{"set the address", func() error { return m.setAddresses(s) }},
 		{"set the name servers", func() error { return setResolvers(s.DNS) }},
 	} {
 		if err := context.Cause(ctx); err != nil {

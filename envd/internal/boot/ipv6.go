@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"strings"
-	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -17,19 +16,17 @@ import (
 // ipv6Knobs are the settings of eth0: Documentation/networking/ip-sysctl.rst.
 const ipv6Knobs = "/proc/sys/net/ipv6/conf/" + ethernet + "/"
 
-// silenced is whether eth0 was told to have no IPv6, and nothing else since, by the host. What the guest's root has it do is up to them.
-var silenced atomic.Bool
-
 // setIPv6 gives eth0 an IPv6 address and the guest its default route by IPv6, and nothing that it had before; with a zero value it has none, and
 // is silent: it solicits no router, and joins no group. What it has already stays, with the connections that are open.
-func setIPv6(want IPv6) error {
+func (m *Machine) setIPv6(want IPv6) error {
 	if !want.Address.IsValid() {
-		if !silenced.Swap(true) {
+		if !m.silenced {
 			_ = writeKnob(ipv6Knobs+"disable_ipv6", "1") // a kernel without IPv6 has no such file
 		}
+		m.silenced = true
 		return nil
 	}
-	silenced.Store(false)
+	m.silenced = false
 	if !want.Address.Addr().Is6() || want.Address.Addr().Is4In6() || !want.Gateway.Is6() || !want.Address.Contains(want.Gateway) {
 		return fmt.Errorf("address %s with gateway %s: both must be IPv6, in one network", want.Address, want.Gateway)
 	}

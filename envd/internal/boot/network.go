@@ -44,8 +44,8 @@ func setAddress(address netip.Prefix, gateway netip.Addr) error {
 	})
 }
 
-// setAddresses gives eth0 its addresses, or takes them.
-func setAddresses(s Settings) error {
+// setAddresses gives eth0 its addresses, or takes them. The caller holds mu.
+func (m *Machine) setAddresses(s Settings) error {
 	if !s.Address.IsValid() && s.IPv6 == nil {
 		return nil
 	}
@@ -53,7 +53,7 @@ func setAddresses(s Settings) error {
 	if s.IPv6 != nil {
 		ipv6 = *s.IPv6
 	}
-	if err := setIPv6(ipv6); err != nil {
+	if err := m.setIPv6(ipv6); err != nil {
 		return err
 	}
 	return setAddress(s.Address, s.Gateway)

@@ -139,7 +139,8 @@ func TestSetIPv6(t *testing.T) {
 		if err := startLoopback(); err != nil {
 			t.Error(err)
 		}
-		if err := setAddresses(Settings{}); err != nil {
+		m := &Machine{}
+		if err := m.setAddresses(Settings{}); err != nil {
 			t.Errorf("nothing to set: %v", err)
 		}
 		ipv4 := netip.MustParsePrefix("10.0.0.2/30")
@@ -160,7 +161,7 @@ func TestSetIPv6(t *testing.T) {
 			{Settings{IPv6: ipv6("fd57::e/126", "fd57::d")}, "fd57::e/126", "fd57::d"},
 			{Settings{IPv6: &IPv6{}}, "", ""},
 		} {
-			if err := setAddresses(test.settings); err != nil {
+			if err := m.setAddresses(test.settings); err != nil {
 				t.Errorf("%+v: %v", test.settings, err)
 			}
 			addresses, err := ipv6Addresses()
@@ -182,7 +183,7 @@ func TestSetIPv6Refuses(t *testing.T) {
 		for _, bad := range []*IPv6{
 			ipv6("fd57::2/126", "fd57:1::1"), ipv6("10.0.0.2/30", "10.0.0.1"), ipv6("::ffff:10.0.0.2/126", "::ffff:10.0.0.1"), {Address: netip.MustParsePrefix("fd57::2/126")},
 		} {
-			if err := setAddresses(Settings{IPv6: bad}); err == nil {
+			if err := new(Machine).setAddresses(Settings{IPv6: bad}); err == nil {
 				t.Errorf("%+v: no error", bad)
 			}
 		}

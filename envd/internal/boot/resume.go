@@ -47,7 +47,7 @@ func (m *Machine) Resume(ctx context.Context, id Identity) []Result {
 		{"machine_id", id.MachineID == "", func() error { return setMachineID(id.MachineID) }},
 		{"hostname", id.Hostname == "", func() error { return setHostname(id.Hostname) }},
 		{"mac", id.MAC == nil, func() error { return setMAC(id.MAC) }},
-		{"address", !id.Address.IsValid() && id.IPv6 == nil, func() error { return setAddresses(id.Settings) }},
+		{"address", !id.Address.IsValid() && id.IPv6 == nil, func() error { return m.setAddresses(id.Settings) }},
 		{"dns", len(id.DNS) == 0, func() error { return setResolvers(id.DNS) }},
 	} {
 		start, err := time.Now(), context.Cause(ctx)
