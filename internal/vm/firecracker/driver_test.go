@@ -132,6 +132,8 @@ func TestStartFails(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), map[bool]time.Duration{true: time.Second, false: time.Minute}[want == "deadline exceeded"])
 		if _, err := configured.Start(ctx); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v, want %q", err, want)
+		} else if killed := want == "signal 9"; errors.Is(err, vm.ErrGone) != killed {
+			t.Errorf("%s: that it was killed is %v, in %v", want, !killed, err)
 		}
 		cancel()
 		if left, err := vmm.Find(vmm.Mark{Dir: spec.Dir}); err != nil || len(left) > 0 {

@@ -212,7 +212,7 @@ func (v *VM) exitError() error {
 }
 
 // abandon ends a VM that failed to start, if there is one, and returns cause with what the VMM said. A
-// refusal by the API has the VMM's words already.
+// refusal by the API has the VMM's words already. One that was killed is vm.ErrGone too.
 func (v *VM) abandon(cause error) error {
 	if v == nil {
 		return cause
@@ -223,6 +223,8 @@ func (v *VM) abandon(cause error) error {
 	case exit.MemoryLost:
 		cause = fmt.Errorf("%w: %w", cause, &vm.MemoryLost{Reason: exit.Reason})
 	case errors.As(cause, &fault):
+	case exit.Signal != 0 && !exit.Asked:
+		cause = fmt.Errorf("%w: %w: %s", cause, vm.ErrGone, exit.Reason)
 	case exit.Reason != "":
 		cause = fmt.Errorf("%w: %s", cause, exit.Reason)
 	case words != "":
