@@ -16,6 +16,9 @@ import (
 // TestPurgeAfterAStartThatFailed: what an agent that could not start has left goes, also where what it lacked is lacking still.
 func TestPurgeAfterAStartThatFailed(t *testing.T) {
 	testlane.NeedRoot(t)
+	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
+		testlane.Missing(t, "QEMU is not installed")
+	}
 	data, images, namespace := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "netns")
 	broken := filepath.Join(images, "broken", "manifest.json")
 	if err := os.MkdirAll(filepath.Dir(broken), 0o700); err != nil {

@@ -152,6 +152,18 @@ func newVolume(t *testing.T) *filesystem.Volume {
 	return ensureVolume(t, t.TempDir())
 }
 
+// madeVolume returns a volume that was made, and the folder that its image is in.
+func madeVolume(t *testing.T) (*filesystem.Volume, string) {
+	t.Helper()
+	testlane.NeedRoot(t)
+	dir := t.TempDir()
+	volume := ensureVolume(t, dir)
+	if volume.Native {
+		testlane.Missing(t, "the folder for temporary files has reflinks itself: no volume is made")
+	}
+	return volume, dir
+}
+
 func ensureVolume(t *testing.T, dir string) *filesystem.Volume {
 	t.Helper()
 	volume, err := filesystem.EnsureReflinkVolume(t.Context(), dir, filesystem.VolumeConfig{SizeGiB: 1, Logger: textLog(new(bytes.Buffer))})

@@ -11,18 +11,11 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/wrenn-sandbox/wrenn/internal/testlane"
 )
 
 // TestKeepTrimmed: the disk beneath gets back what was removed from the volume, and nothing of what is there.
 func TestKeepTrimmed(t *testing.T) {
-	testlane.NeedRoot(t)
-	dir := t.TempDir()
-	volume := ensureVolume(t, dir)
-	if volume.Native {
-		testlane.Missing(t, "the folder for temporary files has reflinks itself: no volume is made")
-	}
+	volume, dir := madeVolume(t)
 	image := filepath.Join(dir, "volume.xfs")
 	held := func() int64 { return stat(t, image).Sys().(*syscall.Stat_t).Blocks / 2048 } // MiB
 	fill := func(name string, mib int) {

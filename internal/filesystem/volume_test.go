@@ -20,12 +20,7 @@ import (
 )
 
 func TestVolumeIsMadeOnceAndFoundAgain(t *testing.T) {
-	testlane.NeedRoot(t)
-	dir := t.TempDir()
-	first := ensureVolume(t, dir)
-	if first.Native {
-		testlane.Missing(t, "the folder for temporary files has reflinks itself: no volume is made")
-	}
+	first, dir := madeVolume(t)
 	t.Logf("%s, direct I/O %v", first.Device, first.DirectIO)
 	path := filepath.Join(first.Dir, "kept")
 	if err := durable.WriteFile(path, []byte("x"), 0o600); err != nil {
@@ -187,12 +182,7 @@ func cutPower(t *testing.T, dir string) {
 }
 
 func TestDamagedVolumeIsLeftAlone(t *testing.T) {
-	testlane.NeedRoot(t)
-	dir := t.TempDir()
-	volume := ensureVolume(t, dir)
-	if volume.Native {
-		testlane.Missing(t, "the folder for temporary files has reflinks itself: no volume is made")
-	}
+	volume, dir := madeVolume(t)
 	if err := volume.Unmount(t.Context()); err != nil {
 		t.Fatal(err)
 	}
