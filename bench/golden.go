@@ -58,10 +58,8 @@ func (b *bench) awaitGolden(ctx context.Context) error {
 		if slices.ContainsFunc(sb.Timings, func(t wrenn.Timing) bool { return t.Step == "resume_guest" }) {
 			return nil
 		}
-		select {
-		case <-time.After(goldenPatience):
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := pause(ctx, goldenPatience); err != nil {
+			return err
 		}
 	}
 	return errors.New("no golden snapshot is made: sandboxes boot")
@@ -79,10 +77,8 @@ func (b *bench) idleClones(ctx context.Context) error {
 		}
 		ids = append(ids, sb.ID)
 	}
-	select {
-	case <-time.After(idleFor):
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := pause(ctx, idleFor); err != nil {
+		return err
 	}
 	unique, err := privateMiBs(len(ids))
 	if err != nil {

@@ -37,11 +37,11 @@ func (p *pool) ask(of shape, now time.Time) {
 	p.nudge()
 }
 
-// take returns the VM that has waited for longest, or nil.
+// take returns the VM that came last, or nil: of those that wait it is the one whose pages, and whose VMM's, are most likely in the processor's caches still.
 func (p *pool) take(of shape) *sandbox {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.takeFirst(of)
+	return p.takeAt(of, len(p.ready[of])-1)
 }
 
 // coldest of shapes is the one that was not asked for for longest. The caller holds mu.
@@ -56,16 +56,20 @@ func (p *pool) lastAsked(of shape) time.Time {
 	return time.Time{}
 }
 
-// takeFirst is called with mu held. Who gets a VM ends it or gives it to a sandbox.
-func (p *pool) takeFirst(of shape) *sandbox {
+// takeFirst takes the VM that has waited for longest, as takeAt does.
+func (p *pool) takeFirst(of shape) *sandbox { return p.takeAt(of, 0) }
+
+// takeAt is called with mu held. Who gets a VM ends it or gives it to a sandbox.
+func (p *pool) takeAt(of shape, i int) *sandbox {
 	waiting := p.ready[of]
 	if len(waiting) == 0 {
 		return nil
 	}
-	if p.ready[of] = waiting[1:]; len(waiting) == 1 {
+	taken := waiting[i]
+	if p.ready[of] = slices.Delete(waiting, i, i+1); len(waiting) == 1 {
 		delete(p.ready, of)
 	}
-	return waiting[0]
+	return taken
 }
 
 // put has a VM wait, unless the pool is closed.

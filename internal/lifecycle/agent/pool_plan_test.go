@@ -108,3 +108,16 @@ func TestPoolIsWeeded(t *testing.T) {
 		t.Error("a closed pool takes one")
 	}
 }
+
+// TestPoolOrder: a create gets the VM that came last, and what gives way is the one that has waited for longest.
+func TestPoolOrder(t *testing.T) {
+	p, of := newPool(), shape{"one", models.Size{}}
+	var came []*sandbox
+	for range 4 {
+		came = append(came, newSandbox(record{}))
+		p.put(of, came[len(came)-1])
+	}
+	if got := []*sandbox{p.take(of), p.pop(), p.take(of), p.pop()}; !slices.Equal(got, []*sandbox{came[3], came[0], came[2], came[1]}) || p.take(of) != nil {
+		t.Errorf("of %v they came as %v", came, got)
+	}
+}
