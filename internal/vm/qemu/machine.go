@@ -45,7 +45,6 @@ type machine struct {
 }
 
 func (d *Driver) newMachine(saved vm.Saved, process *vmm.Process, s *sockets, out *outputs) *machine {
-	out.keep(s.console)
 	return &machine{
 		saved:    saved,
 		log:      d.log,

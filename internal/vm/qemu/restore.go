@@ -41,9 +41,6 @@ func (d *Driver) Prepare(ctx context.Context, spec vm.Spec, from vm.Image) (vm.P
 	if err != nil {
 		return nil, fmt.Errorf("prepare vm %s: %w", spec.ID, err)
 	}
-	if err := m.attach(ctx); err != nil {
-		return nil, fmt.Errorf("prepare vm %s: %w", spec.ID, m.discard(context.WithoutCancel(ctx), err))
-	}
 	return &prepared{machine: m, state: from.State}, nil
 }
 

@@ -23,22 +23,36 @@ type sockets struct {
 	files              []*os.File // the listening ends, until QEMU has inherited them: QMP, console, envd
 }
 
-// listen makes the sockets of a QEMU that is about to start, and connects to each of them.
+// listen makes the sockets of a QEMU that is about to start, and connects to each of them but the console, for which QEMU waits.
 func listen(ctx context.Context, dir string) (*sockets, error) {
 	s := &sockets{}
-	for _, one := range []struct {
-		name string
-		conn *net.Conn
-	}{{qmpSocket, &s.qmp}, {consoleSocket, &s.console}, {envdSocket, &s.envd}} {
-		if err := s.listenAndConnect(ctx, filepath.Join(dir, one.name), one.conn); err != nil {
+	for _, name := range []string{qmpSocket, consoleSocket, envdSocket} { // in the order of their descriptors
+		if err := s.listen(filepath.Join(dir, name)); err != nil {
 			s.close()
 			return nil, err
 		}
 	}
+	// They never block: each connection waits in the listener's queue.
+	var err error
+	if s.qmp, err = dial(ctx, filepath.Join(dir, qmpSocket)); err == nil {
+		s.envd, err = dial(ctx, filepath.Join(dir, envdSocket))
+	}
+	if err != nil {
+		s.close()
+		return nil, fmt.Errorf("connect to socket: %w", err)
+	}
 	return s, nil
 }
 
-func (s *sockets) listenAndConnect(ctx context.Context, path string, conn *net.Conn) error {
+// openConsole connects to the console.
+func (s *sockets) openConsole(ctx context.Context, dir string) (err error) {
+	if s.console, err = dial(ctx, filepath.Join(dir, consoleSocket)); err != nil {
+		return fmt.Errorf("connect to the console: %w", err)
+	}
+	return nil
+}
+
+func (s *sockets) listen(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) { // of an earlier start
 		return fmt.Errorf("remove socket: %w", err)
 	}
@@ -53,10 +67,6 @@ func (s *sockets) listenAndConnect(ctx context.Context, path string, conn *net.C
 		return fmt.Errorf("make socket: %w", err)
 	}
 	s.files = append(s.files, file)
-	*conn, err = dial(ctx, path) // never blocks: the connection waits in the listener's queue
-	if err != nil {
-		return fmt.Errorf("connect to socket: %w", err)
-	}
 	return nil
 }
 
@@ -67,9 +77,9 @@ func connect(ctx context.Context, dir string) (*sockets, error) {
 	if s.qmp, err = dial(ctx, filepath.Join(dir, qmpSocket)); err != nil {
 		return nil, fmt.Errorf("connect to QEMU: %w", err)
 	}
-	if s.console, err = dial(ctx, filepath.Join(dir, consoleSocket)); err != nil {
+	if err := s.openConsole(ctx, dir); err != nil {
 		s.close()
-		return nil, fmt.Errorf("connect to the console: %w", err)
+		return nil, err
 	}
 	return s, nil
 }

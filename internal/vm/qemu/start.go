@@ -23,8 +23,9 @@ const exitLimit = 5 * time.Second
 type configured struct {
 	driver *Driver
 	spec   vm.Spec
-	memory string   // the file that it is restored from; "" for a VM that is booted
-	shared *os.File // what a jailed VM maps in its stead; nil for a copy
+	memory string     // the file that it is restored from; "" for a VM that is booted
+	shared *os.File   // what a jailed VM maps in its stead; nil for a copy
+	own    *ownMemory // that copy; nil for none
 }
 
 func (c *configured) arguments() []string {
@@ -43,38 +44,57 @@ func (c *configured) Start(ctx context.Context) (vm.Running, error) {
 		return nil, fmt.Errorf("start vm %s: %w", c.spec.ID, err)
 	}
 	m.session.start() //nolint:contextcheck // it outlives the call
-	if err := m.awaitRunning(ctx); err != nil {
+	if err := m.runs(ctx); err != nil {
 		return nil, fmt.Errorf("start vm %s: %w", c.spec.ID, m.discard(context.WithoutCancel(ctx), err))
 	}
 	go m.watch()
 	return m, nil
 }
 
-// spawn returns a machine that nobody watches yet. Its QEMU has been started, and may have ended again.
+// spawn returns a machine that nobody watches yet, whose QEMU answers.
 func (c *configured) spawn(ctx context.Context) (*machine, error) {
 	out, err := openOutputs(c.spec.Dir)
 	if err != nil {
 		return nil, err
 	}
-	defer out.closeWriter()
 	s, err := listen(ctx, c.spec.Dir)
 	if err != nil {
+		out.closeWriter()
 		_ = out.close()
 		return nil, err
 	}
-	defer s.closeFiles()
 	process, err := c.execute(ctx, s, out)
+	out.closeWriter()
 	if err != nil {
 		s.close()
 		_ = out.close()
-		return nil, err
+		return nil, errors.Join(err, c.own.close())
 	}
-	return c.driver.newMachine(c.saved(process.Identity()), process, s, out), nil //nolint:contextcheck // its session outlives the call
+	m := c.driver.newMachine(c.saved(process.Identity()), process, s, out) //nolint:contextcheck // its session outlives the call
+	if err := c.begin(ctx, m); err != nil {
+		return nil, m.discard(context.WithoutCancel(ctx), err)
+	}
+	return m, nil
+}
+
+// begin returns when QEMU answers. QEMU waits for its console before it opens the memory, and gets the console when the memory is there: so a copy of it is made while QEMU is being
+// loaded. A QEMU that would not wait finds a file that it may not open.
+func (c *configured) begin(ctx context.Context, m *machine) error {
+	err := c.own.fill(ctx, c.memory)
+	if err == nil {
+		err = m.sockets.openConsole(ctx, m.saved.Dir)
+	}
+	m.sockets.closeFiles()
+	if err == nil {
+		m.out.keep(m.sockets.console)
+		err = m.attach(ctx)
+	}
+	return errors.Join(err, c.own.close())
 }
 
 // execute starts QEMU with its descriptors, in its jail.
 func (c *configured) execute(ctx context.Context, s *sockets, out *outputs) (*vmm.Process, error) {
-	confinement, shown, err := c.confine(ctx)
+	confinement, shown, err := c.confine()
 	if err != nil {
 		return nil, err
 	}
@@ -107,11 +127,8 @@ func (c *configured) saved(id vmm.Identity) vm.Saved {
 	return saved
 }
 
-// awaitRunning waits until QEMU says that the guest executes.
-func (m *machine) awaitRunning(ctx context.Context) error {
-	if err := m.attach(ctx); err != nil {
-		return err
-	}
+// runs fails if QEMU does not say that the guest executes.
+func (m *machine) runs(ctx context.Context) error {
 	status, err := m.status(ctx)
 	if err == nil && !status.Running {
 		err = fmt.Errorf("the guest does not run, its state is %q", vm.Printable(status.Status))
@@ -204,6 +221,7 @@ func (d *Driver) reconnect(ctx context.Context, saved vm.Saved, process *vmm.Pro
 		return nil, err
 	}
 	m := d.newMachine(saved, process, s, out) //nolint:contextcheck // its session outlives the call
+	m.out.keep(s.console)
 	if err := m.attach(ctx); err != nil {
 		m.detach(false)
 		return nil, err

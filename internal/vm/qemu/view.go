@@ -3,6 +3,7 @@ package qemu
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -124,8 +125,8 @@ func ask(ctx context.Context, binary string, env []string, args ...string) ([]by
 }
 
 // confine returns the jail of a VM, and what the VM is made of as the jail shows it; without a Spec.Jail nil, and c itself. It gives
-// the disk to the VM's user.
-func (c *configured) confine(ctx context.Context) (*jail.Confinement, *configured, error) {
+// the disk to the VM's user. A copy of the memory is yet to be filled.
+func (c *configured) confine() (_ *jail.Confinement, _ *configured, err error) {
 	own := c.spec.Jail
 	if own == nil {
 		return nil, c, nil
@@ -148,12 +149,11 @@ func (c *configured) confine(ctx context.Context) (*jail.Confinement, *configure
 		shown.memory = fmt.Sprintf("/proc/self/fd/%d", c.sharedFD())
 		return j, &shown, nil
 	}
-	memory, err := c.ownMemory(ctx)
-	if err != nil {
+	if c.own, err = makeMemory(c.spec.Dir, own.Owner); err != nil {
 		return nil, nil, err
 	}
 	shown.memory = jailedMemory
-	j.Binds = append(j.Binds, jail.Bind{From: memory, To: jailedMemory, Writable: true})
+	j.Binds = append(j.Binds, jail.Bind{From: c.own.path, To: jailedMemory, Writable: true})
 	return j, &shown, nil
 }
 
@@ -168,18 +168,50 @@ func (c *configured) sharedFD() int {
 // wakingMemory is how much of the memory is read while QEMU starts: more than a guest needs to wake and run a program, and all that small ones have.
 const wakingMemory = 128 << 20
 
-// ownMemory makes a copy of the snapshot's memory in the VM's folder that is its user's: QEMU opens the file for writing, also to map it privately, and
-// what is a snapshot's must be out of reach of a QEMU that was taken over.
-func (c *configured) ownMemory(ctx context.Context) (string, error) {
-	path := filepath.Join(c.spec.Dir, "memory")
-	if err := os.RemoveAll(path); err != nil { // of an earlier start
-		return "", fmt.Errorf("copy the snapshot's memory: %w", err)
+// ownMemory is a copy of a snapshot's memory, which is its VM's user's when it is complete: QEMU opens the file for writing, also to map it privately, and what is a snapshot's must
+// be out of reach of a QEMU that was taken over. Its name goes once QEMU has it: it is the VM's alone, and ends with it. Methods of a nil one, of a VM that needs none, do nothing.
+type ownMemory struct {
+	path  string
+	owner uint32
+	file  *os.File
+}
+
+// makeMemory makes the file, of which nobody but root may open the name yet.
+func makeMemory(dir string, owner uint32) (*ownMemory, error) {
+	o := &ownMemory{path: filepath.Join(dir, "memory"), owner: owner}
+	err := os.RemoveAll(o.path) // of a start that was killed
+	if err == nil {
+		o.file, err = os.OpenFile(o.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	}
-	if _, err := clone.File(ctx, c.memory, path, true); err != nil {
-		return "", fmt.Errorf("copy the snapshot's memory: %w", err)
+	if err != nil {
+		return nil, fmt.Errorf("copy the snapshot's memory: %w", err)
 	}
-	go func() { _ = clone.ReadAhead(path, wakingMemory) }() // as it is only sooner that way
-	return path, jail.Give(path, c.spec.Jail.Owner)
+	return o, nil
+}
+
+// fill makes the copy, and gives it away.
+func (o *ownMemory) fill(ctx context.Context, memory string) error {
+	if o == nil {
+		return nil
+	}
+	from, err := os.Open(memory)
+	if err == nil {
+		_, err = clone.Into(ctx, from, o.file)
+		err = errors.Join(err, from.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("copy the snapshot's memory: %w", err)
+	}
+	go func() { _ = clone.ReadAhead(o.path, wakingMemory) }() // as it is only sooner that way
+	return jail.Give(o.path, o.owner)
+}
+
+// close lets go of the file, whose name goes.
+func (o *ownMemory) close() error {
+	if o == nil {
+		return nil
+	}
+	return errors.Join(o.file.Close(), os.Remove(o.path))
 }
 
 // openNIC returns the VM's TAP as a descriptor: a QEMU needs neither the device file nor the network namespace then.
