@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/wrenn-sandbox/wrenn/internal/testlane"
 	"github.com/wrenn-sandbox/wrenn/internal/vm"
+	"github.com/wrenn-sandbox/wrenn/internal/vm/ram"
 	"github.com/wrenn-sandbox/wrenn/internal/vm/vmtest"
 	"github.com/wrenn-sandbox/wrenn/internal/vm/vmtest/guestapp"
 	"github.com/wrenn-sandbox/wrenn/proto/channel"
@@ -226,6 +228,46 @@ func TestKilledWhileItStarts(t *testing.T) {
 		if _, err := configured.Start(t.Context()); err == nil || errors.Is(err, vm.ErrGone) != killed {
 			t.Errorf("%s: %v", script, err)
 		}
+	}
+}
+
+// TestQEMUWaitsForItsMemory: a jailed QEMU opens its memory when the copy of it is whole, however long that takes, and the copy ends with it.
+func TestQEMUWaitsForItsMemory(t *testing.T) {
+	if os.Geteuid() != 0 {
+		testlane.Missing(t, "jails need root")
+	}
+	spec := vmtest.GuestSpec(t, testKernel(t))
+	content := bytes.Repeat([]byte("memory! "), 1<<17)
+	memory := filepath.Join(t.TempDir(), "memory")
+	if err := errors.Join(os.WriteFile(memory, content, 0o600), os.Truncate(memory, int64(spec.MemoryMiB)<<20)); err != nil {
+		t.Fatal(err)
+	}
+	c := &configured{driver: newDriver(t), spec: spec, memory: memory}
+	m, err := c.launch(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(time.Second) // many times what QEMU needs until it would open it
+	if m.hasEnded() {
+		t.Error("QEMU has not waited")
+	}
+	if err := c.begin(t.Context(), m); err != nil {
+		t.Fatal(m.discard(t.Context(), err))
+	}
+	defer m.discard(t.Context(), nil) //nolint:errcheck // nothing failed
+	address, err := m.memoryAddress(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "saved")
+	if err := ram.Save(t.Context(), ram.Guest{PID: m.saved.PID, Address: address, Size: int64(spec.MemoryMiB) << 20}, path); err != nil {
+		t.Fatal(err)
+	}
+	if saved, err := os.ReadFile(path); err != nil || !bytes.Equal(saved[:len(content)], content) {
+		t.Errorf("QEMU has other memory than the snapshot's: %v", err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(spec.Dir, "memory*")); left != nil {
+		t.Errorf("there is still %q", left)
 	}
 }
 

@@ -53,6 +53,18 @@ func (c *configured) Start(ctx context.Context) (vm.Running, error) {
 
 // spawn returns a machine that nobody watches yet, whose QEMU answers.
 func (c *configured) spawn(ctx context.Context) (*machine, error) {
+	m, err := c.launch(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.begin(ctx, m); err != nil {
+		return nil, m.discard(context.WithoutCancel(ctx), err)
+	}
+	return m, nil
+}
+
+// launch returns a machine whose QEMU has been started, and goes on in begin.
+func (c *configured) launch(ctx context.Context) (*machine, error) {
 	out, err := openOutputs(c.spec.Dir)
 	if err != nil {
 		return nil, err
@@ -70,11 +82,7 @@ func (c *configured) spawn(ctx context.Context) (*machine, error) {
 		_ = out.close()
 		return nil, errors.Join(err, c.own.close())
 	}
-	m := c.driver.newMachine(c.saved(process.Identity()), process, s, out) //nolint:contextcheck // its session outlives the call
-	if err := c.begin(ctx, m); err != nil {
-		return nil, m.discard(context.WithoutCancel(ctx), err)
-	}
-	return m, nil
+	return c.driver.newMachine(c.saved(process.Identity()), process, s, out), nil //nolint:contextcheck // its session outlives the call
 }
 
 // begin returns when QEMU answers. QEMU waits for its console before it opens the memory, and gets the console when the memory is there: so a copy of it is made while QEMU is being
