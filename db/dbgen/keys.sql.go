@@ -265,6 +265,10 @@ WITH revoked AS (
     SELECT account_id, $3, 'key.revoke', id, 'ok', $4 FROM revoked
 )
 SELECT hash, old_hash FROM revoked
+UNION ALL -- This very request has revoked it, and its connection broke before the answer.
+SELECT hash, old_hash FROM api_keys
+WHERE api_keys.id = $1 AND revoked_at IS NOT NULL AND ($2::text IS NULL OR account_id = $2)
+  AND EXISTS (SELECT FROM audit_events e WHERE e.target = $1 AND e.action = 'key.revoke' AND e.request_id = $4 AND $4 <> '')
 `
 
 type RevokeKeyParams struct {

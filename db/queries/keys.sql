@@ -23,7 +23,11 @@ WITH revoked AS (
     INSERT INTO audit_events (account_id, actor, action, target, outcome, request_id)
     SELECT account_id, @actor, 'key.revoke', id, 'ok', @request_id FROM revoked
 )
-SELECT hash, old_hash FROM revoked;
+SELECT hash, old_hash FROM revoked
+UNION ALL -- This very request has revoked it, and its connection broke before the answer.
+SELECT hash, old_hash FROM api_keys
+WHERE api_keys.id = @id AND revoked_at IS NOT NULL AND (sqlc.narg('account_id')::text IS NULL OR account_id = sqlc.narg('account_id'))
+  AND EXISTS (SELECT FROM audit_events e WHERE e.target = @id AND e.action = 'key.revoke' AND e.request_id = @request_id AND @request_id <> '');
 
 -- name: RotateKey :exec
 WITH rotated AS (
