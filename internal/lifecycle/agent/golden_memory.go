@@ -34,6 +34,7 @@ func (a *Agent) keepMemories(ctx context.Context) {
 func (a *Agent) loadMemory(ctx context.Context, one *golden) {
 	memory, err := a.memoryOf(ctx, one)
 	if err == nil {
+		one.told = false
 		a.golden.share(one, memory)
 		return
 	}
