@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -169,7 +170,49 @@ func (x *chaos) disagrees() (wrong []string) {
 	if extra > may {
 		wrong = append(wrong, fmt.Sprintf("of %d sandboxes nobody was told, and of %d it is not known whether they were made", extra, may))
 	}
+	return append(wrong, x.snapshotsDisagree()...)
+}
+
+// snapshotsDisagree is disagrees for named snapshots.
+func (x *chaos) snapshotsDisagree() (wrong []string) {
+	missing, may := map[string]bool{}, 0
+	for _, u := range x.users {
+		may += u.unsure
+		u.unsure = 0
+		for _, s := range u.kept {
+			missing[s.id] = true
+		}
+	}
+	extra := 0
+	for s, err := range x.clients[0].AllSnapshots(x.context(), wrenn.SnapshotListOptions{Limit: 200}) {
+		if err != nil {
+			return append(wrong, err.Error())
+		}
+		if !missing[s.ID] {
+			if s.State != wrenn.SnapshotFailed {
+				extra++
+			}
+			x.journal.note("nobody has the snapshot %s of %s: %s", s.ID, s.SandboxID, s.State)
+			x.deleteSnapshot(s.ID)
+			continue
+		}
+		delete(missing, s.ID)
+		if s.State != wrenn.SnapshotReady {
+			wrong = append(wrong, fmt.Sprintf("the snapshot %s is %s (%s)", s.ID, s.State, s.StateReason))
+		}
+	}
+	if len(missing) > 0 {
+		wrong = append(wrong, fmt.Sprintf("the snapshots %v are gone", slices.Sorted(maps.Keys(missing))))
+	}
+	if extra > may {
+		wrong = append(wrong, fmt.Sprintf("of %d snapshots nobody was told, and of %d it is not known whether they are there", extra, may))
+	}
 	return wrong
+}
+
+func (x *chaos) deleteSnapshot(id string) {
+	x.t.Helper()
+	x.calmly("delete snapshot "+id, func(ctx context.Context) error { return x.clients[0].DeleteSnapshot(ctx, id) })
 }
 
 // agree compares a sandbox with what may have become of it, and takes what it is for known.

@@ -212,7 +212,7 @@ func (x *chaos) clear() {
 		}
 		u.boxes = nil
 		for _, s := range u.kept {
-			x.calmly("delete snapshot "+s.id, func(ctx context.Context) error { return x.clients[0].DeleteSnapshot(ctx, s.id) })
+			x.deleteSnapshot(s.id)
 		}
 		u.kept = nil
 	}

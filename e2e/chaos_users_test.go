@@ -27,6 +27,7 @@ type user struct {
 	kept    []kept
 	named   int // sandboxes and lines so far, each of which has a name of its own
 	unknown int // sandboxes that may have been made beside those
+	unsure  int // snapshots that may be there beside those
 }
 
 // kept is a named snapshot.
@@ -244,20 +245,27 @@ func (u *user) fork(b *box) {
 func (u *user) keep(b *box) {
 	if len(u.kept) >= mostKept {
 		s := u.kept[0]
-		if o, _ := u.ask("delete_snapshot "+s.id, func(ctx context.Context, c *wrenn.Client) error { return c.DeleteSnapshot(ctx, s.id) }); o == done {
+		switch o, _ := u.ask("delete_snapshot "+s.id, func(ctx context.Context, c *wrenn.Client) error { return c.DeleteSnapshot(ctx, s.id) }); o {
+		case unknown:
+			u.unsure++
+			fallthrough
+		case done:
 			u.kept = u.kept[1:]
 		}
 		return
 	}
 	holds, name := b.holds.clone(), u.name()
 	var made *wrenn.Snapshot
-	o, _ := u.ask("keep "+b.id, func(ctx context.Context, c *wrenn.Client) (err error) {
+	o, again := u.ask("keep "+b.id, func(ctx context.Context, c *wrenn.Client) (err error) {
 		made, err = c.CreateSnapshot(ctx, b.id, name)
 		return err
 	})
-	if o == done {
+	switch {
+	case o == done:
 		u.x.journal.note("user %d: the snapshot of %s is %s", u.number, b.id, made.ID)
 		u.kept = append(u.kept, kept{made.ID, holds, b.auto})
+	case o == unknown || again > 0:
+		u.unsure++
 	}
 }
 
