@@ -245,7 +245,15 @@ func (u *user) fork(b *box) {
 func (u *user) keep(b *box) {
 	if len(u.kept) >= mostKept {
 		s := u.kept[0]
-		switch o, _ := u.ask("delete_snapshot "+s.id, func(ctx context.Context, c *wrenn.Client) error { return c.DeleteSnapshot(ctx, s.id) }); o {
+		before := 0
+		o, _ := u.ask("delete_snapshot "+s.id, func(ctx context.Context, c *wrenn.Client) error {
+			err := c.DeleteSnapshot(ctx, s.id)
+			if before++; before > 1 && wrenn.CodeOf(err) == wrenn.NotFound { // the one before has deleted it since
+				return nil
+			}
+			return err
+		})
+		switch o {
 		case unknown:
 			u.unsure++
 			fallthrough
