@@ -146,7 +146,7 @@ func (a *Agent) fork(ctx context.Context, s *sandbox, kids []*sandbox) error {
 	if err == nil {
 		err = a.bear(ctx, births, staging.Unstored(manifest))
 	}
-	if err = errors.Join(err, staging.Abort()); err != nil {
+	if err = errors.Join(err, staging.Abort(), anyEnded(kids)); err != nil {
 		return err
 	}
 	if err := a.intended(name); err != nil {
@@ -157,6 +157,16 @@ func (a *Agent) fork(ctx context.Context, s *sandbox, kids []*sandbox) error {
 		a.publish(b.kid)
 	}
 	a.log.Info("sandbox forked", "sandbox_id", s.id, "children", idsOf(kids))
+	return nil
+}
+
+// anyEnded fails if one of them is to be destroyed: what that cancels may not have noticed yet.
+func anyEnded(kids []*sandbox) error {
+	for _, kid := range kids {
+		if err := kid.ctx.Err(); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
