@@ -253,11 +253,10 @@ func (u *user) keep(b *box) {
 			}
 			return err
 		})
-		switch o {
-		case unknown:
+		if o == unknown {
 			u.unsure++
-			fallthrough
-		case done:
+		}
+		if o == done || o == unknown {
 			u.kept = u.kept[1:]
 		}
 		return
