@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -95,6 +97,34 @@ func TestSaveOverBase(t *testing.T) {
 	if !bytes.Equal(base, after) {
 		t.Error("the base was changed")
 	}
+}
+
+// TestSaveBridges: pages that are near to each other are saved as one run, with what is between them, and nothing of that differs from the memory.
+func TestSaveBridges(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "base")
+	base := bytes.Repeat([]byte("base"), size/4)
+	clear(base[100*pageSize : 400*pageSize])
+	must(t, os.WriteFile(path, base, 0o600))
+	must(t, DigHoles(t.Context(), path))
+	f, err := os.Open(path)
+	must(t, err)
+	defer f.Close()
+	g, memory := guest(t, f, unix.MAP_PRIVATE)
+	for _, page := range []int{0, 8, 17} {
+		memory[page*pageSize] = 'x'
+	}
+	pages, err := openPagemap(g.PID)
+	must(t, err)
+	defer pages.Close()
+	runs, err := pages.changed(g.Address, step)
+	must(t, err)
+	if want := []run{{0, 9 * pageSize}, {17 * pageSize, pageSize}}; !slices.Equal(runs, want) {
+		t.Errorf("the runs are %v, want %v", runs, want)
+	}
+	for range 300 {
+		memory[rand.IntN(size)] = byte(rand.IntN(2))
+	}
+	check(t, g, memory)
 }
 
 // A base that is named is taken for the file that is mapped, if there is one and it has the same size.
